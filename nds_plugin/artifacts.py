@@ -1,0 +1,186 @@
+"""Artefacts on disk: complete or absent, versioned, hashed, never unpickled.
+
+Every file is written to a temporary name beside its destination, flushed to the disk and
+renamed, so that a reader sees the old file or the whole new one. Two formats:
+
+* JSON documents, ``{"kind": ..., "version": ..., "key": ..., ...payload}``;
+* Parquet tables whose schema metadata holds the same header under ``b"nds"``.
+
+``key`` is the hash of everything the artefact was made from. A step whose artefact exists
+and carries the expected key is skipped (:func:`is_valid`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nds_plugin.errors import NDSError
+
+VERSION = 1
+_HEADER = b"nds"
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary file that becomes ``path`` when the block ends without an error.
+
+    Raises:
+        NDSError: the disk is full or the folder cannot be written; ``path`` is untouched.
+    """
+    path = Path(path)
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        with os.fdopen(fd, mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+        _sync_directory(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NDSError(
+                f"disk full while writing {path}: nothing was changed; free some space and "
+                "start again, finished steps are kept."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM):
+            raise NDSError(f"cannot write {path}: {error.strerror}.") from error
+        raise
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def content_hash(content: Any) -> str:
+    """SHA-256 of a JSON-able value, independent of the order of dict keys."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_json(path: str | os.PathLike[str], kind: str, key: str, payload: Mapping[str, Any]) -> None:
+    """Write a JSON artefact atomically. NaN and infinities are refused."""
+    document = {"kind": kind, "version": VERSION, "key": key, **payload}
+    text = json.dumps(document, indent=1, allow_nan=False)
+    with atomic_write(path, "w") as file:
+        file.write(text + "\n")
+
+
+def read_json(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """Read a JSON artefact of the given kind.
+
+    Raises:
+        NDSError: missing, not JSON, of another kind or of another version.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            document = json.load(file)
+    except FileNotFoundError:
+        raise NDSError(f"{kind} file not found: {path}.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise NDSError(f"{path} is not a complete JSON file ({error}): make it again.") from None
+    if not isinstance(document, dict):
+        raise NDSError(f"{path}: expected a JSON object of kind {kind!r}, got a {type(document).__name__}.")
+    _check_header(document, kind, path)
+    return document
+
+
+def write_table(
+    path: str | os.PathLike[str], kind: str, key: str, table: pa.Table, payload: Mapping[str, Any]
+) -> None:
+    """Write a Parquet artefact atomically; ``payload`` goes into the schema metadata."""
+    header = {"kind": kind, "version": VERSION, "key": key, **payload}
+    table = table.replace_schema_metadata({_HEADER: json.dumps(header, allow_nan=False).encode()})
+    with atomic_write(path) as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+def read_table(path: str | os.PathLike[str], kind: str) -> tuple[pa.Table, dict[str, Any]]:
+    """Read a Parquet artefact of the given kind: the table and its header.
+
+    Raises:
+        NDSError: missing, cut short, not Parquet, of another kind or of another version.
+    """
+    if not os.path.isfile(path):
+        raise NDSError(f"{kind} file not found: {path}.")
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise NDSError(f"{path} is not a complete Parquet file ({error}): make it again.") from None
+    header = _table_header(table.schema, path)
+    _check_header(header, kind, path)
+    return table, header
+
+
+def read_header(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """The header of a JSON or Parquet artefact, without reading a table's rows."""
+    if str(path).endswith(".json"):
+        return read_json(path, kind)
+    if not os.path.isfile(path):
+        raise NDSError(f"{kind} file not found: {path}.")
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise NDSError(f"{path} is not a complete Parquet file ({error}): make it again.") from None
+    header = _table_header(schema, path)
+    _check_header(header, kind, path)
+    return header
+
+
+def is_valid(path: str | os.PathLike[str], kind: str, key: str) -> bool:
+    """Whether ``path`` is a whole artefact of this kind made from exactly these inputs."""
+    try:
+        return bool(read_header(path, kind)["key"] == key)
+    except NDSError:
+        return False
+
+
+def _table_header(schema: pa.Schema, path: str | os.PathLike[str]) -> dict[str, Any]:
+    raw = (schema.metadata or {}).get(_HEADER)
+    if raw is None:
+        raise NDSError(f"{path} is a Parquet file, but not one that nds_plugin wrote.")
+    header: dict[str, Any] = json.loads(raw)
+    return header
+
+
+def _check_header(header: Mapping[str, Any], kind: str, path: str | os.PathLike[str]) -> None:
+    if header.get("kind") != kind:
+        raise NDSError(f"{path}: expected a file of kind {kind!r}, got {header.get('kind')!r}.")
+    if header.get("version") != VERSION:
+        raise NDSError(
+            f"{path}: written in version {header.get('version')} of the format, this release reads "
+            f"version {VERSION}: make it again."
+        )
+    if not isinstance(header.get("key"), str):
+        raise NDSError(f"{path}: its header has no key; it was not written by nds_plugin: make it again.")
