@@ -1,0 +1,119 @@
+"""The map-style dataset under the loader: maps a record, replaces what cannot be read, says what it drew."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import random
+from collections.abc import Callable, Iterator
+from typing import Any, Optional
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from detectron2.data import DatasetFromList
+from torch.utils.data import Dataset
+
+from nds_plugin.counter_rng import stream_key
+from nds_plugin.errors import NDSError
+from nds_plugin.images import ImageError
+from nds_plugin.streams import redraw
+
+logger = logging.getLogger(__name__)
+
+_AUGMENTATION = 6  # purpose, see counter_rng.stream_key
+_ATTEMPTS = 50
+
+
+class MappedImages(Dataset):
+    """Dataset dicts behind a mapper, addressed by ``(position in the stream, index)``.
+
+    Augmentation is seeded by the position, so that an image looks the same on any number of
+    ranks and workers and after a resume. An image that the mapper cannot read (``ImageError``, or
+    ``None``) is replaced by another of the same cluster, decided by the seed alone.
+
+    Each mapped dict also gets ``nds_drawn`` (the index that the stream gave), ``nds_index`` (the
+    one that was read) and ``nds_cluster``.
+
+    Args:
+        dicts: Detectron2 dataset dicts.
+        mapper: dict to training example.
+        cluster: cluster of each image, shape (N,); those below 0 are never drawn.
+        seed: 0 or more.
+        max_unreadable: share of the drawable images that may be unreadable.
+    """
+
+    def __init__(
+        self,
+        dicts: list[dict[str, Any]],
+        mapper: Callable[[dict[str, Any]], Optional[dict[str, Any]]],
+        cluster: npt.NDArray[np.integer],
+        seed: int,
+        max_unreadable: float = 0.01,
+    ) -> None:
+        if len(dicts) != len(cluster):
+            raise NDSError(f"{len(dicts)} images but {len(cluster)} cluster numbers: they must match.")
+        self._records = DatasetFromList(dicts, copy=False)
+        self._mapper = mapper
+        self.cluster = np.asarray(cluster, dtype=np.int32)
+        self._seed = seed
+        self._drawable = int((self.cluster >= 0).sum())
+        self._limit = int(max_unreadable * self._drawable)
+        # Shared with the loader's workers: one flag an image, set where it could not be read.
+        self.unreadable = torch.zeros(len(dicts), dtype=torch.uint8).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, drawn: tuple[int, int]) -> dict[str, Any]:
+        position, index = drawn
+        current = index
+        for attempt in range(_ATTEMPTS):
+            mapped = self._map(position, current)
+            if mapped is not None:
+                extra = {"nds_drawn": index, "nds_index": current, "nds_cluster": int(self.cluster[index])}
+                return {**mapped, **extra}
+            members = np.flatnonzero(self.cluster == self.cluster[index])
+            current = redraw(members, self._seed, index, attempt)
+        raise NDSError(
+            f"{_ATTEMPTS} images drawn in a row from cluster {int(self.cluster[index])} could not be read, "
+            f"last {self._records[current].get('file_name')}: check the image files of the source."
+        )
+
+    def _map(self, position: int, index: int) -> Optional[dict[str, Any]]:
+        record = copy.deepcopy(self._records[index])
+        try:
+            with augmentation_seed(self._seed, position):
+                return self._mapper(record)
+        except ImageError as error:
+            self._count(index, error)
+            return None
+
+    def _count(self, index: int, error: ImageError) -> None:
+        if self.unreadable[index]:
+            return
+        self.unreadable[index] = 1
+        broken = int(self.unreadable.sum())
+        logger.warning("%s Another image of its cluster takes its place (%d so far).", error, broken)
+        if broken > self._limit:
+            raise NDSError(
+                f"{broken} of {self._drawable} images cannot be read, more than NDS.LOADER.MAX_UNREADABLE "
+                f"allows ({self._limit}); last: {error}"
+            )
+
+
+@contextlib.contextmanager
+def augmentation_seed(seed: int, position: int) -> Iterator[None]:
+    """Seed the generators that Detectron2's augmentations draw from; restore them afterwards."""
+    key = int(stream_key(seed, _AUGMENTATION, position)[0])
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    np.random.seed(key % 2**32)
+    random.seed(key)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key % 2**63)
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

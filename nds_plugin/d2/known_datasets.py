@@ -1,0 +1,145 @@
+"""The datasets that the plugin registers beside Detectron2's own. Registering reads no annotations.
+
+======================================== ==========================================================
+``nds_cityscapes_fine_instance_{train,   ``cityscapes/{leftImg8bit,gtFine}``, own loader
+val}``
+``modanet_{train,val}``                  ``modanet/annotations/instances_{train,val}.json``,
+                                         ``modanet/images``
+``openimages_v6_train``                  ``openimages/annotations/instances_train.json``,
+                                         ``openimages/train``
+``nds_sample_DOMAIN_{train,val}``        the package's synthetic sample, made on first use
+``nds_data_NAME_SPLIT``                  every ``$NDS_DATA/detection/NAME`` with ``images`` and
+                                         ``SPLIT.json``
+======================================== ==========================================================
+
+Paths are relative to ``$DETECTRON2_DATASETS``. VOC is Detectron2's own ``voc_2007_trainval``, ....
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from nds_plugin.d2.coco_dataset import CocoDataset, datasets_root
+from nds_plugin.datasets import cityscapes
+from nds_plugin.datasets.prepare import build_once, writable_folder
+from nds_plugin.errors import NDSError
+
+logger = logging.getLogger(__name__)
+
+# "train_modanet13.json" holds the split "train" of another labelling, called "modanet13".
+_SPLIT_FILE = re.compile(r"(train|val|test)(?:_(\w+))?")
+
+
+def register_coco(dataset: CocoDataset, **metadata: Any) -> None:
+    """Register a COCO file. Doing so again is harmless; other paths replace those of ours.
+
+    A dataset of that name that somebody else registered stays as it is.
+    """
+    name = dataset.name
+    if name in DatasetCatalog:
+        present = DatasetCatalog[name]
+        if present == dataset:
+            return
+        if not isinstance(present, CocoDataset):
+            logger.info("a dataset %r is registered already, it stays.", name)
+            return
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    DatasetCatalog.register(name, dataset)
+    files = {"json_file": dataset.json_file, "image_root": dataset.image_root}
+    MetadataCatalog.get(name).set(**{**files, "evaluator_type": "coco", **metadata})
+
+
+def register_coco_folder(root: str | os.PathLike[str], prefix: str) -> list[str]:
+    """Register every ``ROOT/NAME/SPLIT.json`` with images in ``ROOT/NAME/images``.
+
+    SPLIT is train, val or test. The dataset is called ``PREFIX_NAME_SPLIT``; a file
+    ``SPLIT_LABELLING.json`` beside it becomes ``PREFIX_NAME_LABELLING_SPLIT``.
+
+    Returns:
+        The names.
+
+    Raises:
+        NDSError: no such folder, or no dataset in it.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise NDSError(f"folder of datasets not found: {root}.")
+    names = []
+    for json_file in sorted(root.glob("*/*.json")):
+        match = _SPLIT_FILE.fullmatch(json_file.stem)
+        images = json_file.parent / "images"
+        if match is None or not images.is_dir():
+            continue
+        split, labelling = match.groups()
+        names.append("_".join(filter(None, (prefix, json_file.parent.name, labelling, split))))
+        register_coco(CocoDataset(names[-1], str(json_file), str(images)))
+    if not names:
+        raise NDSError(f"no datasets in {root}: expected NAME/images and NAME/train.json, NAME/val.json.")
+    return names
+
+
+def register_all() -> None:
+    """Register all the datasets above, for the present DETECTRON2_DATASETS and NDS_DATA."""
+    root = datasets_root()
+    _register_cityscapes(root)
+    _register_sample(root)
+    for name, json_file, images in (
+        ("modanet_train", "modanet/annotations/instances_train.json", "modanet/images"),
+        ("modanet_val", "modanet/annotations/instances_val.json", "modanet/images"),
+        ("openimages_v6_train", "openimages/annotations/instances_train.json", "openimages/train"),
+    ):
+        register_coco(CocoDataset(name, os.path.join(root, json_file), os.path.join(root, images)))
+    data = os.getenv("NDS_DATA")
+    if data:
+        try:
+            register_coco_folder(os.path.join(data, "detection"), "nds_data")
+        except NDSError as error:  # a stale variable must not make the package unusable
+            logger.warning("NDS_DATA: %s", error)
+
+
+def _register_cityscapes(root: str) -> None:
+    folder = os.path.join(root, "cityscapes")
+    for split in cityscapes.SPLITS:
+        dataset = CocoDataset(
+            f"nds_cityscapes_fine_instance_{split}",
+            str(cityscapes.json_path(folder, split)),
+            os.path.join(folder, "leftImg8bit", split),
+            prepare=functools.partial(cityscapes.prepare, folder, split),
+        )
+        register_coco(dataset, thing_classes=list(cityscapes.CLASSES))
+
+
+def _register_sample(root: str) -> None:
+    from nds_plugin.datasets.sample import DOMAINS
+
+    folder = writable_folder(os.path.join(root, "nds_sample"), "nds_sample")
+    for domain in DOMAINS:
+        for split in ("train", "val"):
+            dataset = CocoDataset(
+                f"nds_sample_{domain}_{split}",
+                str(folder / domain / f"{split}.json"),
+                str(folder / domain / "images"),
+                prepare=functools.partial(_prepare_sample, folder),
+            )
+            register_coco(dataset)
+
+
+def _prepare_sample(folder: Path) -> None:
+    from nds_plugin.datasets import sample
+
+    build_once(folder, lambda: sample.is_complete(folder), lambda: _generate(folder))
+
+
+def _generate(folder: Path) -> None:
+    from nds_plugin.datasets import sample
+
+    logger.info("making the synthetic sample in %s.", folder)
+    sample.generate(folder)

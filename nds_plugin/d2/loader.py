@@ -1,0 +1,209 @@
+"""The training loader: our samplers by name, Detectron2's own for every other name."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Optional, Union
+
+import numpy as np
+import numpy.typing as npt
+from detectron2.config import CfgNode as CN
+from detectron2.config import configurable
+from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data.common import ToIterableDataset
+from detectron2.utils import comm
+from fvcore.common.registry import Registry
+
+from nds_plugin.d2.images import MappedImages
+from nds_plugin.d2.mapper import NDSDatasetMapper
+from nds_plugin.d2.registration import check_registered
+from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.sampler import PositionedSampler
+from nds_plugin.selection import Selection
+from nds_plugin.streams import AspectGroupedStream, IndexStream, SegmentedStream, ShuffledStream
+
+logger = logging.getLogger(__name__)
+
+TRAIN_SAMPLERS: Registry = Registry("NDS_TRAIN_SAMPLER")
+TRAIN_SAMPLERS.__doc__ = """
+Samplers that ``DATALOADER.SAMPLER_TRAIN`` may name beside Detectron2's own. A registered function
+is called with (selection or None, cluster of each image, seed) and returns an IndexStream.
+"""
+STOCK_SAMPLERS = (
+    "TrainingSampler",
+    "RepeatFactorTrainingSampler",
+    "RandomSubsetTrainingSampler",
+    "WeightedTrainingSampler",
+    "WeightedCategoryTrainingSampler",
+)
+Weights = npt.NDArray[np.float64]
+
+
+@TRAIN_SAMPLERS.register()
+def NDSTrainingSampler(  # noqa: N802  (the name that a config gives)
+    selection: Optional[Selection], cluster: npt.NDArray[np.int32], seed: int
+) -> IndexStream:
+    """The images of a selection: drawn by p (mode stream) or in shuffled epochs (mode subset)."""
+    if selection is None:
+        raise NDSError("NDSTrainingSampler needs a selection: set NDS.SELECTION to the file of one.")
+    return selection.stream(cluster, seed)
+
+
+@TRAIN_SAMPLERS.register()
+def SeekableTrainingSampler(  # noqa: N802
+    selection: Optional[Selection], cluster: npt.NDArray[np.int32], seed: int
+) -> IndexStream:
+    """Every image once an epoch, as TrainingSampler, but a resumed run goes on where it was."""
+    del selection
+    return ShuffledStream(np.flatnonzero(cluster >= 0), seed)
+
+
+class ObservedLoader:
+    """A loader that keeps the last batch it gave, so that hooks can look at what was trained on."""
+
+    def __init__(self, loader: Any, dataset: MappedImages, stream: IndexStream, total_batch_size: int) -> None:
+        self.loader = loader
+        self.dataset = dataset
+        self.stream = stream
+        self.total_batch_size = total_batch_size
+        self.last_batch: list[dict[str, Any]] = []
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        for batch in self.loader:
+            self.last_batch = batch
+            yield batch
+
+
+def _from_config(
+    cfg: CN, *, mapper: Optional[Callable[..., Any]] = None, start_iter: int = 0, updates: Any = ()
+) -> dict[str, Any]:
+    return {
+        "dataset": tuple(cfg.DATASETS.TRAIN),
+        "sampler": cfg.DATALOADER.SAMPLER_TRAIN,
+        "selection": cfg.NDS.SELECTION or None,
+        "mapper": mapper or NDSDatasetMapper(cfg, True),
+        "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
+        "aspect_ratio_grouping": cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+        "filter_empty": cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        "seed": cfg.NDS.SEED if cfg.NDS.SEED >= 0 else comm.shared_random_seed(),
+        "max_unreadable": cfg.NDS.LOADER.MAX_UNREADABLE,
+        "start_iter": start_iter,
+        "updates": updates,
+    }
+
+
+@configurable(from_config=_from_config)
+def _build(
+    dataset: Union[str, Sequence[str]],
+    *,
+    mapper: Callable[..., Any],
+    total_batch_size: int,
+    selection: Union[str, Selection, None] = None,
+    sampler: str = "NDSTrainingSampler",
+    aspect_ratio_grouping: bool = True,
+    num_workers: int = 0,
+    filter_empty: bool = True,
+    seed: int = 0,
+    max_unreadable: float = 0.01,
+    start_iter: int = 0,
+    updates: Sequence[tuple[int, Weights]] = (),
+) -> ObservedLoader:
+    world_size = comm.get_world_size()
+    if total_batch_size < 1 or total_batch_size % world_size:
+        raise NDSError(
+            f"SOLVER.IMS_PER_BATCH must be a multiple of the {world_size} processes, got {total_batch_size}."
+        )
+    if isinstance(selection, str):
+        selection = Selection.load(selection)
+    names = [dataset] if isinstance(dataset, str) else list(dataset)
+    dicts, sources = load_dicts(names, filter_empty)
+    needs_selection = selection is not None and sampler == "NDSTrainingSampler"
+    cluster = (
+        selection.clusters_of(sources, [str(d["image_id"]) for d in dicts])
+        if selection is not None and needs_selection
+        else np.zeros(len(dicts), dtype=np.int32)
+    )
+    make = TRAIN_SAMPLERS.get(sampler)
+    streams = [(0, make(selection if needs_selection else None, cluster, seed))]
+    if selection is not None:
+        streams += [(position, selection.reweighted(w).stream(cluster, seed)) for position, w in updates]
+    if aspect_ratio_grouping:
+        # Inside each segment: what was drawn before an update must not depend on the update.
+        wide = np.array([d["width"] > d["height"] for d in dicts], dtype=np.int8)
+        streams = [(n, AspectGroupedStream(s, wide, total_batch_size, seed)) for n, s in streams]
+    stream = SegmentedStream(streams)
+    batch_size = total_batch_size // world_size
+    images = MappedImages(dicts, mapper, cluster, seed, max_unreadable)
+    loader = build_detection_train_loader(
+        images,
+        mapper=None,
+        sampler=PositionedSampler(
+            stream,
+            rank=comm.get_rank(),
+            world_size=world_size,
+            start=start_iter * total_batch_size,
+            interleave=None if _deals_whole_batches() else batch_size,
+        ),
+        total_batch_size=total_batch_size,
+        aspect_ratio_grouping=False,  # done in the stream, where it can be resumed
+        num_workers=num_workers,
+    )
+    return ObservedLoader(loader, images, stream, total_batch_size)
+
+
+def build_nds_train_loader(*args: Any, **kwargs: Any) -> Any:
+    """Build the training loader: ``build_nds_train_loader(cfg)`` or with explicit arguments.
+
+    With a config whose ``DATALOADER.SAMPLER_TRAIN`` is one of Detectron2's own names, this is
+    Detectron2's ``build_detection_train_loader``. With explicit arguments (LazyConfig):
+
+    Args:
+        dataset: name or names of registered datasets.
+        mapper: dataset dict to training example.
+        total_batch_size: images of an iteration over all processes.
+        selection: path of a selection, or a Selection; needed by NDSTrainingSampler.
+        sampler: a name in TRAIN_SAMPLERS.
+        aspect_ratio_grouping: batches of one orientation, decided in the stream.
+        num_workers: loader workers a process.
+        filter_empty: leave out images without (non-crowd) instances.
+        seed: of the data order and the augmentation.
+        max_unreadable: share of the images that may be unreadable before the run stops.
+        start_iter: iteration that the first batch belongs to.
+        updates: (first stream position, cluster weights) of every later change of the weights.
+
+    Returns:
+        An iterable of batches, each a list of mapped dicts.
+
+    Raises:
+        NDSError: unknown dataset or sampler, a selection that does not fit, a bad batch size.
+    """
+    cfg = args[0] if args else kwargs.get("cfg")
+    if isinstance(cfg, CN):
+        name = cfg.DATALOADER.SAMPLER_TRAIN
+        if name not in TRAIN_SAMPLERS:
+            if name not in STOCK_SAMPLERS:
+                known = [*STOCK_SAMPLERS, *(n for n, _ in TRAIN_SAMPLERS)]
+                raise unknown_name("DATALOADER.SAMPLER_TRAIN", name, known)
+            kwargs = {k: v for k, v in kwargs.items() if k == "mapper"}
+            return build_detection_train_loader(cfg, **kwargs)
+    return _build(*args, **kwargs)
+
+
+def load_dicts(names: Sequence[str], filter_empty: bool) -> tuple[list[dict[str, Any]], list[str]]:
+    """Dataset dicts of several datasets and the source of each: the dict's own, else the dataset's name."""
+    check_registered(names)
+    dicts: list[dict[str, Any]] = []
+    sources: list[str] = []
+    for name in names:
+        part = get_detection_dataset_dicts([name], filter_empty=filter_empty)
+        dicts += part
+        sources += [d.get("nds_source", name) for d in part]
+    return dicts, sources
+
+
+def _deals_whole_batches() -> bool:
+    """Whether this Detectron2 gives each loader worker whole batches (main) or single elements (v0.6)."""
+    return "shard_chunk_size" in inspect.signature(ToIterableDataset.__init__).parameters

@@ -1,0 +1,172 @@
+"""The main job: select, pretrain, fine-tune, evaluate; every step skipped that is done and still valid."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode as CN
+from detectron2.utils import comm
+
+from nds_plugin.artifacts import content_hash, is_valid, read_json
+from nds_plugin.d2 import training
+from nds_plugin.d2.evaluation import KIND as RESULTS_KIND
+from nds_plugin.d2.evaluation import summarise, write_results
+from nds_plugin.d2.hooks import Rescore
+from nds_plugin.d2.fingerprints import dataset_fingerprint
+from nds_plugin.d2.registration import check_registered, dataset_classes
+from nds_plugin.d2.selecting import Selected, SelectionSteps
+from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.selection import SELECTORS
+
+logger = logging.getLogger(__name__)
+
+NO_PRETRAINING = "none"
+
+
+class Timings:
+    """Seconds of the steps that ran in this process."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def check_config(cfg: CN) -> None:
+    """Refuse at once what would otherwise fail after hours.
+
+    Raises:
+        NDSError: unknown names, no such device, settings that contradict each other.
+    """
+    nds = cfg.NDS
+    if nds.SELECTOR not in (*SELECTORS, NO_PRETRAINING):
+        raise unknown_name("NDS.SELECTOR", nds.SELECTOR, (*SELECTORS, NO_PRETRAINING))
+    if nds.SEED < 0:
+        raise NDSError(f"NDS.SEED must be 0 or more, got {nds.SEED}: selections are kept by their seed.")
+    if not cfg.DATASETS.TRAIN or not cfg.DATASETS.TEST:
+        raise NDSError("DATASETS.TRAIN and DATASETS.TEST must name the target's training and test datasets.")
+    check_registered([*nds.SOURCE.DATASETS, *nds.TARGET.DATASETS, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise NDSError("MODEL.DEVICE is cuda, but torch sees no GPU here: add MODEL.DEVICE cpu to run on the CPU.")
+    if nds.RESCORE.ITERS and (nds.SELECTOR != "nds" or nds.MODE != "stream"):
+        raise NDSError("NDS.RESCORE.ITERS needs NDS.SELECTOR nds and NDS.MODE stream: a subset is drawn already.")
+    if cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size():
+        raise NDSError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} must be a multiple of the "
+            f"{comm.get_world_size()} processes (--num-gpus x --num-machines)."
+        )
+
+
+def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
+    """Run the main job; every process of the job calls it.
+
+    Args:
+        cfg: a config with ``cfg.NDS``.
+        resume: go on from checkpoints even if the config has changed since (``--resume``). An
+            interrupted run of the same config goes on without it.
+
+    Returns:
+        The results document (see ``results.json``) on the main process, {} on the others.
+    """
+    check_config(cfg)
+    timed = Timings()
+    selected = None
+    if cfg.NDS.SELECTOR != NO_PRETRAINING:
+        steps = SelectionSteps(cfg, timed)
+        selected = steps.run()
+        pretrain_cfg = training.pretrain_config(cfg, selected.path, selected.key)
+        hooks = [Rescore(cfg.NDS.RESCORE.ITERS, steps.rescore)] if cfg.NDS.RESCORE.ITERS else []
+        inputs = [selected.key, training.weights_fingerprint(pretrain_cfg)]
+        pretrain_key = training.training_key(pretrain_cfg, inputs)
+        pretrained = training.train(pretrain_cfg, pretrain_key, resume=resume, timed=timed, extra_hooks=hooks)
+    finetune_cfg = training.finetune_config(cfg)
+    data = training.target_fingerprint(cfg)
+    if selected:
+        start = training.transfer_into(
+            finetune_cfg, pretrained, dataset_classes(cfg.DATASETS.TRAIN[0])
+        )
+        inputs = [pretrain_key, *data]
+    else:
+        start = None
+        inputs = [training.weights_fingerprint(cfg), *data]
+    finetune_key = training.training_key(finetune_cfg, inputs)
+    weights = training.train(finetune_cfg, finetune_key, resume=resume, timed=timed, initialise=start)
+    return _results(cfg, finetune_cfg, weights, finetune_key, selected, timed)
+
+
+def evaluate_only(cfg: CN, weights: str | None) -> dict[str, Any]:
+    """``--eval-only``: evaluate given weights, else the fine-tuned ones of OUTPUT_DIR.
+
+    Raises:
+        NDSError: neither is there.
+    """
+    check_config(cfg)
+    finetune_cfg = training.finetune_config(cfg)
+    path = Path(weights) if weights else Path(finetune_cfg.OUTPUT_DIR) / training.FINAL
+    if not path.is_file():
+        raise NDSError(f"--eval-only: no weights at {path}: train first, or give MODEL.WEIGHTS PATH.")
+    results = training.evaluate(finetune_cfg, path)
+    if not comm.is_main_process():
+        return {}
+    return {name: summarise(result, dataset_classes(name)) for name, result in results.items()}
+
+
+def _results(
+    cfg: CN, finetune_cfg: CN, weights: Path, finetune_key: str, selected: Selected | None, timed: Timings
+) -> dict[str, Any]:
+    """Evaluate unless that is done, and write results.json and the report."""
+    path = Path(cfg.OUTPUT_DIR) / "results.json"
+    tests = [dataset_fingerprint(name) for name in cfg.DATASETS.TEST]
+    key = content_hash([RESULTS_KIND, finetune_key, tests])
+    if comm.all_gather(is_valid(path, RESULTS_KIND, key))[0]:
+        logger.info("evaluation: kept %s", path)
+        return read_json(path, RESULTS_KIND) if comm.is_main_process() else {}
+    with timed("evaluate"):
+        results = training.evaluate(finetune_cfg, weights)
+    if not comm.is_main_process():
+        return {}
+    first, *others = cfg.DATASETS.TEST
+    extra = {
+        "target": list(finetune_cfg.DATASETS.TRAIN),
+        "test": first,
+        "selector": cfg.NDS.SELECTOR,
+        "selection": _selection_summary(selected),
+        "transfer": training.transfer_report(finetune_cfg) if selected else None,
+        "other_tests": {name: summarise(results[name], dataset_classes(name)) for name in others},
+    }
+    write_results(
+        path, results[first], cfg, cfg.NDS.SEED, timed.seconds, dataset_classes(first), key, extra
+    )
+    return read_json(path, RESULTS_KIND)
+
+
+def _selection_summary(selected: Selected | None) -> dict[str, Any] | None:
+    """What results.json keeps of the selection, enough for tables and the report."""
+    if selected is None:
+        return None
+    from nds_plugin.selection import cluster_table, effective_numbers, source_shares
+
+    selection = selected.selection
+    return {
+        "path": str(selected.path),
+        "artefacts": selected.paths,
+        "images": len(selection),
+        "mode": selection.mode,
+        **selection.info,
+        **effective_numbers(selection),
+        "clusters": cluster_table(selection, selected.index, selected.partition),
+        "sources": source_shares(selection, selected.index),
+        "stderr": selected.scores.stderr if selected.scores else None,
+    }

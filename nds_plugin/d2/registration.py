@@ -1,0 +1,276 @@
+"""Registered datasets by name: their dicts, classes and index, with one-line errors."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+
+from nds_plugin.d2.coco_dataset import CocoDataset, datasets_root, missing_file
+from nds_plugin.d2.known_datasets import register_all, register_coco, register_coco_folder
+from nds_plugin.datasets.coco import index_coco, main_classes
+from nds_plugin.datasets.coco_json import ROUNDING_PIXELS
+from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.index import ImageRecord, SourceIndex
+
+__all__ = [
+    "CocoDataset",
+    "check_registered",
+    "coco_dataset",
+    "dataset_classes",
+    "dataset_dicts",
+    "datasets_root",
+    "index_dataset",
+    "register_all",
+    "register_coco",
+    "register_coco_folder",
+    "register_image_subset",
+    "registered_temporarily",
+]
+
+logger = logging.getLogger(__name__)
+
+_STOCK_COCO = "register_coco_instances.<locals>.<lambda>"
+
+
+def check_registered(names: Sequence[str]) -> None:
+    """Raise the error that lists the known names if a dataset is not registered."""
+    for name in [names] if isinstance(names, str) else names:
+        if name not in DatasetCatalog:
+            raise unknown_name("dataset", name, DatasetCatalog.list())
+
+
+def coco_dataset(name: str) -> CocoDataset | None:
+    """The COCO file behind a registered dataset, or None where its dicts come from elsewhere."""
+    check_registered([name])
+    function = DatasetCatalog[name]
+    if isinstance(function, CocoDataset):
+        return function
+    metadata = MetadataCatalog.get(name)
+    # The metadata alone would not do: derived datasets name a json file for evaluation only.
+    if getattr(function, "__qualname__", "") == _STOCK_COCO and metadata.get("json_file"):
+        return CocoDataset(name, str(metadata.json_file), str(metadata.image_root))
+    return None
+
+
+def dataset_dicts(name: str) -> list[dict[str, Any]]:
+    """The dicts of a registered dataset, with ids as they are.
+
+    COCO files are checked by :func:`nds_plugin.datasets.coco.read_coco_json`, also where Detectron2
+    registered them. In all datasets boxes are clipped to their image, and annotations whose box has
+    no area are dropped; a WARNING counts them.
+
+    Raises:
+        NDSError: unknown name, files missing or broken, no images.
+    """
+    coco = coco_dataset(name)
+    if coco is not None:
+        return coco()
+    dicts = _call(name)
+    if not dicts:
+        raise NDSError(f"dataset {name!r} has no images.")
+    return _with_clean_boxes(dicts, name)
+
+
+def dataset_classes(name: str) -> list[str]:
+    """Names of a dataset's classes, in the order of ``category_id`` in its dicts."""
+    check_registered([name])
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    if classes is None:
+        coco = coco_dataset(name)
+        if coco is not None:
+            return coco.classes()
+        _call(name)
+        classes = MetadataCatalog.get(name).get("thing_classes")
+    if classes is None:
+        raise NDSError(f"dataset {name!r} has no thing_classes in its metadata: is it an instance dataset?")
+    return list(classes)
+
+
+def index_dataset(name: str) -> SourceIndex:
+    """Index a registered instance dataset; the source is called as the dataset."""
+    coco = coco_dataset(name)
+    if coco is not None:
+        return index_coco(coco.located(), coco.image_root, source=name)
+    dicts = dataset_dicts(name)
+    classes = dataset_classes(name)
+    owners, labels, areas = [], [], []
+    for position, record in enumerate(dicts):
+        for annotation in record.get("annotations", ()):
+            if not annotation.get("iscrowd"):
+                owners.append(position)
+                labels.append(annotation["category_id"])
+                areas.append(_area(annotation))
+    main = main_classes(
+        np.array(owners, dtype=np.int64),
+        np.array(labels, dtype=np.int64),
+        np.array(areas, dtype=np.float64),
+        len(dicts),
+    )
+    records = []
+    for record, label in zip(dicts, main.tolist()):
+        if "image_id" not in record or "file_name" not in record:
+            raise NDSError(
+                f"dataset {name!r}: a dict lacks 'image_id' or 'file_name', it has {list(record)}."
+            )
+        size = int(record.get("width") or 0), int(record.get("height") or 0)
+        records.append(
+            ImageRecord(name, str(record["image_id"]), str(record["file_name"]), *size, label=label)
+        )
+    return SourceIndex.from_records(records, classes)
+
+
+@dataclass(frozen=True)
+class ImageSubset:
+    """A seeded random subset of a registered dataset's images, in the dataset's order.
+
+    With one seed a smaller subset lies within every larger one.
+    """
+
+    name: str
+    base: str
+    num_images: int
+    seed: int
+
+    def __call__(self) -> list[dict[str, Any]]:
+        """The dicts of the subset."""
+        dicts = dataset_dicts(self.base)
+        if self.num_images > len(dicts):
+            raise NDSError(
+                f"dataset {self.name!r}: expected at most the {len(dicts)} images of {self.base!r}, "
+                f"got {self.num_images}."
+            )
+        _copy_metadata(self.base, self.name)
+        ids = [str(record["image_id"]) for record in dicts]
+        order = np.random.Generator(np.random.PCG64(self.seed)).permutation(len(ids))
+        ranked = sorted(range(len(ids)), key=ids.__getitem__)  # the draw depends on ids, not on positions
+        return [dicts[i] for i in sorted(ranked[rank] for rank in order[: self.num_images].tolist())]
+
+
+def register_image_subset(name: str, base: str, num_images: int, seed: int = 0) -> None:
+    """Register a random subset of a dataset as a dataset; nothing is read yet.
+
+    It has the metadata of its base but for the annotation file: an evaluator makes its own.
+
+    Args:
+        num_images: N > 0; that the base has so many is checked on loading.
+        seed: >= 0.
+    """
+    check_registered([base])
+    if num_images <= 0 or seed < 0:
+        raise NDSError(f"subset of {base!r}: expected images > 0 and seed >= 0, got {num_images} and {seed}.")
+    subset = ImageSubset(name, base, int(num_images), int(seed))
+    if name in DatasetCatalog:
+        if DatasetCatalog[name] == subset:
+            return
+        if not isinstance(DatasetCatalog[name], ImageSubset):
+            raise NDSError(f"a dataset {name!r} is registered already: give the subset another name.")
+        _unregister(name)
+    DatasetCatalog.register(name, subset)
+    _copy_metadata(base, name)
+
+
+@contextlib.contextmanager
+def registered_temporarily(
+    name: str,
+    load: Callable[[], list[dict[str, Any]]] | None = None,
+    *,
+    json_file: str | None = None,
+    image_root: str = "",
+    **metadata: Any,
+) -> Iterator[str]:
+    """Register a dataset for the length of a block: by its function, or by a COCO file.
+
+    >>> with registered_temporarily("tiny", json_file="tiny.json", image_root="images"):
+    ...     dataset_dicts("tiny")
+    """
+    if name in DatasetCatalog:
+        raise NDSError(f"a dataset {name!r} is registered already.")
+    if (load is None) == (json_file is None):
+        raise NDSError("registered_temporarily needs either a function or json_file.")
+    if load is not None:
+        DatasetCatalog.register(name, load)
+        MetadataCatalog.get(name).set(**metadata)
+    else:
+        register_coco(CocoDataset(name, str(json_file), str(image_root)), **metadata)
+    try:
+        yield name
+    finally:
+        _unregister(name)
+
+
+def _unregister(name: str) -> None:
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if name in catalog:
+            catalog.remove(name)
+
+
+def _copy_metadata(base: str, name: str) -> None:
+    own = {"name", "json_file", "image_root"}
+    values = {k: v for k, v in MetadataCatalog.get(base).as_dict().items() if k not in own}
+    MetadataCatalog.get(name).set(**values)
+
+
+def _call(name: str) -> list[dict[str, Any]]:
+    try:
+        result = DatasetCatalog.get(name)
+        # A map-style dataset is as good as a list to Detectron2's loader.
+        return result if isinstance(result, list) else [result[i] for i in range(len(result))]
+    except NDSError:
+        raise
+    except FileNotFoundError as error:
+        raise missing_file(name, str(error.filename or error)) from error
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        hint = " Use nds_cityscapes_fine_instance_* instead." if name.startswith("cityscapes_fine_") else ""
+        raise NDSError(
+            f"dataset {name!r} cannot be loaded: {type(error).__name__}: {reason[:300]}.{hint}"
+        ) from error
+
+
+def _with_clean_boxes(dicts: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    cleaned, clipped, dropped = [], 0, 0
+    for record in dicts:
+        annotations, changed = [], False
+        for annotation in record.get("annotations", ()):
+            new = _clean(annotation, record.get("width"), record.get("height"))
+            clipped += new is not None and new is not annotation
+            dropped += new is None
+            changed |= new is not annotation
+            if new is not None:
+                annotations.append(new)
+        cleaned.append({**record, "annotations": annotations} if changed else record)
+    if clipped or dropped:
+        what = "%d boxes leave their image and were clipped, %d have no area and were dropped."
+        logger.warning("dataset %r: " + what, name, clipped, dropped)
+    return cleaned
+
+
+def _clean(annotation: dict[str, Any], width: Any, height: Any) -> dict[str, Any] | None:
+    """The annotation, a clipped copy of it, or None where its box has no area."""
+    mode = annotation.get("bbox_mode")
+    if mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
+        return annotation
+    x0, y0, x1, y1 = (float(v) for v in annotation["bbox"])
+    if mode == BoxMode.XYWH_ABS:
+        x1, y1 = x0 + x1, y0 + y1
+    right, bottom = float(width or np.inf), float(height or np.inf)
+    new = [max(x0, 0.0), max(y0, 0.0), min(x1, right), min(y1, bottom)]
+    if not np.isfinite((x0, y0, x1, y1)).all() or not (new[2] > new[0] and new[3] > new[1]):
+        return None
+    if max(-x0, -y0, x1 - right, y1 - bottom) <= ROUNDING_PIXELS:
+        return annotation
+    return {**annotation, "bbox": new, "bbox_mode": BoxMode.XYXY_ABS}
+
+
+def _area(annotation: dict[str, Any]) -> float:
+    if annotation.get("bbox_mode") == BoxMode.XYWHA_ABS:
+        return float(annotation["bbox"][2] * annotation["bbox"][3])
+    x0, y0, x1, y1 = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    return float((x1 - x0) * (y1 - y0))

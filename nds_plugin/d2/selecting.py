@@ -1,0 +1,314 @@
+"""The selecting half of the main job: index, partition, experts, scores, selection.
+
+Each step leaves one artefact in the work folder, named by the hash of what it was made from, and
+is skipped where that artefact is there and whole. Runs that share the folder share the artefacts.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from detectron2.config import CfgNode as CN
+from detectron2.utils import comm
+from tabulate import tabulate
+
+from nds_plugin.artifacts import atomic_write, content_hash, file_hash, is_valid
+from nds_plugin.backbones import load_feature_network
+from nds_plugin.d2.registration import check_registered, index_dataset
+from nds_plugin.d2.training import finetune_config
+from nds_plugin.datasets.folder import check_files
+from nds_plugin.errors import NDSError
+from nds_plugin.expert_set import SHARED, ExpertSet, load_network
+from nds_plugin.experts import (
+    ExpertConfig,
+    experts_key,
+    is_complete,
+    prepare_shared,
+    train_cluster_experts,
+    write_manifest,
+)
+from nds_plugin.features import extract_features
+from nds_plugin.index import KIND as INDEX_KIND
+from nds_plugin.index import SourceIndex
+from nds_plugin.partition import KIND as PARTITION_KIND
+from nds_plugin.partition import Partition, PartitionConfig, partition_by_features
+from nds_plugin.scores import KIND as SCORES_KIND
+from nds_plugin.scores import Scores
+from nds_plugin.scoring import ScoringConfig, score_experts
+from nds_plugin.selection import KIND as SELECTION_KIND
+from nds_plugin.selection import (
+    Selection,
+    SelectionConfig,
+    cluster_table,
+    effective_numbers,
+    select,
+    selector_weights,
+    source_shares,
+)
+
+logger = logging.getLogger(__name__)
+
+_FILES_CHECKED = 20_000  # of each source; a missing image found later is replaced by the loader
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What the selecting half leaves behind.
+
+    Attributes:
+        selection, path, key: the selection and where it is.
+        index, partition: of the source.
+        scores: the client's, None for selectors that need none.
+        paths: every artefact by name, for the report.
+        seconds: time of each step that ran now.
+    """
+
+    selection: Selection
+    path: Path
+    key: str
+    index: SourceIndex
+    partition: Partition
+    scores: Scores | None
+    paths: dict[str, str]
+    seconds: dict[str, float]
+
+
+class SelectionSteps:
+    """The steps of one config; every process of a job calls :meth:`run` together."""
+
+    def __init__(self, cfg: CN, timed: Callable[[str], Any]) -> None:
+        self.cfg = cfg
+        self.nds = cfg.NDS
+        self.device = torch.device(cfg.MODEL.DEVICE)
+        self.folder = Path(cfg.NDS.WORK_DIR or Path(cfg.OUTPUT_DIR) / "nds")
+        self._timed = timed
+        self.paths: dict[str, str] = {}
+
+    def run(self) -> Selected:
+        """Make what is missing of the artefacts, the selection last.
+
+        Raises:
+            NDSError: bad input; finished steps are kept.
+        """
+        index = self._index()
+        # Uniform and full draw every image alike, whatever the clusters: they need none.
+        needs_experts = self.nds.SELECTOR == "nds"
+        partition = self._partition(index) if needs_experts else Partition.whole(index)
+        scores = self._scores(index, partition) if needs_experts else None
+        selection, path, key = self._selection(index, partition, scores)
+        log_selection(selection, index, partition)
+        return Selected(selection, path, key, index, partition, scores, self.paths, {})
+
+    def _artefact(self, name: str, kind: str, key: str, suffix: str, make: Callable[[Path], None]) -> Path:
+        """The path of an artefact; the main process makes it where it is missing, all wait for it."""
+        path = self.folder / f"{name}-{key[:10]}{suffix}"
+        self.paths[name] = str(path)
+        if comm.is_main_process():
+            if is_valid(path, kind, key):
+                logger.info("%s: kept %s", name, path)
+            else:
+                with self._timed(name):
+                    make(path)
+                logger.info("%s: wrote %s", name, path)
+        comm.synchronize()
+        return path
+
+    def _index(self) -> SourceIndex:
+        names = list(self.nds.SOURCE.DATASETS)
+        if not names:
+            raise NDSError("NDS.SOURCE.DATASETS is empty: name at least one registered dataset to select from.")
+        check_registered(names)
+        indexes = [index_dataset(name) for name in names]
+        key = content_hash([INDEX_KIND, [index.hash for index in indexes]])
+
+        def make(path: Path) -> None:
+            index = SourceIndex.join(indexes)
+            missing = check_files(index, sample=_FILES_CHECKED)
+            allowed = int(self.nds.LOADER.MAX_UNREADABLE * min(len(index), _FILES_CHECKED))
+            if len(missing) > allowed:
+                raise NDSError(
+                    f"{len(missing)} image files of the source are missing, first {missing[0]}: "
+                    f"NDS.LOADER.MAX_UNREADABLE allows {allowed}; check DETECTRON2_DATASETS."
+                )
+            index.save(path, key)
+
+        return SourceIndex.load(self._artefact("index", INDEX_KIND, key, ".parquet", make))
+
+    def _expert_config(self) -> ExpertConfig:
+        node = self.nds.EXPERTS
+        return ExpertConfig(
+            task=node.TASK,
+            init=node.INIT,
+            crop_size=node.CROP_SIZE,
+            steps=node.STEPS,
+            shared_steps=node.SHARED_STEPS,
+            batch_size=node.BATCH_SIZE,
+            base_lr=node.BASE_LR,
+            seed=node.SEED,
+            num_workers=self.cfg.DATALOADER.NUM_WORKERS,
+        )
+
+    def _shared_folder(self, index: SourceIndex) -> Path:
+        config = self._expert_config()
+        folder = self.folder / f"shared-{content_hash([index.hash, config.shared_identity()])[:10]}"
+        if comm.is_main_process():
+            with self._timed("shared"):
+                prepare_shared(index, config, folder, device=self.device)
+        comm.synchronize()
+        return folder
+
+    def _partition(self, index: SourceIndex) -> Partition:
+        node = self.nds.PARTITION
+        config = PartitionConfig(
+            method=node.METHOD, num_clusters=node.NUM_CLUSTERS, min_size=node.MIN_SIZE, seed=node.SEED
+        )
+        if node.WEIGHTS:
+            weights_hash = file_hash(node.WEIGHTS) if Path(node.WEIGHTS).is_file() else node.WEIGHTS
+            network = weights_hash
+        else:
+            shared = self._shared_folder(index) / SHARED
+            network = self._expert_config().shared_identity()
+        crop = self.nds.EXPERTS.CROP_SIZE
+        features_key = content_hash(["features", index.hash, network, crop])
+        key = content_hash([PARTITION_KIND, features_key, config.hash])
+
+        def make(path: Path) -> None:
+            feature_network = (
+                load_feature_network(node.WEIGHTS)
+                if node.WEIGHTS
+                else load_feature_network(None, shared_state=load_network(shared).state_dict())
+            )
+            features, readable = extract_features(
+                index,
+                feature_network,
+                crop,
+                device=self.device,
+                num_workers=self.cfg.DATALOADER.NUM_WORKERS,
+                cache_dir=self.folder / f"features-{features_key[:10]}",
+            )
+            partition_by_features(index, features, readable, config).save(path, key)
+
+        partition = Partition.load(self._artefact("partition", PARTITION_KIND, key, ".parquet", make))
+        partition.check_matches(index)
+        return partition
+
+    def _experts(self, index: SourceIndex, partition: Partition) -> ExpertSet:
+        config = self._expert_config()
+        key = experts_key(index, partition, config)
+        folder = self.folder / f"experts-{key[:10]}"
+        self.paths["experts"] = str(folder)
+        # Decided before anybody writes, so that all processes take the same way.
+        complete = comm.all_gather(is_complete(folder, key))[0]
+        if complete:
+            logger.info("experts: kept %s", folder)
+            return ExpertSet.load(folder)
+        if config.shared_steps:
+            shared = self._shared_folder(index) / SHARED
+            if comm.is_main_process() and not (folder / SHARED).exists():
+                with open(shared, "rb") as source, atomic_write(folder / SHARED) as target:
+                    shutil.copyfileobj(source, target)
+        comm.synchronize()
+        with self._timed("experts"):
+            train_cluster_experts(
+                index,
+                partition,
+                config,
+                folder,
+                rank=comm.get_rank(),
+                world_size=comm.get_world_size(),
+                device=self.device,
+            )
+            comm.synchronize()
+            if comm.is_main_process():
+                write_manifest(index, partition, config, folder)
+            comm.synchronize()
+        return ExpertSet.load(folder)
+
+    def _scores(self, index: SourceIndex, partition: Partition) -> Scores:
+        experts = self._experts(index, partition)
+        target = self.target_index()
+        config = self._scoring_config()
+        key = content_hash([SCORES_KIND, experts.hash, target.hash, asdict(config)])
+
+        def make(path: Path) -> None:
+            score_experts(experts, target, config, device=self.device).save(path, key=key)
+
+        scores = Scores.load(self._artefact("scores", SCORES_KIND, key, ".json", make))
+        scores.check_matches(experts.hash, experts.clusters)
+        return scores
+
+    def _scoring_config(self, seed: int = 0) -> ScoringConfig:
+        return ScoringConfig(
+            metric=self.nds.SCORING.METRIC,
+            max_images=self.nds.SCORING.MAX_IMAGES or None,
+            seed=seed,
+            num_workers=self.cfg.DATALOADER.NUM_WORKERS,
+        )
+
+    def target_index(self) -> SourceIndex:
+        """The client's images: NDS.TARGET.DATASETS, else those it fine-tunes on."""
+        names = list(self.nds.TARGET.DATASETS)
+        if not names:
+            names = list(finetune_config(self.cfg).DATASETS.TRAIN)
+        check_registered(names)
+        return SourceIndex.join([index_dataset(name) for name in names])
+
+    def rescore(self, iteration: int) -> npt.NDArray[np.float64]:
+        """w from scores on the target's images as they are now, another draw of them each time."""
+        experts = ExpertSet.load(self.paths["experts"])
+        scores = score_experts(
+            experts, self.target_index(), self._scoring_config(seed=iteration), device=self.device
+        )
+        partition = Partition.load(self.paths["partition"])
+        return selector_weights(self._selection_config(), partition.sizes, scores)
+
+    def _selection_config(self) -> SelectionConfig:
+        full = self.nds.SELECTOR == "full"
+        return SelectionConfig(
+            selector=self.nds.SELECTOR,
+            mode=self.nds.MODE,
+            count=0 if full else self.nds.BUDGET.IMAGES,
+            share=0.0 if full else self.nds.BUDGET.SHARE,
+            temperature=self.nds.TEMPERATURE,
+            normalisation=self.nds.NORMALISATION,
+            seed=self.nds.SEED,
+        )
+
+    def _selection(
+        self, index: SourceIndex, partition: Partition, scores: Scores | None
+    ) -> tuple[Selection, Path, str]:
+        config = self._selection_config()
+        scored = [scores.expert_set, scores.metric, list(scores.z)] if scores else None
+        key = content_hash([SELECTION_KIND, index.hash, partition.hash, scored, asdict(config)])
+
+        def make(path: Path) -> None:
+            select(index, partition, config, scores).save(path, key)
+
+        path = self._artefact("selection", SELECTION_KIND, key, ".parquet", make)
+        return Selection.load(path), path, key
+
+
+def log_selection(selection: Selection, index: SourceIndex, partition: Partition) -> None:
+    """Log what will be drawn: a row per cluster, a row per source, and the effective numbers."""
+    numbers = effective_numbers(selection)
+    clusters = tabulate(cluster_table(selection, index, partition), headers="keys", floatfmt=".4f")
+    shares = tabulate(source_shares(selection, index), headers="keys", floatfmt=".3f")
+    logger.info(
+        "Selection by %s: %d images, mode %s, %.1f effective clusters of %d, effective sample size %.0f.\n%s\n\n%s",
+        selection.info["selector"],
+        len(selection),
+        selection.mode,
+        numbers["effective_clusters"],
+        len(selection.weights),
+        numbers["effective_sample_size"],
+        clusters,
+        shares,
+    )

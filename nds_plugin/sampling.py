@@ -1,0 +1,204 @@
+"""The maths of selection: scores to cluster weights, image probabilities and a drawn subset.
+
+Pure functions, numpy in and out, the seed an argument. Notation as in ``docs/method.md``: z_k is
+the transfer performance of the expert of cluster S_k, w_k the weight of the cluster, T the
+temperature, p(x) = w_k / |S_k| the sampling probability of an image x of cluster k.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from nds_plugin.counter_rng import random_words, stream_key, to_open_unit
+from nds_plugin.errors import NDSError, unknown_name
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+NORMALISATIONS = ("minmax", "none")
+_SUBSET = 1  # purpose of a random stream, see counter_rng.stream_key
+
+
+def normalise_scores(z: npt.ArrayLike, normalisation: str = "minmax") -> Floats:
+    """Scale scores before the softmax.
+
+    ``minmax`` maps them onto [0, 1] (equal scores all become 0); ``none`` keeps them. The paper
+    states T = 0.1; that the scores are scaled by min-max first is our reading of it.
+
+    Raises:
+        NDSError: scores not finite, not one-dimensional or empty; unknown normalisation.
+    """
+    scores = np.asarray(z, dtype=np.float64)
+    if scores.ndim != 1 or scores.size == 0:
+        raise NDSError(f"scores must be a non-empty list of numbers, got shape {scores.shape}.")
+    if not np.isfinite(scores).all():
+        bad = int(np.flatnonzero(~np.isfinite(scores))[0])
+        raise NDSError(f"score of cluster {bad} is {scores[bad]}: every score must be finite.")
+    if normalisation == "none":
+        return scores
+    if normalisation == "minmax":
+        spread = scores.max() - scores.min()
+        return (scores - scores.min()) / spread if spread > 0 else np.zeros_like(scores)
+    raise unknown_name("score normalisation", normalisation, NORMALISATIONS)
+
+
+def cluster_weights(z: npt.ArrayLike, temperature: float = 0.1, normalisation: str = "minmax") -> Floats:
+    """w = softmax(z / T) over clusters, shape (K,), sums to one.
+
+    Raises:
+        NDSError: temperature not a positive number, or bad scores.
+    """
+    if not temperature > 0 or not np.isfinite(temperature):
+        raise NDSError(f"temperature must be a positive number, got {temperature}.")
+    logits = normalise_scores(z, normalisation) / temperature
+    exponent = np.exp(logits - logits.max())
+    return np.asarray(exponent / exponent.sum())
+
+
+def cluster_sizes(cluster: npt.NDArray[np.integer], num_clusters: int) -> Ints:
+    """|S_k|: images per cluster, shape (K,). Negative cluster numbers are in no cluster."""
+    sizes = np.zeros(num_clusters, dtype=np.int64)
+    step = 1 << 22  # bincount widens to int64: bound the copy
+    for start in range(0, len(cluster), step):
+        part = cluster[start : start + step]
+        sizes += np.bincount(part[part >= 0], minlength=num_clusters)
+    return sizes
+
+
+def available_weights(weights: Floats, sizes: Ints) -> Floats:
+    """Weights over the clusters that hold an image, summing to one.
+
+    Raises:
+        NDSError: no weight is left, or the two disagree in length.
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    if weights.shape != sizes.shape:
+        raise NDSError(f"{len(weights)} weights for {len(sizes)} clusters: they must match.")
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise NDSError("cluster weights must be finite and 0 or more.")
+    kept = np.where(sizes > 0, weights, 0.0)
+    if kept.sum() <= 0:
+        raise NDSError("every cluster with a positive weight is empty: nothing can be drawn.")
+    return np.asarray(kept / kept.sum())
+
+
+def image_rates(weights: Floats, sizes: Ints) -> Floats:
+    """w_k / |S_k|, the probability of one image of each cluster, shape (K,)."""
+    kept = available_weights(weights, sizes)
+    return np.divide(kept, sizes, out=np.zeros_like(kept), where=sizes > 0)
+
+
+def image_probabilities(weights: Floats, cluster: npt.NDArray[np.integer]) -> Floats:
+    """p(x) = sum_k w_k g_k(x) / |S_k|, shape (N,), sums to one; images of no cluster get 0."""
+    rates = image_rates(weights, cluster_sizes(cluster, len(weights)))
+    # Cluster -1 indexes the last element, the appended zero.
+    return np.asarray(np.append(rates, 0.0)[cluster])
+
+
+def effective_clusters(weights: Floats) -> float:
+    """exp(H(w)): as many equally weighted clusters have the same entropy."""
+    positive = np.asarray(weights)[np.asarray(weights) > 0]
+    return float(np.exp(-(positive * np.log(positive)).sum()))
+
+
+def effective_sample_size(weights: Floats, sizes: Ints) -> float:
+    """1 / sum p(x)^2: as many equally likely images have the same collision probability."""
+    rates = image_rates(weights, sizes)
+    return float(1.0 / (sizes * rates**2).sum())
+
+
+def resolve_budget(images: int, count: int = 0, share: float = 0.0) -> int:
+    """The number of images to draw, from a count or a share of what can be drawn.
+
+    Raises:
+        NDSError: both or neither given, or the budget is not in 1 .. images.
+    """
+    if (count != 0) == (share != 0.0):
+        raise NDSError(f"give the budget as a count or as a share, got count={count} and share={share}.")
+    if count == 0 and not 0.0 < share <= 1.0:
+        raise NDSError(f"a budget share must lie in (0, 1], got {share}.")
+    budget = count if count else max(1, round(share * images))
+    if not 1 <= budget <= images:
+        raise NDSError(f"budget must be 1 to {images}, the number of images that can be drawn; got {budget}.")
+    return int(budget)
+
+
+def draw_subset(weights: Floats, cluster: npt.NDArray[np.integer], budget: int, seed: int) -> Ints:
+    """Draw exactly ``budget`` images without replacement, successively in proportion to p.
+
+    Every image gets an exponential clock of rate p(x); the first ``budget`` to ring are drawn,
+    which is successive sampling (Efraimidis and Spirakis, 2006). A larger budget under the same
+    seed therefore contains the smaller draw.
+
+    Args:
+        weights: w, shape (K,).
+        cluster: cluster of each image, shape (N,); -1 is never drawn.
+        budget: number of images.
+        seed: 0 or more.
+
+    Returns:
+        Positions of the drawn images in ascending order, shape (budget,).
+
+    Raises:
+        NDSError: the budget is not in 1 .. number of images with a positive probability.
+    """
+    sizes = cluster_sizes(cluster, len(weights))
+    rates = image_rates(weights, sizes)
+    drawable = int(sizes[rates > 0].sum())
+    resolve_budget(drawable, count=int(budget) or -1)
+    words = random_words(stream_key(seed, _SUBSET), 0, len(cluster))
+    candidates = _early_ringers(words, cluster, rates, sizes, budget)
+    clocks = -np.log(to_open_unit(words[candidates])) / rates[cluster[candidates]]
+    if len(candidates) > budget:
+        # Sorting settles ties by position, as a partial sort would not.
+        first = np.argpartition(clocks, budget - 1)
+        last = clocks[first[budget - 1]]
+        sure = np.flatnonzero(clocks < last)
+        tied = np.flatnonzero(clocks == last)[: budget - len(sure)]
+        candidates = np.sort(candidates[np.concatenate([sure, tied])])
+    return np.asarray(candidates, dtype=np.int64)
+
+
+def _early_ringers(
+    words: npt.NDArray[np.uint64],
+    cluster: npt.NDArray[np.integer],
+    rates: Floats,
+    sizes: Ints,
+    budget: int,
+) -> Ints:
+    """Positions whose clock rings before a time by which ``budget`` surely rang.
+
+    Images of a cluster share their rate, so that the time is found over K numbers and the
+    clocks of most images need no logarithm. The margin is eight standard deviations; should it
+    still fall short, the time is doubled: the result of the draw does not depend on it.
+    """
+    wanted = budget + 8.0 * np.sqrt(budget) + 16.0
+    positive = rates > 0
+    while True:
+        time = _time_of(wanted, rates[positive], sizes[positive])
+        floor = np.ones(len(rates) + 1)  # the last element serves cluster -1: never drawn
+        floor[:-1][positive] = np.exp(-rates[positive] * time)
+        limit = np.minimum(np.ceil(floor * 2.0**64), 2.0**64 - 2048).astype(np.uint64)
+        limit[floor >= 1.0] = np.iinfo(np.uint64).max
+        found = np.flatnonzero(words >= limit[cluster])
+        found = found[floor[cluster[found]] < 1.0]
+        if len(found) >= budget:
+            return found
+        wanted *= 2.0
+
+
+def _time_of(wanted: float, rates: Floats, sizes: Ints) -> float:
+    """The time at which ``wanted`` clocks rang in expectation (infinite when that is too many)."""
+    if wanted >= sizes.sum():
+        return float("inf")
+    low, high = 0.0, 1.0 / float(rates.min())
+    while (sizes * -np.expm1(-rates * high)).sum() < wanted:
+        high *= 2.0
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        if (sizes * -np.expm1(-rates * middle)).sum() < wanted:
+            low = middle
+        else:
+            high = middle
+    return high

@@ -1,0 +1,79 @@
+#!/usr/bin/env python
+"""Score experts on a target dataset: what the client runs, on images that stay where they are.
+
+    python tools/score_experts.py --experts experts --images my_photos --output scores.json
+
+CPU-sized, on a random draw of the images:
+
+    python tools/score_experts.py --experts experts --images my_photos --output scores.json --max-images 200
+
+Only the scores leave: one number and its standard error per expert. A folder of images needs
+nothing but this package and torch; task-supervised experts need labels (--coco or --dataset).
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from nds_plugin.cli import run
+from nds_plugin.index import SourceIndex
+from nds_plugin.scores import METRICS
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    description, _, examples = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--experts", required=True, help="folder of experts")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--images", help="a folder of images")
+    target.add_argument("--coco", nargs=2, metavar=("JSON", "IMAGES"), help="a COCO json and its images")
+    target.add_argument("--dataset", help="a registered Detectron2 dataset")
+    parser.add_argument("--output", required=True, help="the scores (JSON)")
+    parser.add_argument("--metric", default="accuracy", help=", ".join(METRICS) + " (default accuracy)")
+    parser.add_argument("--max-images", type=int, default=None, help="score a random draw of this many")
+    parser.add_argument("--seed", type=int, default=0, help="of that draw (default 0)")
+    parser.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16 (default auto)")
+    parser.add_argument("--num-workers", type=int, default=2, help="loader processes (default 2)")
+    parser.add_argument("--device", default="", help="cpu, cuda, cuda:1; by default a GPU if there is one")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Parse the command line, score, print the scores and save them."""
+    args = parse_arguments()
+    from nds_plugin.expert_set import ExpertSet
+    from nds_plugin.networks import choose_device
+    from nds_plugin.scoring import ScoringConfig, score_experts
+
+    config = ScoringConfig(
+        metric=args.metric,
+        max_images=args.max_images,
+        seed=args.seed,
+        precision=args.precision,
+        num_workers=args.num_workers,
+    )
+    experts = ExpertSet.load(args.experts)
+    scores = score_experts(experts, _target(args), config, choose_device(args.device))
+    scores.save(args.output)
+    for cluster, z, stderr in zip(scores.clusters, scores.z, scores.stderr):
+        print(f"cluster {cluster:4d}: {scores.metric} {z:.4f} +- {stderr:.4f}")
+    print(f"{scores.images} images scored, {len(scores.unreadable)} unreadable; wrote {args.output}")
+
+
+def _target(args: argparse.Namespace) -> SourceIndex | str:
+    if args.images is not None:
+        return str(args.images)
+    if args.coco is not None:
+        from nds_plugin.datasets.coco import index_coco
+
+        return index_coco(*args.coco)
+    from nds_plugin.d2.registration import index_dataset
+
+    return index_dataset(args.dataset)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,83 @@
+"""The main job: select source images, pretrain on them, fine-tune on the target, evaluate.
+
+    python tools/train_net.py --config-file configs/detectron2/nds_cityscapes.yaml --num-gpus 8
+
+A bare name is looked up in configs/detectron2/. At CPU size, on the embedded synthetic sample:
+
+    python tools/train_net.py --config nds_sample.yaml OUTPUT_DIR output/sample
+
+Steps that are done and still valid are skipped; an interrupted run goes on where it stopped.
+Detectron2's arguments hold: --num-gpus (processes, on CPUs too), --num-machines, --resume,
+--eval-only and KEY VALUE overrides at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import logging
+
+from detectron2.config import CfgNode as CN
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from nds_plugin.cli import run
+from nds_plugin.d2 import load_config
+from nds_plugin.d2.config import find_config
+from nds_plugin.d2.main_job import check_config, evaluate_only
+from nds_plugin.d2.main_job import run as run_main_job
+from nds_plugin.d2.results import results_table
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Detectron2's arguments, and --config as a short form of --config-file."""
+    parser = default_argument_parser(epilog=__doc__)
+    parser.add_argument(
+        "--config", dest="config_file", metavar="NAME", help="the same; a bare name is in configs/detectron2/"
+    )
+    args = parser.parse_args()
+    if not args.config_file:
+        parser.error("name a config by --config-file")
+    return args
+
+
+def setup(args: argparse.Namespace) -> CN:
+    """The config of the run, frozen, with logging set up."""
+    cfg = load_config(args.config_file, args.opts)
+    cfg.freeze()
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="nds_plugin")
+    return cfg
+
+
+def work(args: argparse.Namespace) -> None:
+    """What every process of the job runs."""
+    cfg = setup(args)
+    if args.eval_only:
+        weights = cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None
+        rows = evaluate_only(cfg, weights)
+    else:
+        document = run_main_job(cfg, resume=args.resume)
+        rows = {document["test"]: document["summary"], **document["other_tests"]} if document else {}
+    if comm.is_main_process():
+        logging.getLogger("nds_plugin").info("Results:\n%s", results_table(rows))
+
+
+def main() -> None:
+    args = parse_arguments()
+    args.config_file = find_config(args.config_file)
+    check_config(load_config(args.config_file, args.opts))  # before any process is started
+    launch(
+        work,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+        timeout=datetime.timedelta(days=7),  # ranks wait while the main process makes an artefact
+    )
+
+
+if __name__ == "__main__":
+    run(main)
