@@ -32,7 +32,6 @@ setup(
         "torchvision",
     ],
     extras_require={
-        "cityscapes": ["cityscapesscripts"],
         "dev": ["pytest", "pytest-timeout", "ruff", "mypy", "psutil"],
     },
 )

@@ -52,12 +52,12 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
         temporary = None
         _sync_directory(path.parent)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise NDSError(
                 f"disk full while writing {path}: nothing was changed; free some space and "
                 "start again, finished steps are kept."
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM):
+        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM, errno.EEXIST):
             raise NDSError(f"cannot write {path}: {error.strerror}.") from error
         raise
     finally:

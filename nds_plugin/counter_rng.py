@@ -23,7 +23,8 @@ def stream_key(seed: int, *purpose: int) -> Words:
     """
     if not isinstance(seed, (int, np.integer)) or seed < 0:
         raise NDSError(f"seed must be an integer of 0 or more, got {seed!r}.")
-    return np.random.SeedSequence([int(seed), *purpose]).generate_state(2, np.uint64)
+    state = np.random.SeedSequence([int(seed), *purpose]).generate_state(2, np.uint64)
+    return state.astype(np.uint64)
 
 
 def random_words(key: Words, start: int, count: int) -> Words:

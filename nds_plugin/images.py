@@ -69,7 +69,7 @@ def load_image(path: str | os.PathLike[str], shorter_side: int | None = None) ->
     except ImageError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
-        cause = "cut short" if "truncated" in str(error) else "broken"
+        cause = "cut short" if "truncated" in str(error).lower() else "broken"
         raise ImageError(f"{path}: the image is {cause} ({error}).") from None
     if orientation in _UPRIGHT:
         upright = upright.transpose(_UPRIGHT[orientation])

@@ -126,7 +126,7 @@ class SourceIndex:
     @functools.cached_property
     def hash(self) -> str:
         """Hash of the identities, sizes, labels and checksums; not of where the files lie."""
-        digest = [self.classes]
+        digest: list[object] = [self.classes]
         for name in ("source", "image_id", "width", "height", "label", "checksum"):
             column = self.column(name)
             digest.append(content_hash(column.tolist()))
@@ -136,14 +136,14 @@ class SourceIndex:
         """Row of each identity, -1 where the index does not hold it; shape (len(image_ids),)."""
         lookup = self._lookup
         return np.fromiter(
-            (lookup.get(key, -1) for key in zip(sources, image_ids, strict=True)),
+            (lookup.get(key, -1) for key in zip(sources, image_ids)),
             dtype=np.int64,
             count=len(image_ids),
         )
 
     @functools.cached_property
     def _lookup(self) -> dict[tuple[str, str], int]:
-        keys = zip(self.column("source").tolist(), self.column("image_id").tolist(), strict=True)
+        keys = zip(self.column("source").tolist(), self.column("image_id").tolist())
         return {key: i for i, key in enumerate(keys)}
 
     def _refuse_duplicates(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +39,7 @@ class StreamSampler(Sampler[int]):
         rank: int = 0,
         world_size: int = 1,
         start: int = 0,
-        interleave: Optional[int] = None,
+        interleave: int | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
             raise NDSError(f"rank must be 0 to world_size - 1 = {world_size - 1}, got {rank}.")

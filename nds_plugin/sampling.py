@@ -59,7 +59,7 @@ def cluster_weights(z: npt.ArrayLike, temperature: float = 0.1, normalisation: s
 def cluster_sizes(cluster: npt.NDArray[np.integer], num_clusters: int) -> Ints:
     """|S_k|: images per cluster, shape (K,). Negative cluster numbers are in no cluster."""
     sizes = np.zeros(num_clusters, dtype=np.int64)
-    step = 1 << 22  # bincount widens to int64: bound the copy
+    step = 1 << 20  # bincount widens to int64: bound the copy
     for start in range(0, len(cluster), step):
         part = cluster[start : start + step]
         sizes += np.bincount(part[part >= 0], minlength=num_clusters)

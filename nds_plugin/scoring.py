@@ -36,6 +36,7 @@ from nds_plugin.tasks import ROTATIONS, rotations
 
 logger = logging.getLogger(__name__)
 
+MEGABYTE = 1 << 20
 SHARED = -1  # how this module calls the shared network among the clusters
 _CPU = torch.device("cpu")
 Images = Union[SourceIndex, Sequence[str], str, "os.PathLike[str]"]
@@ -174,10 +175,12 @@ def _forward_all(
     progress: bool,
 ) -> _Pass:
     names = [*experts.clusters, *[SHARED] * experts.has_shared]
-    groups = _groups(names, config.resident_mb << 20, dtype)
+    groups = _groups(names, config.resident_mb * MEGABYTE, dtype)
     micro = micro_batch(device)
     crop_bytes = 3 * experts.crop_size**2
-    chunk = micro if len(groups) == 1 else max(micro, (config.crops_mb << 20) // crop_bytes // micro * micro)
+    chunk = (
+        micro if len(groups) == 1 else max(micro, config.crops_mb * MEGABYTE // crop_bytes // micro * micro)
+    )
     result = _Pass(outputs={name: [] for name in names})
     resident: dict[int, InferenceNetwork] = {}
     with tqdm(

@@ -11,7 +11,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -148,7 +148,7 @@ class Selection:
 
 
 def select(
-    index: SourceIndex, partition: Partition, config: SelectionConfig, scores: Optional[Scores] = None
+    index: SourceIndex, partition: Partition, config: SelectionConfig, scores: Scores | None = None
 ) -> Selection:
     """Select images of a partitioned source.
 
@@ -189,7 +189,7 @@ def select(
 
 
 def selector_weights(
-    config: SelectionConfig, sizes: npt.NDArray[np.int64], scores: Optional[Scores]
+    config: SelectionConfig, sizes: npt.NDArray[np.int64], scores: Scores | None
 ) -> npt.NDArray[np.float64]:
     """w over the clusters, shape (K,): of the experts' scores, or in proportion to the clusters' sizes."""
     if config.selector != "nds":

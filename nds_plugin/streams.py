@@ -8,7 +8,7 @@ once, and pickled into loader workers, without a counter or a live generator any
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -66,13 +66,14 @@ def redraw(members: npt.NDArray[np.integer], seed: int, position: int, attempt: 
     return int(members[min(int(to_unit(word)[0] * len(members)), len(members) - 1)])
 
 
-def _members_by_cluster(cluster: npt.NDArray[np.integer], offsets: Ints) -> npt.NDArray[np.unsignedinteger]:
+def _members_by_cluster(cluster: npt.NDArray[np.integer], offsets: Ints) -> npt.NDArray[Any]:
     """Image positions sorted by cluster (counting sort, in bounded pieces), shape (sum of sizes,)."""
     num_clusters = len(offsets) - 1
     small = np.uint16 if num_clusters < 2**16 - 1 else np.uint32  # 16 bits sort by radix
-    members = np.empty(int(offsets[-1]), dtype=np.uint32 if len(cluster) <= 2**32 else np.uint64)
+    wide = np.uint32 if len(cluster) <= 2**32 else np.uint64
+    members: npt.NDArray[Any] = np.empty(int(offsets[-1]), dtype=wide)
     filled = offsets[:-1].copy()
-    step = 1 << 22
+    step = 1 << 20
     for start in range(0, len(cluster), step):
         part = cluster[start : start + step]
         keys = np.where(part < 0, num_clusters, part).astype(small)
@@ -126,7 +127,9 @@ def _permute(values: npt.NDArray[np.uint64], size: int, key: npt.NDArray[np.uint
     return out.astype(np.int64)
 
 
-def _feistel(values: npt.NDArray[np.uint64], half_bits: int, key: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def _feistel(
+    values: npt.NDArray[np.uint64], half_bits: int, key: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
     shift, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
     left, right = values >> shift, values & mask
     round_keys = random_words(key, 0, _FEISTEL_ROUNDS)
@@ -183,7 +186,12 @@ class AspectGroupedStream:
     """
 
     def __init__(
-        self, stream: IndexStream, groups: npt.NDArray[np.integer], batch_size: int, seed: int, batches: int = 64
+        self,
+        stream: IndexStream,
+        groups: npt.NDArray[np.integer],
+        batch_size: int,
+        seed: int,
+        batches: int = 16,
     ) -> None:
         if batch_size < 1 or batches < 1:
             raise NDSError(f"batch size and window must be positive, got {batch_size} and {batches}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -22,3 +23,30 @@ def nds_data() -> Path:
     if not root or not Path(root, "detection").is_dir():
         pytest.skip("set NDS_DATA to a folder of real annotated photographs (docs/development.md)")
     return Path(root)
+
+
+@pytest.fixture(scope="session")
+def tiny_datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small synthetic domains, registered as ``tiny_<domain>_<split>``; the folder they are in.
+
+    ``tiny_street_*`` and ``tiny_room_*`` share image ids, since each COCO file numbers its own.
+    """
+    from nds_plugin.d2.known_datasets import register_coco_folder
+    from nds_plugin.datasets.sample import generate
+
+    root = tmp_path_factory.mktemp("tiny")
+    generate(root, train_images=24, val_images=6, size=(96, 72), domains=["street", "room", "city"])
+    for file in root.glob("*/*.json"):
+        _number_from_one(file)
+    register_coco_folder(root, "tiny")
+    return root
+
+
+def _number_from_one(file: Path) -> None:
+    document = json.loads(file.read_text())
+    number = {image["id"]: i for i, image in enumerate(document["images"], start=1)}
+    for image in document["images"]:
+        image["id"] = number[image["id"]]
+    for annotation in document["annotations"]:
+        annotation["image_id"] = number[annotation["image_id"]]
+    file.write_text(json.dumps(document))

@@ -20,7 +20,16 @@ from nds_plugin.errors import NDSError
 
 pytest.importorskip("cityscapesscripts", reason="pip install --no-deps cityscapesscripts")
 
-LABEL = {"person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28, "train": 31, "motorcycle": 32, "bicycle": 33}
+LABEL = {
+    "person": 24,
+    "rider": 25,
+    "car": 26,
+    "truck": 27,
+    "bus": 28,
+    "train": 31,
+    "motorcycle": 32,
+    "bicycle": 33,
+}
 ROAD, CARAVAN = 7, 29
 
 
@@ -99,7 +108,9 @@ def test_instances_agree_with_cityscapesscripts(tmp_path: Path) -> None:
             (theirs,) = evaluation.instances2dict([png]).values()
         for i, class_name in enumerate(cityscapes.CLASSES, start=1):
             ours = [a for a in document["annotations"] if (a["image_id"], a["category_id"]) == (stem, i)]
-            expected = sorted((instance["instID"] < 1000, instance["pixelCount"]) for instance in theirs[class_name])
+            expected = sorted(
+                (instance["instID"] < 1000, instance["pixelCount"]) for instance in theirs[class_name]
+            )
             assert sorted((bool(a["iscrowd"]), a["area"]) for a in ours) == expected
             compared += len(ours)
     assert compared > 20
@@ -115,7 +126,11 @@ def test_a_second_call_does_not_convert_again_and_a_change_does(tmp_path: Path) 
     _write_tree(tmp_path, count=4)
     cityscapes.prepare(tmp_path, "train")
     assert len(json.loads(path.read_text())["images"]) == 4
-    assert path.stat().st_ino != first.st_ino or path.stat().st_mtime_ns != first.st_mtime_ns
+    changed = next(tmp_path.glob("gtFine/train/aachen/*"))
+    Image.fromarray(np.full((64, 128), 26001, dtype=np.uint16)).save(changed)
+    cityscapes.prepare(tmp_path, "train")
+    boxes = [a["bbox"] for a in json.loads(path.read_text())["annotations"]]
+    assert [0.0, 0.0, 128.0, 64.0] in boxes
 
 
 def test_an_annotation_file_lost_from_the_cache_is_made_again(tmp_path: Path) -> None:
@@ -152,7 +167,9 @@ def test_of_many_processes_one_builds(tmp_path: Path) -> None:
 
 
 def test_a_missing_tree_shows_the_expected_one(tmp_path: Path) -> None:
-    with pytest.raises(NDSError, match="no image found; expected .*/leftImg8bit/train/CITY/.*instanceIds.png") as error:
+    with pytest.raises(
+        NDSError, match=r"no image found; expected .*/leftImg8bit/train/CITY/.*instanceIds\.png"
+    ) as error:
         cityscapes.prepare(tmp_path, "train")
     assert "\n" not in str(error.value)
     _write_tree(tmp_path)
@@ -164,7 +181,9 @@ def test_a_frame_without_its_counterpart_is_named(tmp_path: Path) -> None:
     _write_tree(tmp_path)
     (victim,) = tmp_path.glob("gtFine/train/zurich/*")
     victim.unlink()
-    with pytest.raises(NDSError, match=r"1 images and annotations lack their counterpart, first .*zurich.*leftImg8bit"):
+    with pytest.raises(
+        NDSError, match=r"1 images and annotations lack their counterpart, first .*zurich.*leftImg8bit"
+    ):
         cityscapes.prepare(tmp_path, "train")
 
 
@@ -181,10 +200,12 @@ def test_broken_annotation_images_are_named_and_leave_nothing(tmp_path: Path) ->
     assert not list((tmp_path / "annotations").glob("*.json"))
 
 
-def test_the_absent_package_is_named_with_its_pip_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_absent_package_is_named_with_its_pip_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _write_tree(tmp_path)
     monkeypatch.setitem(sys.modules, "cityscapesscripts.helpers.labels", None)
-    with pytest.raises(NDSError, match="pip install .*cityscapesscripts"):
+    with pytest.raises(NDSError, match=r"pip install .*cityscapesscripts"):
         cityscapes.prepare(tmp_path, "train")
 
 

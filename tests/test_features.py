@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 import torchvision
 from PIL import Image
 
 from nds_plugin import features as features_module
-from nds_plugin.backbones import load_feature_network
+from nds_plugin.backbones import FeatureNetwork, load_feature_network
 from nds_plugin.errors import NDSError
 from nds_plugin.features import MICRO_BATCH, extract_features, features_key
 from nds_plugin.images import center_crop
 from nds_plugin.index import ImageRecord, SourceIndex
+from nds_plugin.partition import Partition
 from nds_plugin.pickles import load_arrays
 
 CROP = 32
+Plain = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -31,7 +39,7 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory):
+def index(tmp_path_factory: pytest.TempPathFactory) -> SourceIndex:
     """75 images, of which number 40 is cut short; the last micro-batch is not full."""
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
@@ -46,12 +54,14 @@ def index(tmp_path_factory):
     return SourceIndex.from_records(records)
 
 
-def resnet(name="resnet18", seed=0):
+def resnet(name: str = "resnet18", seed: int = 0) -> torch.nn.Module:
     """A ResNet with random weights and random batch statistics, in eval mode."""
     torch.manual_seed(seed)
     network = getattr(torchvision.models, name)(weights=None, num_classes=4)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
             module.weight.data.uniform_(0.2, 0.6)
@@ -60,21 +70,21 @@ def resnet(name="resnet18", seed=0):
 
 
 @pytest.fixture(scope="module")
-def network():
+def network() -> FeatureNetwork:
     return load_feature_network(None, resnet().state_dict())
 
 
 @pytest.fixture(scope="module")
-def plain(index, network):
+def plain(index: SourceIndex, network: FeatureNetwork) -> Plain:
     return extract_features(index, network, CROP, batch_size=32, num_workers=0)
 
 
-def crops(count=2, seed=0):
+def crops(count: int = 2, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, 64, 64, 3), dtype=torch.uint8, generator=generator)
 
 
-def features_of_fc_input(network, inputs):
+def features_of_fc_input(network: Any, inputs: torch.Tensor) -> torch.Tensor:
     """What the last layer of a torchvision ResNet gets, for RGB inputs normalised ImageNet's way."""
     seen = []
     handle = network.fc.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -85,7 +95,9 @@ def features_of_fc_input(network, inputs):
     return seen[0]
 
 
-def test_features_are_unit_vectors_of_the_central_crops(index, network, plain):
+def test_features_are_unit_vectors_of_the_central_crops(
+    index: SourceIndex, network: FeatureNetwork, plain: Plain
+) -> None:
     features, readable = plain
     assert features.shape == (75, 512)
     assert features.dtype == np.float32
@@ -96,7 +108,9 @@ def test_features_are_unit_vectors_of_the_central_crops(index, network, plain):
 
 
 @pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (64, 0), (1000, 0), (32, 1), (64, 2)])
-def test_features_do_not_depend_on_batch_size_or_workers(index, network, plain, batch_size, num_workers):
+def test_features_do_not_depend_on_batch_size_or_workers(
+    index: SourceIndex, network: FeatureNetwork, plain: Plain, batch_size: int, num_workers: int
+) -> None:
     features, readable = extract_features(
         index, network, CROP, batch_size=batch_size, num_workers=num_workers
     )
@@ -104,7 +118,17 @@ def test_features_do_not_depend_on_batch_size_or_workers(index, network, plain, 
     assert (readable == plain[1]).all()
 
 
-def test_an_unreadable_image_is_marked_and_named(index, network, plain, caplog):
+def test_a_feature_does_not_depend_on_how_many_images_follow(
+    index: SourceIndex, network: FeatureNetwork, plain: Plain
+) -> None:
+    for count in (65, 33, 1):
+        features, _ = extract_features(SourceIndex(index.table.slice(0, count)), network, CROP)
+        assert (features == plain[0][:count]).all()
+
+
+def test_an_unreadable_image_is_marked_and_named(
+    index: SourceIndex, network: FeatureNetwork, plain: Plain, caplog: pytest.LogCaptureFixture
+) -> None:
     assert np.flatnonzero(~plain[1]).tolist() == [40]
     assert not plain[0][40].any()
     extract_features(index, network, CROP)
@@ -112,7 +136,9 @@ def test_an_unreadable_image_is_marked_and_named(index, network, plain, caplog):
     assert index[40].file_name in caplog.text
 
 
-def test_a_broken_neighbour_does_not_change_a_feature(index, network, plain):
+def test_a_broken_neighbour_does_not_change_a_feature(
+    index: SourceIndex, network: FeatureNetwork, plain: Plain
+) -> None:
     whole = [index[i] for i in range(75)]
     whole[40] = ImageRecord(**{**vars(whole[40]), "file_name": whole[0].file_name})
     features, readable = extract_features(SourceIndex.from_records(whole), network, CROP)
@@ -122,7 +148,9 @@ def test_a_broken_neighbour_does_not_change_a_feature(index, network, plain):
     assert np.allclose(features[40], features[0], atol=1e-6)
 
 
-def test_a_source_of_mostly_unreadable_images_stops_and_keeps_nothing(index, network, tmp_path):
+def test_a_source_of_mostly_unreadable_images_stops_and_keeps_nothing(
+    index: SourceIndex, network: FeatureNetwork, tmp_path: Path
+) -> None:
     records = [index[i] for i in range(20)]
     records[3:6] = [ImageRecord(**{**vars(r), "file_name": "/nowhere.jpg"}) for r in records[3:6]]
     with pytest.raises(NDSError, match=r"3 of 20 images cannot be read.*First: /nowhere.jpg: no such image"):
@@ -134,12 +162,14 @@ class _KilledError(Exception):
     pass
 
 
-def test_a_killed_extraction_goes_on_where_it_was(index, network, plain, tmp_path, monkeypatch):
+def test_a_killed_extraction_goes_on_where_it_was(
+    index: SourceIndex, network: FeatureNetwork, plain: Plain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(features_module, "SHARD_SIZE", MICRO_BATCH)
     run = features_module._Extractor.run
-    passed = []
+    passed: list[int] = []
 
-    def killed_in_the_second(self, paths, progress):
+    def killed_in_the_second(self: Any, paths: list[str], progress: Any) -> Any:
         if len(passed) == 1:
             raise _KilledError
         passed.append(len(paths))
@@ -150,7 +180,7 @@ def test_a_killed_extraction_goes_on_where_it_was(index, network, plain, tmp_pat
         extract_features(index, network, CROP, cache_dir=tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
 
-    def counted(self, paths, progress):
+    def counted(self: Any, paths: list[str], progress: Any) -> Any:
         passed.append(len(paths))
         return run(self, paths, progress)
 
@@ -163,7 +193,13 @@ def test_a_killed_extraction_goes_on_where_it_was(index, network, plain, tmp_pat
     assert passed == [32, 11]
 
 
-def test_a_damaged_shard_is_made_again(index, network, plain, tmp_path, caplog):
+def test_a_damaged_shard_is_made_again(
+    index: SourceIndex,
+    network: FeatureNetwork,
+    plain: Plain,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     extract_features(index, network, CROP, cache_dir=tmp_path)
     (shard,) = tmp_path.iterdir()
     shard.write_bytes(shard.read_bytes()[:-10])
@@ -172,7 +208,9 @@ def test_a_damaged_shard_is_made_again(index, network, plain, tmp_path, caplog):
     assert "is made again" in caplog.text
 
 
-def test_an_image_that_can_be_read_again_gets_its_feature(index, network, tmp_path):
+def test_an_image_that_can_be_read_again_gets_its_feature(
+    index: SourceIndex, network: FeatureNetwork, tmp_path: Path
+) -> None:
     records = [index[i] for i in range(20)]
     late = tmp_path / "late.png"
     records[7] = ImageRecord(**{**vars(records[7]), "file_name": str(late)})
@@ -182,7 +220,9 @@ def test_an_image_that_can_be_read_again_gets_its_feature(index, network, tmp_pa
     assert extract_features(source, network, CROP, cache_dir=cache)[1].all()
 
 
-def test_the_key_follows_images_network_and_crop_and_old_shards_go(index, network, tmp_path):
+def test_the_key_follows_images_network_and_crop_and_old_shards_go(
+    index: SourceIndex, network: FeatureNetwork, tmp_path: Path
+) -> None:
     other = load_feature_network(None, resnet(seed=1).state_dict())
     fewer = SourceIndex(index.table.slice(1))
     arguments = [(index, network, 32), (index, network, 48), (index, other, 32), (fewer, network, 32)]
@@ -195,7 +235,7 @@ def test_the_key_follows_images_network_and_crop_and_old_shards_go(index, networ
         assert kept == {"mine.npy", f"{features_key(*a)[:16]}_00000.npy"}
 
 
-def test_broken_weights_are_refused(index):
+def test_broken_weights_are_refused(index: SourceIndex) -> None:
     state = resnet().state_dict()
     state["layer4.1.bn2.weight"][:] = float("nan")
     with pytest.raises(NDSError, match="outputs are not finite: its weights are broken"):
@@ -203,14 +243,14 @@ def test_broken_weights_are_refused(index):
 
 
 @pytest.mark.parametrize("argument", ["crop_size", "batch_size"])
-def test_numbers_out_of_range_are_refused(index, network, argument):
-    arguments = {"crop_size": CROP, "batch_size": 32, argument: 0}
+def test_numbers_out_of_range_are_refused(index: SourceIndex, network: FeatureNetwork, argument: str) -> None:
+    arguments: dict[str, Any] = {"crop_size": CROP, "batch_size": 32, argument: 0}
     with pytest.raises(NDSError, match=f"{argument} must be at least 1, got 0"):
         extract_features(index, network, **arguments)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101"])
-def test_torchvision_checkpoints_give_the_features_before_the_last_layer(name, tmp_path):
+def test_torchvision_checkpoints_give_the_features_before_the_last_layer(name: str, tmp_path: Path) -> None:
     original = resnet(name)
     path = tmp_path / "weights.pth"
     torch.save(original.state_dict(), path)
@@ -219,7 +259,7 @@ def test_torchvision_checkpoints_give_the_features_before_the_last_layer(name, t
     assert torch.allclose(loaded(crops()), features_of_fc_input(original, crops()), atol=1e-5)
 
 
-def test_safetensors_and_wrapped_checkpoints_are_the_same_network(tmp_path):
+def test_safetensors_and_wrapped_checkpoints_are_the_same_network(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     original = resnet()
@@ -231,7 +271,7 @@ def test_safetensors_and_wrapped_checkpoints_are_the_same_network(tmp_path):
         assert torch.allclose(load_feature_network(tmp_path / name)(crops()), expected, atol=1e-5)
 
 
-def to_detectron2(state):
+def to_detectron2(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Names as Detectron2's own converter of torchvision's checkpoints gives them."""
     renamed = {}
     for name, value in state.items():
@@ -245,7 +285,7 @@ def to_detectron2(state):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_a_converted_pickle_is_read_as_torchvisions_network(name, protocol, tmp_path):
+def test_a_converted_pickle_is_read_as_torchvisions_network(name: str, protocol: int, tmp_path: Path) -> None:
     original = resnet(name)
     arrays = {k: v.numpy() for k, v in to_detectron2(original.state_dict()).items()}
     path = tmp_path / "R.pkl"
@@ -256,7 +296,7 @@ def test_a_converted_pickle_is_read_as_torchvisions_network(name, protocol, tmp_
     assert torch.allclose(loaded(crops()), features_of_fc_input(original, crops()), atol=1e-5)
 
 
-def detectron2_resnet(depth, msra):
+def detectron2_resnet(depth: int, msra: bool) -> tuple[torch.nn.Module, Any]:
     """Detectron2's own ResNet with frozen batch norm, its config, and its pooled last stage."""
     config = pytest.importorskip("detectron2.config", reason="detectron2 is not installed").get_cfg()
     from detectron2.modeling.backbone.resnet import build_resnet_backbone
@@ -278,7 +318,7 @@ def detectron2_resnet(depth, msra):
     return network, config
 
 
-def detectron2_features(network, inputs, config):
+def detectron2_features(network: torch.nn.Module, inputs: torch.Tensor, config: Any) -> torch.Tensor:
     """As GeneralizedRCNN prepares its default BGR input."""
     mean, std = torch.tensor(config.MODEL.PIXEL_MEAN), torch.tensor(config.MODEL.PIXEL_STD)
     with torch.no_grad():
@@ -287,7 +327,7 @@ def detectron2_features(network, inputs, config):
 
 
 @pytest.mark.parametrize("depth", [18, 50])
-def test_a_default_detectron2_checkpoint_gives_detectron2s_own_features(depth, tmp_path):
+def test_a_default_detectron2_checkpoint_gives_detectron2s_own_features(depth: int, tmp_path: Path) -> None:
     network, config = detectron2_resnet(depth, msra=depth >= 50)
     state = {f"backbone.bottom_up.{k}": v for k, v in network.state_dict().items()}
     state["proposal_generator.rpn_head.conv.weight"] = torch.zeros(2)
@@ -298,7 +338,7 @@ def test_a_default_detectron2_checkpoint_gives_detectron2s_own_features(depth, t
     assert torch.allclose(loaded(crops()), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
-def to_caffe2(state):
+def to_caffe2(state: dict[str, torch.Tensor]) -> dict[str, Any]:
     """Names as in MSRA's ResNets: scale and shift only."""
     renamed = {}
     for name, value in state.items():
@@ -314,7 +354,7 @@ def to_caffe2(state):
     return renamed
 
 
-def test_caffe2_names_are_read_as_detectron2_reads_them(tmp_path):
+def test_caffe2_names_are_read_as_detectron2_reads_them(tmp_path: Path) -> None:
     network, config = detectron2_resnet(50, msra=True)
     arrays = to_caffe2(network.state_dict())
     assert {"conv1_w", "res_conv1_bn_s", "res2_0_branch2a_w", "res5_2_branch2c_bn_b"} < arrays.keys()
@@ -336,15 +376,15 @@ def test_caffe2_names_are_read_as_detectron2_reads_them(tmp_path):
 
 
 class _Harmful:
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return os.system, (f"touch {self.path}",)
 
 
 @pytest.mark.parametrize("suffix", [".pkl", ".pth"])
-def test_a_pickle_that_would_run_a_command_is_refused(suffix, tmp_path):
+def test_a_pickle_that_would_run_a_command_is_refused(suffix: str, tmp_path: Path) -> None:
     path, trace = tmp_path / f"evil{suffix}", tmp_path / "trace"
     content = {"model": {"conv1.weight": np.zeros(3, np.float32), "x": _Harmful(trace)}}
     if suffix == ".pkl":
@@ -360,7 +400,7 @@ def test_a_pickle_that_would_run_a_command_is_refused(suffix, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["builtins.eval", "numpy.load", "numpy.ndarray.tofile", "torch.load"])
-def test_no_other_global_name_is_known_to_the_unpickler(name, tmp_path):
+def test_no_other_global_name_is_known_to_the_unpickler(name: str, tmp_path: Path) -> None:
     module, _, attribute = name.partition(".")
     path = tmp_path / "x.pkl"
     text = [b"\x8c" + bytes([len(part)]) + part.encode() for part in (module, attribute)]
@@ -369,10 +409,10 @@ def test_no_other_global_name_is_known_to_the_unpickler(name, tmp_path):
         load_arrays(path)
 
 
-def test_files_that_hold_no_usable_network_are_refused(tmp_path):
+def test_files_that_hold_no_usable_network_are_refused(tmp_path: Path) -> None:
     state = resnet().state_dict()
 
-    def check(content, message, name="x.pth"):
+    def check(content: Any, message: str, name: str = "x.pth") -> None:
         path = tmp_path / name
         if isinstance(content, bytes):
             path.write_bytes(content)
@@ -405,12 +445,9 @@ def test_files_that_hold_no_usable_network_are_refused(tmp_path):
         load_feature_network(None)
 
 
-def test_the_tool_writes_index_shared_network_and_partition_and_keeps_them(index, tmp_path):
-    import subprocess
-    import sys
-
-    from nds_plugin.partition import Partition
-
+def test_the_tool_writes_index_shared_network_and_partition_and_keeps_them(
+    index: SourceIndex, tmp_path: Path
+) -> None:
     folder = os.path.dirname(index[0].file_name)
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     command = [
@@ -420,7 +457,7 @@ def test_the_tool_writes_index_shared_network_and_partition_and_keeps_them(index
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
 
-    def run(*more):
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*command, *more], env=environment, capture_output=True, text=True)
 
     first = run()

@@ -51,7 +51,9 @@ def test_mapping_renames_drops_and_prefers_the_source() -> None:
 @pytest.mark.parametrize("suffix", [".json", ".yaml"])
 def test_mapping_files_are_read(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"map{suffix}"
-    path.write_text('{"*": {"rider": "person", "person": null}}' if suffix == ".json" else "'*': {rider: car}\n")
+    path.write_text(
+        '{"*": {"rider": "person", "person": null}}' if suffix == ".json" else "'*': {rider: car}\n"
+    )
     given = json.loads(path.read_text()) if suffix == ".json" else {"*": {"rider": "car"}}
     from_file, direct = unite([COCO, DRIVING], path), unite([COCO, DRIVING], given)
     assert from_file.classes == direct.classes
@@ -61,9 +63,15 @@ def test_mapping_files_are_read(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"*": {"ridr": "person"}}, "unknown class of any source in the class mapping given 'ridr'. Did you mean 'rider'"),
+        (
+            {"*": {"ridr": "person"}},
+            "unknown class of any source in the class mapping given 'ridr'. Did you mean 'rider'",
+        ),
         ({"coco": {"rider": "person"}}, "unknown class of source 'coco' in the class mapping given 'rider'."),
-        ({"cocos": {}}, "unknown source in the class mapping given 'cocos'. Did you mean 'coco'? Known: coco, driving."),
+        (
+            {"cocos": {}},
+            "unknown source in the class mapping given 'cocos'. Did you mean 'coco'? Known: coco, driving.",
+        ),
         (["car"], "got a list"),
         ({"coco": ["car"]}, "got ['car'] for 'coco'"),
         ({"*": {"car": 3}}, "got 'car': 3"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import struct
 import zlib
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from detectron2.data import DatasetMapper, build_detection_train_loader
 from detectron2.data import transforms as T
+from detectron2.data.datasets import load_coco_json
 from detectron2.modeling import build_model
 from detectron2.structures import BoxMode
 from detectron2.utils.events import EventStorage
@@ -119,6 +121,15 @@ def test_a_crop_clips_the_box_without_a_mask_and_recomputes_the_one_with(photo, 
     assert tight[1] >= 0
     stock = mapper(DatasetMapper, **options)(record(photo, annotations[:1]))["instances"]
     assert torch.equal(stock.gt_boxes.tensor[0], tight)
+
+
+@FORMATS
+def test_an_instance_whose_mask_leaves_the_image_goes_and_does_not_become_one_without(photo, mask_format):
+    outside = annotation((10, 10, 50, 60), 0, segmentation=[[10, 10, 25, 10, 25, 60, 10, 60]])
+    entry = record(photo, [outside, THREE[1]])
+    for cls in (DatasetMapper, NDSDatasetMapper):
+        instances = mapper(cls, augmentations=CROP, mask_format=mask_format)(entry)["instances"]
+        assert instances.gt_classes.tolist() == [2]
 
 
 def test_the_label_space_of_the_image_is_that_of_its_instances(photo):
@@ -263,3 +274,38 @@ def test_loader_and_model_train_on_a_source_with_masks_and_one_without(photo, ma
             optimizer.zero_grad()
             sum(losses.values()).backward()
             optimizer.step()
+
+
+def real_dicts(root, name, first_class, label_space, count):
+    folder = root / "detection" / name
+    dicts = load_coco_json(str(folder / "train.json"), str(folder / "images"))
+    dicts = [d for d in dicts if d["annotations"]][:count]
+    ids = [c["id"] for c in json.loads((folder / "train.json").read_text())["categories"]]
+    for entry in dicts:
+        entry["label_space"] = label_space
+        for anno in entry["annotations"]:
+            anno["category_id"] = first_class + sorted(ids).index(anno["category_id"])
+    return dicts, list(range(first_class, first_class + len(ids)))
+
+
+@pytest.mark.slow
+def test_real_photographs_with_masks_and_with_boxes_only_train_together(nds_data):
+    camvid, first = real_dicts(nds_data, "camvid", 0, 0, 4)
+    openimages, second = real_dicts(nds_data, "openimages", len(first), 1, 4)
+    cfg = tiny_config(len(first) + len(second), [first, second])
+    torch.manual_seed(0)
+    model = build_model(cfg).train()
+    resize = [T.ResizeShortestEdge(96, 160)]
+    loader = build_detection_train_loader(
+        camvid + openimages, mapper=mapper(augmentations=resize), total_batch_size=4, num_workers=0
+    )
+    kinds = set()
+    with EventStorage():
+        for _, batch in zip(range(3), loader):
+            losses = model(batch)
+            assert all(bool(torch.isfinite(v)) for v in losses.values())
+            kinds |= {bool(has) for x in batch for has in x["instances"].gt_has_mask}
+            masked = any(bool(x["instances"].gt_has_mask.any()) for x in batch)
+            assert (float(losses["loss_mask"].detach()) > 0) == masked
+            sum(losses.values()).backward()
+    assert kinds == {True, False}

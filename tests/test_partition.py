@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from nds_plugin import clustering
@@ -24,7 +28,13 @@ from nds_plugin.partition import (
 CENTRES = np.eye(8)[:4]
 
 
-def make_index(sources=("a",), per_source=60, labels=None, classes=(), **changes):
+def make_index(
+    sources: Sequence[str] = ("a",),
+    per_source: int = 60,
+    labels: npt.NDArray[np.integer] | None = None,
+    classes: Sequence[str] = (),
+    **changes: Any,
+) -> SourceIndex:
     """Records with the same ids in every source."""
     records = [
         ImageRecord(source, str(i), f"/nowhere/{source}/{i}.jpg", 64, 48)
@@ -36,7 +46,9 @@ def make_index(sources=("a",), per_source=60, labels=None, classes=(), **changes
     return SourceIndex.from_records([ImageRecord(**{**vars(r), **changes}) for r in records], classes)
 
 
-def blobs(sizes, seed=0, spread=0.02):
+def blobs(
+    sizes: Sequence[int], seed: int = 0, spread: float = 0.02
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Unit features around orthogonal centres, sizes[i] of them around the i-th."""
     rng = np.random.default_rng(seed)
     group = np.repeat(np.arange(len(sizes)), sizes)
@@ -46,18 +58,23 @@ def blobs(sizes, seed=0, spread=0.02):
     return points[order], group[order]
 
 
-def cut(index, features, readable=None, **config):
+def cut(
+    index: SourceIndex,
+    features: npt.NDArray[np.float32],
+    readable: npt.NDArray[np.bool_] | None = None,
+    **config: Any,
+) -> Partition:
     readable = np.ones(len(index), bool) if readable is None else readable
     return partition_by_features(index, features, readable, PartitionConfig(**config))
 
 
-def same_groups(a, b):
+def same_groups(a: npt.NDArray[np.integer], b: npt.NDArray[np.integer]) -> bool:
     """Whether two numberings cut the same way."""
     pairs = set(zip(a.tolist(), b.tolist()))
     return len(pairs) == len(set(a.tolist())) == len(set(b.tolist()))
 
 
-def test_kmeans_finds_separate_groups_and_numbers_them_by_size():
+def test_kmeans_finds_separate_groups_and_numbers_them_by_size() -> None:
     features, group = blobs([10, 20, 12, 18])
     partition = cut(make_index(), features, num_clusters=4)
     assert same_groups(partition.cluster, group)
@@ -70,7 +87,7 @@ def test_kmeans_finds_separate_groups_and_numbers_them_by_size():
         assert len(partition.members(k)) == partition.sizes[k]
 
 
-def test_partition_repeats_under_one_seed_and_follows_it():
+def test_partition_repeats_under_one_seed_and_follows_it() -> None:
     features = np.random.default_rng(1).standard_normal((300, 8)).astype(np.float32)
     index = make_index(per_source=300)
     first, again, other = (cut(index, features, num_clusters=7, seed=s) for s in (3, 3, 4))
@@ -79,7 +96,7 @@ def test_partition_repeats_under_one_seed_and_follows_it():
     assert first.hash != other.hash
 
 
-def test_minibatch_kmeans_of_a_large_source_repeats(monkeypatch):
+def test_minibatch_kmeans_of_a_large_source_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clustering, "MINIBATCH_ABOVE", 100)
     features, group = blobs([100, 80, 60, 60])
     index = make_index(per_source=300)
@@ -88,7 +105,7 @@ def test_minibatch_kmeans_of_a_large_source_repeats(monkeypatch):
     assert same_groups(first.cluster, group)
 
 
-def test_principal_components_keep_separate_groups_apart():
+def test_principal_components_keep_separate_groups_apart() -> None:
     features, group = blobs([10, 20, 12, 18])
     partition = cut(make_index(), features, num_clusters=4, pca_dim=3)
     assert same_groups(partition.cluster, group)
@@ -96,14 +113,14 @@ def test_principal_components_keep_separate_groups_apart():
         cut(make_index(), features, num_clusters=4, pca_dim=9)
 
 
-def test_clusters_left_empty_by_equal_images_are_dropped_and_noted():
+def test_clusters_left_empty_by_equal_images_are_dropped_and_noted() -> None:
     features = np.repeat(CENTRES[:3], 20, axis=0).astype(np.float32)
     partition = cut(make_index(), features, num_clusters=6)
     assert partition.sizes.tolist() == [20, 20, 20]
     assert partition.notes == ["3 of 6 clusters were empty and are left out"]
 
 
-def test_tiny_clusters_join_the_nearest_and_are_noted():
+def test_tiny_clusters_join_the_nearest_and_are_noted() -> None:
     features, _ = blobs([30, 25, 5])
     features[features[:, 2] > 0.5] += 0.4 * CENTRES[1].astype(np.float32)
     partition = cut(make_index(), features, num_clusters=3, min_size=6)
@@ -115,7 +132,7 @@ def test_tiny_clusters_join_the_nearest_and_are_noted():
     assert (merged == partition.cluster[np.argmax(features[:, 1])]).all()
 
 
-def test_merging_goes_on_until_all_are_large_enough_and_loses_no_image():
+def test_merging_goes_on_until_all_are_large_enough_and_loses_no_image() -> None:
     rng = np.random.default_rng(0)
     sizes = rng.integers(0, 12, size=20)
     target, notes = clustering.merge_small(sizes, rng.standard_normal((20, 4)), 25)
@@ -125,24 +142,24 @@ def test_merging_goes_on_until_all_are_large_enough_and_loses_no_image():
     assert len(notes) == (sizes > 0).sum() - (merged > 0).sum() + ((sizes == 0).any())
 
 
-def test_one_cluster_remains_where_all_are_tiny():
+def test_one_cluster_remains_where_all_are_tiny() -> None:
     features, _ = blobs([30, 30])
     assert cut(make_index(), features, num_clusters=4, min_size=1000).sizes.tolist() == [60]
 
 
-def test_numbers_of_equal_sizes_follow_the_first_image():
+def test_numbers_of_equal_sizes_follow_the_first_image() -> None:
     labels = np.array([5, 2, -1, 2, 5, 9])
     assert clustering.number_by_size(labels).tolist() == [0, 1, -1, 1, 0, 2]
 
 
-def test_more_clusters_than_images_is_refused():
+def test_more_clusters_than_images_is_refused() -> None:
     features, _ = blobs([10, 20, 12, 18])
     with pytest.raises(NDSError, match="cannot cut 60 images into 61 clusters: lower num_clusters"):
         cut(make_index(), features, num_clusters=61)
     assert cut(make_index(), features, num_clusters=60).sizes.tolist() == [1] * 60
 
 
-def test_unreadable_images_are_in_no_cluster():
+def test_unreadable_images_are_in_no_cluster() -> None:
     features, group = blobs([10, 20, 12, 18])
     readable = np.ones(60, bool)
     readable[[0, 7, 59]] = False
@@ -154,14 +171,14 @@ def test_unreadable_images_are_in_no_cluster():
     assert "3 unreadable images are in no cluster and are never drawn" in partition.notes
 
 
-def test_a_source_of_mostly_unreadable_images_is_refused():
+def test_a_source_of_mostly_unreadable_images_is_refused() -> None:
     features, _ = blobs([10, 20, 12, 18])
     readable = np.arange(60) >= 7
     with pytest.raises(NDSError, match=r"7 of 60 images cannot be read, more than 10%: is the image folder"):
         cut(make_index(), features, readable, num_clusters=4)
 
 
-def test_features_that_do_not_fit_are_refused():
+def test_features_that_do_not_fit_are_refused() -> None:
     features, _ = blobs([10, 20, 12, 18])
     with pytest.raises(NDSError, match=r"expected features of shape \(60, D\).*got \(59, 8\)"):
         cut(make_index(), features[:59], num_clusters=4)
@@ -170,7 +187,7 @@ def test_features_that_do_not_fit_are_refused():
         cut(make_index(), features, num_clusters=4)
 
 
-def test_superclass_keeps_each_class_in_one_cluster_and_names_it():
+def test_superclass_keeps_each_class_in_one_cluster_and_names_it() -> None:
     features, group = blobs([10, 20, 12, 18])
     classes = ("car", "bus", "dress", "shirt", "unused")
     features[np.isin(group, [0, 1])] += 2 * CENTRES[0].astype(np.float32)
@@ -187,7 +204,7 @@ def test_superclass_keeps_each_class_in_one_cluster_and_names_it():
     ]
 
 
-def test_superclass_gives_images_without_label_to_the_nearest():
+def test_superclass_gives_images_without_label_to_the_nearest() -> None:
     features, group = blobs([10, 20, 12, 18])
     labels = group.copy()
     labels[::5] = -1
@@ -197,7 +214,7 @@ def test_superclass_gives_images_without_label_to_the_nearest():
     assert "12 images without a label went to the nearest superclass by their features" in partition.notes
 
 
-def test_more_superclasses_than_classes_is_refused():
+def test_more_superclasses_than_classes_is_refused() -> None:
     features, group = blobs([10, 20, 12, 18])
     index = make_index(labels=group, classes=("a", "b", "c", "d", "unused"))
     with pytest.raises(NDSError, match=r"cannot cut 4 classes .* into 5 superclasses: lower num_clusters"):
@@ -219,12 +236,12 @@ def test_more_superclasses_than_classes_is_refused():
         ({"pca_dim": 1.5}, "pca_dim must be a whole number of at least 0, got 1.5"),
     ],
 )
-def test_a_bad_config_is_refused(config, message):
+def test_a_bad_config_is_refused(config: dict[str, Any], message: str) -> None:
     with pytest.raises(NDSError, match=message):
         PartitionConfig(**config)
 
 
-def test_partition_survives_saving(tmp_path):
+def test_partition_survives_saving(tmp_path: Path) -> None:
     features, _ = blobs([10, 20, 12, 18])
     readable = np.arange(60) != 5
     index = make_index(("a", "b"), 30)
@@ -239,7 +256,7 @@ def test_partition_survives_saving(tmp_path):
     loaded.check_matches(index)
 
 
-def test_a_cut_short_or_changed_file_is_refused(tmp_path):
+def test_a_cut_short_or_changed_file_is_refused(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     from nds_plugin.artifacts import read_table, write_table
@@ -260,7 +277,7 @@ def test_a_cut_short_or_changed_file_is_refused(tmp_path):
         Partition.load(path)
 
 
-def test_joined_sources_may_share_ids():
+def test_joined_sources_may_share_ids() -> None:
     features, _ = blobs([10, 20, 12, 18])
     index = make_index(("a", "b", "c"), 20)
     partition = cut(index, features, num_clusters=4)
@@ -279,7 +296,7 @@ def test_joined_sources_may_share_ids():
     assert len(text.splitlines()) == 6
 
 
-def test_a_partition_of_another_index_is_refused():
+def test_a_partition_of_another_index_is_refused() -> None:
     features, _ = blobs([10, 20, 12, 18])
     partition = cut(make_index(("a", "b"), 30), features, num_clusters=4)
     with pytest.raises(NDSError, match=r"30 of its 60 images are not in the index, first \('b', '0'\)"):
@@ -293,7 +310,7 @@ def test_a_partition_of_another_index_is_refused():
     partition.check_matches(make_index(("a", "b"), 30))
 
 
-def test_filtering_images_is_noticed_although_positions_still_exist():
+def test_filtering_images_is_noticed_although_positions_still_exist() -> None:
     features, _ = blobs([10, 20, 12, 18])
     index = make_index()
     partition = cut(index, features, num_clusters=4)
@@ -303,13 +320,13 @@ def test_filtering_images_is_noticed_although_positions_still_exist():
 
 
 @pytest.mark.parametrize("cluster", [[0, 2, 2], [-1, -1, -1], [0, -2, 1]])
-def test_numbering_with_a_hole_is_refused(cluster):
+def test_numbering_with_a_hole_is_refused(cluster: list[int]) -> None:
     identities = make_index(per_source=3).table
     with pytest.raises(NDSError, match="clusters must be numbered 0 to K-1 without a hole"):
         Partition(np.array(cluster), identities, "hash", method="kmeans", seed=0)
 
 
-def test_asking_for_a_cluster_that_is_not_there_is_refused():
+def test_asking_for_a_cluster_that_is_not_there_is_refused() -> None:
     partition = Partition(np.array([0, 1, 1]), make_index(per_source=3).table, "h", method="kmeans", seed=0)
     with pytest.raises(NDSError, match="no cluster 2: the partition has clusters 0 to 1"):
         partition.members(2)
@@ -317,7 +334,7 @@ def test_asking_for_a_cluster_that_is_not_there_is_refused():
         Partition(np.array([0, 1]), make_index(per_source=3).table, "h", method="kmeans", seed=0)
 
 
-def test_a_partition_is_read_without_torch_and_sklearn(tmp_path):
+def test_a_partition_is_read_without_torch_and_sklearn(tmp_path: Path) -> None:
     features, _ = blobs([10, 20, 12, 18])
     index = make_index()
     cut(index, features, num_clusters=4).save(tmp_path / "partition.parquet", "key")
@@ -340,7 +357,7 @@ assert [row.images for row in rows] == [20, 18, 12, 10], rows
     assert done.returncode == 0, done.stderr
 
 
-def test_the_number_of_threads_does_not_matter():
+def test_the_number_of_threads_does_not_matter() -> None:
     """The same clusters with one OpenMP thread and with several."""
     code = """
 import numpy as np

@@ -165,6 +165,31 @@ def test_class_agnostic_layers_are_copied_whole():
             assert torch.equal(state[name], source[name])
 
 
+def test_layers_of_a_single_class_are_taken_as_that_classs_own():
+    source = dict(model_of(1, 1).state_dict())
+    state, report = transfer_state(source, dict(model_of(3, 2).state_dict()), ["person"], TARGET)
+    assert torch.equal(state[f"{DELTA}.weight"][8:12], source[f"{DELTA}.weight"])
+    assert torch.equal(state[f"{MASK}.weight"][2:3], source[f"{MASK}.weight"])
+    assert not report.dropped
+    other = dict(model_of(1, 2).state_dict())
+    state, report = transfer_state(source, other, ["person"], ["lamp"])
+    for name in (f"{DELTA}.weight", f"{MASK}.weight"):
+        assert name in report.mapped
+        assert torch.equal(state[name], other[name])
+
+
+def test_cascade_boxes_are_class_agnostic_for_a_single_class_too():
+    changes = {
+        "MODEL__ROI_HEADS__NAME": "CascadeROIHeads",
+        "MODEL__ROI_BOX_HEAD__CLS_AGNOSTIC_BBOX_REG": True,
+    }
+    source, target = (dict(model_of(1, seed, **changes).state_dict()) for seed in (1, 2))
+    state, report = transfer_state(source, target, ["person"], ["lamp"])
+    name = "roi_heads.box_predictor.1.bbox_pred.weight"
+    assert name in report.kept
+    assert torch.equal(state[name], source[name])
+
+
 def test_rows_per_class_and_class_agnostic_do_not_mix_and_this_is_reported(source):
     target = dict(model_of(3, 2, MODEL__ROI_BOX_HEAD__CLS_AGNOSTIC_BBOX_REG=True).state_dict())
     state, report = transfer_state(source, target, SOURCE, TARGET)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +126,22 @@ def load_config(name: str, overrides: list[str] | None = None) -> CN:
         cfg.merge_from_file(path)
     except (KeyError, ValueError, AssertionError) as error:
         raise NDSError(f"config {path}: {_one_line(error)}") from None
+    _decode(cfg.NDS.PRETRAIN)
     try:
         cfg.merge_from_list(overrides or [])
     except (KeyError, ValueError, AssertionError) as error:
         raise NDSError(f"command line KEY VALUE overrides {overrides}: {_one_line(error)}") from None
     return cfg
+
+
+def _decode(node: CN) -> None:
+    """Turn text such as ``(60000,)`` into its value, as yacs does for the keys that it knows."""
+    for key, value in node.items():
+        if isinstance(value, CN):
+            _decode(value)
+        elif isinstance(value, str):
+            with contextlib.suppress(ValueError, SyntaxError):
+                node[key] = ast.literal_eval(value)
 
 
 def _one_line(error: Exception) -> str:

@@ -58,7 +58,12 @@ def build_evaluator(
     options: dict[str, Any] = {"tasks": tasks, "output_dir": folder, "use_fast_impl": False}
     if "allow_cached_coco" in inspect.signature(COCOEvaluator.__init__).parameters:
         options["allow_cached_coco"] = False  # another subset may have been converted there
-    return COCOEvaluator(dataset_name, **options)
+    metadata = MetadataCatalog.get(dataset_name)
+    had_file = hasattr(metadata, "json_file")
+    evaluator = COCOEvaluator(dataset_name, **options)
+    if not had_file:  # its own conversion: the next evaluator may write into another folder
+        metadata.__dict__.pop("json_file", None)
+    return evaluator
 
 
 def summarise(results: Mapping[str, Any], classes: Sequence[str] = ()) -> dict[str, Any]:

@@ -114,8 +114,8 @@ class Rescore(HookBase):
     """Score the experts again after given iterations and go on with the new weights.
 
     All ranks change their stream at the same position; the changes are part of the checkpoint,
-    so that a resumed run draws what the unbroken one would have drawn. Comes before the
-    checkpointer in the list of hooks.
+    so that a resumed run draws what the unbroken one would have drawn. Comes after DrawMonitor
+    and before the checkpointer in the list of hooks.
 
     Args:
         iterations: numbers of finished iterations after which to score.

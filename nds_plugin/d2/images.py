@@ -7,7 +7,7 @@ import copy
 import logging
 import random
 from collections.abc import Callable, Iterator
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ _AUGMENTATION = 6  # purpose, see counter_rng.stream_key
 _ATTEMPTS = 50
 
 
-class MappedImages(Dataset):
+class MappedImages(Dataset[dict[str, Any]]):
     """Dataset dicts behind a mapper, addressed by ``(position in the stream, index)``.
 
     Augmentation is seeded by the position, so that an image looks the same on any number of
@@ -47,7 +47,7 @@ class MappedImages(Dataset):
     def __init__(
         self,
         dicts: list[dict[str, Any]],
-        mapper: Callable[[dict[str, Any]], Optional[dict[str, Any]]],
+        mapper: Callable[[dict[str, Any]], dict[str, Any] | None],
         cluster: npt.NDArray[np.integer],
         seed: int,
         max_unreadable: float = 0.01,
@@ -81,7 +81,7 @@ class MappedImages(Dataset):
             f"last {self._records[current].get('file_name')}: check the image files of the source."
         )
 
-    def _map(self, position: int, index: int) -> Optional[dict[str, Any]]:
+    def _map(self, position: int, index: int) -> dict[str, Any] | None:
         record = copy.deepcopy(self._records[index])
         try:
             with augmentation_seed(self._seed, position):

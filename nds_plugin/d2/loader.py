@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Optional, Union
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from detectron2.config import CfgNode as CN
 from detectron2.config import configurable
-from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data import MetadataCatalog, build_detection_train_loader, get_detection_dataset_dicts
 from detectron2.data.common import ToIterableDataset
 from detectron2.utils import comm
 from fvcore.common.registry import Registry
@@ -43,7 +44,7 @@ Weights = npt.NDArray[np.float64]
 
 @TRAIN_SAMPLERS.register()
 def NDSTrainingSampler(  # noqa: N802  (the name that a config gives)
-    selection: Optional[Selection], cluster: npt.NDArray[np.int32], seed: int
+    selection: Selection | None, cluster: npt.NDArray[np.int32], seed: int
 ) -> IndexStream:
     """The images of a selection: drawn by p (mode stream) or in shuffled epochs (mode subset)."""
     if selection is None:
@@ -53,7 +54,7 @@ def NDSTrainingSampler(  # noqa: N802  (the name that a config gives)
 
 @TRAIN_SAMPLERS.register()
 def SeekableTrainingSampler(  # noqa: N802
-    selection: Optional[Selection], cluster: npt.NDArray[np.int32], seed: int
+    selection: Selection | None, cluster: npt.NDArray[np.int32], seed: int
 ) -> IndexStream:
     """Every image once an epoch, as TrainingSampler, but a resumed run goes on where it was."""
     del selection
@@ -63,7 +64,9 @@ def SeekableTrainingSampler(  # noqa: N802
 class ObservedLoader:
     """A loader that keeps the last batch it gave, so that hooks can look at what was trained on."""
 
-    def __init__(self, loader: Any, dataset: MappedImages, stream: IndexStream, total_batch_size: int) -> None:
+    def __init__(
+        self, loader: Any, dataset: MappedImages, stream: IndexStream, total_batch_size: int
+    ) -> None:
         self.loader = loader
         self.dataset = dataset
         self.stream = stream
@@ -71,13 +74,16 @@ class ObservedLoader:
         self.last_batch: list[dict[str, Any]] = []
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        for batch in self.loader:
+        # Starting a loader draws from torch's global generator; a resumed run starts one more.
+        with torch.random.fork_rng(devices=[]):
+            batches = iter(self.loader)
+        for batch in batches:
             self.last_batch = batch
             yield batch
 
 
 def _from_config(
-    cfg: CN, *, mapper: Optional[Callable[..., Any]] = None, start_iter: int = 0, updates: Any = ()
+    cfg: CN, *, mapper: Callable[..., Any] | None = None, start_iter: int = 0, updates: Any = ()
 ) -> dict[str, Any]:
     return {
         "dataset": tuple(cfg.DATASETS.TRAIN),
@@ -97,11 +103,11 @@ def _from_config(
 
 @configurable(from_config=_from_config)
 def _build(
-    dataset: Union[str, Sequence[str]],
+    dataset: str | Sequence[str],
     *,
     mapper: Callable[..., Any],
     total_batch_size: int,
-    selection: Union[str, Selection, None] = None,
+    selection: str | Selection | None = None,
     sampler: str = "NDSTrainingSampler",
     aspect_ratio_grouping: bool = True,
     num_workers: int = 0,
@@ -201,6 +207,13 @@ def load_dicts(names: Sequence[str], filter_empty: bool) -> tuple[list[dict[str,
         part = get_detection_dataset_dicts([name], filter_empty=filter_empty)
         dicts += part
         sources += [d.get("nds_source", name) for d in part]
+    classes = {name: MetadataCatalog.get(name).get("thing_classes") for name in names}
+    for name in names[1:]:
+        if classes[name] != classes[names[0]]:
+            raise NDSError(
+                f"the datasets {names[0]!r} and {name!r} have different classes: join them by a selection "
+                "(tools/draw_subset.py), whose dataset unites the classes by name."
+            )
     return dicts, sources
 
 

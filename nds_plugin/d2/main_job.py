@@ -17,8 +17,8 @@ from nds_plugin.artifacts import content_hash, is_valid, read_json
 from nds_plugin.d2 import training
 from nds_plugin.d2.evaluation import KIND as RESULTS_KIND
 from nds_plugin.d2.evaluation import summarise, write_results
-from nds_plugin.d2.hooks import Rescore
 from nds_plugin.d2.fingerprints import dataset_fingerprint
+from nds_plugin.d2.hooks import Rescore
 from nds_plugin.d2.registration import check_registered, dataset_classes
 from nds_plugin.d2.selecting import Selected, SelectionSteps
 from nds_plugin.errors import NDSError, unknown_name
@@ -59,9 +59,13 @@ def check_config(cfg: CN) -> None:
         raise NDSError("DATASETS.TRAIN and DATASETS.TEST must name the target's training and test datasets.")
     check_registered([*nds.SOURCE.DATASETS, *nds.TARGET.DATASETS, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise NDSError("MODEL.DEVICE is cuda, but torch sees no GPU here: add MODEL.DEVICE cpu to run on the CPU.")
+        raise NDSError(
+            "MODEL.DEVICE is cuda, but torch sees no GPU here: add MODEL.DEVICE cpu to run on the CPU."
+        )
     if nds.RESCORE.ITERS and (nds.SELECTOR != "nds" or nds.MODE != "stream"):
-        raise NDSError("NDS.RESCORE.ITERS needs NDS.SELECTOR nds and NDS.MODE stream: a subset is drawn already.")
+        raise NDSError(
+            "NDS.RESCORE.ITERS needs NDS.SELECTOR nds and NDS.MODE stream: a subset is drawn already."
+        )
     if cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size():
         raise NDSError(
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} must be a multiple of the "
@@ -94,9 +98,7 @@ def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
     finetune_cfg = training.finetune_config(cfg)
     data = training.target_fingerprint(cfg)
     if selected:
-        start = training.transfer_into(
-            finetune_cfg, pretrained, dataset_classes(cfg.DATASETS.TRAIN[0])
-        )
+        start = training.transfer_into(finetune_cfg, pretrained, dataset_classes(cfg.DATASETS.TRAIN[0]))
         inputs = [pretrain_key, *data]
     else:
         start = None
@@ -146,9 +148,7 @@ def _results(
         "transfer": training.transfer_report(finetune_cfg) if selected else None,
         "other_tests": {name: summarise(results[name], dataset_classes(name)) for name in others},
     }
-    write_results(
-        path, results[first], cfg, cfg.NDS.SEED, timed.seconds, dataset_classes(first), key, extra
-    )
+    write_results(path, results[first], cfg, cfg.NDS.SEED, timed.seconds, dataset_classes(first), key, extra)
     return read_json(path, RESULTS_KIND)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -103,7 +102,6 @@ class NDSDatasetMapper(DatasetMapper):
         return utils.annotations_to_instances(transformed, image_shape, mask_format=self.instance_mask_format)
 
     def _prepared(self, annotation: dict[str, Any]) -> dict[str, Any]:
-        annotation = copy.copy(annotation)
         if not self.use_keypoint:
             annotation.pop("keypoints", None)
         segmentation = annotation.get("segmentation")

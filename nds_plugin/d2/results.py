@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional
+from typing import Any
 
 from tabulate import tabulate
 
 METRICS = {"AP_bb": "box AP", "AP50_bb": "box AP50", "AP": "mask AP", "AP50": "mask AP50"}
 
 
-def results_table(rows: Mapping[str, Mapping[str, Any]], categories: Optional[Sequence[str]] = None) -> str:
+def results_table(rows: Mapping[str, Mapping[str, Any]], categories: Sequence[str] | None = None) -> str:
     """Runs or datasets by name against box AP, AP50, mask AP, AP50 and the AP of each category.
 
     Per category it is mask AP, or box AP where no masks were evaluated.

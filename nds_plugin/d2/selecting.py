@@ -124,7 +124,9 @@ class SelectionSteps:
     def _index(self) -> SourceIndex:
         names = list(self.nds.SOURCE.DATASETS)
         if not names:
-            raise NDSError("NDS.SOURCE.DATASETS is empty: name at least one registered dataset to select from.")
+            raise NDSError(
+                "NDS.SOURCE.DATASETS is empty: name at least one registered dataset to select from."
+            )
         check_registered(names)
         indexes = [index_dataset(name) for name in names]
         key = content_hash([INDEX_KIND, [index.hash for index in indexes]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,8 @@ class NDSTrainer(DefaultTrainer):
         self.checkpointer = AtomicCheckpointer(
             model, cfg.OUTPUT_DIR, extra=_checkpoint_extra(cfg), trainer=weakref.proxy(self)
         )
-        self.register_hooks([*extra_hooks, *self.build_hooks()])
+        self._extra_hooks = list(extra_hooks)
+        self.register_hooks(self.build_hooks())
 
     @property
     def observed_loader(self) -> ObservedLoader:
@@ -83,21 +84,23 @@ class NDSTrainer(DefaultTrainer):
         return torch.optim.AdamW(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
 
     @classmethod
-    def build_evaluator(cls, cfg: CN, dataset_name: str, output_folder: Optional[str] = None) -> Any:
+    def build_evaluator(cls, cfg: CN, dataset_name: str, output_folder: str | None = None) -> Any:
         """See :func:`nds_plugin.d2.evaluation.build_evaluator`."""
         return build_evaluator(cfg, dataset_name, output_folder)
 
     def build_hooks(self) -> list[Any]:
-        """Detectron2's hooks, with ours before the checkpointer."""
+        """Ours, then those given, then Detectron2's: the checkpointer saves what the others changed."""
         ours: list[Any] = []
         if self.cfg.NDS.SEED >= 0:
             ours.append(IterationSeed(self.cfg.NDS.SEED))
         if self.cfg.NDS.SELECTION and isinstance(self._trainer.data_loader, ObservedLoader):
-            ours.append(DrawMonitor(expected_shares(Selection.load(self.cfg.NDS.SELECTION), self.observed_loader)))
+            ours.append(
+                DrawMonitor(expected_shares(Selection.load(self.cfg.NDS.SELECTION), self.observed_loader))
+            )
         stock = super().build_hooks()
         if not self.cfg.TEST.EVAL_PERIOD:  # the evaluation is a step of its own, after training
             stock = [hook for hook in stock if not isinstance(hook, hooks.EvalHook)]
-        return [*ours, *stock]
+        return [*ours, *self._extra_hooks, *stock]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """As DefaultTrainer's, and the loader goes on where the checkpoint was made."""

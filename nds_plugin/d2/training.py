@@ -70,7 +70,9 @@ def finetune_config(cfg: CN) -> CN:
         result.DATASETS.TRAIN = tuple(target_subset(name, count, cfg.NDS.SEED) for name in cfg.DATASETS.TRAIN)
     classes = [dataset_classes(name) for name in cfg.DATASETS.TRAIN]
     if any(c != classes[0] for c in classes):
-        raise NDSError(f"the target's datasets {list(cfg.DATASETS.TRAIN)} have different classes: join them first.")
+        raise NDSError(
+            f"the target's datasets {list(cfg.DATASETS.TRAIN)} have different classes: join them first."
+        )
     result.MODEL.ROI_HEADS.NUM_CLASSES = len(classes[0])
     if cfg.DATALOADER.SAMPLER_TRAIN in ("TrainingSampler", "NDSTrainingSampler"):
         result.DATALOADER.SAMPLER_TRAIN = "SeekableTrainingSampler"
@@ -158,7 +160,9 @@ def _can_go_on(folder: Path, key: str, resume: bool) -> bool:
         logger.info("%s was interrupted: going on from its last checkpoint.", folder)
         return True
     if resume:
-        logger.warning("%s was started with another config or other inputs; --resume goes on all the same.", folder)
+        logger.warning(
+            "%s was started with another config or other inputs; --resume goes on all the same.", folder
+        )
         return True
     logger.info("%s was started with another config or other inputs: training starts anew.", folder)
     return False

@@ -13,7 +13,7 @@ from typing import Any, Optional
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
 Colour = tuple[float, float, float]
 Points = npt.NDArray[np.float64]
@@ -144,7 +144,7 @@ class Canvas:
             return
         share = np.linspace(0, 1, last - first)[:, None, None]
         column = np.array(top) * (1 - share) + np.array(bottom) * share
-        band = Image.fromarray(np.clip(column, 0, 255).astype(np.uint8), "RGB")
+        band = Image.fromarray(np.clip(column, 0, 255).astype(np.uint8))
         self._image.paste(
             band.resize((self._image.width, last - first), Image.Resampling.NEAREST), (0, first)
         )
@@ -155,11 +155,6 @@ class Canvas:
         spot = _SPOT.resize((size, size), Image.Resampling.BILINEAR).point(lambda v: int(v * alpha))
         corner = (int((x - radius) * SUPERSAMPLING), int((y - radius) * SUPERSAMPLING))
         self._image.paste(_rgb(colour), corner, spot)
-
-    def blur(self, radius: float) -> None:
-        """Soften everything painted so far (a far background)."""
-        self._image = self._image.filter(ImageFilter.BoxBlur(radius * SUPERSAMPLING))
-        self._draw = ImageDraw.Draw(self._image)
 
     def place(
         self,

@@ -40,11 +40,13 @@ _CATTLE = ("cow", "sheep", "horse", "tree", "person")
 DOMAINS: dict[str, Domain] = {
     domain.name: domain
     for domain in (
-        Domain("street", "source", _TRAFFIC, "a road into the depth, by day", sample_scenes.street),
+        Domain("street", "source", _TRAFFIC, "a road into the depth, by day or night", sample_scenes.street),
         Domain(
             "room", "source", ("person", "chair", "table", "lamp"), "a furnished room", sample_scenes.room
         ),
-        Domain("meadow", "source", _CATTLE, "animals on a summer meadow", sample_landscapes.meadow),
+        Domain(
+            "meadow", "source", _CATTLE, "animals on a meadow, in summer or snow", sample_landscapes.meadow
+        ),
         Domain(
             "harbour", "source", ("boat", "bird", "person"), "boats off a pier", sample_landscapes.harbour
         ),
@@ -58,8 +60,8 @@ DOMAINS: dict[str, Domain] = {
         Domain(
             "shelf", "source", ("bottle", "cup", "vase", "book"), "things on a shelf", sample_landscapes.shelf
         ),
-        Domain("city", "client", _TRAFFIC, "a road across, on a wet evening", sample_scenes.city),
-        Domain("farm", "client", _CATTLE, "animals on misty autumn fields", sample_landscapes.farm),
+        Domain("city", "client", _TRAFFIC, "a road across, in the rain, mostly by night", sample_scenes.city),
+        Domain("farm", "client", _CATTLE, "animals on misty fields, mostly in snow", sample_landscapes.farm),
     )
 }
 CATEGORY_IDS: dict[str, int] = {

@@ -7,6 +7,7 @@ import numpy as np
 from nds_plugin.datasets import sample_nature as nature
 from nds_plugin.datasets import sample_sprites as sprites
 from nds_plugin.datasets import sample_things as things
+from nds_plugin.datasets.sample_backdrop import clouds, ridge, spread, tufts
 from nds_plugin.datasets.sample_canvas import (
     Canvas,
     Colour,
@@ -18,36 +19,50 @@ from nds_plugin.datasets.sample_canvas import (
     polygon,
     rectangle,
 )
-from nds_plugin.datasets.sample_scenes import clouds, ridge, spread, tufts
 
 
 def meadow(canvas: Canvas, focus: str) -> None:
-    """A green meadow before hills, in summer."""
+    """A meadow before hills, in summer or under snow."""
     rng, height = canvas.rng, canvas.height
     horizon = height * rng.uniform(0.34, 0.5)
     sky = pick(rng, [(120, 184, 232), (96, 164, 220), (160, 206, 232), (186, 198, 210)])
     grass = pick(rng, [(108, 168, 74), (132, 178, 80), (86, 152, 84), (150, 160, 84)])
-    canvas.fog = ((196, 222, 226), 0.4)
-    canvas.gradient(0, horizon + 2, sky, light(sky, 0.65))
-    clouds(canvas, horizon, (255, 255, 255), int(rng.integers(2, 6)))
+    winter = bool(rng.random() < 0.45)
+    if winter:  # the ground is lighter than the sky: "light is up" is no rule that fits all domains
+        sky, grass = (
+            pick(rng, [(96, 116, 148), (112, 122, 144)]),
+            pick(rng, [(222, 228, 236), (232, 232, 236)]),
+        )
+    canvas.fog = ((150, 162, 182) if winter else (196, 222, 226), 0.4)
+    canvas.gradient(0, horizon + 2, sky, light(sky, 0.2 if winter else 0.65))
+    clouds(canvas, horizon, light(sky, 0.2) if winter else (255, 255, 255), int(rng.integers(2, 6)))
     ridge(canvas, horizon, rng.uniform(14, 30), mix(grass, (150, 190, 210), 0.65))
     ridge(canvas, horizon + 2, rng.uniform(6, 14), mix(grass, (150, 190, 190), 0.35))
     canvas.gradient(horizon, height, light(grass, 0.22), dark(grass, 0.12))
     tufts(canvas, horizon, [light(grass, 0.2), dark(grass, 0.15), dark(grass, 0.05)], 90, 2.0)
-    tufts(canvas, horizon + 20, [(250, 230, 90), (250, 250, 244), (232, 110, 130)], 24, 0.5)
+    flowers: list[Colour] = [(250, 230, 90), (250, 250, 244), (232, 110, 130)]
+    tufts(canvas, horizon + 20, [(120, 116, 100)] if winter else flowers, 24, 0.5)
     _fence(canvas, horizon + rng.uniform(6, 14), (176, 146, 112))
-    _animals(canvas, focus, horizon, nature.LEAVES, 0.06)
+    _animals(canvas, focus, horizon, nature.SNOWY if winter else nature.LEAVES, 0.06)
 
 
 def farm(canvas: Canvas, focus: str) -> None:
-    """Misty autumn fields with a barn and a low sun."""
+    """Misty fields with a barn and a low sun, in autumn or, most often, under snow."""
     rng, width, height = canvas.rng, canvas.width, canvas.height
     horizon = height * rng.uniform(0.38, 0.52)
-    sky = pick(rng, [(176, 198, 216), (196, 204, 210), (214, 200, 188)])
-    field = pick(rng, [(150, 156, 78), (172, 154, 80), (128, 142, 82)])
-    canvas.fog, canvas.gain = ((220, 214, 200), 0.55), (1.02, 0.98, 0.92)
-    canvas.gradient(0, horizon + 2, mix(sky, (140, 160, 190), 0.4), light(sky, 0.4))
-    canvas.glow(rng.uniform(0, width), horizon * 0.7, 46, (255, 240, 200), 0.8)
+    sky = pick(rng, [(150, 188, 216), (172, 198, 216), (190, 200, 208)])
+    field = pick(rng, [(122, 152, 80), (148, 156, 78), (112, 138, 84)])
+    winter = bool(rng.random() < 0.7)
+    if winter:
+        sky, field = (
+            pick(rng, [(92, 104, 136), (116, 110, 134)]),
+            pick(rng, [(214, 216, 222), (222, 218, 216)]),
+        )
+    canvas.fog, canvas.gain = ((158, 162, 176) if winter else (214, 216, 208), 0.5), (1.0, 0.98, 0.94)
+    canvas.gradient(
+        0, horizon + 2, mix(sky, (140, 160, 190), 0.0 if winter else 0.4), light(sky, 0.15 if winter else 0.4)
+    )
+    canvas.glow(rng.uniform(0, width), horizon * 0.7, 46, (255, 240, 200), 0.3 if winter else 0.8)
     ridge(canvas, horizon, rng.uniform(10, 22), mix(field, canvas.fog[0], 0.6), 0.9)
     x, wide = rng.uniform(0.1, 0.8) * width, rng.uniform(24, 40)
     barn = mix(pick(rng, [(150, 60, 48), (120, 100, 84)]), canvas.fog[0], 0.25)
@@ -64,10 +79,10 @@ def farm(canvas: Canvas, focus: str) -> None:
     for row in np.linspace(-3, 4, 26):  # furrows run to the horizon
         foot = width * row
         line = polygon((width * (0.5 + (row - 0.5) * 0.15), horizon), (foot, height), (foot + 5, height))
-        canvas.paint(line, dark(field, 0.22), 0.35)
+        canvas.paint(line, dark(field, 0.22), 0.2)
     _fence(canvas, horizon + rng.uniform(6, 14), (140, 112, 88))
     tufts(canvas, horizon, [*nature.AUTUMN, dark(field, 0.2)], 60, 1.3)
-    _animals(canvas, focus, horizon, nature.AUTUMN, 0.06)
+    _animals(canvas, focus, horizon, nature.SNOWY if winter else nature.AUTUMN, 0.06)
 
 
 def _fence(canvas: Canvas, y: float, wood: Colour) -> None:

@@ -20,6 +20,7 @@ from nds_plugin.datasets.sample_canvas import (
 from nds_plugin.datasets.sample_sprites import BLACK, CLOTHES
 
 LEAVES: list[Colour] = [(84, 140, 72), (58, 116, 74), (122, 158, 70), (70, 128, 92)]
+SNOWY: list[Colour] = [(150, 168, 166), (112, 140, 138), (186, 196, 202)]
 AUTUMN: list[Colour] = [(208, 126, 48), (188, 84, 46), (222, 168, 66), (150, 116, 58)]
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from nds_plugin.datasets import sample_nature as nature
 from nds_plugin.datasets import sample_sprites as sprites
 from nds_plugin.datasets import sample_things as things
+from nds_plugin.datasets.sample_backdrop import clouds, spread
 from nds_plugin.datasets.sample_canvas import (
     Canvas,
     Colour,
-    Sprite,
     dark,
     ellipse,
     light,
@@ -24,86 +24,29 @@ from nds_plugin.datasets.sample_canvas import (
     pick,
     polygon,
     rectangle,
-    sprite_points,
 )
 
-_Choice = Callable[[str], Sprite]
 _Projection = Callable[[float, float, float], tuple[float, float]]
 
 
-def clouds(canvas: Canvas, horizon: float, colour: Colour, count: int) -> None:
-    rng = canvas.rng
-    for _ in range(count):
-        x, y, r = rng.uniform(0, canvas.width), rng.uniform(0.08, 0.62) * horizon, rng.uniform(5, 12)
-        for _ in range(5):
-            bump = ellipse(x + rng.uniform(-2, 2) * r, y + rng.uniform(-0.25, 0.25) * r, r, r * 0.42)
-            canvas.paint(bump, colour, 0.55)
-
-
-def ridge(canvas: Canvas, base: float, height: float, colour: Colour, rough: float = 0.35) -> None:
-    """A range of hills across the picture; ``rough``: 0 soft, 1 jagged."""
-    x = np.linspace(0, canvas.width, 49)
-    wave = sum(
-        np.sin(x / canvas.width * np.pi * f + canvas.rng.uniform(0, 6)) * (1 / f if f < 5 else rough / f)
-        for f in (1.5, 3, 7, 13)
-    )
-    y = base - height * (0.5 + 0.45 * np.asarray(wave))
-    canvas.paint(np.concatenate([np.stack([x, y], 1), [(canvas.width, base + 30), (0, base + 30)]]), colour)
-
-
-def tufts(canvas: Canvas, horizon: float, colours: list[Colour], count: int, long: float) -> None:
-    """Strokes of grass, sand or pebbles that grow towards the viewer."""
-    rng = canvas.rng
-    for _ in range(count):
-        near = rng.random() ** 0.7
-        x, y = rng.uniform(0, canvas.width), horizon + 2 + near * (canvas.height - horizon)
-        r = 0.4 + 2.2 * near
-        canvas.paint(ellipse(x, y, r * long, r * 0.5), pick(rng, colours), 0.5)
-
-
-def spread(
-    canvas: Canvas, focus: str, others: list[str], count: int, horizon: float, camera: float, make: _Choice,
-    nearest: float = 0.96, farthest: float = 0.2, shadow: float = 0.3,
-) -> None:  # fmt: skip
-    """Stand the focus and ``count`` others on a plane seen from ``camera`` metres above it.
-
-    Each takes, of five random places, the one where it overlaps least with those before it.
-    """
-    rng = canvas.rng
-    taken: list[tuple[float, float]] = []
-    depth = canvas.height - horizon
-    for number in range(count + 1):
-        category = focus if number == 0 else others[int(rng.integers(len(others)))]
-        sprite = make(category)
-        half = float(np.abs(sprite_points(sprite)[:, 0]).max())
-        near = rng.uniform(0.5, 0.85) if number == 0 else rng.uniform(farthest**0.7, nearest) ** (1 / 0.7)
-        near = min(
-            near, max(0.45 * canvas.width * camera / (half * depth), farthest)
-        )  # fits into the picture
-        reach = near * depth / camera * half
-        low, high = (0.2, 0.8) if number == 0 else (0.02, 0.98)
-        x = min(
-            (float(value) for value in rng.uniform(low, high, 5) * canvas.width),
-            key=lambda x: sum(max(0.0, reach + r - abs(x - c)) for c, r in taken),
-        )
-        taken.append((x, reach))
-        canvas.place(
-            category, sprite, x, horizon + near * depth, near * depth / camera,
-            flip=bool(rng.random() < 0.5), tilt=float(rng.normal(0, 0.02)), distance=1 - near, shadow=shadow,
-        )  # fmt: skip
-
-
 def street(canvas: Canvas, focus: str) -> None:
-    """A road into the depth between two rows of houses, by day."""
+    """A road into the depth between two rows of houses, by day or by night."""
     rng, width, height = canvas.rng, canvas.width, canvas.height
     horizon, camera = height * rng.uniform(0.36, 0.46), rng.uniform(2.0, 2.7)
     middle, zoom = width * rng.uniform(0.38, 0.62), height * 0.75
     sky = pick(rng, [(112, 172, 222), (140, 190, 226), (164, 196, 216), (168, 174, 190), (196, 160, 150)])
-    canvas.fog = ((206, 220, 230), 0.55)
-    canvas.gradient(0, horizon + 2, sky, light(sky, 0.6))
-    clouds(canvas, horizon, (250, 250, 250), int(rng.integers(1, 5)))
-    road = pick(rng, [(112, 114, 122), (124, 120, 118), (98, 104, 116), (78, 82, 96)])
-    canvas.gradient(horizon, height, light(road, 0.35), road)
+    night = bool(rng.random() < 0.45)
+    if night:  # then the road is lit and the sky is dark: "light is up" is no rule that fits all domains
+        sky = pick(rng, [(24, 30, 62), (40, 36, 70), (30, 44, 72)])
+    canvas.fog = (light(sky, 0.12), 0.55) if night else ((206, 220, 230), 0.55)
+    canvas.gradient(0, horizon + 2, sky, light(sky, 0.15 if night else 0.6))
+    clouds(canvas, horizon, light(sky, 0.1) if night else (250, 250, 250), int(rng.integers(1, 5)))
+    road = (
+        pick(rng, [(150, 142, 136), (158, 154, 146)])
+        if night
+        else pick(rng, [(112, 114, 122), (124, 120, 118), (98, 104, 116), (78, 82, 96)])
+    )
+    canvas.gradient(horizon, height, dark(road, 0.35) if night else light(road, 0.35), road)
 
     def at(x: float, up: float, z: float) -> tuple[float, float]:
         return middle + zoom * x / z, horizon + zoom * (camera - up) / z
@@ -119,13 +62,13 @@ def street(canvas: Canvas, focus: str) -> None:
         )
         far = 90.0
         for near in (58, 40, 28, 20, 14, 9.5, 6, 2.5):
-            _house(canvas, at, wall, near, far)
+            _house(canvas, at, wall, near, far, night)
             far = near
     for z in np.arange(3, 60, 4.5):
         canvas.paint(
             polygon(at(-0.1, 0, z), at(-0.1, 0, z + 2), at(0.1, 0, z + 2), at(0.1, 0, z)), (236, 232, 214)
         )
-    make = {"car": lambda: sprites.car(rng, 0.55), "bus": lambda: sprites.bus(rng, 0.8),
+    make = {"car": lambda: sprites.car(rng, 0.55, night), "bus": lambda: sprites.bus(rng, 0.8, night),
             "person": lambda: sprites.person(rng), "bicycle": lambda: sprites.bicycle(rng)}  # fmt: skip
     others = ["car", "car", "person", "person", "bicycle", "bus"]
     spread(
@@ -133,7 +76,7 @@ def street(canvas: Canvas, focus: str) -> None:
     )
 
 
-def _house(canvas: Canvas, at: _Projection, wall: float, near: float, far: float) -> None:
+def _house(canvas: Canvas, at: _Projection, wall: float, near: float, far: float, night: bool) -> None:
     rng = canvas.rng
     front = pick(
         rng,
@@ -141,11 +84,12 @@ def _house(canvas: Canvas, at: _Projection, wall: float, near: float, far: float
     )
     haze = min(far / 90, 1) * 0.5
     tall = rng.uniform(5.5, 11)
-    front = mix(front if wall < 0 else dark(front, 0.14), canvas.fog[0], haze)
+    front = dark(front, (0.5 if night else 0.0) + (0.0 if wall < 0 else 0.14))
+    front = mix(front, canvas.fog[0], haze)
     canvas.paint(
         polygon(at(wall, 0, near), at(wall, tall, near), at(wall, tall, far), at(wall, 0, far)), front
     )
-    roof = mix((150, 78, 64), canvas.fog[0], haze)
+    roof = mix(dark((150, 78, 64), 0.55 if night else 0.0), canvas.fog[0], haze)
     canvas.paint(
         polygon(
             at(wall, tall, near),
@@ -155,7 +99,7 @@ def _house(canvas: Canvas, at: _Projection, wall: float, near: float, far: float
         ),
         roof,
     )
-    pane = mix((92, 112, 134), front, 0.15 + haze * 0.5)
+    pane = mix((246, 206, 128) if night and rng.random() < 0.6 else (92, 112, 134), front, 0.15 + haze * 0.5)
     columns = max(int((far - near) / 2.6), 1) if far < 40 else 0
     for column in range(columns):
         z0 = near + (far - near) * (column + 0.25) / columns
@@ -168,29 +112,44 @@ def _house(canvas: Canvas, at: _Projection, wall: float, near: float, far: float
 
 
 def city(canvas: Canvas, focus: str) -> None:
-    """A road across the picture before tall fronts, on a wet evening with lit windows."""
+    """A road across the picture before tall fronts, in the rain, most often at night."""
     rng, width, height = canvas.rng, canvas.width, canvas.height
     horizon, camera = height * rng.uniform(0.34, 0.44), rng.uniform(2.4, 3.2)
-    sky = pick(rng, [(112, 130, 170), (140, 130, 164), (134, 152, 176), (160, 168, 182)])
-    glow = pick(rng, [(240, 176, 140), (214, 190, 188), (198, 204, 214)])
-    canvas.fog, canvas.gain, canvas.grain = (mix(sky, glow, 0.4), 0.45), (0.96, 0.96, 1.05), 3.5
+    night = bool(rng.random() < 0.7)
+    if night:
+        sky, glow = (
+            pick(rng, [(30, 36, 70), (46, 40, 78), (36, 50, 80)]),
+            pick(rng, [(96, 76, 104), (70, 78, 110)]),
+        )
+    else:
+        sky, glow = (
+            pick(rng, [(142, 168, 196), (162, 178, 196)]),
+            pick(rng, [(236, 214, 196), (208, 218, 228)]),
+        )
+    canvas.fog, canvas.gain, canvas.grain = (mix(sky, glow, 0.4), 0.45), (0.97, 0.98, 1.02), 3.5
     kerb = horizon + (height - horizon) * 0.22
-    canvas.gradient(0, horizon, sky, glow)
+    canvas.gradient(0, kerb, sky, glow)
     for tone, low, high in ((0.5, 0.3, 0.8), (0.12, 0.08, 0.5)):
         x = rng.uniform(-20, 0)
         while x < width:
             wide, top = rng.uniform(18, 44), horizon * (1 - rng.uniform(low, high))
             front = mix(
-                pick(rng, [(96, 98, 118), (128, 104, 108), (84, 98, 118), (140, 122, 120), (110, 92, 96)]),
+                pick(
+                    rng, [(168, 152, 140), (176, 122, 104), (140, 146, 156), (198, 178, 150), (150, 134, 130)]
+                ),
                 canvas.fog[0],
                 tone,
             )
             _tower(canvas, x, top, x + wide, kerb - 2, front)
             x += wide + rng.uniform(-3, 3 if tone > 0.2 else 14)
-    pavement = pick(rng, [(140, 138, 146), (126, 130, 142)])
+    pavement = pick(rng, [(168, 164, 162), (156, 158, 164)])
     canvas.gradient(kerb - 8, kerb, pavement, dark(pavement, 0.1))
-    road = pick(rng, [(78, 82, 98), (92, 92, 100)])
-    canvas.gradient(kerb, height, light(road, 0.1), dark(road, 0.15))
+    road = (
+        pick(rng, [(146, 140, 144), (134, 138, 150)])
+        if night
+        else pick(rng, [(88, 92, 104), (100, 100, 106)])
+    )
+    canvas.gradient(kerb, height, dark(road, 0.2) if night else light(road, 0.1), road)
     canvas.paint(rectangle(0, kerb, width, kerb + 1), light(pavement, 0.4))
     lane = kerb + (height - kerb) * 0.45
     for x in np.arange(rng.uniform(-20, 0), width, 26):

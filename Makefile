@@ -1,0 +1,51 @@
+# install: the environment in .venv      demo: the main job at CPU size, with a report
+# test: the tests                        check: linters and types
+# bench: the benchmarks
+# Needs python3 (3.9 or later) and the Python package index; no GPU.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+TORCH := torch==2.14.1 torchvision==0.29.1
+# Detectron2 is not on the package index under its own name. This distribution holds its main branch
+# of April 2024; the wheel is tagged for Python 3.10 but is pure Python where Mask R-CNN is concerned.
+DETECTRON2 := sal-detectron2==0.7.2
+DETECTRON2_NEEDS := "setuptools<81" wheel black pycocotools fvcore iopath "omegaconf<2.4" hydra-core yacs \
+	tabulate termcolor cloudpickle tensorboard matplotlib
+export DETECTRON2_DATASETS ?= $(CURDIR)/datasets
+DEMO := output/demo
+
+.PHONY: install demo test check bench clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: setup.py Makefile
+	test -x $(PYTHON) || python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --upgrade pip
+	$(PYTHON) -m pip install --quiet $(TORCH) $(DETECTRON2_NEEDS)
+	$(PYTHON) -m pip install --quiet --no-deps --only-binary=:all: --python-version 3.10 --implementation cp \
+		--upgrade --target "$$($(PYTHON) -c 'import site; print(site.getsitepackages()[0])')" $(DETECTRON2)
+	$(PYTHON) -m pip install --quiet --no-build-isolation -e ".[dev]"
+	# Without its needs: only its label table is used, and they hold a backport of typing.
+	$(PYTHON) -m pip install --quiet --no-deps cityscapesscripts
+	touch $@
+
+demo: install
+	$(PYTHON) tools/train_net.py --config none_sample.yaml OUTPUT_DIR $(DEMO)/none NDS.WORK_DIR $(DEMO)/nds
+	$(PYTHON) tools/train_net.py --config uniform_sample.yaml OUTPUT_DIR $(DEMO)/uniform NDS.WORK_DIR $(DEMO)/nds
+	$(PYTHON) tools/train_net.py --config nds_sample.yaml OUTPUT_DIR $(DEMO)/selected NDS.WORK_DIR $(DEMO)/nds
+	$(PYTHON) tools/compare_runs.py $(DEMO)/none $(DEMO)/uniform $(DEMO)/selected --output $(DEMO)/report.html
+
+test: install
+	$(PYTHON) -m pytest
+
+check: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: install
+	$(PYTHON) benchmarks/sampler.py
+	$(PYTHON) benchmarks/scoring.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info output

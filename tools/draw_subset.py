@@ -1,0 +1,100 @@
+"""Draw a subset of a partitioned source by a client's scores, or uniformly.
+
+    python tools/draw_subset.py --index index.parquet --partition partition.parquet \\
+        --scores scores.json --images 23000 --name cityscapes_23k
+
+With --name the subset becomes the registered dataset ``nds_NAME`` (a file under
+$DETECTRON2_DATASETS/nds_selections), which Detectron2's own train_net.py can train on:
+
+    DETECTRON2_ENV_MODULE=nds_plugin.d2.env python train_net.py --config-file ... \\
+        DATASETS.TRAIN "('nds_cityscapes_23k',)"
+
+At CPU size: --share 0.2 of any source, in seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from tabulate import tabulate
+
+from nds_plugin.artifacts import content_hash
+from nds_plugin.cli import run
+from nds_plugin.errors import NDSError
+from nds_plugin.index import SourceIndex
+from nds_plugin.partition import Partition
+from nds_plugin.sampling import NORMALISATIONS
+from nds_plugin.scores import Scores
+from nds_plugin.selection import (
+    KIND,
+    MODES,
+    SELECTORS,
+    SelectionConfig,
+    cluster_table,
+    effective_numbers,
+    select,
+    source_shares,
+)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--index", required=True, help="index.parquet of the source")
+    parser.add_argument("--partition", required=True, help="partition.parquet of that index")
+    parser.add_argument("--scores", help="the client's scores.json; needed by the nds selector")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--images", type=int, default=0, help="budget as a number of images")
+    budget.add_argument("--share", type=float, default=0.0, help="budget as a share of the source")
+    parser.add_argument("--selector", default="nds", choices=SELECTORS)
+    parser.add_argument(
+        "--mode", default="subset", choices=MODES, help="stream: keep all images with their p"
+    )
+    parser.add_argument("--temperature", type=float, default=0.1, help="T of w = softmax(z / T)")
+    parser.add_argument("--normalisation", default="minmax", choices=NORMALISATIONS)
+    parser.add_argument("--seed", type=int, default=0)
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--output", help="path of the selection, a .parquet file")
+    target.add_argument("--name", help="register the subset as the dataset nds_NAME")
+    return parser.parse_args()
+
+
+def output_path(args: argparse.Namespace) -> Path:
+    """Where the selection goes."""
+    if args.output:
+        return Path(args.output)
+    if args.name != os.path.basename(args.name):
+        raise NDSError(f"--name must be a plain name, got {args.name!r}.")
+    from nds_plugin.d2.subset import selections_folder
+
+    return selections_folder() / f"{args.name}.parquet"
+
+
+def main() -> None:
+    args = parse_arguments()
+    config = SelectionConfig(
+        args.selector, args.mode, args.images, args.share, args.temperature, args.normalisation, args.seed
+    )
+    path = output_path(args)
+    index, partition = SourceIndex.load(args.index), Partition.load(args.partition)
+    scores = Scores.load(args.scores) if args.scores else None
+    selection = select(index, partition, config, scores)
+    key = content_hash([KIND, index.hash, partition.hash, scores.z if scores else None, asdict(config)])
+    selection.save(path, key)
+    numbers = effective_numbers(selection)
+    print(tabulate(cluster_table(selection, index, partition), headers="keys", floatfmt=".4f"))
+    print(tabulate(source_shares(selection, index), headers="keys", floatfmt=".3f"))
+    print(
+        f"{len(selection)} images in {path}; {numbers['effective_clusters']:.1f} effective clusters, "
+        f"effective sample size {numbers['effective_sample_size']:.0f}."
+    )
+    if args.name:
+        print(f"Registered dataset: nds_{args.name}")
+
+
+if __name__ == "__main__":
+    run(main)
