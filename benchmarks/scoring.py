@@ -59,9 +59,11 @@ def generate_images(folder: Path, count: int) -> None:
                 Image.fromarray(layer[..., c]).resize((640, 480), Image.Resampling.BICUBIC) for c in range(3)
             ]
             picture += weight * np.stack([np.asarray(c) for c in channels], axis=-1)
+        # From no hint of "up" to a clear one, so that accuracies lie between chance and 1.
+        clarity = rng.random()
         horizon = int(rng.integers(180, 300))
-        picture[:horizon] = 0.4 * picture[:horizon] + np.linspace(60, 20, horizon)[:, None, None]
-        picture[horizon:] -= np.linspace(10, 50, 480 - horizon)[:, None, None]
+        picture[:horizon] += clarity * np.linspace(60, 20, horizon)[:, None, None]
+        picture[horizon:] -= clarity * np.linspace(10, 50, 480 - horizon)[:, None, None]
         Image.fromarray(np.clip(picture + 120, 0, 255).astype(np.uint8)).save(
             folder / f"{number:04d}.jpg", quality=90
         )

@@ -21,7 +21,7 @@ from torchvision.models import ResNet
 from nds_plugin.artifacts import VERSION, atomic_write, content_hash, file_hash, read_json
 from nds_plugin.errors import NDSError
 from nds_plugin.images import resize_size
-from nds_plugin.networks import ARCH, build_network
+from nds_plugin.networks import ARCH, empty_network
 
 KIND = "experts"
 MANIFEST = "manifest.json"
@@ -129,7 +129,7 @@ def load_network(
         NDSError: see :func:`read_network`; or names or shapes that are not the architecture's.
     """
     weights, header = read_network(path, sha256)
-    network = build_network(outputs if outputs is not None else int(header["outputs"]))
+    network = empty_network(outputs if outputs is not None else int(header["outputs"]))
     expected = network.state_dict()
     if weights.keys() != expected.keys():
         odd = sorted(weights.keys() ^ expected.keys())
@@ -145,7 +145,8 @@ def load_network(
             )
         if not bool(torch.isfinite(weights[name]).all()):
             raise NDSError(f"{path}: tensor {name!r} holds values that are not finite: train it again.")
-    network.load_state_dict(weights)
+    # Clones, since the tensors that were read share the file's read-only buffer.
+    network.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)
     return network.eval()
 
 

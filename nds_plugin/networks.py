@@ -31,6 +31,12 @@ def build_network(outputs: int, seed: int = 0) -> ResNet:
         return resnet18(weights=None, num_classes=outputs)
 
 
+def empty_network(outputs: int) -> ResNet:
+    """A ResNet-18 without memory for its weights, to compare names and shapes with or to assign to."""
+    with torch.device("meta"):
+        return resnet18(weights=None, num_classes=outputs)
+
+
 def choose_device(name: str = "") -> torch.device:
     """The device of that name; for an empty name the first GPU, or the CPU where there is none.
 

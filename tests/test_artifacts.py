@@ -19,9 +19,14 @@ from nds_plugin.errors import NDSError
 def test_an_error_while_writing_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("old")
-    with pytest.raises(RuntimeError, match="stop"), artifacts.atomic_write(path, "w") as file:
-        file.write("new")
-        raise RuntimeError("stop")
+
+    def write_half() -> None:
+        with artifacts.atomic_write(path, "w") as file:
+            file.write("new")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        write_half()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.json"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,7 +97,9 @@ def test_an_expert_learns_its_domain(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
     paths = write_domain(tmp_path, 4, True)
-    with pytest.raises(NDSError, match="cluster 0: the training loss is not finite at step .*lower the expert"):
+    with pytest.raises(
+        NDSError, match="cluster 0: the training loss is not finite at step .*lower the expert"
+    ):
         train_tiny(paths, replace(TINY, base_lr=1e30), steps=8)
 
 
@@ -163,7 +165,9 @@ def test_more_than_a_tenth_unreadable_is_one_clear_line(tmp_path: Path, workers:
     paths = write_domain(tmp_path, 12, True)
     for path in paths[:2]:
         Path(path).write_bytes(b"broken")
-    with pytest.raises(NDSError, match="cluster 0: 2 of its 12 images cannot be read, more than 10%") as error:
+    with pytest.raises(
+        NDSError, match="cluster 0: 2 of its 12 images cannot be read, more than 10%"
+    ) as error:
         train_tiny(paths, replace(TINY, num_workers=workers), steps=12)
     assert "\n" not in str(error.value)
 
@@ -373,7 +377,7 @@ def test_a_manifest_is_not_written_over_a_missing_expert(copy: Path, tmp_path: P
         ({"seed": -1}, "expert seed must be 0 or more"),
     ],
 )
-def test_a_bad_setting_is_one_clear_line(change: dict[str, object], message: str) -> None:
+def test_a_bad_setting_is_one_clear_line(change: dict[str, Any], message: str) -> None:
     with pytest.raises(NDSError, match=message):
         replace(TINY, **change)
 
@@ -390,10 +394,10 @@ def test_precision_follows_the_device() -> None:
 
 
 @pytest.fixture
-def gpu() -> Iterator[torch.device]:
+def gpu() -> torch.device:
     if not torch.cuda.is_available():
         pytest.skip("needs a GPU")
-    yield torch.device("cuda")
+    return torch.device("cuda")
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp16", "fp32"])

@@ -98,7 +98,9 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
     assert np.asarray(load_image(path)).tolist() == np.full((8, 8, 3), 128).tolist()
 
 
-@pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (255, 255)), (6, (0, 255)), (8, (255, 0))])
+@pytest.mark.parametrize(
+    ("orientation", "corner"), [(1, (0, 0)), (3, (255, 255)), (6, (0, 255)), (8, (255, 0))]
+)
 def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, corner: tuple[int, int]) -> None:
     path = tmp_path / "turned.jpg"
     exif = Image.Exif()

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from nds_plugin.datasets.label_space import DROPPED, normalise, unite
+from nds_plugin.class_names import normalise
+from nds_plugin.datasets.label_space import DROPPED, unite
 from nds_plugin.errors import NDSError
 
 COCO = ["person", "traffic light", "car"]
@@ -16,7 +17,12 @@ DRIVING = ["Car", "traffic_light", "rider", "TRAFFIC-LIGHT"]
 
 def test_names_are_compared_without_case_and_separators() -> None:
     assert normalise("  Traffic_Light ") == normalise("traffic-light") == normalise("TRAFFIC   LIGHT")
-    assert normalise("trafficlight") != normalise("traffic light")
+
+
+def test_synonyms_are_one_class() -> None:
+    space = unite([["person", "motorcycle"], ["pedestrian", "motorbike", "tram"]])
+    assert space.classes == ("person", "motorcycle", "tram")
+    assert [m.tolist() for m in space.maps] == [[0, 1], [0, 1, 2]]
 
 
 def test_union_keeps_first_appearance_and_spelling() -> None:

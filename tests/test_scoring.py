@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,9 @@ def test_scores_are_those_of_the_plain_networks(experts: ExpertSet, target: Path
     images = torch.from_numpy(np.stack([read_center_crop(path, 32) for path in paths]))
     for k, cluster in enumerate(experts.clusters):
         with torch.no_grad():
-            log_p = experts.load_model(cluster)(normalise(rotations(images))).log_softmax(dim=1).view(20, 4, 4)
+            log_p = (
+                experts.load_model(cluster)(normalise(rotations(images))).log_softmax(dim=1).view(20, 4, 4)
+            )
         correct = (log_p.argmax(dim=2) == torch.arange(4)).double().mean(dim=1).numpy()
         right = log_p.diagonal(dim1=1, dim2=2).double().mean(dim=1).numpy()
         assert scores.z[k] == pytest.approx(correct.mean())
@@ -128,14 +131,14 @@ def test_experts_that_do_not_fit_into_memory_score_the_same_and_images_are_decod
     experts: ExpertSet, target: Path, scores: Scores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: Counter[str] = Counter()
-    loaded: Counter[int] = Counter()
+    loaded: Counter[str] = Counter()
 
     def counting_read(path: str, size: int) -> np.ndarray:
         decoded[path] += 1
         return read_center_crop(path, size)
 
     class CountingNetwork(InferenceNetwork):
-        def __init__(self, *args: object) -> None:
+        def __init__(self, *args: Any) -> None:
             loaded["networks"] += 1
             super().__init__(*args)
 
@@ -226,7 +229,7 @@ def test_scores_of_other_experts_or_clusters_are_refused(scores: Scores, experts
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, None, "0.5"])
-def test_a_score_that_is_no_finite_number_is_refused(scores: Scores, tmp_path: Path, value: object) -> None:
+def test_a_score_that_is_no_finite_number_is_refused(scores: Scores, tmp_path: Path, value: Any) -> None:
     bad = replace(scores, z=[0.5, value])
     with pytest.raises(NDSError, match="z of cluster 1 is .*, not a finite number"):
         bad.check_matches(scores.expert_set, [0, 1])

@@ -11,8 +11,8 @@ import torch
 from detectron2.modeling import build_model
 from tiny_detector import tiny_config
 
+from nds_plugin.class_names import SYNONYMS, canonical, match_classes, normalise
 from nds_plugin.d2.checkpoint import AtomicCheckpointer
-from nds_plugin.d2.class_names import SYNONYMS, canonical, match_classes, normalise
 from nds_plugin.d2.transfer import transfer_checkpoint, transfer_state
 from nds_plugin.errors import NDSError
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 import argparse
 import datetime
 import logging
+from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode as CN
 from detectron2.engine import default_argument_parser, default_setup, launch
@@ -27,7 +29,7 @@ from nds_plugin.d2 import load_config
 from nds_plugin.d2.config import find_config
 from nds_plugin.d2.main_job import check_config, evaluate_only
 from nds_plugin.d2.main_job import run as run_main_job
-from nds_plugin.d2.results import results_table
+from nds_plugin.report.runs import results_table, write_runs_report
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -56,10 +58,17 @@ def work(args: argparse.Namespace) -> None:
     cfg = setup(args)
     if args.eval_only:
         weights = cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None
-        rows = evaluate_only(cfg, weights)
-    else:
-        document = run_main_job(cfg, resume=args.resume)
-        rows = {document["test"]: document["summary"], **document["other_tests"]} if document else {}
+        report(evaluate_only(cfg, weights))
+        return
+    document = run_main_job(cfg, resume=args.resume)
+    if comm.is_main_process():
+        page = write_runs_report({cfg.NDS.SELECTOR: document}, Path(cfg.OUTPUT_DIR) / "report.html")
+        report({document["test"]: document["summary"], **document["other_tests"]})
+        logging.getLogger("nds_plugin").info("Report: %s", page)
+
+
+def report(rows: dict[str, Any]) -> None:
+    """Log the results of the test datasets by name."""
     if comm.is_main_process():
         logging.getLogger("nds_plugin").info("Results:\n%s", results_table(rows))
 

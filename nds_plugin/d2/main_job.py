@@ -22,7 +22,7 @@ from nds_plugin.d2.hooks import Rescore
 from nds_plugin.d2.registration import check_registered, dataset_classes
 from nds_plugin.d2.selecting import Selected, SelectionSteps
 from nds_plugin.errors import NDSError, unknown_name
-from nds_plugin.selection import SELECTORS
+from nds_plugin.selection import SELECTORS, cluster_table, effective_numbers, source_shares
 
 logger = logging.getLogger(__name__)
 
@@ -156,14 +156,13 @@ def _selection_summary(selected: Selected | None) -> dict[str, Any] | None:
     """What results.json keeps of the selection, enough for tables and the report."""
     if selected is None:
         return None
-    from nds_plugin.selection import cluster_table, effective_numbers, source_shares
-
     selection = selected.selection
     return {
         "path": str(selected.path),
         "artefacts": selected.paths,
         "images": len(selection),
         "mode": selection.mode,
+        "weights": selection.weights.tolist(),
         **selection.info,
         **effective_numbers(selection),
         "clusters": cluster_table(selection, selected.index, selected.partition),

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from nds_plugin.class_names import ClassMatch, match_classes
 from nds_plugin.d2.checkpoint import read_checkpoint
-from nds_plugin.d2.class_names import ClassMatch, match_classes
 from nds_plugin.d2.transfer_report import TransferReport
 from nds_plugin.errors import NDSError
 
@@ -53,7 +53,7 @@ def transfer_state(
         target_classes: names behind the model's, in order.
         allow_missing: prefixes of parameters that the source need not have, such as
             "roi_heads.mask_head." after pretraining without masks.
-        loose: let near classes stand in, see :mod:`nds_plugin.d2.class_names`.
+        loose: let near classes stand in, see :mod:`nds_plugin.class_names`.
         require_shared: refuse to go on if no class is shared.
 
     Returns:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from nds_plugin.d2.class_names import LOOSE, ClassMatch
+from nds_plugin.class_names import LOOSE, ClassMatch
 
 GROUP_DEPTH = 3  # "backbone.bottom_up.res2" is one row of the log's table
 

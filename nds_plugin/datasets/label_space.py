@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Optional, Union
 import numpy as np
 import numpy.typing as npt
 
+from nds_plugin.class_names import canonical, normalise
 from nds_plugin.errors import NDSError, unknown_name
 
 DROPPED = -1
@@ -39,15 +39,6 @@ class LabelSpace:
     labelled: tuple[frozenset[int], ...]
 
 
-def normalise(name: str) -> str:
-    """Class name without case, and with '_', '-' and runs of spaces as one space.
-
-    >>> normalise("Traffic_Light")
-    'traffic light'
-    """
-    return re.sub(r"[\s_\-]+", " ", name).strip().casefold()
-
-
 def unite(
     class_lists: Sequence[Sequence[str]],
     mapping: MappingLike | None = None,
@@ -55,7 +46,8 @@ def unite(
 ) -> LabelSpace:
     """Unite the classes of several sources.
 
-    Classes are the same where their normalised names are; the spelling that comes first stays.
+    Classes are the same where their names or synonyms are (:mod:`nds_plugin.class_names`); the
+    spelling that comes first stays.
 
     Args:
         class_lists: per source, the names of its classes in the order of its class positions.
@@ -85,10 +77,10 @@ def unite(
             new = own.get(normalise(old), old)
             if new is None:
                 continue
-            if normalise(new) not in classes:
-                classes[normalise(new)] = len(classes)
+            if canonical(new) not in classes:
+                classes[canonical(new)] = len(classes)
                 spellings.append(new)
-            positions[i] = classes[normalise(new)]
+            positions[i] = classes[canonical(new)]
         maps.append(positions)
     if not classes:
         listed = ", ".join(names) or "none"
@@ -117,7 +109,7 @@ def _read_mapping(mapping: MappingLike | None) -> tuple[dict[str, ClassMap], str
         if not isinstance(rules, Mapping):
             raise NDSError(f"class mapping {where}: expected {form}, got {rules!r} for {source!r}.")
         for old, new in rules.items():
-            if not isinstance(old, str) or not (new is None or (isinstance(new, str) and normalise(new))):
+            if not isinstance(old, str) or not (new is None or (isinstance(new, str) and new.strip())):
                 raise NDSError(f"class mapping {where}, {source!r}: expected {form}, got {old!r}: {new!r}.")
     return {str(source): dict(rules) for source, rules in document.items()}, where
 

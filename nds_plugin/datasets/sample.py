@@ -40,7 +40,7 @@ LICENSE = "CC0 (synthetic)"
 DEFAULT_TRAIN = {"source": 240, "client": 120}
 DEFAULT_VAL = {"source": 24, "client": 60}
 JPEG_QUALITY = 88
-_DRAWING_VERSION = 1  # goes up when the pictures change, so that an older sample is made again
+_DRAWING_VERSION = 2  # goes up when the pictures change, so that an older sample is made again
 _FIRST_ID = {"train": 1, "val": 500_001}
 
 __all__ = ["CATEGORY_IDS", "DOMAINS", "Domain", "draw_image", "generate", "is_complete", "sample_key"]
@@ -62,7 +62,7 @@ def generate(
         seed: same seed, same bytes.
         train_images, val_images: pictures per domain, or a mapping from role ("source", "client")
             or domain to it; what the mapping lacks and None are ``DEFAULT_TRAIN``, ``DEFAULT_VAL``.
-        size: width and height in pixels, at least 64 x 48.
+        size: width and height in pixels, at least 96 x 72.
         domains: names of ``DOMAINS``; all by default.
 
     Raises:
@@ -143,8 +143,8 @@ def _settings(
             raise unknown_name("sample domain", name, DOMAINS)
     if seed < 0:
         raise NDSError(f"seed of the synthetic sample: expected 0 or more, got {seed}.")
-    if size[0] < 64 or size[1] < 48:
-        raise NDSError(f"size of the synthetic sample: expected at least 64 x 48, got {size[0]} x {size[1]}.")
+    if size[0] < 96 or size[1] < 72:
+        raise NDSError(f"size of the synthetic sample: expected at least 96 x 72, got {size[0]} x {size[1]}.")
     counts = {
         name: {
             "train": _count("train_images", train_images, DEFAULT_TRAIN, DOMAINS[name]),

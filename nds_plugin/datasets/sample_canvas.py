@@ -22,6 +22,7 @@ Sprite = list[Part]
 Mask = npt.NDArray[np.bool_]
 
 SUPERSAMPLING = 3
+HEIGHT = 144  # of every picture, in the units that scenes are drawn in
 MIN_VISIBLE_SHARE = 0.3  # our choice: an object less visible than this is not annotated
 MIN_VISIBLE_PIXELS = 24
 _ANGLES = np.linspace(0, 2 * np.pi, 28, endpoint=False)
@@ -115,13 +116,16 @@ class Instance:
 class Canvas:
     """A picture that grows back to front: background at once, objects by depth at the end.
 
-    All coordinates are in pixels of the finished picture, x to the right, y down.
+    All coordinates are in units of 1/144 of the picture's height, x to the right, y down, so that
+    scenes look alike at every size.
     """
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int]) -> None:
         self.rng = rng
-        self.width, self.height = size
-        self._image = Image.new("RGB", (self.width * SUPERSAMPLING, self.height * SUPERSAMPLING))
+        self._size = size
+        self._unit = SUPERSAMPLING * size[1] / HEIGHT  # drawn pixels per unit
+        self.width, self.height = size[0] * HEIGHT / size[1], float(HEIGHT)
+        self._image = Image.new("RGB", (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING))
         self._draw = ImageDraw.Draw(self._image)
         self._ids = Image.new("L", self._image.size)
         self._objects: list[_Placed] = []
@@ -132,14 +136,14 @@ class Canvas:
     def paint(self, points: Points, colour: Colour, alpha: float = 1.0) -> None:
         """Fill a polygon of the background."""
         if alpha >= 1:
-            self._draw.polygon(_flat(points), fill=_rgb(colour))
+            self._draw.polygon(self._flat(points), fill=_rgb(colour))
             return
         box, mask = self._local_mask([points], int(255 * alpha))
         self._image.paste(_rgb(colour), box, mask)
 
     def gradient(self, y0: float, y1: float, top: Colour, bottom: Colour) -> None:
         """Fill the rows y0..y1 over the whole width with a vertical gradient."""
-        first, last = round(y0 * SUPERSAMPLING), round(y1 * SUPERSAMPLING)
+        first, last = round(y0 * self._unit), round(y1 * self._unit)
         if last <= first:
             return
         share = np.linspace(0, 1, last - first)[:, None, None]
@@ -151,9 +155,9 @@ class Canvas:
 
     def glow(self, x: float, y: float, radius: float, colour: Colour, alpha: float) -> None:
         """A soft spot of light or shade."""
-        size = max(int(radius * 2 * SUPERSAMPLING), 2)
+        size = max(int(radius * 2 * self._unit), 2)
         spot = _SPOT.resize((size, size), Image.Resampling.BILINEAR).point(lambda v: int(v * alpha))
-        corner = (int((x - radius) * SUPERSAMPLING), int((y - radius) * SUPERSAMPLING))
+        corner = (int((x - radius) * self._unit), int((y - radius) * self._unit))
         self._image.paste(_rgb(colour), corner, spot)
 
     def place(
@@ -174,7 +178,7 @@ class Canvas:
 
         Args:
             category: class name, or "" for something that covers but is not annotated.
-            scale: pixels per metre.
+            scale: units per metre.
             flip: mirror left and right.
             tilt: turn, in radians.
             distance: 0 (near) to 1 (at the horizon), how much of the fog it takes.
@@ -217,36 +221,35 @@ class Canvas:
             self.paint(ellipse((x0 + x1) / 2, y1, half * 1.1, half * 0.16 + 0.8), (18, 20, 38), placed.shadow)
         for points, colour in placed.parts:
             if colour is not None:
-                self._draw.polygon(_flat(points), fill=_rgb(colour))
+                self._draw.polygon(self._flat(points), fill=_rgb(colour))
         box, mask = self._local_mask(shapes, 255)
         self._ids.paste(number, box, mask)
         return mask.histogram()[255] / SUPERSAMPLING**2
 
     def _local_mask(self, shapes: list[Points], value: int) -> tuple[tuple[int, int], Image.Image]:
-        every = np.concatenate(shapes) * SUPERSAMPLING
+        every = np.concatenate(shapes) * self._unit
         low, high = np.floor(every.min(axis=0)).astype(int), np.ceil(every.max(axis=0)).astype(int)
         mask = Image.new("L", (int(high[0] - low[0]) + 1, int(high[1] - low[1]) + 1))
         draw = ImageDraw.Draw(mask)
         for points in shapes:
-            draw.polygon(((points * SUPERSAMPLING) - low).ravel().tolist(), fill=value)
+            draw.polygon(((points * self._unit) - low).ravel().tolist(), fill=value)
         return (int(low[0]), int(low[1])), mask
+
+    def _flat(self, points: Points) -> list[float]:
+        flat: list[float] = (points * self._unit).ravel().tolist()
+        return flat
 
     def _finished_picture(self) -> npt.NDArray[np.uint8]:
         """Reduce, colour the light, darken the corners, add texture and grain."""
         picture = np.asarray(self._image.reduce(SUPERSAMPLING), dtype=np.float32)
-        y, x = np.mgrid[-1 : 1 : self.height * 1j, -1 : 1 : self.width * 1j].astype(np.float32)
+        y, x = np.mgrid[-1 : 1 : self._size[1] * 1j, -1 : 1 : self._size[0] * 1j].astype(np.float32)
         shade = 1.03 - 0.13 * (x**2 + y**2) / 2
         coarse = self.rng.normal(0, 1, (9, 12)).astype(np.float32)
-        cloud = Image.fromarray(coarse).resize((self.width, self.height), Image.Resampling.BICUBIC)
+        cloud = Image.fromarray(coarse).resize(self._size, Image.Resampling.BICUBIC)
         shade = shade * (1 + 0.02 * np.asarray(cloud))
-        noise = self.rng.normal(0, self.grain, (self.height, self.width, 1)).astype(np.float32)
+        noise = self.rng.normal(0, self.grain, (self._size[1], self._size[0], 1)).astype(np.float32)
         picture = picture * (shade[..., None] * np.array(self.gain, dtype=np.float32)) + noise
         return np.clip(picture, 0, 255).astype(np.uint8)
-
-
-def _flat(points: Points) -> list[float]:
-    flat: list[float] = (points * SUPERSAMPLING).ravel().tolist()
-    return flat
 
 
 def _rgb(colour: Colour) -> tuple[int, int, int]:

@@ -27,38 +27,48 @@ def data_uris(paths: Sequence[str | os.PathLike[str]], total: int = TOTAL_BYTES)
         ImageError: a file is missing or no image.
     """
     pictures = [load_image(path) for path in paths]
-    encoded: dict[int, tuple[str, bytes]] = {}
+    kinds = [_kind(picture) for picture in pictures]
+    first = [_encoded(picture, kind, 0) for picture, kind in zip(pictures, kinds)]
+    contents: dict[int, bytes] = {}
     left = total
-    by_weight = sorted(range(len(pictures)), key=lambda i: len(_smallest(pictures[i], 0)[1]))
+    by_weight = sorted(range(len(pictures)), key=lambda i: len(first[i]))
     for done, i in enumerate(by_weight):
         share = left // (len(pictures) - done)
-        encoded[i] = _fitting(pictures[i], share)
-        left = max(left - len(encoded[i][1]), 0)
-        if len(encoded[i][1]) > share:
+        contents[i] = _fitting(pictures[i], kinds[i], first[i], share)
+        left = max(left - len(contents[i]), 0)
+        if len(contents[i]) > share:
             logger.warning("report: %s does not shrink to its share of %d bytes.", paths[i], share)
     return [
-        f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-        for kind, content in (encoded[i] for i in range(len(pictures)))
+        f"data:image/{kind};base64,{base64.b64encode(contents[i]).decode()}" for i, kind in enumerate(kinds)
     ]
 
 
-def _fitting(picture: Image.Image, share: int) -> tuple[str, bytes]:
+def _kind(picture: Image.Image) -> str:
+    """ "png" for a chart, which has large areas of one colour, else "jpeg"."""
+    small = picture.resize((min(picture.width, 400), min(picture.height, 400)), Image.Resampling.NEAREST)
+    counts = small.getcolors(small.width * small.height) or []
+    most = sum(sorted((count for count, _ in counts), reverse=True)[:8])
+    return "png" if most > 0.8 * small.width * small.height else "jpeg"
+
+
+def _fitting(picture: Image.Image, kind: str, first: bytes, share: int) -> bytes:
     """The best encoding that is not larger than ``share`` bytes, else the smallest."""
-    for step in range(len(_STEPS)):
-        kind, content = _smallest(picture, step)
+    content = first
+    for step in range(1, len(_STEPS)):
         if len(content) <= share:
             break
-    return kind, content
+        content = _encoded(picture, kind, step)
+    return content
 
 
-def _smallest(picture: Image.Image, step: int) -> tuple[str, bytes]:
-    """As PNG with a palette, or as JPEG, whichever is smaller."""
+def _encoded(picture: Image.Image, kind: str, step: int) -> bytes:
     width, quality = _STEPS[step]
     if picture.width > width:
         height = max(1, round(picture.height * width / picture.width))
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    jpeg, png = io.BytesIO(), io.BytesIO()
-    picture.save(jpeg, "JPEG", quality=quality, optimize=True, progressive=True)
-    picture.quantize(128, dither=Image.Dither.NONE).save(png, "PNG", optimize=True)
-    both = [("jpeg", jpeg.getvalue()), ("png", png.getvalue())]
-    return min(both, key=lambda pair: len(pair[1]))
+    buffer = io.BytesIO()
+    if kind == "png":
+        picture.quantize(128, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    else:
+        picture.save(buffer, "JPEG", quality=quality, optimize=True, progressive=True)
+    return buffer.getvalue()

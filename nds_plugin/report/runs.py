@@ -1,0 +1,127 @@
+"""From finished runs to a report: their ``results.json`` documents, pictures, one page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from nds_plugin.artifacts import read_json
+from nds_plugin.errors import NDSError
+from nds_plugin.index import SourceIndex
+from nds_plugin.partition import Partition
+from nds_plugin.report.figures import cluster_sheet, share_bars, weight_bars
+from nds_plugin.report.html import write_report
+
+RESULTS = "results"
+METRICS = {"AP_bb": "box AP", "AP50_bb": "box AP50", "AP": "mask AP", "AP50": "mask AP50"}
+
+
+def load_run(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The results document of a finished run.
+
+    Raises:
+        NDSError: the folder holds no finished run.
+    """
+    path = Path(folder) / "results.json"
+    if not path.is_file():
+        raise NDSError(f"{folder} holds no results.json: it is not the OUTPUT_DIR of a finished run.")
+    return read_json(path, RESULTS)
+
+
+def results_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Runs or datasets by name against box AP, AP50, mask AP, AP50 and the AP of each category.
+
+    Per category it is mask AP, or box AP where no masks were evaluated.
+    """
+    kind = "per_category" if any(row["per_category"] for row in rows.values()) else "per_category_bb"
+    names = list(dict.fromkeys(name for row in rows.values() for name in row[kind]))
+    lines = [
+        [name, *(row[m] for m in METRICS), *(row[kind].get(c) for c in names)] for name, row in rows.items()
+    ]
+    return tabulate(lines, headers=["", *METRICS.values(), *names], floatfmt=".2f", missingval="-")
+
+
+def write_runs_report(
+    runs: Mapping[str, Mapping[str, Any]], path: str | os.PathLike[str], title: str = "", seed: int = 0
+) -> Path:
+    """Write the page of one or several runs on the same target, with its pictures beside it.
+
+    Args:
+        runs: results documents by the name of their row. Pictures, cluster table and transfer are
+            those of the last run that selected by scores, else of the last.
+        path: of the HTML page; pictures go into ``<path without .html>_pictures``.
+        title: of the page; the target's name by default.
+        seed: of the images in the cluster sheet.
+
+    Raises:
+        NDSError: no run, or runs on different test datasets.
+    """
+    if not runs:
+        raise NDSError("report: there is no run to report.")
+    tests = sorted({str(run["test"]) for run in runs.values()})
+    if len(tests) > 1:
+        raise NDSError(f"report: the runs were tested on different datasets ({', '.join(tests)}): compare like with like.")
+    scored = [run for run in runs.values() if run["selection"] and run["selection"]["z"]]
+    main = (scored or list(runs.values()))[-1]
+    selection = main["selection"] or {}
+    kept = ("selector", "mode", "images", "budget", "seed", "metric", "temperature", "normalisation",
+            "effective_clusters", "effective_sample_size", "target_images")  # fmt: skip
+    page = {
+        "title": title or f"Pretraining data for {main['target'][0]}",
+        "subtitle": f"Tested on {tests[0]}; rows: {', '.join(runs)}.",
+        "synthetic": tests[0].startswith("nds_sample_"),
+        "results": {name: run["summary"] for name, run in runs.items()},
+        "pictures": _pictures(selection, Path(path), seed) if selection else [],
+        "clusters": _with_stderr(selection),
+        "selection": {name: selection[name] for name in kept if selection.get(name) is not None},
+        "sources": selection.get("sources", []),
+        "transfer": main["transfer"] or {},
+        "timings": main["times"],
+        "versions": {**main["versions"], **{k: str(v) for k, v in main["machine"].items()}},
+        "config": main["config"],
+    }
+    return write_report(path, {name: value for name, value in page.items() if value})
+
+
+def _with_stderr(selection: Mapping[str, Any]) -> list[dict[str, Any]]:
+    errors = selection.get("stderr")
+    rows = selection.get("clusters", [])
+    return [{**row, "stderr": errors[row["cluster"]]} if errors else dict(row) for row in rows]
+
+
+def _pictures(selection: Mapping[str, Any], path: Path, seed: int) -> list[dict[str, str]]:
+    folder = path.with_name(f"{path.stem}_pictures")
+    pictures = [
+        {
+            "path": str(share_bars(selection["sources"], folder / "sources.png")),
+            "title": "Where the draw comes from",
+            "caption": "Share of each source dataset in the draw, beside what a uniform draw would take.",
+        }
+    ]
+    if not selection["z"]:
+        return pictures
+    bars = weight_bars(
+        selection["weights"], folder / "weights.png", selection["z"], selection["stderr"], metric=selection["metric"]
+    )
+    sheet = cluster_sheet(
+        SourceIndex.load(selection["artefacts"]["index"]),
+        Partition.load(selection["artefacts"]["partition"]),
+        selection["z"],
+        selection["weights"],
+        folder / "clusters.jpg",
+        seed=seed,
+        stderr=selection["stderr"],
+    )
+    return [
+        {
+            "path": str(sheet),
+            "title": "The clusters whose experts scored best",
+            "caption": f"Nine random images each (seed {seed}), as Figures 2-4 of the paper show them.",
+        },
+        {"path": str(bars), "title": "Scores and weights", "caption": "z with its standard error, and w = softmax(z / T)."},
+        *pictures,
+    ]

@@ -1,0 +1,33 @@
+"""Print the results of finished runs side by side and write a report page.
+
+    python tools/compare_runs.py output/demo/none output/demo/uniform output/demo/selected \\
+        --output output/demo/report.html
+
+Each folder is the OUTPUT_DIR of a run of tools/train_net.py; its name is the name of its row.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nds_plugin.cli import run
+from nds_plugin.report.runs import load_run, results_table, write_runs_report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", help="OUTPUT_DIR of finished runs")
+    parser.add_argument("--output", required=True, help="path of the HTML page")
+    parser.add_argument("--title", default="")
+    parser.add_argument("--seed", type=int, default=0, help="of the images shown per cluster")
+    args = parser.parse_args()
+    runs = {Path(folder).name: load_run(folder) for folder in args.runs}
+    print(results_table({name: document["summary"] for name, document in runs.items()}))
+    print(f"Report: {write_runs_report(runs, args.output, args.title, args.seed)}")
+
+
+if __name__ == "__main__":
+    run(main)
