@@ -29,6 +29,9 @@ from nds_plugin.errors import NDSError
 
 VERSION = 1
 _HEADER = b"nds"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What a failed write says of the disk and not of the program.
+_UNWRITABLE = (*DISK_FULL, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM, errno.EEXIST, errno.EIO)
 
 
 @contextlib.contextmanager
@@ -41,29 +44,62 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     path = Path(path)
     temporary: str | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        fd, temporary = _new_file(path)
         with os.fdopen(fd, mode) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        _put_in_place(temporary, path)
         temporary = None
-        _sync_directory(path.parent)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise NDSError(
-                f"disk full while writing {path}: nothing was changed; free some space and "
-                "start again, finished steps are kept."
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM, errno.EEXIST):
-            raise NDSError(f"cannot write {path}: {error.strerror}.") from error
+        if error.errno in _UNWRITABLE:
+            raise cannot_write(path, error) from error
         raise
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def cannot_write(path: str | os.PathLike[str], error: OSError) -> NDSError:
+    """The error for a file or folder that the system does not let us write."""
+    if error.errno in DISK_FULL:
+        return NDSError(
+            f"disk full while writing {path}: nothing was changed; free some space and "
+            "start again, finished steps are kept."
+        )
+    return NDSError(f"cannot write {path}: {error.strerror}.")
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Make a folder if need be and see that files can be written in it.
+
+    Raises:
+        NDSError: they cannot.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def _new_file(path: Path) -> tuple[int, str]:
+    """A temporary file beside ``path``: its descriptor and its name."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _put_in_place(temporary: str, path: Path) -> None:
+    try:
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def _sync_directory(directory: Path) -> None:
@@ -106,8 +142,10 @@ def read_json(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             document = json.load(file)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise NDSError(f"{kind} file not found: {path}.") from None
+    except OSError as error:
+        raise NDSError(f"cannot read the {kind} file {path}: {error.strerror}.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise NDSError(f"{path} is not a complete JSON file ({error}): make it again.") from None
     if not isinstance(document, dict):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
-from nds_plugin.errors import NDSError
+from nds_plugin.artifacts import DISK_FULL
+from nds_plugin.errors import NDSError, one_line
 from nds_plugin.index import SourceIndex
+
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -16,9 +21,39 @@ def run(main: Callable[[], None]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         main()
-    except NDSError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        message = users_mistake(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def users_mistake(error: BaseException) -> str | None:
+    """The line for an exception that bad input or a full or closed disk raised; None for a defect."""
+    if isinstance(error, NDSError):
+        return one_line(error)
+    # Detectron2 writes files of its own: logs, metrics, predictions.
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        where = error.filename or "a file"
+        return f"disk full while writing {where}: free some space and start again, finished steps are kept."
+    if isinstance(error, OSError) and error.errno in _FORBIDDEN:
+        return f"{error.filename or 'a file'}: {error.strerror}: allow it and start again."
+    return None
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The parsed command line; what is wrong with it is told in one line, as everything else.
+
+    Raises:
+        NDSError: an unknown, missing or malformed argument.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise NDSError(f"command line: {message}; {parser.prog} --help lists the arguments.")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_args()
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 
@@ -16,7 +17,31 @@ class NDSError(ValueError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> NDSError:
     """The error for a name that no registry knows; lists the known ones, nearest first."""
     names = sorted(known)
-    near = get_close_matches(name, names, n=3)
-    hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     listed = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
-    return NDSError(f"unknown {kind} {name!r}.{hint} Known: {listed or 'none'}.")
+    return NDSError(f"unknown {kind} {name!r}.{did_you_mean(name, names)} Known: {listed or 'none'}.")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` Did you mean 'this' or 'that'?`` of the nearest known names, or nothing."""
+    near = get_close_matches(name, list(known), n=3)
+    return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+
+
+def one_line(error: NDSError) -> str:
+    """The message of an error, on one line.
+
+    torch's loader raises a worker's error again with the worker's whole traceback as its text; of
+    that only the message is left.
+    """
+    text = str(error)
+    if "Traceback (most recent call last)" in text:
+        names = "|".join(re.escape(f"{kind.__module__}.{kind.__qualname__}") for kind in _kinds(NDSError))
+        found = list(re.finditer(rf"^(?:{names}): ", text, re.MULTILINE))
+        text = text[found[-1].end() :] if found else text.strip().splitlines()[-1]
+    return " ".join(text.split())
+
+
+def _kinds(kind: type[NDSError]) -> Iterator[type[NDSError]]:
+    yield kind
+    for narrower in kind.__subclasses__():
+        yield from _kinds(narrower)

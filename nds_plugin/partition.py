@@ -286,11 +286,14 @@ def _checked(
             f"partition: features of {int((~finite).sum())} images are not finite, first image "
             f"{first.image_id!r} of {first.source!r}: the feature network's weights are broken."
         )
-    if config.num_clusters > len(points):
-        raise NDSError(
-            f"cannot cut {len(points)} images into {config.num_clusters} clusters: lower num_clusters."
-        )
+    check_num_clusters(config.num_clusters, len(points))
     return points
+
+
+def check_num_clusters(num_clusters: int, images: int) -> None:
+    """Refuse more clusters than images."""
+    if num_clusters > images:
+        raise NDSError(f"cannot cut {images} images into {num_clusters} clusters: lower num_clusters.")
 
 
 def check_readable(readable: npt.NDArray[np.bool_], detail: str = "") -> None:

@@ -49,8 +49,7 @@ def cluster_weights(z: npt.ArrayLike, temperature: float = 0.1, normalisation: s
     Raises:
         NDSError: temperature not a positive number, or bad scores.
     """
-    if not temperature > 0 or not np.isfinite(temperature):
-        raise NDSError(f"temperature must be a positive number, got {temperature}.")
+    check_softmax(temperature, normalisation)
     logits = normalise_scores(z, normalisation) / temperature
     exponent = np.exp(logits - logits.max())
     return np.asarray(exponent / exponent.sum())
@@ -108,16 +107,35 @@ def effective_sample_size(weights: Floats, sizes: Ints) -> float:
     return float(1.0 / (sizes * rates**2).sum())
 
 
+def check_budget(count: int = 0, share: float = 0.0) -> None:
+    """What can be said of a budget without knowing the images.
+
+    Raises:
+        NDSError: both or neither given, or out of range.
+    """
+    if (count != 0) == (share != 0.0):
+        raise NDSError(f"give the budget as a count or as a share, got count={count} and share={share}.")
+    if count < 0:
+        raise NDSError(f"budget must be 1 or more images, got {count}.")
+    if count == 0 and not 0.0 < share <= 1.0:
+        raise NDSError(f"a budget share must lie in (0, 1], got {share}.")
+
+
+def check_softmax(temperature: float, normalisation: str) -> None:
+    """Refuse a temperature that is not a positive number, and an unknown normalisation."""
+    if not temperature > 0 or not np.isfinite(temperature):
+        raise NDSError(f"temperature must be a positive number, got {temperature}.")
+    if normalisation not in NORMALISATIONS:
+        raise unknown_name("score normalisation", normalisation, NORMALISATIONS)
+
+
 def resolve_budget(images: int, count: int = 0, share: float = 0.0) -> int:
     """The number of images to draw, from a count or a share of what can be drawn.
 
     Raises:
         NDSError: both or neither given, or the budget is not in 1 .. images.
     """
-    if (count != 0) == (share != 0.0):
-        raise NDSError(f"give the budget as a count or as a share, got count={count} and share={share}.")
-    if count == 0 and not 0.0 < share <= 1.0:
-        raise NDSError(f"a budget share must lie in (0, 1], got {share}.")
+    check_budget(count, share)
     budget = count if count else max(1, round(share * images))
     if not 1 <= budget <= images:
         raise NDSError(f"budget must be 1 to {images}, the number of images that can be drawn; got {budget}.")

@@ -58,6 +58,12 @@ class SelectionConfig:
             raise unknown_name("selector", self.selector, SELECTORS)
         if self.mode not in MODES:
             raise unknown_name("selection mode", self.mode, MODES)
+        sampling.check_softmax(self.temperature, self.normalisation)
+
+    @property
+    def needs_budget(self) -> bool:
+        """Whether images are drawn and their number must be given."""
+        return self.mode == "subset" and self.selector != "full"
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,9 @@ def train_network(
             records.append(trainer.step(batch, labels, learning_rate(config, step, steps)))
             if step % 20 == 19 or step == steps - 1:
                 _check_finite(records, data.what, step, config)
+            if (step + 1) % max(1, steps // 10) == 0:  # for logs, where there is no progress bar
+                loss, accuracy = records[-1].tolist()
+                logger.info("%s: step %d of %d, loss %.3f, accuracy %.3f", data.what, step + 1, steps, loss, accuracy)
             bar.update()
     tail = torch.stack(records[-max(1, steps // 10) :]).double().mean(dim=0)
     stats = TrainingStats(

@@ -145,6 +145,11 @@ def test_an_element_depends_on_its_position_only(tmp_path: Path) -> None:
     assert not np.array_equal(first, other)
 
 
+def test_an_image_is_cropped_anew_every_time_it_comes(tmp_path: Path) -> None:
+    stream = RandomCrops(write_domain(tmp_path, 1, True), 16, 8, seed=0, stream=1)
+    assert len({stream[n].crop.tobytes() for n in range(8)}) == 8
+
+
 def test_an_unreadable_image_is_replaced_from_its_cluster_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -115,6 +115,13 @@ def test_the_last_layer_stays_in_float32(experts: ExpertSet) -> None:
     assert not any("BatchNorm" in type(m).__name__ for m in network.modules())
 
 
+@pytest.mark.parametrize("size", [112, 33, 7, 2, 1])
+def test_the_fused_pooling_is_max_pooling_to_the_bit(size: int) -> None:
+    inputs = torch.randn(2, 3, size, size + 1, generator=torch.Generator().manual_seed(0)).bfloat16()
+    expected = torch.nn.functional.max_pool2d(inputs.relu(), 3, stride=2, padding=1)
+    assert torch.equal(networks._PoolReLU()(inputs), expected)
+
+
 # --- what they do not depend on
 
 

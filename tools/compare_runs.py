@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nds_plugin.cli import run
+from nds_plugin.cli import parse, run
 from nds_plugin.report.runs import load_run, results_table, write_runs_report
 
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="path of the HTML page")
     parser.add_argument("--title", default="")
     parser.add_argument("--seed", type=int, default=0, help="of the images shown per cluster")
-    args = parser.parse_args()
+    args = parse(parser)
     runs = {Path(folder).name: load_run(folder) for folder in args.runs}
     print(results_table({name: document["summary"] for name, document in runs.items()}))
     print(f"Report: {write_runs_report(runs, args.output, args.title, args.seed)}")

@@ -9,6 +9,9 @@ $DETECTRON2_DATASETS/nds_selections), which Detectron2's own train_net.py can tr
     DETECTRON2_ENV_MODULE=nds_plugin.d2.env python train_net.py --config-file ... \\
         DATASETS.TRAIN "('nds_cityscapes_23k',)"
 
+For that the source must be made of datasets that Detectron2 knows by name
+(partition_source.py --dataset).
+
 At CPU size: --share 0.2 of any source, in seconds.
 """
 
@@ -22,7 +25,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from nds_plugin.artifacts import content_hash
-from nds_plugin.cli import run
+from nds_plugin.cli import parse, run
 from nds_plugin.errors import NDSError
 from nds_plugin.index import SourceIndex
 from nds_plugin.partition import Partition
@@ -32,6 +35,7 @@ from nds_plugin.selection import (
     KIND,
     MODES,
     SELECTORS,
+    Selection,
     SelectionConfig,
     cluster_table,
     effective_numbers,
@@ -60,7 +64,7 @@ def parse_arguments() -> argparse.Namespace:
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--output", help="path of the selection, a .parquet file")
     target.add_argument("--name", help="register the subset as the dataset nds_NAME")
-    return parser.parse_args()
+    return parse(parser)
 
 
 def output_path(args: argparse.Namespace) -> Path:
@@ -74,6 +78,26 @@ def output_path(args: argparse.Namespace) -> Path:
     return selections_folder() / f"{args.name}.parquet"
 
 
+def describe_dataset(name: str, selection: Selection) -> str:
+    """What a script that trains on the subset by name must know.
+
+    Raises:
+        NDSError: a source that Detectron2 does not know by name, so that nothing could load its images.
+    """
+    from nds_plugin.d2.registration import check_registered
+    from nds_plugin.d2.subset import selection_label_space
+
+    check_registered(selection.sources)
+    space = selection_label_space(selection.sources)
+    lines = [f"Registered dataset: nds_{name}, MODEL.ROI_HEADS.NUM_CLASSES {len(space.classes)}"]
+    if any(len(labelled) < len(space.classes) for labelled in space.labelled):
+        lines.append(
+            "Its sources label different classes: Detectron2's own heads take an object of a class that a "
+            "source does not label for background; NDSROIHeads with NDS.LABEL_SPACES do not."
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     args = parse_arguments()
     config = SelectionConfig(
@@ -84,6 +108,7 @@ def main() -> None:
     scores = Scores.load(args.scores) if args.scores else None
     selection = select(index, partition, config, scores)
     key = content_hash([KIND, index.hash, partition.hash, scores.z if scores else None, asdict(config)])
+    dataset = describe_dataset(args.name, selection) if args.name else ""
     selection.save(path, key)
     numbers = effective_numbers(selection)
     print(tabulate(cluster_table(selection, index, partition), headers="keys", floatfmt=".4f"))
@@ -92,8 +117,8 @@ def main() -> None:
         f"{len(selection)} images in {path}; {numbers['effective_clusters']:.1f} effective clusters, "
         f"effective sample size {numbers['effective_sample_size']:.0f}."
     )
-    if args.name:
-        print(f"Registered dataset: nds_{args.name}")
+    if dataset:
+        print(dataset)
 
 
 if __name__ == "__main__":

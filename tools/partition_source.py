@@ -29,6 +29,7 @@ from nds_plugin.experts import ExpertConfig, prepare_shared
 from nds_plugin.features import extract_features, features_key
 from nds_plugin.index import KIND as INDEX_KIND
 from nds_plugin.index import SourceIndex
+from nds_plugin.networks import choose_device
 from nds_plugin.partition import KIND as PARTITION_KIND
 from nds_plugin.partition import (
     METHODS,
@@ -66,9 +67,9 @@ def parse_arguments() -> argparse.Namespace:
     group.add_argument("--crop-size", type=int, default=224, help="pixels (default: 224)")
     group.add_argument("--batch-size", type=int, default=128, help="images a worker decodes at a time")
     group.add_argument("--num-workers", type=int, default=2, help="processes that decode images")
-    group.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    group.add_argument("--device", default="", help="cpu, cuda, cuda:1; by default a GPU if there is one")
     parser.add_argument("--output", required=True, help="folder to write to")
-    return parser.parse_args()
+    return cli.parse(parser)
 
 
 def feature_network(args: argparse.Namespace, index: SourceIndex, device: torch.device) -> FeatureNetwork:
@@ -89,7 +90,7 @@ def main() -> None:
     """Index, network, features, partition."""
     args = parse_arguments()
     config = PartitionConfig(args.method, args.num_clusters, args.seed, args.min_size, args.pca_dim)
-    device, output = torch.device(args.device), Path(args.output)
+    device, output = choose_device(args.device), Path(args.output)
     index = cli.index_from_arguments(args)
     if not is_valid(output / "index.parquet", INDEX_KIND, index.hash):
         index.save(output / "index.parquet", index.hash)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 
-from nds_plugin.cli import run
+from nds_plugin.cli import parse, run
 from nds_plugin.index import SourceIndex
 from nds_plugin.scores import METRICS
 
@@ -38,7 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16 (default auto)")
     parser.add_argument("--num-workers", type=int, default=2, help="loader processes (default 2)")
     parser.add_argument("--device", default="", help="cpu, cuda, cuda:1; by default a GPU if there is one")
-    return parser.parse_args()
+    return parse(parser)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 
-from nds_plugin.cli import run
+from nds_plugin.cli import parse, run
 
 HELP = {
     "task": "rotation (needs no labels) or supervised (the source's image labels)",
@@ -53,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
             text = f"{HELP[field.name]} (default {field.default})"
             parser.add_argument(flag, type=type(field.default), default=field.default, help=text)
     parser.add_argument("--no-amp", dest="amp", action="store_false", help="no mixed precision")
-    return parser.parse_args()
+    return parse(parser)
 
 
 def main() -> None:

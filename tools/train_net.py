@@ -14,21 +14,23 @@ Detectron2's arguments hold: --num-gpus (processes, on CPUs too), --num-machines
 from __future__ import annotations
 
 import argparse
-import datetime
 import logging
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode as CN
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from nds_plugin.cli import run
+from nds_plugin.cli import parse, run
 from nds_plugin.d2 import load_config
+from nds_plugin.d2.checks import check_config
 from nds_plugin.d2.config import find_config
-from nds_plugin.d2.main_job import check_config, evaluate_only
+from nds_plugin.d2.launching import check_processes, launch
+from nds_plugin.d2.main_job import evaluate_only
 from nds_plugin.d2.main_job import run as run_main_job
+from nds_plugin.errors import NDSError
 from nds_plugin.report.runs import results_table, write_runs_report
 
 
@@ -38,9 +40,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--config", dest="config_file", metavar="NAME", help="the same; a bare name is in configs/detectron2/"
     )
-    args = parser.parse_args()
+    args = parse(parser)
     if not args.config_file:
-        parser.error("name a config by --config-file")
+        raise NDSError("name a config by --config-file, such as --config-file nds_sample.yaml.")
     return args
 
 
@@ -76,16 +78,9 @@ def report(rows: dict[str, Any]) -> None:
 def main() -> None:
     args = parse_arguments()
     args.config_file = find_config(args.config_file)
-    check_config(load_config(args.config_file, args.opts))  # before any process is started
-    launch(
-        work,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-        timeout=datetime.timedelta(days=7),  # ranks wait while the main process makes an artefact
-    )
+    cfg = load_config(args.config_file, args.opts)
+    check_config(cfg, check_processes(args, cfg.MODEL.DEVICE))  # before any process is started
+    launch(work, args)
 
 
 if __name__ == "__main__":

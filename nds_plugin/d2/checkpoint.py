@@ -138,6 +138,12 @@ class AtomicCheckpointer(DetectionCheckpointer):
     def _torch_load(self, f: str) -> Any:
         return read_checkpoint(f)
 
+    def _load_file(self, filename: str) -> Any:
+        if hasattr(DetectionCheckpointer, "_torch_load") or not filename.endswith(".pth"):
+            return super()._load_file(filename)
+        data = read_checkpoint(filename)  # Detectron2 v0.6 would unpickle it
+        return data if "model" in data else {"model": data}
+
 
 def write_checkpoint(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
     """Atomically ``torch.save`` to a file.

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import os
+import re
 from pathlib import Path
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode as CN
 
-from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.errors import NDSError, did_you_mean, unknown_name
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs" / "detectron2"
+_PRETRAIN = "NDS.PRETRAIN."
 
 
 def add_nds_config(cfg: CN) -> None:
@@ -122,16 +126,89 @@ def load_config(name: str, overrides: list[str] | None = None) -> CN:
     cfg = get_cfg()
     add_nds_config(cfg)
     path = find_config(name)
+    _check_files(path, cfg)
     try:
-        cfg.merge_from_file(path)
-    except (KeyError, ValueError, AssertionError) as error:
-        raise NDSError(f"config {path}: {_one_line(error)}") from None
+        # Detectron2 would by default run Python code that a config asks for.
+        cfg.merge_from_file(path, allow_unsafe=False)
+    except (KeyError, ValueError, AssertionError, RecursionError) as error:
+        raise _refused(f"config {path}", error, cfg) from None
     _decode(cfg.NDS.PRETRAIN)
+    overrides = overrides or []
+    if len(overrides) % 2:
+        raise NDSError(f"command line: {overrides[-1]!r} at the end is not a pair of KEY VALUE.")
+    _add_pretrain_keys(cfg, overrides)
     try:
-        cfg.merge_from_list(overrides or [])
+        cfg.merge_from_list(overrides)
     except (KeyError, ValueError, AssertionError) as error:
-        raise NDSError(f"command line KEY VALUE overrides {overrides}: {_one_line(error)}") from None
+        raise _refused("command line", error, cfg) from None
     return cfg
+
+
+def _check_files(path: str, cfg: CN, above: tuple[str, ...] = ()) -> None:
+    """Refuse a config file that is no plain YAML with keys, and likewise what it is based on."""
+    if path in above:
+        raise NDSError(f"config {path} is based on itself: {' -> '.join((*above, path))}.")
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        origin = f", the _BASE_ of {above[-1]}" if above else ""
+        raise NDSError(f"cannot read the config {path}{origin}: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise NDSError(f"config {path} is not a text file (byte {error.start} is not UTF-8).") from None
+    except yaml.YAMLError as error:
+        raise NDSError(f"config {path} is not plain YAML: {_one_line(error)}.") from None
+    if not isinstance(document, dict):
+        got = "nothing" if document is None else f"a {type(document).__name__}"
+        raise NDSError(f"config {path}: expected lines of KEY: value, got {got}.")
+    for key, value in document.items():
+        if isinstance(cfg.get(key), CN) and not isinstance(value, dict):
+            raise NDSError(f"config {path}: {key} holds keys of its own, got the value {value!r}.")
+    bases = document.get("_BASE_", [])
+    for base in bases if isinstance(bases, list) else [bases]:
+        located = os.path.expanduser(str(base))
+        if "://" not in located:
+            _check_files(os.path.join(os.path.dirname(path), located), cfg, (*above, path))
+
+
+def _refused(where: str, error: Exception, cfg: CN) -> NDSError:
+    """The error of a config that yacs did not accept, with the nearest keys of a mistyped one."""
+    text = _one_line(error)
+    known = re.fullmatch(r"Non-existent (?:config )?key: (\S+)", text)
+    if known:
+        key = known[1].removeprefix(_PRETRAIN)
+        return NDSError(f"{where}: unknown config key {known[1]}.{did_you_mean(key, _flatten(cfg)[::2])}")
+    mismatch = re.fullmatch(
+        r"Type mismatch \(<class '(.+?)'> vs\. <class '(.+?)'>\) with values .* for config key: (\S+)", text
+    )
+    if mismatch:
+        expected, got, key = mismatch.groups()
+        names = {
+            "detectron2.config.config.CfgNode": "a node of keys",
+            "str": "text",
+            "tuple": "a tuple, as \"('a', 'b')\"",
+        }
+        return NDSError(
+            f"{where}: {key} must be {names.get(expected, expected)}, got {names.get(got, got)}"
+            f"{' (write 1.0 for 1)' if (expected, got) == ('float', 'int') else ''}."
+        )
+    return NDSError(f"{where}: {text}")
+
+
+def _add_pretrain_keys(cfg: CN, overrides: list[str]) -> None:
+    """Let overrides name any key under NDS.PRETRAIN that Detectron2 has, not only those of the file."""
+    known = dict(zip(*[iter(_flatten(cfg))] * 2))
+    for key in overrides[::2]:
+        name = str(key)[len(_PRETRAIN) :]
+        if not str(key).startswith(_PRETRAIN) or name not in known:
+            continue
+        node = cfg.NDS.PRETRAIN
+        *parents, leaf = name.split(".")
+        for parent in parents:
+            if parent not in node:
+                node[parent] = CN(new_allowed=True)
+            node = node[parent]
+        if leaf not in node:
+            node[leaf] = known[name]
 
 
 def _decode(node: CN) -> None:
@@ -145,7 +222,7 @@ def _decode(node: CN) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    text = error.args[0] if error.args else error
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error  # str() would quote it
     return " ".join(str(text).split())
 
 
@@ -160,7 +237,7 @@ def merged(cfg: CN, node: CN) -> CN:
     try:
         result.merge_from_list(_flatten(node))
     except (KeyError, ValueError, AssertionError) as error:
-        raise NDSError(f"NDS.PRETRAIN: {_one_line(error)}") from None
+        raise _refused("NDS.PRETRAIN", error, cfg) from None
     return result
 
 

@@ -61,7 +61,7 @@ class DrawMonitor(HookBase):
         self._weights = np.asarray(weights, dtype=np.float64)
 
     def after_step(self) -> None:
-        loader: ObservedLoader = self.trainer.observed_loader
+        loader: ObservedLoader = self.trainer.data_loader
         self._check(loader)
         clusters = [example["nds_cluster"] for example in loader.last_batch]
         self._drawn += np.bincount(clusters, minlength=len(self._drawn))

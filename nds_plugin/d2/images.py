@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from detectron2.data import DatasetFromList
+from detectron2.utils.serialize import PicklableWrapper
 from torch.utils.data import Dataset
 
 from nds_plugin.counter_rng import stream_key
+from nds_plugin.d2.mapper import why_unreadable
 from nds_plugin.errors import NDSError
 from nds_plugin.images import ImageError
 from nds_plugin.streams import redraw
@@ -30,8 +32,8 @@ class MappedImages(Dataset[dict[str, Any]]):
     """Dataset dicts behind a mapper, addressed by ``(position in the stream, index)``.
 
     Augmentation is seeded by the position, so that an image looks the same on any number of
-    ranks and workers and after a resume. An image that the mapper cannot read (``ImageError``, or
-    ``None``) is replaced by another of the same cluster, decided by the seed alone.
+    ranks and workers and after a resume. An image that any mapper cannot read, or for which it
+    returns None, is replaced by another of the same cluster, decided by the seed alone.
 
     Each mapped dict also gets ``nds_drawn`` (the index that the stream gave), ``nds_index`` (the
     one that was read) and ``nds_cluster``.
@@ -55,7 +57,8 @@ class MappedImages(Dataset[dict[str, Any]]):
         if len(dicts) != len(cluster):
             raise NDSError(f"{len(dicts)} images but {len(cluster)} cluster numbers: they must match.")
         self._records = DatasetFromList(dicts, copy=False)
-        self._mapper = mapper
+        self._mapper = PicklableWrapper(mapper)  # a lambda, too, can go to a spawned worker
+        self._image_format = getattr(mapper, "image_format", None)
         self.cluster = np.asarray(cluster, dtype=np.int32)
         self._seed = seed
         self._drawable = int((self.cluster >= 0).sum())
@@ -88,7 +91,13 @@ class MappedImages(Dataset[dict[str, Any]]):
                 return self._mapper(record)
         except ImageError as error:
             self._count(index, error)
-            return None
+        except Exception as error:
+            # Of another mapper than NDSDatasetMapper, which says itself when it was the file.
+            cause = None if isinstance(error, NDSError) else why_unreadable(record, self._image_format)
+            if cause is None:
+                raise
+            self._count(index, ImageError(f"{record.get('file_name')}: {cause}."))
+        return None
 
     def _count(self, index: int, error: ImageError) -> None:
         if self.unreadable[index]:

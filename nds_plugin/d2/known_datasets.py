@@ -135,7 +135,7 @@ def _register_sample(root: str) -> None:
 def _prepare_sample(folder: Path) -> None:
     from nds_plugin.datasets import sample
 
-    build_once(folder, lambda: sample.is_complete(folder), lambda: _generate(folder))
+    build_once(folder, lambda: sample.is_complete(folder, sample.sample_key()), lambda: _generate(folder))
 
 
 def _generate(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,9 +13,9 @@ import numpy.typing as npt
 import torch
 from detectron2.config import CfgNode as CN
 from detectron2.config import configurable
-from detectron2.data import MetadataCatalog, build_detection_train_loader, get_detection_dataset_dicts
-from detectron2.data.common import ToIterableDataset
+from detectron2.data import MetadataCatalog, build_detection_train_loader, common, get_detection_dataset_dicts
 from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
 from fvcore.common.registry import Registry
 
 from nds_plugin.d2.images import MappedImages
@@ -39,6 +40,7 @@ STOCK_SAMPLERS = (
     "WeightedTrainingSampler",
     "WeightedCategoryTrainingSampler",
 )
+_WITHOUT_SELECTION = ("SeekableTrainingSampler",)
 Weights = npt.NDArray[np.float64]
 
 
@@ -48,7 +50,10 @@ def NDSTrainingSampler(  # noqa: N802  (the name that a config gives)
 ) -> IndexStream:
     """The images of a selection: drawn by p (mode stream) or in shuffled epochs (mode subset)."""
     if selection is None:
-        raise NDSError("NDSTrainingSampler needs a selection: set NDS.SELECTION to the file of one.")
+        raise NDSError(
+            "NDSTrainingSampler needs a selection: set NDS.SELECTION to the file of one, or name a dataset "
+            "that was drawn (nds_NAME) as the only one of DATASETS.TRAIN."
+        )
     return selection.stream(cluster, seed)
 
 
@@ -62,28 +67,53 @@ def SeekableTrainingSampler(  # noqa: N802
 
 
 class ObservedLoader:
-    """A loader that keeps the last batch it gave, so that hooks can look at what was trained on."""
+    """A loader that begins where training is, and keeps the last batch for hooks to look at.
+
+    Args:
+        build: builds Detectron2's loader whose first batch is that of a given iteration.
+        dataset, stream, total_batch_size: what the batches are made of.
+        start_iter: iteration of the first batch. None: the one that training is at when it takes
+            its first batch (Detectron2's event storage, which every trainer and plain_train_net.py
+            set), so that a resumed run goes on with its draw; 0 outside of training.
+    """
 
     def __init__(
-        self, loader: Any, dataset: MappedImages, stream: IndexStream, total_batch_size: int
+        self,
+        build: Callable[[int], Any],
+        dataset: MappedImages,
+        stream: IndexStream,
+        total_batch_size: int,
+        start_iter: int | None = None,
     ) -> None:
-        self.loader = loader
+        self._build = build
         self.dataset = dataset
         self.stream = stream
         self.total_batch_size = total_batch_size
+        self._start_iter = start_iter
         self.last_batch: list[dict[str, Any]] = []
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        # A generator: nothing below runs before the first batch is asked for.
+        start = _current_iteration() if self._start_iter is None else self._start_iter
+        if start:
+            logger.info("The training loader goes on at iteration %d.", start)
         # Starting a loader draws from torch's global generator; a resumed run starts one more.
         with torch.random.fork_rng(devices=[]):
-            batches = iter(self.loader)
+            batches = iter(self._build(start))
         for batch in batches:
             self.last_batch = batch
             yield batch
 
 
+def _current_iteration() -> int:
+    try:
+        return int(get_event_storage().iter)
+    except AssertionError:  # there is none outside of training
+        return 0
+
+
 def _from_config(
-    cfg: CN, *, mapper: Callable[..., Any] | None = None, start_iter: int = 0, updates: Any = ()
+    cfg: CN, *, mapper: Callable[..., Any] | None = None, start_iter: int | None = None, updates: Any = ()
 ) -> dict[str, Any]:
     return {
         "dataset": tuple(cfg.DATASETS.TRAIN),
@@ -114,7 +144,7 @@ def _build(
     filter_empty: bool = True,
     seed: int = 0,
     max_unreadable: float = 0.01,
-    start_iter: int = 0,
+    start_iter: int | None = None,
     updates: Sequence[tuple[int, Weights]] = (),
 ) -> ObservedLoader:
     world_size = comm.get_world_size()
@@ -122,18 +152,16 @@ def _build(
         raise NDSError(
             f"SOLVER.IMS_PER_BATCH must be a multiple of the {world_size} processes, got {total_batch_size}."
         )
-    if isinstance(selection, str):
-        selection = Selection.load(selection)
     names = [dataset] if isinstance(dataset, str) else list(dataset)
+    check_registered(names)
+    selection = _selection(selection, sampler, names)
     dicts, sources = load_dicts(names, filter_empty)
-    needs_selection = selection is not None and sampler == "NDSTrainingSampler"
     cluster = (
-        selection.clusters_of(sources, [str(d["image_id"]) for d in dicts])
-        if selection is not None and needs_selection
-        else np.zeros(len(dicts), dtype=np.int32)
+        np.zeros(len(dicts), dtype=np.int32)
+        if selection is None
+        else selection.clusters_of(sources, [str(d["image_id"]) for d in dicts])
     )
-    make = TRAIN_SAMPLERS.get(sampler)
-    streams = [(0, make(selection if needs_selection else None, cluster, seed))]
+    streams = [(0, TRAIN_SAMPLERS.get(sampler)(selection, cluster, seed))]
     if selection is not None:
         streams += [(position, selection.reweighted(w).stream(cluster, seed)) for position, w in updates]
     if aspect_ratio_grouping:
@@ -141,23 +169,34 @@ def _build(
         wide = np.array([d["width"] > d["height"] for d in dicts], dtype=np.int8)
         streams = [(n, AspectGroupedStream(s, wide, total_batch_size, seed)) for n, s in streams]
     stream = SegmentedStream(streams)
-    batch_size = total_batch_size // world_size
     images = MappedImages(dicts, mapper, cluster, seed, max_unreadable)
-    loader = build_detection_train_loader(
-        images,
-        mapper=None,
-        sampler=PositionedSampler(
-            stream,
-            rank=comm.get_rank(),
-            world_size=world_size,
-            start=start_iter * total_batch_size,
-            interleave=None if _deals_whole_batches() else batch_size,
-        ),
-        total_batch_size=total_batch_size,
-        aspect_ratio_grouping=False,  # done in the stream, where it can be resumed
-        num_workers=num_workers,
-    )
-    return ObservedLoader(loader, images, stream, total_batch_size)
+
+    def build(start: int) -> Any:
+        return build_detection_train_loader(
+            images,
+            mapper=None,
+            sampler=PositionedSampler(
+                stream,
+                rank=comm.get_rank(),
+                world_size=world_size,
+                start=start * total_batch_size,
+                interleave=None if _deals_whole_batches() else total_batch_size // world_size,
+            ),
+            total_batch_size=total_batch_size,
+            aspect_ratio_grouping=False,  # done in the stream, where it can be resumed
+            num_workers=num_workers,
+        )
+
+    return ObservedLoader(build, images, stream, total_batch_size, start_iter)
+
+
+def _selection(given: str | Selection | None, sampler: str, names: Sequence[str]) -> Selection | None:
+    """The selection to draw from: the one given, else the one that made the dataset (``nds_NAME``)."""
+    if sampler in _WITHOUT_SELECTION:
+        return None
+    if given is None and sampler == NDSTrainingSampler.__name__ and len(names) == 1:
+        given = MetadataCatalog.get(names[0]).get("nds_selection")
+    return Selection.load(given) if isinstance(given, (str, os.PathLike)) else given
 
 
 def build_nds_train_loader(*args: Any, **kwargs: Any) -> Any:
@@ -170,14 +209,16 @@ def build_nds_train_loader(*args: Any, **kwargs: Any) -> Any:
         dataset: name or names of registered datasets.
         mapper: dataset dict to training example.
         total_batch_size: images of an iteration over all processes.
-        selection: path of a selection, or a Selection; needed by NDSTrainingSampler.
+        selection: path of a selection, or a Selection; needed by NDSTrainingSampler unless the
+            dataset is one that a selection was registered as.
         sampler: a name in TRAIN_SAMPLERS.
         aspect_ratio_grouping: batches of one orientation, decided in the stream.
         num_workers: loader workers a process.
         filter_empty: leave out images without (non-crowd) instances.
         seed: of the data order and the augmentation.
         max_unreadable: share of the images that may be unreadable before the run stops.
-        start_iter: iteration that the first batch belongs to.
+        start_iter: iteration of the first batch; None: the one that training is at, see
+            :class:`ObservedLoader`. A resumed run needs nothing else to go on with its draw.
         updates: (first stream position, cluster weights) of every later change of the weights.
 
     Returns:
@@ -189,13 +230,18 @@ def build_nds_train_loader(*args: Any, **kwargs: Any) -> Any:
     cfg = args[0] if args else kwargs.get("cfg")
     if isinstance(cfg, CN):
         name = cfg.DATALOADER.SAMPLER_TRAIN
+        check_sampler(name)
         if name not in TRAIN_SAMPLERS:
-            if name not in STOCK_SAMPLERS:
-                known = [*STOCK_SAMPLERS, *(n for n, _ in TRAIN_SAMPLERS)]
-                raise unknown_name("DATALOADER.SAMPLER_TRAIN", name, known)
             kwargs = {k: v for k, v in kwargs.items() if k == "mapper"}
             return build_detection_train_loader(cfg, **kwargs)
     return _build(*args, **kwargs)
+
+
+def check_sampler(name: str) -> None:
+    """Raise the error that lists the known samplers if a name is not one of them."""
+    known = [*STOCK_SAMPLERS, *(n for n, _ in TRAIN_SAMPLERS)]
+    if name not in known:
+        raise unknown_name("DATALOADER.SAMPLER_TRAIN", name, known)
 
 
 def load_dicts(names: Sequence[str], filter_empty: bool) -> tuple[list[dict[str, Any]], list[str]]:
@@ -219,4 +265,5 @@ def load_dicts(names: Sequence[str], filter_empty: bool) -> tuple[list[dict[str,
 
 def _deals_whole_batches() -> bool:
     """Whether this Detectron2 gives each loader worker whole batches (main) or single elements (v0.6)."""
-    return "shard_chunk_size" in inspect.signature(ToIterableDataset.__init__).parameters
+    sharding = getattr(common, "ToIterableDataset", None)  # before v0.6 the main process draws
+    return sharding is None or "shard_chunk_size" in inspect.signature(sharding.__init__).parameters

@@ -9,25 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode as CN
 from detectron2.utils import comm
 
 from nds_plugin.artifacts import content_hash, is_valid, read_json
 from nds_plugin.d2 import training
+from nds_plugin.d2.checks import NO_PRETRAINING, check_config, check_target
 from nds_plugin.d2.evaluation import KIND as RESULTS_KIND
 from nds_plugin.d2.evaluation import summarise, write_results
 from nds_plugin.d2.fingerprints import dataset_fingerprint
 from nds_plugin.d2.hooks import Rescore
-from nds_plugin.d2.registration import check_registered, dataset_classes
+from nds_plugin.d2.registration import dataset_classes
 from nds_plugin.d2.selecting import Selected, SelectionSteps
-from nds_plugin.errors import NDSError, unknown_name
-from nds_plugin.selection import SELECTORS, cluster_table, effective_numbers, source_shares
+from nds_plugin.errors import NDSError
+from nds_plugin.selection import cluster_table, effective_numbers, source_shares
 
 logger = logging.getLogger(__name__)
-
-NO_PRETRAINING = "none"
-
 
 class Timings:
     """Seconds of the steps that ran in this process."""
@@ -44,35 +41,6 @@ class Timings:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def check_config(cfg: CN) -> None:
-    """Refuse at once what would otherwise fail after hours.
-
-    Raises:
-        NDSError: unknown names, no such device, settings that contradict each other.
-    """
-    nds = cfg.NDS
-    if nds.SELECTOR not in (*SELECTORS, NO_PRETRAINING):
-        raise unknown_name("NDS.SELECTOR", nds.SELECTOR, (*SELECTORS, NO_PRETRAINING))
-    if nds.SEED < 0:
-        raise NDSError(f"NDS.SEED must be 0 or more, got {nds.SEED}: selections are kept by their seed.")
-    if not cfg.DATASETS.TRAIN or not cfg.DATASETS.TEST:
-        raise NDSError("DATASETS.TRAIN and DATASETS.TEST must name the target's training and test datasets.")
-    check_registered([*nds.SOURCE.DATASETS, *nds.TARGET.DATASETS, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise NDSError(
-            "MODEL.DEVICE is cuda, but torch sees no GPU here: add MODEL.DEVICE cpu to run on the CPU."
-        )
-    if nds.RESCORE.ITERS and (nds.SELECTOR != "nds" or nds.MODE != "stream"):
-        raise NDSError(
-            "NDS.RESCORE.ITERS needs NDS.SELECTOR nds and NDS.MODE stream: a subset is drawn already."
-        )
-    if cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size():
-        raise NDSError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} must be a multiple of the "
-            f"{comm.get_world_size()} processes (--num-gpus x --num-machines)."
-        )
-
-
 def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
     """Run the main job; every process of the job calls it.
 
@@ -85,6 +53,8 @@ def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
         The results document (see ``results.json``) on the main process, {} on the others.
     """
     check_config(cfg)
+    if comm.is_main_process():
+        check_target(cfg)
     timed = Timings()
     selected = None
     if cfg.NDS.SELECTOR != NO_PRETRAINING:

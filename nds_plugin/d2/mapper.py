@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,36 @@ import pycocotools.mask as mask_util
 import torch
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 
 from nds_plugin.errors import NDSError
 from nds_plugin.images import ImageError
+
+
+def why_unreadable(record: dict[str, Any], image_format: str | None) -> str | None:
+    """Why a dataset dict's image file cannot be used; None if it can. Reads the file."""
+    try:
+        image = utils.read_image(record["file_name"], format=image_format)
+        utils.check_image_size(dict(record), image)
+    except FileNotFoundError:
+        return "no such image file"
+    except utils.SizeMismatchError:
+        expected = f"{record.get('width')}x{record.get('height')}"
+        return f"the image is {image.shape[1]}x{image.shape[0]}, its annotations say {expected}"
+    except Exception as error:
+        return f"the image cannot be read ({type(error).__name__}: {error})"
+    return None
+
+
+class _Recording(T.AugmentationList):
+    """Augmentations that keep the transforms they applied last."""
+
+    last: Any = None
+
+    def __call__(self, aug_input: Any) -> Any:
+        self.last = super().__call__(aug_input)
+        return self.last
 
 
 class NDSDatasetMapper(DatasetMapper):
@@ -33,36 +60,27 @@ class NDSDatasetMapper(DatasetMapper):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if not hasattr(DatasetMapper, "_transform_annotations"):
-            raise NDSError("this Detectron2 is too old for NDSDatasetMapper: install version 0.6 or later.")
         super().__init__(*args, **kwargs)
+        self.augmentations = _Recording([self.augmentations])
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """See :class:`DatasetMapper`; a file that cannot be read raises :class:`ImageError`."""
+        # Not every Detectron2 has a method of its own for the annotations: the stock mapper gets
+        # the dict without them, and they follow the transforms that it applied.
+        annotations = dataset_dict.get("annotations")
         try:
-            return super().__call__(dataset_dict)
-        except NDSError:
-            raise
+            mapped = super().__call__({k: v for k, v in dataset_dict.items() if k != "annotations"})
         except Exception as error:
             # The stock mapper reads, augments and converts in one go. Whether it was the file
             # is found out by reading it once more, which costs nothing unless something broke.
-            cause = self._why_unreadable(dataset_dict)
+            cause = None if isinstance(error, NDSError) else why_unreadable(dataset_dict, self.image_format)
             if cause is None:
                 raise
             raise ImageError(f"{dataset_dict.get('file_name')}: {cause}.") from error
-
-    def _why_unreadable(self, dataset_dict: dict[str, Any]) -> str | None:
-        try:
-            image = utils.read_image(dataset_dict["file_name"], format=self.image_format)
-            utils.check_image_size(dict(dataset_dict), image)
-        except FileNotFoundError:
-            return "no such image file"
-        except utils.SizeMismatchError:
-            expected = f"{dataset_dict.get('width')}x{dataset_dict.get('height')}"
-            return f"the image is {image.shape[1]}x{image.shape[0]}, its annotations say {expected}"
-        except Exception as error:
-            return f"the image cannot be read ({type(error).__name__}: {error})"
-        return None
+        if self.is_train and annotations is not None:
+            mapped["annotations"] = copy.deepcopy(annotations)
+            self._transform_annotations(mapped, self.augmentations.last, tuple(mapped["image"].shape[1:]))
+        return mapped
 
     def _transform_annotations(
         self, dataset_dict: dict[str, Any], transforms: Any, image_shape: tuple[int, int]

@@ -22,7 +22,9 @@ from tabulate import tabulate
 
 from nds_plugin.artifacts import atomic_write, content_hash, file_hash, is_valid
 from nds_plugin.backbones import load_feature_network
-from nds_plugin.d2.registration import check_registered, index_dataset
+from nds_plugin.d2.fingerprints import dataset_fingerprint
+from nds_plugin.d2.registration import check_registered, dataset_classes, index_dataset
+from nds_plugin.d2.subset import selection_label_space
 from nds_plugin.d2.training import finetune_config
 from nds_plugin.datasets.folder import check_files
 from nds_plugin.errors import NDSError
@@ -39,7 +41,8 @@ from nds_plugin.features import extract_features
 from nds_plugin.index import KIND as INDEX_KIND
 from nds_plugin.index import SourceIndex
 from nds_plugin.partition import KIND as PARTITION_KIND
-from nds_plugin.partition import Partition, PartitionConfig, partition_by_features
+from nds_plugin.partition import Partition, PartitionConfig, check_num_clusters, partition_by_features
+from nds_plugin.sampling import check_budget, resolve_budget
 from nds_plugin.scores import KIND as SCORES_KIND
 from nds_plugin.scores import Scores
 from nds_plugin.scoring import ScoringConfig, score_experts
@@ -99,6 +102,7 @@ class SelectionSteps:
             NDSError: bad input; finished steps are kept.
         """
         index = self._index()
+        self._check_sizes(index)
         # Uniform and full draw every image alike, whatever the clusters: they need none.
         needs_experts = self.nds.SELECTOR == "nds"
         partition = self._partition(index) if needs_experts else Partition.whole(index)
@@ -106,6 +110,32 @@ class SelectionSteps:
         selection, path, key = self._selection(index, partition, scores)
         log_selection(selection, index, partition)
         return Selected(selection, path, key, index, partition, scores, self.paths, {})
+
+    def check_settings(self) -> None:
+        """Refuse numbers and names of any step that are out of range, before the first one runs.
+
+        Raises:
+            NDSError: see the configs of the steps.
+        """
+        config = self._selection_config()
+        if config.needs_budget:
+            check_budget(config.count, config.share)
+        if self.nds.SELECTOR == "nds":
+            self._expert_config(), self._scoring_config(), self._partition_config()
+            weights = self.nds.PARTITION.WEIGHTS
+            if weights and not Path(weights).is_file():
+                raise NDSError(f"NDS.PARTITION.WEIGHTS: no such file: {weights}.")
+
+    def _check_sizes(self, index: SourceIndex) -> None:
+        """What only the index can tell, before experts are trained."""
+        config = self._selection_config()
+        if config.needs_budget:
+            resolve_budget(len(index), config.count, config.share)
+        if self.nds.SELECTOR == "nds":
+            check_num_clusters(self.nds.PARTITION.NUM_CLUSTERS, len(index))
+        mapping = self.nds.SOURCE.LABEL_MAPPING
+        classes = selection_label_space(self.nds.SOURCE.DATASETS, mapping).classes if mapping else index.classes
+        check_shared_classes(classes, dataset_classes(self.cfg.DATASETS.TRAIN[0]), self.cfg)
 
     def _artefact(self, name: str, kind: str, key: str, suffix: str, make: Callable[[Path], None]) -> Path:
         """The path of an artefact; the main process makes it where it is missing, all wait for it."""
@@ -128,11 +158,11 @@ class SelectionSteps:
                 "NDS.SOURCE.DATASETS is empty: name at least one registered dataset to select from."
             )
         check_registered(names)
-        indexes = [index_dataset(name) for name in names]
-        key = content_hash([INDEX_KIND, [index.hash for index in indexes]])
+        # By the main process alone: every process would parse the same large annotation files.
+        key = agreed(lambda: content_hash([INDEX_KIND, [[n, dataset_fingerprint(n)] for n in names]]))
 
         def make(path: Path) -> None:
-            index = SourceIndex.join(indexes)
+            index = SourceIndex.join([index_dataset(name) for name in names])
             missing = check_files(index, sample=_FILES_CHECKED)
             allowed = int(self.nds.LOADER.MAX_UNREADABLE * min(len(index), _FILES_CHECKED))
             if len(missing) > allowed:
@@ -167,11 +197,14 @@ class SelectionSteps:
         comm.synchronize()
         return folder
 
-    def _partition(self, index: SourceIndex) -> Partition:
+    def _partition_config(self) -> PartitionConfig:
         node = self.nds.PARTITION
-        config = PartitionConfig(
+        return PartitionConfig(
             method=node.METHOD, num_clusters=node.NUM_CLUSTERS, min_size=node.MIN_SIZE, seed=node.SEED
         )
+
+    def _partition(self, index: SourceIndex) -> Partition:
+        node, config = self.nds.PARTITION, self._partition_config()
         if node.WEIGHTS:
             weights_hash = file_hash(node.WEIGHTS) if Path(node.WEIGHTS).is_file() else node.WEIGHTS
             network = weights_hash
@@ -208,7 +241,7 @@ class SelectionSteps:
         folder = self.folder / f"experts-{key[:10]}"
         self.paths["experts"] = str(folder)
         # Decided before anybody writes, so that all processes take the same way.
-        complete = comm.all_gather(is_complete(folder, key))[0]
+        complete = bool(comm.all_gather(is_complete(folder, key))[0])
         if complete:
             logger.info("experts: kept %s", folder)
             return ExpertSet.load(folder)
@@ -236,12 +269,12 @@ class SelectionSteps:
 
     def _scores(self, index: SourceIndex, partition: Partition) -> Scores:
         experts = self._experts(index, partition)
-        target = self.target_index()
         config = self._scoring_config()
-        key = content_hash([SCORES_KIND, experts.hash, target.hash, asdict(config)])
+        target = agreed(lambda: self.target_index().hash)
+        key = content_hash([SCORES_KIND, experts.hash, target, asdict(config)])
 
         def make(path: Path) -> None:
-            score_experts(experts, target, config, device=self.device).save(path, key=key)
+            score_experts(experts, self.target_index(), config, device=self.device).save(path, key=key)
 
         scores = Scores.load(self._artefact("scores", SCORES_KIND, key, ".json", make))
         scores.check_matches(experts.hash, experts.clusters)
@@ -296,6 +329,12 @@ class SelectionSteps:
 
         path = self._artefact("selection", SELECTION_KIND, key, ".parquet", make)
         return Selection.load(path), path, key
+
+
+def agreed(compute: Callable[[], str]) -> str:
+    """The main process's result, on all processes."""
+    result: str = comm.all_gather(compute() if comm.is_main_process() else "")[0]
+    return result
 
 
 def log_selection(selection: Selection, index: SourceIndex, partition: Partition) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from nds_plugin.d2.coco_dataset import datasets_root
 from nds_plugin.d2.registration import dataset_classes, dataset_dicts
 from nds_plugin.datasets.label_space import LabelSpace, unite
 from nds_plugin.errors import NDSError
@@ -26,7 +27,7 @@ SELECTIONS_FOLDER = "nds_selections"
 
 def selections_folder() -> Path:
     """The folder whose selections are registered by name."""
-    return Path(os.getenv("DETECTRON2_DATASETS", "datasets")) / SELECTIONS_FOLDER
+    return Path(datasets_root()) / SELECTIONS_FOLDER
 
 
 def register_selections_folder() -> list[str]:

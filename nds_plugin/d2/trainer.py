@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from detectron2.config import CfgNode as CN
-from detectron2.data import MetadataCatalog
+from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, hooks
 from detectron2.solver import build_optimizer
 from detectron2.solver.build import get_default_optimizer_params
@@ -22,11 +22,13 @@ from nds_plugin.d2.checkpoint import AtomicCheckpointer
 from nds_plugin.d2.evaluation import build_evaluator
 from nds_plugin.d2.hooks import DrawMonitor, IterationSeed
 from nds_plugin.d2.loader import ObservedLoader, build_nds_train_loader
+from nds_plugin.d2.mapper import NDSDatasetMapper
 from nds_plugin.errors import unknown_name
 from nds_plugin.selection import Selection
 
 logger = logging.getLogger(__name__)
 
+OPTIMIZERS = ("SGD", "AdamW")
 Weights = npt.NDArray[np.float64]
 
 
@@ -63,9 +65,14 @@ class NDSTrainer(DefaultTrainer):
         return self._trainer.data_loader
 
     @classmethod
-    def build_train_loader(cls, cfg: CN, start_iter: int = 0, updates: Any = ()) -> Any:
+    def build_train_loader(cls, cfg: CN, start_iter: int | None = None, updates: Any = ()) -> Any:
         """See :func:`nds_plugin.d2.loader.build_nds_train_loader`."""
         return build_nds_train_loader(cfg, start_iter=start_iter, updates=updates)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CN, dataset_name: str) -> Any:
+        """Detectron2's test loader, whose error names the image file that cannot be read."""
+        return build_detection_test_loader(cfg, dataset_name, mapper=NDSDatasetMapper(cfg, False))
 
     @classmethod
     def build_optimizer(cls, cfg: CN, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -73,7 +80,7 @@ class NDSTrainer(DefaultTrainer):
         if cfg.NDS.OPTIMIZER == "SGD":
             return build_optimizer(cfg, model)
         if cfg.NDS.OPTIMIZER != "AdamW":
-            raise unknown_name("NDS.OPTIMIZER", cfg.NDS.OPTIMIZER, ("SGD", "AdamW"))
+            raise unknown_name("NDS.OPTIMIZER", cfg.NDS.OPTIMIZER, OPTIMIZERS)
         params = get_default_optimizer_params(
             model,
             base_lr=cfg.SOLVER.BASE_LR,
@@ -101,12 +108,6 @@ class NDSTrainer(DefaultTrainer):
         if not self.cfg.TEST.EVAL_PERIOD:  # the evaluation is a step of its own, after training
             stock = [hook for hook in stock if not isinstance(hook, hooks.EvalHook)]
         return [*ours, *self._extra_hooks, *stock]
-
-    def resume_or_load(self, resume: bool = True) -> None:
-        """As DefaultTrainer's, and the loader goes on where the checkpoint was made."""
-        super().resume_or_load(resume=resume)
-        if self.start_iter > 0:
-            self.seek(self.start_iter)
 
     def seek(self, iteration: int, updates: Sequence[tuple[int, Weights]] = ()) -> None:
         """Let the next batch be that of ``iteration``, under later changes of the weights."""

@@ -64,7 +64,9 @@ def write_runs_report(
         raise NDSError("report: there is no run to report.")
     tests = sorted({str(run["test"]) for run in runs.values()})
     if len(tests) > 1:
-        raise NDSError(f"report: the runs were tested on different datasets ({', '.join(tests)}): compare like with like.")
+        raise NDSError(
+            f"report: the runs were tested on different datasets ({', '.join(tests)}): compare like with like."
+        )
     scored = [run for run in runs.values() if run["selection"] and run["selection"]["z"]]
     main = (scored or list(runs.values()))[-1]
     selection = main["selection"] or {}
@@ -105,7 +107,11 @@ def _pictures(selection: Mapping[str, Any], path: Path, seed: int) -> list[dict[
     if not selection["z"]:
         return pictures
     bars = weight_bars(
-        selection["weights"], folder / "weights.png", selection["z"], selection["stderr"], metric=selection["metric"]
+        selection["weights"],
+        folder / "weights.png",
+        selection["z"],
+        selection["stderr"],
+        metric=selection["metric"],
     )
     sheet = cluster_sheet(
         SourceIndex.load(selection["artefacts"]["index"]),
@@ -122,6 +128,10 @@ def _pictures(selection: Mapping[str, Any], path: Path, seed: int) -> list[dict[
             "title": "The clusters whose experts scored best",
             "caption": f"Nine random images each (seed {seed}), as Figures 2-4 of the paper show them.",
         },
-        {"path": str(bars), "title": "Scores and weights", "caption": "z with its standard error, and w = softmax(z / T)."},
+        {
+            "path": str(bars),
+            "title": "Scores and weights",
+            "caption": "z with its standard error, and w = softmax(z / T).",
+        },
         *pictures,
     ]

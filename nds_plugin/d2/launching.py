@@ -1,0 +1,91 @@
+"""Start the processes of a job; bad input that one of them meets is raised here as what it is.
+
+Detectron2's ``launch`` tells of the process that was seen to end first, by a traceback. That may
+be one that only lost its connection to the process with the real error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from detectron2.engine import launch as detectron2_launch
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, get_context
+
+from nds_plugin.cli import users_mistake
+from nds_plugin.errors import NDSError
+
+TIMEOUT = datetime.timedelta(days=7)  # ranks wait while the main process makes an artefact
+
+
+def check_processes(args: argparse.Namespace, device: str) -> int:
+    """Number of processes of the whole job.
+
+    Args:
+        args: of Detectron2's argument parser.
+        device: ``MODEL.DEVICE``.
+
+    Raises:
+        NDSError: numbers out of range, or more GPUs than this machine has.
+    """
+    for name, low in (("num_gpus", 1), ("num_machines", 1), ("machine_rank", 0)):
+        if getattr(args, name) < low:
+            flag = name.replace("_", "-")
+            raise NDSError(f"--{flag} must be {low} or more, got {getattr(args, name)}.")
+    if args.machine_rank >= args.num_machines:
+        raise NDSError(
+            f"--machine-rank must be 0 to {args.num_machines - 1} on {args.num_machines} machines, "
+            f"got {args.machine_rank}."
+        )
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise NDSError("--dist-url auto is for one machine: give tcp://HOST:PORT of machine 0.")
+    gpus = torch.cuda.device_count()
+    if device.startswith("cuda") and args.num_gpus > gpus:
+        raise NDSError(f"--num-gpus is {args.num_gpus}, but torch sees {gpus} GPUs here.")
+    if device == "cpu" and gpus and args.num_gpus * args.num_machines > 1:
+        raise NDSError(
+            "several processes on the CPU of a machine with GPUs would talk over the GPUs' NCCL: hide them "
+            "by CUDA_VISIBLE_DEVICES='', or use MODEL.DEVICE cuda."
+        )
+    return int(args.num_gpus * args.num_machines)
+
+
+def launch(work: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """Run ``work(args)`` in every process of the job on this machine, by Detectron2's ``launch``.
+
+    Raises:
+        NDSError: what a process raised as such, whichever ended first.
+    """
+    # A pipe, since the disk may be what is full.
+    reports = get_context("spawn").SimpleQueue()
+    try:
+        detectron2_launch(
+            _reporting,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(work, args, reports),
+            timeout=TIMEOUT,
+        )
+    except (ProcessRaisedException, ProcessExitedException):
+        if reports.empty():
+            raise
+        raise NDSError(reports.get()) from None
+    finally:
+        reports.close()
+
+
+def _reporting(work: Callable[[argparse.Namespace], None], args: argparse.Namespace, reports: Any) -> None:
+    try:
+        work(args)
+    except Exception as error:
+        message = users_mistake(error)
+        if message is not None:
+            with contextlib.suppress(OSError):
+                reports.put(message)
+        raise
