@@ -18,8 +18,8 @@ setup(
     package_data={"nds_plugin": ["py.typed"]},
     python_requires=">=3.9",
     install_requires=[
-        "numpy>=1.24",
-        "pyarrow>=14",
+        "numpy>=1.23",
+        "pyarrow>=15",
         "pillow>=9.4",
         "tqdm",
         "tabulate",
@@ -28,7 +28,7 @@ setup(
         "safetensors",
         "scikit-learn>=1.3",
         "matplotlib",
-        "torch",
+        "torch>=1.13",
         "torchvision",
     ],
     extras_require={

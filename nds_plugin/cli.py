@@ -34,9 +34,12 @@ def users_mistake(error: BaseException) -> str | None:
     if isinstance(error, NDSError):
         return one_line(error)
     # Detectron2 writes files of its own: logs, metrics, predictions.
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        where = error.filename or "a file"
-        return f"disk full while writing {where}: free some space and start again, finished steps are kept."
+    cause: BaseException | None = error
+    while cause is not None:  # torch.save hides the failed write behind an error of its own
+        if isinstance(cause, OSError) and cause.errno in DISK_FULL:
+            where = cause.filename or "a file"
+            return f"disk full while writing {where}: free some space and start again, finished steps are kept."
+        cause = cause.__cause__ or cause.__context__
     if isinstance(error, OSError) and error.errno in _FORBIDDEN:
         return f"{error.filename or 'a file'}: {error.strerror}: allow it and start again."
     return None

@@ -7,6 +7,7 @@ index, since the last bits of a convolution depend on the size of its batch.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import re
@@ -202,8 +203,11 @@ class _Cache:
 
     def save(self, number: int, shard: Features) -> None:
         """Keep a finished shard."""
+        # Not straight into the file: numpy's own writing does not say that it was the disk that is full.
+        buffer = io.BytesIO()
+        np.save(buffer, shard, allow_pickle=False)
         with atomic_write(self._path(number)) as file:
-            np.save(file, shard, allow_pickle=False)
+            file.write(buffer.getbuffer())
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{self.prefix}_{number:05d}.npy"

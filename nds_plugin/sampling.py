@@ -111,12 +111,10 @@ def check_budget(count: int = 0, share: float = 0.0) -> None:
     """What can be said of a budget without knowing the images.
 
     Raises:
-        NDSError: both or neither given, or out of range.
+        NDSError: both or neither given, or a share that is not in (0, 1].
     """
     if (count != 0) == (share != 0.0):
         raise NDSError(f"give the budget as a count or as a share, got count={count} and share={share}.")
-    if count < 0:
-        raise NDSError(f"budget must be 1 or more images, got {count}.")
     if count == 0 and not 0.0 < share <= 1.0:
         raise NDSError(f"a budget share must lie in (0, 1], got {share}.")
 

@@ -30,9 +30,11 @@ class Scores:
         images: scored images.
         expert_set: hash of the experts.
         task: the proxy task.
-        unreadable: base names of the images that could not be read.
+        unreadable: how many images could not be read; which ones, the client's log says. A file
+            name is the client's own affair.
         details: each metric's values and standard errors under its name, the shared network's
             under ``shared``, and how they were computed.
+        partition: hash of the partition that the experts belong to; empty where it is not known.
     """
 
     clusters: list[int]
@@ -42,8 +44,9 @@ class Scores:
     images: int
     expert_set: str
     task: str
-    unreadable: list[str] = field(default_factory=list)
+    unreadable: int = 0
     details: dict[str, Any] = field(default_factory=dict)
+    partition: str = ""
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
@@ -72,7 +75,8 @@ class Scores:
         """
         document = read_json(path, KIND)
         kinds = {"clusters": list, "z": list, "stderr": list, "metric": str, "images": int,
-                 "expert_set": str, "task": str, "unreadable": list, "details": dict}  # fmt: skip
+                 "expert_set": str, "task": str, "unreadable": int, "details": dict,
+                 "partition": str}  # fmt: skip
         for name, kind in kinds.items():
             if not isinstance(document.get(name), kind):
                 raise NDSError(f"{path}: field {name!r} should be a {kind.__name__}: score again.")

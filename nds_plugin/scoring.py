@@ -134,7 +134,7 @@ def score_experts(
     first = details["accuracy"]
     scores = Scores(
         experts.clusters, first["z"], first["stderr"], "accuracy", len(result.rows), experts.hash,
-        experts.task, unreadable, details,
+        experts.task, unreadable, details, experts.manifest["partition"],
     )  # fmt: skip
     return scores.with_metric(config.metric)
 
@@ -262,7 +262,7 @@ def _forward_batch(
         outputs[name].append(per_image[:real])
 
 
-def _report_unreadable(errors: dict[int, str], paths: list[str]) -> list[str]:
+def _report_unreadable(errors: dict[int, str], paths: list[str]) -> int:
     if len(errors) == len(paths):
         first = errors[min(errors)]
         raise NDSError(f"none of the target's {len(paths)} images can be read; first: {first}")
@@ -270,7 +270,7 @@ def _report_unreadable(errors: dict[int, str], paths: list[str]) -> list[str]:
         logger.warning("left out %d of %d images that cannot be read:", len(errors), len(paths))
         for row in sorted(errors):
             logger.warning("  %s", errors[row])
-    return [os.path.basename(paths[row]) for row in sorted(errors)]
+    return len(errors)
 
 
 def _details(values: dict[int, Array], clusters: list[int]) -> dict[str, Any]:

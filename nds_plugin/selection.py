@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from nds_plugin import sampling
 from nds_plugin.artifacts import read_table, write_table
@@ -88,8 +87,11 @@ class Selection:
 
     @property
     def sources(self) -> list[str]:
-        """Names of the sources that have an image in the selection."""
-        return sorted(pc.unique(self.column("source").cast(pa.string())).to_pylist())
+        """Names of the sources that were selected from, in the order of the index.
+
+        All of them, drawn or not, so that every draw from a source has the same classes.
+        """
+        return list(self.info["sources"])
 
     def column(self, name: str) -> pa.ChunkedArray:
         """One column of the table."""
@@ -167,6 +169,11 @@ def select(
         NDSError: what does not fit together, or a bad budget, temperature or score.
     """
     partition.check_matches(index)
+    if config.selector == "nds" and scores and scores.partition not in ("", partition.hash):
+        raise NDSError(
+            f"the scores are of an expert set of another partition: expected {partition.hash[:12]}, got "
+            f"{scores.partition[:12]}; score the experts that were trained on this partition."
+        )
     sizes = partition.sizes
     weights = selector_weights(config, sizes, scores)
     drawable = int(sizes[weights > 0].sum())
@@ -185,6 +192,7 @@ def select(
         "normalisation": config.normalisation,
         "metric": scores.metric if scores and config.selector == "nds" else None,
         "z": [float(z) for z in scores.z] if scores and config.selector == "nds" else None,
+        "sources": index.sources,
         "sizes": sizes.tolist(),
         "index": index.hash,
         "partition": partition.hash,

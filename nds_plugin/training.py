@@ -72,6 +72,9 @@ class ExpertConfig:
                 raise NDSError(f"expert {name} must be {minimum} or more, got {getattr(self, name)!r}.")
         if not self.base_lr > 0:
             raise NDSError(f"expert base_lr must be above 0, got {self.base_lr!r}.")
+        for name in ("weight_decay", "momentum"):
+            if not getattr(self, name) >= 0:
+                raise NDSError(f"expert {name} must be 0 or more, got {getattr(self, name)!r}.")
 
     def identity(self) -> dict[str, Any]:
         """What decides the trained weights: everything but the number of workers."""
@@ -179,7 +182,9 @@ def train_network(
                 _check_finite(records, data.what, step, config)
             if (step + 1) % max(1, steps // 10) == 0:  # for logs, where there is no progress bar
                 loss, accuracy = records[-1].tolist()
-                logger.info("%s: step %d of %d, loss %.3f, accuracy %.3f", data.what, step + 1, steps, loss, accuracy)
+                logger.info(
+                    "%s: step %d of %d, loss %.3f, accuracy %.3f", data.what, step + 1, steps, loss, accuracy
+                )
             bar.update()
     tail = torch.stack(records[-max(1, steps // 10) :]).double().mean(dim=0)
     stats = TrainingStats(

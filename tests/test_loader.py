@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 
-from nds_plugin.d2 import add_nds_config, build_nds_train_loader, register_selection
+from nds_plugin.d2 import TRAIN_SAMPLERS, add_nds_config, build_nds_train_loader, register_selection
 from nds_plugin.d2.known_datasets import register_coco_folder
 from nds_plugin.d2.registration import index_dataset
 from nds_plugin.errors import NDSError
@@ -22,6 +22,7 @@ from nds_plugin.index import SourceIndex
 from nds_plugin.partition import Partition
 from nds_plugin.scores import Scores
 from nds_plugin.selection import Selection, SelectionConfig, select
+from nds_plugin.streams import ShuffledStream
 
 DATASET = "test_loader_selection"
 SOURCES = ("tiny_street_train", "tiny_room_train")
@@ -137,6 +138,34 @@ def test_the_nds_sampler_without_a_selection_says_what_to_set() -> None:
 
 
 @pytest.mark.usefixtures("tiny_datasets")
+@pytest.mark.parametrize("mode", ["stream", "subset"])
+def test_the_dataset_that_a_selection_was_registered_as_brings_its_selection(
+    tmp_path: Path, mode: str
+) -> None:
+    cfg = _config(_selection(tmp_path, mode))
+    given = _batches(cfg)
+    cfg.NDS.SELECTION = ""
+    assert _same(given, _batches(cfg))
+
+
+@pytest.mark.usefixtures("tiny_datasets")
+def test_a_sampler_of_ones_own_is_called_with_the_selection(tmp_path: Path) -> None:
+    calls = []
+
+    def first_cluster(selection: Selection, cluster: np.ndarray, seed: int) -> ShuffledStream:
+        calls.append((len(selection), seed))
+        return ShuffledStream(np.flatnonzero(cluster == 0), seed)
+
+    TRAIN_SAMPLERS._do_register("FirstCluster", first_cluster)
+    try:
+        batches = _batches(_config(_selection(tmp_path), sampler="FirstCluster"))
+    finally:
+        del TRAIN_SAMPLERS._obj_map["FirstCluster"]
+    assert calls == [(48, 0)]
+    assert {d["nds_cluster"] for batch in batches for d in batch} == {0}
+
+
+@pytest.mark.usefixtures("tiny_datasets")
 def test_datasets_of_other_classes_are_not_mixed_up(tmp_path: Path) -> None:
     cfg = _config(_selection(tmp_path))
     cfg.DATASETS.TRAIN = SOURCES
@@ -206,6 +235,26 @@ def test_broken_images_are_replaced_from_their_own_cluster_and_counted(
     assert {d["nds_cluster"] for d in replaced} == {0}
     assert all("/street/" in d["file_name"] and d["file_name"] not in broken_dataset for d in replaced)
     assert int(loader.dataset.unreadable.sum()) == len({d["nds_drawn"] for d in seen} & {0, 1, 2}) > 1
+
+
+def test_broken_images_are_replaced_under_the_stock_mapper_too(
+    broken_dataset: list[str], tmp_path: Path
+) -> None:
+    cfg = _broken_config(tmp_path, 0.5)
+    loader = build_nds_train_loader(cfg, mapper=DatasetMapper(cfg, True))
+    seen = [d for batch in itertools.islice(loader, 60) for d in batch]
+    assert any(d["nds_drawn"] != d["nds_index"] for d in seen)
+    assert not {d["file_name"] for d in seen} & set(broken_dataset)
+    assert int(loader.dataset.unreadable.sum()) == len({d["nds_drawn"] for d in seen} & {0, 1, 2}) > 1
+
+
+@pytest.mark.usefixtures("tiny_datasets")
+def test_a_mistake_in_a_mapper_is_not_taken_for_a_broken_image(tmp_path: Path) -> None:
+    def mapper(record: dict[str, Any]) -> dict[str, Any]:
+        return {"image": record["no such key"]}
+
+    with pytest.raises(KeyError, match="no such key"):
+        _batches(_config(_selection(tmp_path)), 1, mapper=mapper)
 
 
 @pytest.mark.usefixtures("broken_dataset")

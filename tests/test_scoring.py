@@ -192,7 +192,7 @@ def test_unreadable_images_are_counted_named_and_left_out(
     (folder / "000a.jpg").write_bytes(b"")
     (folder / "zzz.png").write_bytes(b"no image")
     damaged = score_experts(experts, folder, replace(FP32, num_workers=2, batch_size=3), progress=False)
-    assert (damaged.images, damaged.unreadable) == (20, ["000a.jpg", "zzz.png"])
+    assert (damaged.images, damaged.unreadable) == (20, 2)
     assert_same(damaged, scores)
     assert "left out 2 of 22 images" in caplog.text
     assert "000a.jpg: the file is empty" in caplog.text
@@ -405,5 +405,5 @@ def test_a_gpu_scores_like_the_cpu(experts: ExpertSet, target: Path, scores: Sco
 def test_real_photographs_are_scored(nds_data: Path, experts: ExpertSet) -> None:
     folder = nds_data / "detection" / "ccp" / "images"
     result = score_experts(experts, folder, replace(FP32, max_images=8), CPU, progress=False)
-    assert (result.images, result.unreadable) == (8, [])
+    assert (result.images, result.unreadable) == (8, 0)
     assert all(0 <= z <= 1 for z in result.z)

@@ -3,16 +3,16 @@
     python tools/compare_runs.py output/demo/none output/demo/uniform output/demo/selected \\
         --output output/demo/report.html
 
-Each folder is the OUTPUT_DIR of a run of tools/train_net.py; its name is the name of its row.
+Each folder is the OUTPUT_DIR of a run of tools/train_net.py. Rows are called by the selector (uniform,
+nds, ...) where the runs differ in it, else by the folder.
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from nds_plugin.cli import parse, run
-from nds_plugin.report.runs import load_run, results_table, write_runs_report
+from nds_plugin.report.runs import load_runs, results_table, write_runs_report
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--title", default="")
     parser.add_argument("--seed", type=int, default=0, help="of the images shown per cluster")
     args = parse(parser)
-    runs = {Path(folder).name: load_run(folder) for folder in args.runs}
+    runs = load_runs(args.runs)
     print(results_table({name: document["summary"] for name, document in runs.items()}))
     print(f"Report: {write_runs_report(runs, args.output, args.title, args.seed)}")
 

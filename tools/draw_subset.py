@@ -51,6 +51,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--index", required=True, help="index.parquet of the source")
     parser.add_argument("--partition", required=True, help="partition.parquet of that index")
     parser.add_argument("--scores", help="the client's scores.json; needed by the nds selector")
+    parser.add_argument("--experts", help="folder of experts: refuse scores of any other expert set")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--images", type=int, default=0, help="budget as a number of images")
     budget.add_argument("--share", type=float, default=0.0, help="budget as a share of the source")
@@ -71,7 +72,7 @@ def output_path(args: argparse.Namespace) -> Path:
     """Where the selection goes."""
     if args.output:
         return Path(args.output)
-    if args.name != os.path.basename(args.name):
+    if not args.name or args.name != os.path.basename(args.name):
         raise NDSError(f"--name must be a plain name, got {args.name!r}.")
     from nds_plugin.d2.subset import selections_folder
 
@@ -106,6 +107,11 @@ def main() -> None:
     path = output_path(args)
     index, partition = SourceIndex.load(args.index), Partition.load(args.partition)
     scores = Scores.load(args.scores) if args.scores else None
+    if scores and args.experts:
+        from nds_plugin.expert_set import ExpertSet
+
+        experts = ExpertSet.load(args.experts)
+        scores.check_matches(experts.hash, experts.clusters)
     selection = select(index, partition, config, scores)
     key = content_hash([KIND, index.hash, partition.hash, scores.z if scores else None, asdict(config)])
     dataset = describe_dataset(args.name, selection) if args.name else ""

@@ -35,6 +35,7 @@ from nds_plugin.partition import (
     METHODS,
     Partition,
     PartitionConfig,
+    check_num_clusters,
     partition_by_features,
     partition_key,
     summarise,
@@ -92,6 +93,7 @@ def main() -> None:
     config = PartitionConfig(args.method, args.num_clusters, args.seed, args.min_size, args.pca_dim)
     device, output = choose_device(args.device), Path(args.output)
     index = cli.index_from_arguments(args)
+    check_num_clusters(config.num_clusters, len(index))
     if not is_valid(output / "index.parquet", INDEX_KIND, index.hash):
         index.save(output / "index.parquet", index.hash)
     network = feature_network(args, index, device)

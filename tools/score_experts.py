@@ -14,7 +14,9 @@ nothing but this package and torch; task-supervised experts need labels (--coco 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
+from nds_plugin.artifacts import check_writable
 from nds_plugin.cli import parse, run
 from nds_plugin.index import SourceIndex
 from nds_plugin.scores import METRICS
@@ -55,12 +57,13 @@ def main() -> None:
         precision=args.precision,
         num_workers=args.num_workers,
     )
+    check_writable(Path(args.output).parent)  # before the work that would be lost
     experts = ExpertSet.load(args.experts)
     scores = score_experts(experts, _target(args), config, choose_device(args.device))
     scores.save(args.output)
     for cluster, z, stderr in zip(scores.clusters, scores.z, scores.stderr):
         print(f"cluster {cluster:4d}: {scores.metric} {z:.4f} +- {stderr:.4f}")
-    print(f"{scores.images} images scored, {len(scores.unreadable)} unreadable; wrote {args.output}")
+    print(f"{scores.images} images scored, {scores.unreadable} unreadable; wrote {args.output}")
 
 
 def _target(args: argparse.Namespace) -> SourceIndex | str:

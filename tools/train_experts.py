@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 
+from nds_plugin.artifacts import check_writable
 from nds_plugin.cli import parse, run
 
 HELP = {
@@ -65,6 +66,7 @@ def main() -> None:
     from nds_plugin.partition import Partition
 
     config = ExpertConfig(**{field.name: getattr(args, field.name) for field in fields(ExpertConfig)})
+    check_writable(args.output)  # before the work that would be lost
     index = SourceIndex.load(args.index)
     partition = Partition.load(args.partition)
     experts = train_experts(index, partition, config, args.output, device=choose_device(args.device))

@@ -25,10 +25,9 @@ from detectron2.utils.logger import setup_logger
 
 from nds_plugin.cli import parse, run
 from nds_plugin.d2 import load_config
-from nds_plugin.d2.checks import check_config
 from nds_plugin.d2.config import find_config
 from nds_plugin.d2.launching import check_processes, launch
-from nds_plugin.d2.main_job import evaluate_only
+from nds_plugin.d2.main_job import check_job, evaluate_only
 from nds_plugin.d2.main_job import run as run_main_job
 from nds_plugin.errors import NDSError
 from nds_plugin.report.runs import results_table, write_runs_report
@@ -79,7 +78,7 @@ def main() -> None:
     args = parse_arguments()
     args.config_file = find_config(args.config_file)
     cfg = load_config(args.config_file, args.opts)
-    check_config(cfg, check_processes(args, cfg.MODEL.DEVICE))  # before any process is started
+    check_job(cfg, check_processes(args, cfg.MODEL.DEVICE))  # before any process is started
     launch(work, args)
 
 

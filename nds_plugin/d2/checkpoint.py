@@ -140,7 +140,10 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> Any:
         if hasattr(DetectionCheckpointer, "_torch_load") or not filename.endswith(".pth"):
-            return super()._load_file(filename)
+            try:
+                return super()._load_file(filename)
+            except (pickle.UnpicklingError, EOFError, UnicodeDecodeError) as error:
+                raise NDSError(f"{filename} is not a whole checkpoint ({error}): take another one.") from None
         data = read_checkpoint(filename)  # Detectron2 v0.6 would unpickle it
         return data if "model" in data else {"model": data}
 

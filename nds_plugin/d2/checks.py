@@ -13,13 +13,14 @@ from detectron2.utils import comm
 from nds_plugin.artifacts import check_writable
 from nds_plugin.class_names import match_classes
 from nds_plugin.d2.config import merged
+from nds_plugin.d2.evaluation import check_ground_truth
 from nds_plugin.d2.loader import check_sampler
 from nds_plugin.d2.registration import check_registered, index_dataset
 from nds_plugin.d2.trainer import OPTIMIZERS
 from nds_plugin.d2.training import finetune_config
 from nds_plugin.datasets.folder import check_files
 from nds_plugin.errors import NDSError, unknown_name
-from nds_plugin.index import SourceIndex
+from nds_plugin.index import NO_LABEL, SourceIndex
 from nds_plugin.networks import choose_device
 from nds_plugin.selection import SELECTORS
 
@@ -58,6 +59,8 @@ def check_config(cfg: CN, processes: int | None = None) -> None:
         raise NDSError(
             "NDS.RESCORE.ITERS needs NDS.SELECTOR nds and NDS.MODE stream: a subset is drawn already."
         )
+    if any(iteration < 1 for iteration in nds.RESCORE.ITERS):
+        raise NDSError(f"NDS.RESCORE.ITERS must be 1 or more, got {list(nds.RESCORE.ITERS)}.")
     if not 0.0 <= nds.LOADER.MAX_UNREADABLE <= 1.0:
         raise NDSError(f"NDS.LOADER.MAX_UNREADABLE must lie in [0, 1], got {nds.LOADER.MAX_UNREADABLE}.")
     _check_stage(cfg, "", processes)
@@ -80,8 +83,8 @@ def _check_stage(cfg: CN, prefix: str, processes: int) -> None:
     solver = cfg.SOLVER
     if solver.IMS_PER_BATCH < 1 or solver.IMS_PER_BATCH % processes:
         raise NDSError(
-            f"{prefix}SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} must be a multiple of the "
-            f"{processes} processes (--num-gpus x --num-machines)."
+            f"{prefix}SOLVER.IMS_PER_BATCH must be 1 or more and a multiple of the {processes} processes "
+            f"(--num-gpus x --num-machines), got {solver.IMS_PER_BATCH}."
         )
     for name in ("MAX_ITER", "CHECKPOINT_PERIOD"):
         if solver[name] < 1:
@@ -104,7 +107,7 @@ def check_target(cfg: CN) -> list[str]:
 
     Raises:
         NDSError: annotations that cannot be read; missing images; training and test datasets of
-            different classes; fewer images than NDS.TARGET.NUM_IMAGES.
+            different classes; ground truth that cannot be evaluated on; fewer images than NDS.TARGET.NUM_IMAGES.
     """
     finetune_cfg = finetune_config(cfg)
     train = {name: index_dataset(name) for name in finetune_cfg.DATASETS.TRAIN}
@@ -118,9 +121,18 @@ def check_target(cfg: CN) -> list[str]:
                 f"has {_few(classes)}: they must be the same, in the same order."
             )
         _check_images(name, index, 0.0)  # the evaluation needs them all
+        check_ground_truth(name)
+    for name, index in train.items():
+        check_annotated(f"dataset {name!r}", index)
     for name, index in {**train, **scored}.items():
         _check_images(name, index, cfg.NDS.LOADER.MAX_UNREADABLE)
     return classes
+
+
+def check_annotated(what: str, index: SourceIndex) -> None:
+    """Refuse data in which no image has an annotation with a usable box: nothing could be learnt from it."""
+    if (index.column("label") == NO_LABEL).all():
+        raise NDSError(f"{what}: none of its {len(index)} images has an annotation whose box has an area.")
 
 
 def _check_images(name: str, index: SourceIndex, share: float) -> None:
@@ -147,7 +159,9 @@ def check_shared_classes(source: Sequence[str], target: Sequence[str], cfg: CN) 
         "proposals and the heads' class-independent layers can be taken over"
     )
     if cfg.NDS.TRANSFER.REQUIRE_SHARED_CLASSES:
-        raise NDSError(f"{message}; name them alike by NDS.SOURCE.LABEL_MAPPING, or drop REQUIRE_SHARED_CLASSES.")
+        raise NDSError(
+            f"{message}; name them alike by NDS.SOURCE.LABEL_MAPPING, or drop REQUIRE_SHARED_CLASSES."
+        )
     logger.warning("%s.", message)
 
 

@@ -115,7 +115,13 @@ def to_dicts(document: dict[str, Any], image_root: str, name: str) -> list[dict[
         }
     broken = 0
     for annotation in document["annotations"]:
-        instance = _instance(annotation, id_map)
+        try:
+            instance = _instance(annotation, id_map)
+        except (TypeError, ValueError, KeyError, AttributeError):
+            raise NDSError(
+                f"dataset {name!r}: annotation {annotation.get('id')!r} of image {annotation['image_id']!r} has a "
+                "segmentation that is neither polygons, [[x, y, ...], ...], nor run lengths, {size, counts}."
+            ) from None
         if instance is None:
             broken += 1
         else:

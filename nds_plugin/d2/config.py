@@ -185,6 +185,8 @@ def _refused(where: str, error: Exception, cfg: CN) -> NDSError:
         names = {
             "detectron2.config.config.CfgNode": "a node of keys",
             "str": "text",
+            "int": "a whole number",
+            "float": "a number",
             "tuple": "a tuple, as \"('a', 'b')\"",
         }
         return NDSError(

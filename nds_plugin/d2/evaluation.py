@@ -47,12 +47,8 @@ def build_evaluator(
         NDSError: unknown dataset or evaluator type, files missing, or ground truth that COCO's
             evaluation cannot use.
     """
-    check_registered([dataset_name])
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
-    if kind == "pascal_voc":
+    if _evaluator_type(dataset_name) == "pascal_voc":
         return _voc_evaluator(dataset_name)
-    if kind != "coco":
-        raise unknown_name(f"evaluator type of dataset {dataset_name!r}:", kind, EVALUATOR_TYPES)
     folder = os.fspath(output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"))
     tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON and _has_masks(dataset_name) else ("bbox",)
     options: dict[str, Any] = {"tasks": tasks, "output_dir": folder, "use_fast_impl": False}
@@ -64,6 +60,26 @@ def build_evaluator(
     if not had_file:  # its own conversion: the next evaluator may write into another folder
         metadata.__dict__.pop("json_file", None)
     return evaluator
+
+
+def check_ground_truth(dataset_name: str) -> None:
+    """See that a dataset can be evaluated on, before anything is trained for it.
+
+    Raises:
+        NDSError: see :func:`build_evaluator`.
+    """
+    if _evaluator_type(dataset_name) == "pascal_voc":
+        _voc_evaluator(dataset_name)
+    else:
+        _has_masks(dataset_name)
+
+
+def _evaluator_type(dataset_name: str) -> str:
+    check_registered([dataset_name])
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
+    if kind not in EVALUATOR_TYPES:
+        raise unknown_name(f"evaluator type of dataset {dataset_name!r}:", kind, EVALUATOR_TYPES)
+    return str(kind)
 
 
 def summarise(results: Mapping[str, Any], classes: Sequence[str] = ()) -> dict[str, Any]:

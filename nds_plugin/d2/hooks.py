@@ -57,8 +57,11 @@ class DrawMonitor(HookBase):
         self._expected = np.zeros(len(self._weights))
 
     def set_weights(self, weights: Weights) -> None:
-        """Expect other shares from the next step on."""
-        self._weights = np.asarray(weights, dtype=np.float64)
+        """Expect other shares from the next step on: those of the clusters that can be loaded."""
+        cluster = self.trainer.data_loader.dataset.cluster
+        present = np.bincount(cluster[cluster >= 0], minlength=len(weights)) > 0
+        kept = np.where(present, weights, 0.0)
+        self._weights = np.asarray(kept / kept.sum())
 
     def after_step(self) -> None:
         loader: ObservedLoader = self.trainer.data_loader
@@ -135,6 +138,7 @@ class Rescore(HookBase):
         if finished not in self._iterations or finished >= self.trainer.max_iter:
             return
         weights = self._score(finished).tolist() if comm.is_main_process() else None
+        comm.synchronize()  # waits as long as the job may; a gather would give up after 30 minutes
         weights = comm.all_gather(weights)[0]
         position = finished * self.trainer.cfg.SOLVER.IMS_PER_BATCH
         self._updates.append((position, weights))

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from detectron2.engine import launch as detectron2_launch
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, get_context
+from torch.multiprocessing import get_context
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from nds_plugin.cli import users_mistake
 from nds_plugin.errors import NDSError
@@ -44,7 +45,7 @@ def check_processes(args: argparse.Namespace, device: str) -> int:
     if args.num_machines > 1 and args.dist_url == "auto":
         raise NDSError("--dist-url auto is for one machine: give tcp://HOST:PORT of machine 0.")
     gpus = torch.cuda.device_count()
-    if device.startswith("cuda") and args.num_gpus > gpus:
+    if device.startswith("cuda") and 0 < gpus < args.num_gpus:
         raise NDSError(f"--num-gpus is {args.num_gpus}, but torch sees {gpus} GPUs here.")
     if device == "cpu" and gpus and args.num_gpus * args.num_machines > 1:
         raise NDSError(
@@ -60,6 +61,9 @@ def launch(work: Callable[[argparse.Namespace], None], args: argparse.Namespace)
     Raises:
         NDSError: what a process raised as such, whichever ended first.
     """
+    if args.num_gpus * args.num_machines == 1:
+        work(args)
+        return
     # A pipe, since the disk may be what is full.
     reports = get_context("spawn").SimpleQueue()
     try:

@@ -250,7 +250,12 @@ def load_dicts(names: Sequence[str], filter_empty: bool) -> tuple[list[dict[str,
     dicts: list[dict[str, Any]] = []
     sources: list[str] = []
     for name in names:
-        part = get_detection_dataset_dicts([name], filter_empty=filter_empty)
+        try:
+            part = get_detection_dataset_dicts([name], filter_empty=filter_empty)
+        except AssertionError:
+            raise NDSError(
+                f"dataset {name!r} has no image to train on: none has an annotation whose box has an area."
+            ) from None
         dicts += part
         sources += [d.get("nds_source", name) for d in part]
     classes = {name: MetadataCatalog.get(name).get("thing_classes") for name in names}

@@ -26,6 +26,7 @@ from nds_plugin.selection import cluster_table, effective_numbers, source_shares
 
 logger = logging.getLogger(__name__)
 
+
 class Timings:
     """Seconds of the steps that ran in this process."""
 
@@ -41,6 +42,17 @@ class Timings:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
+def check_job(cfg: CN, processes: int | None = None) -> None:
+    """Refuse at once what would otherwise fail after hours; see :func:`checks.check_config`.
+
+    Raises:
+        NDSError: settings of any step that cannot work.
+    """
+    check_config(cfg, processes)
+    if cfg.NDS.SELECTOR != NO_PRETRAINING:
+        SelectionSteps(cfg, Timings()).check_settings()
+
+
 def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
     """Run the main job; every process of the job calls it.
 
@@ -52,7 +64,7 @@ def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
     Returns:
         The results document (see ``results.json``) on the main process, {} on the others.
     """
-    check_config(cfg)
+    check_job(cfg)
     if comm.is_main_process():
         check_target(cfg)
     timed = Timings()

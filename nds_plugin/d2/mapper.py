@@ -61,7 +61,8 @@ class NDSDatasetMapper(DatasetMapper):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.augmentations = _Recording([self.augmentations])
+        augmentations: Any = self.augmentations
+        self.augmentations: Any = _Recording([augmentations])
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """See :class:`DatasetMapper`; a file that cannot be read raises :class:`ImageError`."""
@@ -89,10 +90,13 @@ class NDSDatasetMapper(DatasetMapper):
         has_mask = torch.tensor([bool(a.get("segmentation")) for a in annotations], dtype=torch.bool)
         try:
             instances = self._instances(annotations, transforms, image_shape)
-        except (ValueError, KeyError) as error:  # NDSError is a ValueError
+        except (ValueError, KeyError, TypeError) as error:  # NDSError is a ValueError
             cause = error.__cause__ or error  # the stock function wraps the one that says more
-            missing = "no key " if isinstance(cause, KeyError) else ""
-            raise NDSError(f"annotations of {dataset_dict.get('file_name')}: {missing}{cause}") from error
+            kinds = {KeyError: "no key ", TypeError: "a box or a polygon is not of numbers: "}
+            raise NDSError(
+                f"annotations of {dataset_dict.get('file_name')}: "
+                f"{next((text for kind, text in kinds.items() if isinstance(cause, kind)), '')}{cause}"
+            ) from error
         if self.use_instance_mask:
             instances.gt_has_mask = has_mask
             if self.recompute_boxes and len(annotations):

@@ -22,6 +22,7 @@ from tabulate import tabulate
 
 from nds_plugin.artifacts import atomic_write, content_hash, file_hash, is_valid
 from nds_plugin.backbones import load_feature_network
+from nds_plugin.d2.checks import check_annotated, check_shared_classes
 from nds_plugin.d2.fingerprints import dataset_fingerprint
 from nds_plugin.d2.registration import check_registered, dataset_classes, index_dataset
 from nds_plugin.d2.subset import selection_label_space
@@ -117,11 +118,17 @@ class SelectionSteps:
         Raises:
             NDSError: see the configs of the steps.
         """
+        if not self.nds.SOURCE.DATASETS:
+            raise NDSError(
+                "NDS.SOURCE.DATASETS is empty: name at least one registered dataset to select from."
+            )
         config = self._selection_config()
         if config.needs_budget:
             check_budget(config.count, config.share)
         if self.nds.SELECTOR == "nds":
-            self._expert_config(), self._scoring_config(), self._partition_config()
+            self._partition_config()
+            self._expert_config()
+            self._scoring_config()
             weights = self.nds.PARTITION.WEIGHTS
             if weights and not Path(weights).is_file():
                 raise NDSError(f"NDS.PARTITION.WEIGHTS: no such file: {weights}.")
@@ -133,6 +140,7 @@ class SelectionSteps:
             resolve_budget(len(index), config.count, config.share)
         if self.nds.SELECTOR == "nds":
             check_num_clusters(self.nds.PARTITION.NUM_CLUSTERS, len(index))
+        check_annotated("NDS.SOURCE.DATASETS", index)
         mapping = self.nds.SOURCE.LABEL_MAPPING
         classes = selection_label_space(self.nds.SOURCE.DATASETS, mapping).classes if mapping else index.classes
         check_shared_classes(classes, dataset_classes(self.cfg.DATASETS.TRAIN[0]), self.cfg)
@@ -153,10 +161,6 @@ class SelectionSteps:
 
     def _index(self) -> SourceIndex:
         names = list(self.nds.SOURCE.DATASETS)
-        if not names:
-            raise NDSError(
-                "NDS.SOURCE.DATASETS is empty: name at least one registered dataset to select from."
-            )
         check_registered(names)
         # By the main process alone: every process would parse the same large annotation files.
         key = agreed(lambda: content_hash([INDEX_KIND, [[n, dataset_fingerprint(n)] for n in names]]))
@@ -271,7 +275,7 @@ class SelectionSteps:
         experts = self._experts(index, partition)
         config = self._scoring_config()
         target = agreed(lambda: self.target_index().hash)
-        key = content_hash([SCORES_KIND, experts.hash, target, asdict(config)])
+        key = content_hash([SCORES_KIND, experts.hash, partition.hash, target, asdict(config)])
 
         def make(path: Path) -> None:
             score_experts(experts, self.target_index(), config, device=self.device).save(path, key=key)

@@ -71,6 +71,8 @@ def _load(path: str, name: str, label_mapping: str) -> list[dict[str, Any]]:
         chosen[source].add(image_id)
     dicts = []
     for number, source in enumerate(selection.sources):
+        if not chosen[source]:
+            continue
         part = [d for d in dataset_dicts(source) if str(d["image_id"]) in chosen[source]]
         if len(part) != len(chosen[source]):
             raise NDSError(

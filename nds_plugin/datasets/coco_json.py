@@ -11,7 +11,6 @@ import gc
 import itertools
 import json
 import logging
-import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ logger = logging.getLogger(__name__)
 KEYS = ("images", "annotations", "categories")
 # COCO rounds its boxes to two decimals, so many of its boxes leave the image by 0.01 pixel.
 ROUNDING_PIXELS = 0.05
+MAX_SIDE = 1_000_000  # pixels; our choice, beyond any photograph
 
 
 def read_coco_json(path: str | os.PathLike[str], require: Sequence[str] = KEYS) -> dict[str, Any]:
@@ -178,10 +178,13 @@ def _references(
 def size_array(images: list[Any], key: str, path: str | os.PathLike[str]) -> npt.NDArray[np.float64]:
     """Width or height of each image, 0 where the file does not say."""
     values = [image.get(key, 0) for image in images]
-    if not set(map(type, values)) <= {int, float} or not all(map(math.isfinite, values)):
-        bad = next(i for i, v in enumerate(values) if type(v) not in (int, float) or not math.isfinite(v))
+    if not set(map(type, values)) <= {int, float} or not all(0 <= v <= MAX_SIDE for v in values):
+        bad = next(i for i, v in enumerate(values) if type(v) not in (int, float) or not 0 <= v <= MAX_SIDE)
         owner = images[bad]["id"]
-        raise NDSError(f"{path}: {key!r} of image {owner!r} must be a number, got {values[bad]!r}.")
+        raise NDSError(
+            f"{path}: {key!r} of image {owner!r} must be a number of 0 (not known) to {MAX_SIDE} pixels, "
+            f"got {values[bad]!r}."
+        )
     return np.array(values, dtype=np.float64)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,21 @@ def load_run(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.is_file():
         raise NDSError(f"{folder} holds no results.json: it is not the OUTPUT_DIR of a finished run.")
     return read_json(path, RESULTS)
+
+
+def load_runs(folders: Sequence[str | os.PathLike[str]]) -> dict[str, dict[str, Any]]:
+    """Finished runs by the name of their row: their selector where these differ, else their folder.
+
+    Raises:
+        NDSError: a folder holds no finished run, or two runs would have the same row.
+    """
+    documents = [load_run(folder) for folder in folders]
+    names = [str(document["selector"]) for document in documents]
+    if len(set(names)) < len(names):
+        names = [Path(folder).name for folder in folders]
+    if len(set(names)) < len(names):
+        raise NDSError(f"report: two of the runs are called the same ({', '.join(names)}): rename a folder.")
+    return dict(zip(names, documents))
 
 
 def results_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -118,7 +133,7 @@ def _pictures(selection: Mapping[str, Any], path: Path, seed: int) -> list[dict[
         Partition.load(selection["artefacts"]["partition"]),
         selection["z"],
         selection["weights"],
-        folder / "clusters.jpg",
+        folder / "clusters.png",
         seed=seed,
         stderr=selection["stderr"],
     )
