@@ -1,7 +1,7 @@
 # install: the environment in .venv      demo: the main job at CPU size, with a report
 # test: the tests                        check: linters and types
 # bench: the benchmarks
-# Needs python3 (3.9 or later) and the Python package index; no GPU.
+# Needs python3 (3.10 or later, for these versions of torch) and the Python package index; no GPU.
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python

@@ -157,6 +157,19 @@ class SourceIndex:
                 f"{first['image_id']!r} of source {first['source']!r}: ids must be unique in a source."
             )
 
+    def labelled(self) -> SourceIndex:
+        """The images that have a label, that is, an annotated object.
+
+        Raises:
+            NDSError: none has.
+        """
+        mask = pa.array(self.column("label") != NO_LABEL)
+        if not mask.true_count:
+            raise NDSError(
+                f"none of the {len(self)} images of {', '.join(self.sources)} has an annotated object."
+            )
+        return SourceIndex(self.table.filter(mask), self.classes)
+
     def save(self, path: str | os.PathLike[str], key: str) -> None:
         """Write the index artefact."""
         payload = {"classes": list(self.classes), "hash": self.hash}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from as_user import User, logging_kept
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -14,6 +16,13 @@ def _few_threads() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture()
+def user(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[User]:
+    """Somebody who starts the tools."""
+    with logging_kept():
+        yield User(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="session")

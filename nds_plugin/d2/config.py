@@ -47,7 +47,8 @@ def add_nds_config(cfg: CN) -> None:
     cfg.NDS.SOURCE.LABEL_MAPPING = ""
 
     # T: the target. Its images are DATASETS.TRAIN unless named here (the client may score more
-    # images than it has labelled); NUM_IMAGES draws that many of them for scoring and fine-tuning.
+    # images than it has labelled). NUM_IMAGES is a seeded draw of that many images of each dataset in
+    # DATASETS.TRAIN, for fine-tuning and, unless TARGET.DATASETS names others, for scoring.
     cfg.NDS.TARGET = CN()
     cfg.NDS.TARGET.DATASETS = ()
     cfg.NDS.TARGET.NUM_IMAGES = 0

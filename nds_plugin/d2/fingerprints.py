@@ -1,4 +1,4 @@
-"""The hash of a registered dataset's annotations, by which later steps know that it changed."""
+"""What a registered dataset is made of, by which later steps know that it changed."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ def dataset_fingerprint(name: str) -> str:
     for record in dataset_dicts(name):
         digest.update(json.dumps(record, sort_keys=True, default=_plain).encode())
     return content_hash([name, digest.hexdigest()])
+
+
+def image_root(name: str) -> str:
+    """The folder of a registered dataset's images, empty where each dict names its own file."""
+    coco = coco_dataset(name)
+    return "" if coco is None else str(coco.image_root)
 
 
 def _plain(value: object) -> object:

@@ -18,13 +18,13 @@ import numpy.typing as npt
 import torch
 from detectron2.config import CfgNode as CN
 from detectron2.utils import comm
-from tabulate import tabulate
 
 from nds_plugin.artifacts import atomic_write, content_hash, file_hash, is_valid
 from nds_plugin.backbones import load_feature_network
 from nds_plugin.d2.checks import check_annotated, check_shared_classes
-from nds_plugin.d2.fingerprints import dataset_fingerprint
+from nds_plugin.d2.fingerprints import dataset_fingerprint, image_root
 from nds_plugin.d2.registration import check_registered, dataset_classes, index_dataset
+from nds_plugin.d2.selection_log import log_selection, warn_if_indistinct
 from nds_plugin.d2.subset import selection_label_space
 from nds_plugin.d2.training import finetune_config
 from nds_plugin.datasets.folder import check_files
@@ -51,16 +51,13 @@ from nds_plugin.selection import KIND as SELECTION_KIND
 from nds_plugin.selection import (
     Selection,
     SelectionConfig,
-    cluster_table,
-    effective_numbers,
     select,
     selector_weights,
-    source_shares,
 )
 
 logger = logging.getLogger(__name__)
 
-_FILES_CHECKED = 20_000  # of each source; a missing image found later is replaced by the loader
+_FILES_CHECKED = 20_000  # of the joined source; an image found missing later is replaced by the loader
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,6 @@ class Selected:
         index, partition: of the source.
         scores: the client's, None for selectors that need none.
         paths: every artefact by name, for the report.
-        seconds: time of each step that ran now.
     """
 
     selection: Selection
@@ -82,7 +78,6 @@ class Selected:
     partition: Partition
     scores: Scores | None
     paths: dict[str, str]
-    seconds: dict[str, float]
 
 
 class SelectionSteps:
@@ -110,7 +105,7 @@ class SelectionSteps:
         scores = self._scores(index, partition) if needs_experts else None
         selection, path, key = self._selection(index, partition, scores)
         log_selection(selection, index, partition)
-        return Selected(selection, path, key, index, partition, scores, self.paths, {})
+        return Selected(selection, path, key, index, partition, scores, self.paths)
 
     def check_settings(self) -> None:
         """Refuse numbers and names of any step that are out of range, before the first one runs.
@@ -130,6 +125,11 @@ class SelectionSteps:
             self._expert_config()
             self._scoring_config()
             weights = self.nds.PARTITION.WEIGHTS
+            if not weights and not self.nds.EXPERTS.SHARED_STEPS:
+                raise NDSError(
+                    "no network for the features of the partition: set NDS.PARTITION.WEIGHTS to a checkpoint, or "
+                    "NDS.EXPERTS.SHARED_STEPS to 1 or more to train one."
+                )
             if weights and not Path(weights).is_file():
                 raise NDSError(f"NDS.PARTITION.WEIGHTS: no such file: {weights}.")
 
@@ -142,7 +142,9 @@ class SelectionSteps:
             check_num_clusters(self.nds.PARTITION.NUM_CLUSTERS, len(index))
         check_annotated("NDS.SOURCE.DATASETS", index)
         mapping = self.nds.SOURCE.LABEL_MAPPING
-        classes = selection_label_space(self.nds.SOURCE.DATASETS, mapping).classes if mapping else index.classes
+        classes = (
+            selection_label_space(self.nds.SOURCE.DATASETS, mapping).classes if mapping else index.classes
+        )
         check_shared_classes(classes, dataset_classes(self.cfg.DATASETS.TRAIN[0]), self.cfg)
 
     def _artefact(self, name: str, kind: str, key: str, suffix: str, make: Callable[[Path], None]) -> Path:
@@ -162,11 +164,22 @@ class SelectionSteps:
     def _index(self) -> SourceIndex:
         names = list(self.nds.SOURCE.DATASETS)
         check_registered(names)
+        annotated_only = self.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+
+        def compute_key() -> str:
+            # The folders too: an index holds the paths of its images.
+            data = [[name, dataset_fingerprint(name), image_root(name)] for name in names]
+            return content_hash([INDEX_KIND, data, annotated_only])
+
         # By the main process alone: every process would parse the same large annotation files.
-        key = agreed(lambda: content_hash([INDEX_KIND, [[n, dataset_fingerprint(n)] for n in names]]))
+        key = agreed(compute_key)
 
         def make(path: Path) -> None:
             index = SourceIndex.join([index_dataset(name) for name in names])
+            if annotated_only:
+                # What the loader would leave out must not use up the budget.
+                everything, index = len(index), index.labelled()
+                logger.info("index: %d of %d images have annotations", len(index), everything)
             missing = check_files(index, sample=_FILES_CHECKED)
             allowed = int(self.nds.LOADER.MAX_UNREADABLE * min(len(index), _FILES_CHECKED))
             if len(missing) > allowed:
@@ -275,13 +288,17 @@ class SelectionSteps:
         experts = self._experts(index, partition)
         config = self._scoring_config()
         target = agreed(lambda: self.target_index().hash)
-        key = content_hash([SCORES_KIND, experts.hash, partition.hash, target, asdict(config)])
+        # Not the number of workers or the batch size: they change nothing.
+        decisive = [config.metric, config.max_images, config.seed, config.precision, config.folds]
+        key = content_hash([SCORES_KIND, experts.hash, partition.hash, target, decisive])
 
         def make(path: Path) -> None:
             score_experts(experts, self.target_index(), config, device=self.device).save(path, key=key)
 
         scores = Scores.load(self._artefact("scores", SCORES_KIND, key, ".json", make))
         scores.check_matches(experts.hash, experts.clusters)
+        if comm.is_main_process():
+            warn_if_indistinct(scores)
         return scores
 
     def _scoring_config(self, seed: int = 0) -> ScoringConfig:
@@ -337,23 +354,7 @@ class SelectionSteps:
 
 def agreed(compute: Callable[[], str]) -> str:
     """The main process's result, on all processes."""
-    result: str = comm.all_gather(compute() if comm.is_main_process() else "")[0]
+    value = compute() if comm.is_main_process() else ""
+    comm.synchronize()  # waits as long as the job may; a gather would give up after 30 minutes
+    result: str = comm.all_gather(value)[0]
     return result
-
-
-def log_selection(selection: Selection, index: SourceIndex, partition: Partition) -> None:
-    """Log what will be drawn: a row per cluster, a row per source, and the effective numbers."""
-    numbers = effective_numbers(selection)
-    clusters = tabulate(cluster_table(selection, index, partition), headers="keys", floatfmt=".4f")
-    shares = tabulate(source_shares(selection, index), headers="keys", floatfmt=".3f")
-    logger.info(
-        "Selection by %s: %d images, mode %s, %.1f effective clusters of %d, effective sample size %.0f.\n%s\n\n%s",
-        selection.info["selector"],
-        len(selection),
-        selection.mode,
-        numbers["effective_clusters"],
-        len(selection.weights),
-        numbers["effective_sample_size"],
-        clusters,
-        shares,
-    )

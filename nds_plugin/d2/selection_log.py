@@ -1,0 +1,47 @@
+"""What a user reads about a selection before training."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from tabulate import tabulate
+
+from nds_plugin.index import SourceIndex
+from nds_plugin.partition import Partition
+from nds_plugin.scores import Scores
+from nds_plugin.selection import Selection, cluster_table, effective_numbers, source_shares
+
+logger = logging.getLogger(__name__)
+
+
+def log_selection(selection: Selection, index: SourceIndex, partition: Partition) -> None:
+    """Log what will be drawn: a row per cluster, a row per source, and the effective numbers."""
+    numbers = effective_numbers(selection)
+    clusters = tabulate(cluster_table(selection, index, partition), headers="keys", floatfmt=".4f")
+    shares = tabulate(source_shares(selection, index), headers="keys", floatfmt=".3f")
+    logger.info(
+        "Selection by %s: %d images, mode %s, %.1f effective clusters of %d, effective sample size %.0f.\n%s\n\n%s",
+        selection.info["selector"],
+        len(selection),
+        selection.mode,
+        numbers["effective_clusters"],
+        len(selection.weights),
+        numbers["effective_sample_size"],
+        clusters,
+        shares,
+    )
+
+
+def warn_if_indistinct(scores: Scores) -> None:
+    """Say so where the scores differ by less than their errors: min-max stretches such noise, too."""
+    spread, error = float(np.ptp(scores.z)), float(np.mean(scores.stderr))
+    if len(scores.z) > 1 and spread < 2 * error:
+        logger.warning(
+            "The scores of the %d experts lie within %.4f of each other, at a standard error of %.4f: they hardly "
+            "tell the clusters apart. Score more images (NDS.SCORING.MAX_IMAGES), train the experts longer, or "
+            "try NDS.SCORING.METRIC log_likelihood.",
+            len(scores.z),
+            spread,
+            error,
+        )
