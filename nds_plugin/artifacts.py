@@ -68,7 +68,9 @@ def cannot_write(path: str | os.PathLike[str], error: OSError) -> NDSError:
             f"disk full while writing {path}: nothing was changed; free some space and "
             "start again, finished steps are kept."
         )
-    return NDSError(f"cannot write {path}: {error.strerror}.")
+    in_the_way = error.errno in (errno.EEXIST, errno.ENOTDIR)
+    cause = "a file is where a folder should be" if in_the_way else error.strerror
+    return NDSError(f"cannot write {path}: {cause}.")
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:

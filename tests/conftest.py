@@ -18,7 +18,7 @@ def _few_threads() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture()
+@pytest.fixture
 def user(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[User]:
     """Somebody who starts the tools."""
     with logging_kept():

@@ -42,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it, the working directory."""
     shutil.copytree(made, tmp_path / "made")
@@ -94,7 +94,7 @@ DRAW: dict[str, tuple[Spoil | None, list[str], str]] = {
     "index cut short": (lambda f: cut(f / "index.parquet"), [], "index.parquet is not a complete Parquet"),
     "partition missing": (lambda f: (f / "partition.parquet").unlink(), [], "partition file not found: part"),
     "output is a folder": (None, ["--output", "experts"], "cannot write experts: Is a directory"),
-    "output below a file": (None, ["--output", "scores.json/x"], "cannot write scores.json/x: Not a dir"),
+    "output below a file": (None, ["--output", "scores.json/x"], "cannot write scores.json/x: a file is where"),
 }
 
 

@@ -13,6 +13,7 @@ import yaml
 from detectron2.config import CfgNode as CN
 
 from nds_plugin.errors import NDSError, did_you_mean, unknown_name
+from nds_plugin.training import ExpertConfig
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs" / "detectron2"
 _PRETRAIN = "NDS.PRETRAIN."
@@ -63,15 +64,16 @@ def add_nds_config(cfg: CN) -> None:
     cfg.NDS.PARTITION.SEED = 0
 
     # e_k: one expert per cluster.
+    experts = ExpertConfig()
     cfg.NDS.EXPERTS = CN()
-    cfg.NDS.EXPERTS.TASK = "rotation"  # or supervised
-    cfg.NDS.EXPERTS.INIT = "shared"  # from one shared rotation network, or scratch
-    cfg.NDS.EXPERTS.CROP_SIZE = 224
-    cfg.NDS.EXPERTS.STEPS = 5000  # the same for every expert
-    cfg.NDS.EXPERTS.SHARED_STEPS = 40000
-    cfg.NDS.EXPERTS.BATCH_SIZE = 64  # crops; each enters in four rotations
-    cfg.NDS.EXPERTS.BASE_LR = 0.05
-    cfg.NDS.EXPERTS.SEED = 0
+    cfg.NDS.EXPERTS.TASK = experts.task  # or supervised
+    cfg.NDS.EXPERTS.INIT = experts.init  # from one shared rotation network, or scratch
+    cfg.NDS.EXPERTS.CROP_SIZE = experts.crop_size
+    cfg.NDS.EXPERTS.STEPS = experts.steps  # the same for every expert
+    cfg.NDS.EXPERTS.SHARED_STEPS = experts.shared_steps
+    cfg.NDS.EXPERTS.BATCH_SIZE = experts.batch_size  # crops; each enters in four rotations
+    cfg.NDS.EXPERTS.BASE_LR = experts.base_lr
+    cfg.NDS.EXPERTS.SEED = experts.seed
 
     # z_k: what the client computes.
     cfg.NDS.SCORING = CN()
