@@ -38,7 +38,9 @@ def users_mistake(error: BaseException) -> str | None:
     while cause is not None:  # torch.save hides the failed write behind an error of its own
         if isinstance(cause, OSError) and cause.errno in DISK_FULL:
             where = cause.filename or "a file"
-            return f"disk full while writing {where}: free some space and start again, finished steps are kept."
+            return (
+                f"disk full while writing {where}: free some space and start again, finished steps are kept."
+            )
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, OSError) and error.errno in _FORBIDDEN:
         return f"{error.filename or 'a file'}: {error.strerror}: allow it and start again."

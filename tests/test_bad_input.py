@@ -94,7 +94,11 @@ DRAW: dict[str, tuple[Spoil | None, list[str], str]] = {
     "index cut short": (lambda f: cut(f / "index.parquet"), [], "index.parquet is not a complete Parquet"),
     "partition missing": (lambda f: (f / "partition.parquet").unlink(), [], "partition file not found: part"),
     "output is a folder": (None, ["--output", "experts"], "cannot write experts: Is a directory"),
-    "output below a file": (None, ["--output", "scores.json/x"], "cannot write scores.json/x: a file is where"),
+    "output below a file": (
+        None,
+        ["--output", "scores.json/x"],
+        "cannot write scores.json/x: a file is where",
+    ),
 }
 
 
@@ -277,7 +281,7 @@ def test_a_full_disk_keeps_the_earlier_selection(here: Path, user: User) -> None
         (
             "selection.parquet",
             "NDSTrainingSampler",
-            "none of the . images .* is in the selection, which was made from day",
+            "none of the 24 images .* is in the selection, which was made from day",
         ),
         ("nowhere.parquet", "NDSTrainingSampler", "selection file not found: nowhere.parquet"),
         ("index.parquet", "NDSTrainingSampler", "expected a file of kind 'selection', got 'index'"),

@@ -110,7 +110,10 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
         (_set("images", 1, "id", "3"), "ids of 'images' must be all whole numbers or all text, got int, str"),
         (_set("images", 1, "id", [3]), "must be all whole numbers or all text, got int, list"),
         (_set("images", 0, "file_name", 5), "'file_name' of images[0] must be text, got 5"),
-        (_set("images", 0, "width", "64"), "'width' of image 12 must be a number, got '64'"),
+        (
+            _set("images", 0, "width", "64"),
+            "'width' of image 12 must be a number of 0 (not known) to 1000000 pixels, got '64'",
+        ),
         (_set("annotations", 3, "image_id", 99), "1 of 5 annotations are of no image that the file lists"),
         (_set("annotations", 3, "image_id", [3]), "first annotations[3] with image_id [3]"),
         (_set("annotations", 4, "category_id", 1), "first annotations[4] with category_id 1"),

@@ -21,9 +21,25 @@ SMALL = [
     *("NDS.SOURCE.DATASETS", "('nds_data_street_train', 'nds_data_room_train')"),
     *("NDS.PARTITION.NUM_CLUSTERS", "2", "NDS.EXPERTS.STEPS", "3", "NDS.EXPERTS.SHARED_STEPS", "3"),
     *("NDS.EXPERTS.BATCH_SIZE", "4", "NDS.EXPERTS.CROP_SIZE", "32", "NDS.BUDGET.SHARE", "0.5"),
-    *("NDS.TARGET.NUM_IMAGES", "12", "NDS.PRETRAIN.SOLVER.MAX_ITER", "8", "NDS.PRETRAIN.SOLVER.STEPS", "(6,)"),
+    *(
+        "NDS.TARGET.NUM_IMAGES",
+        "12",
+        "NDS.PRETRAIN.SOLVER.MAX_ITER",
+        "8",
+        "NDS.PRETRAIN.SOLVER.STEPS",
+        "(6,)",
+    ),
     *("NDS.PRETRAIN.SOLVER.IMS_PER_BATCH", "4", "NDS.PRETRAIN.INPUT.MIN_SIZE_TRAIN", "(64, 72)"),
-    *("SOLVER.IMS_PER_BATCH", "4", "SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "(3,)", "SOLVER.WARMUP_ITERS", "2"),
+    *(
+        "SOLVER.IMS_PER_BATCH",
+        "4",
+        "SOLVER.MAX_ITER",
+        "4",
+        "SOLVER.STEPS",
+        "(3,)",
+        "SOLVER.WARMUP_ITERS",
+        "2",
+    ),
     *("SOLVER.CHECKPOINT_PERIOD", "1", "INPUT.MIN_SIZE_TEST", "72", "DATALOADER.NUM_WORKERS", "1"),
 ]
 
@@ -92,7 +108,16 @@ def test_a_second_start_trains_nothing_again(data: Path, unbroken: Path) -> None
     before = {p: p.stat().st_mtime_ns for p in unbroken.rglob("*.pth")}
     log = _run(data, unbroken)
     assert before == {p: p.stat().st_mtime_ns for p in unbroken.rglob("*.pth")}
-    for step in ("index", "partition", "experts", "scores", "selection", "pretrain", "finetune", "evaluation"):
+    for step in (
+        "index",
+        "partition",
+        "experts",
+        "scores",
+        "selection",
+        "pretrain",
+        "finetune",
+        "evaluation",
+    ):
         assert re.search(rf"{step}: kept ", log), step
 
 
@@ -159,7 +184,11 @@ def test_a_run_that_scored_again_resumes_with_the_new_weights(data: Path, unbrok
 
 def test_the_drawn_shares_are_in_the_metrics(unbroken: Path) -> None:
     lines = [json.loads(line) for line in (unbroken / "pretrain" / "metrics.json").read_text().splitlines()]
-    drawn = [line["nds/drawn/cluster_0"] + line["nds/drawn/cluster_1"] for line in lines if "nds/drawn/cluster_0" in line]
+    drawn = [
+        line["nds/drawn/cluster_0"] + line["nds/drawn/cluster_1"]
+        for line in lines
+        if "nds/drawn/cluster_0" in line
+    ]
     assert drawn
     assert drawn[-1] == pytest.approx(1.0)
 
@@ -167,6 +196,8 @@ def test_the_drawn_shares_are_in_the_metrics(unbroken: Path) -> None:
 def test_eval_only_evaluates_the_fine_tuned_weights(data: Path, unbroken: Path) -> None:
     tool = _command(unbroken)
     tool.insert(tool.index("--num-gpus"), "--eval-only")
-    done = subprocess.run(tool, env=_environment(data), capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run(
+        tool, env=_environment(data), capture_output=True, text=True, timeout=300, check=True
+    )
     assert "nds_data_city_val" in done.stdout
     assert "box AP" in done.stdout

@@ -293,6 +293,8 @@ def test_the_sample_is_made_on_first_use(tmp_path: Path, monkeypatch: pytest.Mon
         original(root, train_images=2, val_images=1)
 
     monkeypatch.setattr(sample, "generate", small)
+    key = sample.sample_key(train_images=2, val_images=1)
+    monkeypatch.setattr(sample, "sample_key", lambda: key)
     register_all()
     assert not calls
     first, second = list(DOMAINS)[:2]

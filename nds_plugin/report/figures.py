@@ -66,6 +66,9 @@ def top_clusters(z: npt.ArrayLike, weights: npt.ArrayLike, count: int) -> list[i
     return [int(k) for k in np.lexsort((np.arange(len(scores)), -shares, -scores))[:count]]
 
 
+_TITLE_NAME = 36  # letters of a source's name that fit over a sheet
+
+
 @_styled
 def cluster_sheet(
     index: SourceIndex,
@@ -239,9 +242,13 @@ def _sheet_title(
 ) -> str:
     size = int((partition.cluster == k).sum())
     names, counts = np.unique(index.column("source")[partition.cluster == k].astype(str), return_counts=True)
-    main = f"{names[counts.argmax()]} {counts.max() / counts.sum():.0%}"
+    name = str(names[counts.argmax()])
+    if len(name) > _TITLE_NAME:  # the ends tell more than the middle
+        name = f"{name[: _TITLE_NAME // 2]}…{name[-_TITLE_NAME // 2 + 1 :]}"
     error = "" if stderr is None else f" ± {stderr[k]:.3f}"
-    return f"cluster {k}: {size:,} images, {main}\nz {z[k]:.3f}{error}    w {w[k]:.3f}"
+    return (
+        f"{k}: {size:,} images, z {z[k]:.3f}{error}, w {w[k]:.3f}\n{name} {counts.max() / counts.sum():.0%}"
+    )
 
 
 def _figure(width: float, height: float) -> Figure:
