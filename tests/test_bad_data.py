@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import shutil
@@ -171,12 +172,12 @@ def _every_mask(document: dict[str, Any], mask: Any) -> None:
 UNIFORM = ["NDS.SELECTOR", "uniform"]
 ROOM = ["NDS.SOURCE.DATASETS", "('bad_room_train',)"]
 REQUIRED = ["NDS.TRANSFER.REQUIRE_SHARED_CLASSES", "True"]
-DATA: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
+DATA: dict[str, tuple[Callable[[Path], Any] | None, list[str], str]] = {
     "annotations of the source missing": (lambda r: (r / "room/train.json").unlink(), [], "annotation file not found: .*room/train.json"),
     "annotations of the source cut short": (lambda r: cut(r / "room/train.json"), [], "room/train.json is not complete JSON"),
     "annotations of the target cut short": (lambda r: cut(r / "city/train.json"), [], "city/train.json is not complete JSON"),
     "annotations of the test set cut short": (lambda r: cut(r / "city/val.json"), [], "city/val.json is not complete JSON"),
-    "not COCO": (_annotations("street", lambda d: {"a": 1}), [], "street/train.json is not COCO json: it lacks 'images'"),
+    "not COCO": (_annotations("street", lambda _: {"a": 1}), [], "street/train.json is not COCO json: it lacks 'images'"),
     "image ids twice": (_annotations("street", lambda d: d["images"].append(d["images"][0])), [], "1 ids of 'images' occur more than once"),
     "annotation ids twice": (_annotations("city", lambda d: d["annotations"].append(d["annotations"][0]), "val"), [], "annotation ids occur more than once"),
     "an image of 10^12 pixels width": (_annotations("street", lambda d: d["images"][0].update(width=10**12)), [], "'width' of image .* must be a number of 0 .*got 1000000000000"),
@@ -184,12 +185,12 @@ DATA: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "all boxes of the target leave it": (_annotations("city", lambda d: _every_box(d, [500, 5, 9, 9])), [], "'bad_city_train': none of its 24 images has an annotation"),
     "masks are numbers": (_annotations("street", lambda d: _every_mask(d, 5)), UNIFORM, "annotation .* of image .* has a segmentation that is neither polygons"),
     "masks are text": (_annotations("street", lambda d: _every_mask(d, [list("abcdef")])), UNIFORM, "annotations of .*: a box or a polygon is not of numbers"),
-    "test set of other classes": (lambda r: None, ["DATASETS.TEST", "('bad_room_val',)"], "'bad_room_val' has the classes chair.*'bad_city_train'.* has bicycle"),
+    "test set of other classes": (None, ["DATASETS.TEST", "('bad_room_val',)"], "'bad_room_val' has the classes chair.*'bad_city_train'.* has bicycle"),
     "no shared class": (_annotations("room", _rename), [*ROOM, *REQUIRED], "source and target share no class .source: no chair.* target: bicycle"),
-    "no such mapping": (lambda r: None, ["NDS.SOURCE.LABEL_MAPPING", "no.json"], "class mapping file not found: no.json"),
-    "target too small": (lambda r: None, ["NDS.TARGET.NUM_IMAGES", "25"], "expected at most the 24 images of 'bad_city_train', got 25"),
-    "budget beyond the source": (lambda r: None, ["NDS.BUDGET.SHARE", "0.0", "NDS.BUDGET.IMAGES", "49"], "budget must be 1 to 48, .* got 49"),
-    "K beyond the source": (lambda r: None, ["NDS.PARTITION.NUM_CLUSTERS", "49"], "cannot cut 48 images into 49 clusters"),
+    "no such mapping": (None, ["NDS.SOURCE.LABEL_MAPPING", "no.json"], "class mapping file not found: no.json"),
+    "target too small": (None, ["NDS.TARGET.NUM_IMAGES", "25"], "expected at most the 24 images of 'bad_city_train', got 25"),
+    "budget beyond the source": (None, ["NDS.BUDGET.SHARE", "0.0", "NDS.BUDGET.IMAGES", "49"], "budget must be 1 to 48, .* got 49"),
+    "K beyond the source": (None, ["NDS.PARTITION.NUM_CLUSTERS", "49"], "cannot cut 48 images into 49 clusters"),
     "images of the source missing": (_photos("room", "missing"), [], "24 image files of the source are missing, first .*room"),
     "images of the target missing": (_photos("city", "missing"), [], "'bad_city_train': 24 of 24 image files are missing .*DETECTRON2_DATASETS"),
     "an image of the test set missing": (_photos("city", "missing", "val", 1), [], "'bad_city_val': 1 of 6 image files are missing"),
@@ -204,7 +205,8 @@ DATA: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
 @pytest.mark.parametrize("case", DATA)
 def test_bad_data_ends_in_one_line(case: str, data: Path, user: User) -> None:
     spoil, overrides, message = DATA[case]
-    spoil(data)
+    if spoil:
+        spoil(data)
     line = user.fails("train_net", *_arguments(data, *overrides))
     assert re.search(message, line), line
     assert not litter(data)
@@ -225,22 +227,14 @@ def test_a_full_disk_keeps_what_was_finished_and_the_next_start_goes_on(data: Pa
     assert (data / "out/pretrain/model_final.pth").is_file()
 
 
-def test_a_disk_that_is_full_for_detectron2_is_told_too() -> None:
-    try:
-        try:
-            raise OSError(28, "No space left on device", "out/inference/predictions.pth")
-        except OSError as error:
-            raise RuntimeError("PytorchStreamWriter failed writing file") from error
-    except RuntimeError as error:
-        assert str(cli.users_mistake(error)).startswith(
-            "disk full while writing out/inference/predictions.pth: free"
-        )
-    assert (
-        cli.users_mistake(PermissionError(13, "Permission denied", "x"))
-        == "x: Permission denied: allow it and start again."
-    )
-    assert cli.users_mistake(KeyError("a defect")) is None
-    assert cli.users_mistake(FileNotFoundError(2, "No such file", "x")) is None
+def test_a_disk_that_is_full_for_detectron2_is_told_too_and_defects_are_not() -> None:
+    hidden = RuntimeError("PytorchStreamWriter failed writing file")
+    hidden.__context__ = OSError(errno.ENOSPC, "No space left on device", "out/predictions.pth")
+    assert str(cli.users_mistake(hidden)).startswith("disk full while writing out/predictions.pth: free")
+    forbidden = PermissionError(errno.EACCES, "Permission denied", "x")
+    assert cli.users_mistake(forbidden) == "x: Permission denied: allow it and start again."
+    for defect in (KeyError("a defect"), FileNotFoundError(errno.ENOENT, "No such file", "x")):
+        assert cli.users_mistake(defect) is None
 
 
 class _Broken(torch.utils.data.Dataset[int]):
@@ -251,7 +245,7 @@ class _Broken(torch.utils.data.Dataset[int]):
         raise NDSError(f"image {position} is broken:\n get it again.")
 
 
-def _work(args: argparse.Namespace) -> None:
+def _work(_: argparse.Namespace) -> None:
     """Rank 1 meets bad input, in a worker of its loader; rank 0 waits for it and only loses the connection."""
     torch.set_num_threads(1)
     if comm.get_rank() == 1:

@@ -234,7 +234,7 @@ def test_an_image_of_another_size_than_annotated_is_an_image_error(photo):
 
 def test_an_error_that_is_not_the_images_stays_what_it_is(photo):
     class Broken(T.Augmentation):
-        def get_transform(self, image):  # noqa: ARG002  (the name is Detectron2's)
+        def get_transform(self, image):
             raise ValueError("a wrong augmentation")
 
     with pytest.raises(ValueError, match="a wrong augmentation") as caught:

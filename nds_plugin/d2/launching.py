@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import datetime
+import os
+import signal
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +24,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from nds_plugin.cli import users_mistake
 from nds_plugin.errors import NDSError
 
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 TIMEOUT = datetime.timedelta(days=7)  # ranks wait while the main process makes an artefact
 
 
@@ -73,7 +78,7 @@ def launch(work: Callable[[argparse.Namespace], None], args: argparse.Namespace)
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
-            args=(work, args, reports),
+            args=(work, args, reports, os.getpid()),
             timeout=TIMEOUT,
         )
     except (ProcessRaisedException, ProcessExitedException):
@@ -84,7 +89,11 @@ def launch(work: Callable[[argparse.Namespace], None], args: argparse.Namespace)
         reports.close()
 
 
-def _reporting(work: Callable[[argparse.Namespace], None], args: argparse.Namespace, reports: Any) -> None:
+def _reporting(
+    work: Callable[[argparse.Namespace], None], args: argparse.Namespace, reports: Any, launcher: int
+) -> None:
+    _die_with(launcher)
+    _let_forked_workers_die_with_this_process()
     try:
         work(args)
     except Exception as error:
@@ -93,3 +102,26 @@ def _reporting(work: Callable[[argparse.Namespace], None], args: argparse.Namesp
             with contextlib.suppress(OSError):
                 reports.put(message)
         raise
+
+
+def _let_forked_workers_die_with_this_process() -> None:
+    """Leave no loader worker behind when this process is terminated.
+
+    torch's workers look now and then whether their parent still is who it was when they started to
+    look, which may be after its death.
+    """
+    parents: list[int] = []
+    os.register_at_fork(
+        before=lambda: parents.append(os.getpid()),
+        after_in_parent=parents.clear,
+        after_in_child=lambda: _die_with(parents[-1]),
+    )
+
+
+def _die_with(parent: int) -> None:
+    """Be killed as soon as the parent process has ended (on Linux)."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != parent:  # it ended before
+        os._exit(1)
