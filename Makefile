@@ -48,4 +48,4 @@ bench: install
 	$(PYTHON) benchmarks/scoring.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info output
+	rm -rf $(VENV) build *.egg-info $(DEMO)

@@ -28,7 +28,7 @@ setup(
         "safetensors",
         "scikit-learn>=1.3",
         "matplotlib",
-        "torch>=1.13",
+        "torch>=2.3",
         "torchvision",
     ],
     extras_require={

@@ -12,7 +12,7 @@ from typing import Any
 from detectron2.config import CfgNode as CN
 from detectron2.utils import comm
 
-from nds_plugin.artifacts import content_hash, is_valid, read_json
+from nds_plugin.artifacts import content_hash, file_hash, is_valid, read_json
 from nds_plugin.d2 import training
 from nds_plugin.d2.checks import NO_PRETRAINING, check_config, check_target
 from nds_plugin.d2.evaluation import KIND as RESULTS_KIND
@@ -20,7 +20,7 @@ from nds_plugin.d2.evaluation import summarise, write_results
 from nds_plugin.d2.fingerprints import dataset_fingerprint
 from nds_plugin.d2.hooks import Rescore
 from nds_plugin.d2.registration import dataset_classes
-from nds_plugin.d2.selecting import Selected, SelectionSteps
+from nds_plugin.d2.selecting import Selected, SelectionSteps, agreed
 from nds_plugin.errors import NDSError
 from nds_plugin.selection import cluster_table, effective_numbers, source_shares
 
@@ -74,20 +74,31 @@ def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
         selected = steps.run()
         pretrain_cfg = training.pretrain_config(cfg, selected.path, selected.key)
         hooks = [Rescore(cfg.NDS.RESCORE.ITERS, steps.rescore)] if cfg.NDS.RESCORE.ITERS else []
-        inputs = [selected.key, training.weights_fingerprint(pretrain_cfg)]
+        inputs = [
+            selected.key,
+            agreed(lambda: _source_labels(cfg)),
+            training.weights_fingerprint(pretrain_cfg),
+        ]
         pretrain_key = training.training_key(pretrain_cfg, inputs)
         pretrained = training.train(pretrain_cfg, pretrain_key, resume=resume, timed=timed, extra_hooks=hooks)
     finetune_cfg = training.finetune_config(cfg)
     data = training.target_fingerprint(cfg)
     if selected:
         start = training.transfer_into(finetune_cfg, pretrained, dataset_classes(cfg.DATASETS.TRAIN[0]))
-        inputs = [pretrain_key, *data]
+        inputs = [pretrain_key, cfg.NDS.TRANSFER.dump(), *data]
     else:
         start = None
         inputs = [training.weights_fingerprint(cfg), *data]
     finetune_key = training.training_key(finetune_cfg, inputs)
     weights = training.train(finetune_cfg, finetune_key, resume=resume, timed=timed, initialise=start)
     return _results(cfg, finetune_cfg, weights, finetune_key, selected, timed)
+
+
+def _source_labels(cfg: CN) -> str:
+    """Hash of the source's annotations and class mapping: a selection says which images, not what is in them."""
+    hashes = [dataset_fingerprint(name) for name in cfg.NDS.SOURCE.DATASETS]
+    mapping = cfg.NDS.SOURCE.LABEL_MAPPING
+    return content_hash([hashes, file_hash(mapping) if mapping else ""])
 
 
 def evaluate_only(cfg: CN, weights: str | None) -> dict[str, Any]:
@@ -112,8 +123,8 @@ def _results(
 ) -> dict[str, Any]:
     """Evaluate unless that is done, and write results.json and the report."""
     path = Path(cfg.OUTPUT_DIR) / "results.json"
-    tests = [dataset_fingerprint(name) for name in cfg.DATASETS.TEST]
-    key = content_hash([RESULTS_KIND, finetune_key, tests])
+    tests = [[name, dataset_fingerprint(name)] for name in cfg.DATASETS.TEST]
+    key = content_hash([RESULTS_KIND, finetune_key, tests, finetune_cfg.TEST.dump()])
     if comm.all_gather(is_valid(path, RESULTS_KIND, key))[0]:
         logger.info("evaluation: kept %s", path)
         return read_json(path, RESULTS_KIND) if comm.is_main_process() else {}

@@ -32,6 +32,7 @@ STARTED, FINISHED, FINAL = "started.json", "finished.json", "model_final.pth"
 _IRRELEVANT = (
     "OUTPUT_DIR",
     "VERSION",
+    "DATASETS.TEST",
     "DATALOADER.NUM_WORKERS",
     "MODEL.DEVICE",
     "SOLVER.CHECKPOINT_PERIOD",
@@ -41,6 +42,8 @@ _IRRELEVANT = (
     "NDS.WORK_DIR",
     "NDS.SELECTION",
     "NDS.PRETRAIN",
+    "NDS.LOADER",  # a limit at which the run stops
+    "NDS.TRANSFER",  # of the start of fine-tuning: an input of that stage alone
 )
 
 
