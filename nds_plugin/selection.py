@@ -177,9 +177,8 @@ def select(
     sizes = partition.sizes
     weights = selector_weights(config, sizes, scores)
     drawable = int(sizes[weights > 0].sum())
-    if config.mode == "stream":
-        rows = np.flatnonzero(np.append(weights, 0.0)[partition.cluster] > 0)
-    elif config.selector == "full":
+    if config.mode == "stream" or config.selector == "full":
+        # In a stream those of weight 0, too: a later scoring may give their cluster one.
         rows = np.flatnonzero(partition.cluster >= 0)
     else:
         budget = sampling.resolve_budget(drawable, config.count, config.share)

@@ -104,6 +104,11 @@ def main() -> None:
     config = SelectionConfig(
         args.selector, args.mode, args.images, args.share, args.temperature, args.normalisation, args.seed
     )
+    if args.name and args.mode == "stream":
+        raise NDSError(
+            "--name registers a drawn subset, --mode stream keeps every image: write it by --output and name "
+            "that file in NDS.SELECTION, for DATALOADER.SAMPLER_TRAIN NDSTrainingSampler."
+        )
     path = output_path(args)
     index, partition = SourceIndex.load(args.index), Partition.load(args.partition)
     scores = Scores.load(args.scores) if args.scores else None

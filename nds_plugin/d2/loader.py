@@ -166,6 +166,11 @@ def _build(
         streams += [(position, selection.reweighted(w).stream(cluster, seed)) for position, w in updates]
     if aspect_ratio_grouping:
         # Inside each segment: what was drawn before an update must not depend on the update.
+        if not all("width" in d and "height" in d for d in dicts):
+            raise NDSError(
+                f"the dicts of {', '.join(names)} do not all have 'width' and 'height': add them, or set "
+                "DATALOADER.ASPECT_RATIO_GROUPING False."
+            )
         wide = np.array([d["width"] > d["height"] for d in dicts], dtype=np.int8)
         streams = [(n, AspectGroupedStream(s, wide, total_batch_size, seed)) for n, s in streams]
     stream = SegmentedStream(streams)

@@ -8,6 +8,7 @@ Detectron2's own ``train_net.py``, find the names with ``DETECTRON2_ENV_MODULE=n
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from nds_plugin.d2.registration import dataset_classes, dataset_dicts
 from nds_plugin.datasets.label_space import LabelSpace, unite
 from nds_plugin.errors import NDSError
 from nds_plugin.selection import Selection
+
+logger = logging.getLogger(__name__)
 
 SELECTIONS_FOLDER = "nds_selections"
 
@@ -80,6 +83,15 @@ def _load(path: str, name: str, label_mapping: str) -> list[dict[str, Any]]:
                 f"{len(part)} of them: it is not the dataset that the selection was made from."
             )
         dicts += [_relabel(d, source, number, space.maps[number]) for d in part]
+    if label_mapping:
+        empty = sum(not record["annotations"] for record in dicts)
+        if empty:
+            logger.warning(
+                "%d of the %d selected images lose all their objects by the mapping %s: training leaves them out.",
+                empty,
+                len(dicts),
+                label_mapping,
+            )
     MetadataCatalog.get(name).set(thing_classes=list(space.classes))
     return dicts
 

@@ -36,7 +36,11 @@ _IRRELEVANT = (
     "DATALOADER.NUM_WORKERS",
     "MODEL.DEVICE",
     "SOLVER.CHECKPOINT_PERIOD",
-    "TEST",
+    "TEST.EXPECTED_RESULTS",
+    "TEST.EVAL_PERIOD",
+    "TEST.KEYPOINT_OKS_SIGMAS",
+    "TEST.DETECTIONS_PER_IMAGE",
+    "TEST.AUG",
     "VIS_PERIOD",
     "CUDNN_BENCHMARK",
     "NDS.WORK_DIR",
@@ -151,7 +155,12 @@ def train(
             initialise(trainer.model)
         trainer.train()
     if comm.is_main_process():
-        write_json(folder / FINISHED, KIND, key, {"iterations": cfg.SOLVER.MAX_ITER})
+        begun = read_json(folder / STARTED, KIND)["key"] if (folder / STARTED).is_file() else None
+        # Of another config only after --resume; kept, so that it can be seen.
+        resumed_from = None if begun == key else begun
+        write_json(
+            folder / FINISHED, KIND, key, {"iterations": cfg.SOLVER.MAX_ITER, "resumed_from": resumed_from}
+        )
     comm.synchronize()
     return folder / FINAL
 
@@ -162,7 +171,8 @@ def _can_go_on(folder: Path, key: str, resume: bool) -> bool:
     if is_valid(folder / STARTED, KIND, key):
         logger.info("%s was interrupted: going on from its last checkpoint.", folder)
         return True
-    if resume:
+    # A finished training is never "resumed" into another one: it would pass for what it is not.
+    if resume and not (folder / FINISHED).is_file():
         logger.warning(
             "%s was started with another config or other inputs; --resume goes on all the same.", folder
         )
