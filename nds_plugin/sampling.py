@@ -114,7 +114,10 @@ def check_budget(count: int = 0, share: float = 0.0) -> None:
         NDSError: both or neither given, or a share that is not in (0, 1].
     """
     if (count != 0) == (share != 0.0):
-        raise NDSError(f"give the budget as a count or as a share, got count={count} and share={share}.")
+        raise NDSError(
+            f"give the budget as a count or as a share (--images or --share; NDS.BUDGET), got count={count} and "
+            f"share={share}."
+        )
     if count == 0 and not 0.0 < share <= 1.0:
         raise NDSError(f"a budget share must lie in (0, 1], got {share}.")
 

@@ -61,7 +61,11 @@ def _drop_last(scores: dict[str, Any]) -> None:
 
 # What is spoilt, what is added to the command line, and what the line must say.
 DRAW: dict[str, tuple[Spoil | None, list[str], str]] = {
-    "budget of 0": (None, ["--images", "0"], "budget as a count or as a share, got count=0"),
+    "budget of 0": (
+        None,
+        ["--images", "0"],
+        "budget as a count or as a share .*, got count=0",
+    ),
     "budget below 0": (None, ["--images", "-1"], "budget must be 1 to 12"),
     "budget beyond the images": (None, ["--images", "13"], "budget must be 1 to 12, .* got 13"),
     "share of 0": (None, ["--share", "0"], "count=0 and share=0.0"),
@@ -198,7 +202,10 @@ PARTITION: dict[str, tuple[list[str], str]] = {
     "no such GPU": (["--device", "cuda:63"], "device 'cuda:63': torch sees . GPUs here"),
     "weights are none": (["--weights", "scores.json"], "scores.json cannot be read without running code"),
     "annotations missing": (["--coco", "no.json", "night"], "annotation file not found: no.json"),
-    "not COCO": (["--coco", "scores.json", "night"], "scores.json is not COCO json: it lacks 'images'"),
+    "not COCO": (
+        ["--coco", "scores.json", "night"],
+        "scores.json is not COCO json: 'images' must be a list, got a int",
+    ),
     "not JSON": (["--coco", "index.parquet", "night"], "index.parquet is not a JSON text file"),
     "one path too few": (["--coco", "scores.json"], "command line: argument --coco: expected 2 arguments"),
     "output below a file": (["--output", "scores.json/o"], "cannot write scores.json/o/index.parquet"),

@@ -470,4 +470,4 @@ def test_the_tool_writes_index_shared_network_and_partition_and_keeps_them(
     assert "partition.parquet is there and up to date" in again.stderr
     refused = run("--num-clusters", "100")
     assert refused.returncode == 2
-    assert refused.stderr.splitlines()[-1].startswith("error: cannot cut 74 images into 100 clusters")
+    assert refused.stderr.splitlines()[-1].startswith("error: cannot cut 75 images into 100 clusters")

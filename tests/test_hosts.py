@@ -212,5 +212,9 @@ def test_the_lazy_config_trains_with_detectron2s_own_script_and_resumes(work: Wo
 def test_a_name_for_a_source_that_detectron2_does_not_know_is_refused(work: Workspace) -> None:
     draw = work.index(SOURCES, prefix="folder_of_")
     error = work.python(*draw, "--name", "unknown", check=False)
-    assert re.search(r"^error: unknown dataset 'folder_of_room_train'", error, re.MULTILINE)
+    assert re.search(
+        r"^error: --name needs sources that were given by --dataset.*'folder_of_room_train'",
+        error,
+        re.MULTILINE,
+    )
     assert not work.path.with_name("unknown.parquet").exists()

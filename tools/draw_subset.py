@@ -88,13 +88,18 @@ def describe_dataset(name: str, selection: Selection) -> str:
     from nds_plugin.d2.registration import check_registered
     from nds_plugin.d2.subset import selection_label_space
 
-    check_registered(selection.sources)
+    try:
+        check_registered(selection.sources)
+    except NDSError as error:
+        raise NDSError(
+            f"--name needs sources that were given by --dataset; write this selection by --output instead ({error})"
+        ) from None
     space = selection_label_space(selection.sources)
     lines = [f"Registered dataset: nds_{name}, MODEL.ROI_HEADS.NUM_CLASSES {len(space.classes)}"]
     if any(len(labelled) < len(space.classes) for labelled in space.labelled):
         lines.append(
             "Its sources label different classes: Detectron2's own heads take an object of a class that a "
-            "source does not label for background; NDSROIHeads with NDS.LABEL_SPACES do not."
+            "source does not label for background; the main job, which fills in NDS.LABEL_SPACES, does not."
         )
     return "\n".join(lines)
 

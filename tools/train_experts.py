@@ -1,12 +1,12 @@
 #!/usr/bin/env python
 """Train the experts of a partition: one ResNet-18 per cluster.
 
-    python tools/train_experts.py --index output/index.parquet --partition output/partition.parquet \
+    python tools/train_experts.py --index output/index.parquet --partition output/partition.parquet \\
         --output output/experts --device cuda
 
 CPU-sized:
 
-    python tools/train_experts.py --index output/index.parquet --partition output/partition.parquet \
+    python tools/train_experts.py --index output/index.parquet --partition output/partition.parquet \\
         --output output/experts --crop-size 64 --steps 60 --shared-steps 100 --batch-size 16
 
 Experts that are there and still valid are kept, so a run that was stopped goes on when started again.

@@ -99,15 +99,13 @@ def _check_stage(cfg: CN, prefix: str, processes: int) -> None:
         raise NDSError(f"{prefix}MODEL.WEIGHTS: no such file: {weights}.")
 
 
-def check_target(cfg: CN) -> list[str]:
+def check_target(cfg: CN) -> None:
     """Read the target's annotations and see that its images are there.
 
-    Returns:
-        The target's classes.
-
     Raises:
-        NDSError: annotations that cannot be read; missing images; training and test datasets of
-            different classes; ground truth that cannot be evaluated on; fewer images than NDS.TARGET.NUM_IMAGES.
+        NDSError: annotations that cannot be read or are none; missing images; training and test
+            datasets of different classes; ground truth that cannot be evaluated on; fewer images
+            than NDS.TARGET.NUM_IMAGES.
     """
     finetune_cfg = finetune_config(cfg)
     train = {name: index_dataset(name) for name in finetune_cfg.DATASETS.TRAIN}
@@ -123,16 +121,16 @@ def check_target(cfg: CN) -> list[str]:
         _check_images(name, index, 0.0)  # the evaluation needs them all
         check_ground_truth(name)
     for name, index in train.items():
-        check_annotated(f"dataset {name!r}", index)
+        _check_annotated(name, index)
     for name, index in {**train, **scored}.items():
         _check_images(name, index, cfg.NDS.LOADER.MAX_UNREADABLE)
-    return classes
 
 
-def check_annotated(what: str, index: SourceIndex) -> None:
-    """Refuse data in which no image has an annotation with a usable box: nothing could be learnt from it."""
+def _check_annotated(name: str, index: SourceIndex) -> None:
     if (index.column("label") == NO_LABEL).all():
-        raise NDSError(f"{what}: none of its {len(index)} images has an annotation whose box has an area.")
+        raise NDSError(
+            f"dataset {name!r}: none of its {len(index)} images has an annotation whose box has an area."
+        )
 
 
 def _check_images(name: str, index: SourceIndex, share: float) -> None:

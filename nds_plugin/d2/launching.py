@@ -13,7 +13,8 @@ import datetime
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from nds_plugin.cli import users_mistake
 from nds_plugin.errors import NDSError
 
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
 TIMEOUT = datetime.timedelta(days=7)  # ranks wait while the main process makes an artefact
 
 
@@ -72,15 +73,16 @@ def launch(work: Callable[[argparse.Namespace], None], args: argparse.Namespace)
     # A pipe, since the disk may be what is full.
     reports = get_context("spawn").SimpleQueue()
     try:
-        detectron2_launch(
-            _reporting,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(work, args, reports, os.getpid()),
-            timeout=TIMEOUT,
-        )
+        with _no_orphans():
+            detectron2_launch(
+                _reporting,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(work, args, reports, os.getpid()),
+                timeout=TIMEOUT,
+            )
     except (ProcessRaisedException, ProcessExitedException):
         if reports.empty():
             raise
@@ -92,8 +94,11 @@ def launch(work: Callable[[argparse.Namespace], None], args: argparse.Namespace)
 def _reporting(
     work: Callable[[argparse.Namespace], None], args: argparse.Namespace, reports: Any, launcher: int
 ) -> None:
-    _die_with(launcher)
-    _let_forked_workers_die_with_this_process()
+    if sys.platform == "linux":
+        # torch asks for SIGINT, which a process that waits for others in C++ does not look at.
+        _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        if os.getppid() != launcher:
+            os._exit(1)
     try:
         work(args)
     except Exception as error:
@@ -104,24 +109,39 @@ def _reporting(
         raise
 
 
-def _let_forked_workers_die_with_this_process() -> None:
-    """Leave no loader worker behind when this process is terminated.
+@contextlib.contextmanager
+def _no_orphans() -> Iterator[None]:
+    """End, with the block, all processes that its processes started and left behind (on Linux).
 
-    torch's workers look now and then whether their parent still is who it was when they started to
-    look, which may be after its death.
+    torch terminates the ranks when one fails, and their loader workers look now and then whether
+    their parent is the one they started with: a worker that starts to look after the rank's death
+    stays for ever, and writes to the terminal.
     """
-    parents: list[int] = []
-    os.register_at_fork(
-        before=lambda: parents.append(os.getpid()),
-        after_in_parent=parents.clear,
-        after_in_child=lambda: _die_with(parents[-1]),
-    )
-
-
-def _die_with(parent: int) -> None:
-    """Be killed as soon as the parent process has ended (on Linux)."""
     if sys.platform != "linux":
+        yield
         return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-    if os.getppid() != parent:  # it ended before
-        os._exit(1)
+    before = _children()
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what is orphaned below becomes a child of this process
+    try:
+        yield
+    finally:
+        _prctl(_PR_SET_CHILD_SUBREAPER, 0)
+        for pid in _children() - before:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+
+def _children() -> set[int]:
+    """Ids of this process's children."""
+    found = set()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            pid, rest = status.read_text(errors="replace").split(" ", 1)
+            if int(rest.rpartition(")")[2].split()[1]) == os.getpid():
+                found.add(int(pid))
+    return found
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(ctypes.c_int(option), ctypes.c_ulong(value), *[ctypes.c_ulong(0)] * 3)

@@ -267,8 +267,8 @@ def load_dicts(names: Sequence[str], filter_empty: bool) -> tuple[list[dict[str,
     for name in names[1:]:
         if classes[name] != classes[names[0]]:
             raise NDSError(
-                f"the datasets {names[0]!r} and {name!r} have different classes: join them by a selection "
-                "(tools/draw_subset.py), whose dataset unites the classes by name."
+                f"the datasets {names[0]!r} and {name!r} have different classes: name in DATASETS.TRAIN "
+                "the drawn dataset (nds_NAME of tools/draw_subset.py --name), which unites the classes by name."
             )
     return dicts, sources
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,11 @@ def check_registered(names: Sequence[str]) -> None:
     """Raise the error that lists the known names if a dataset is not registered."""
     for name in [names] if isinstance(names, str) else names:
         if name not in DatasetCatalog:
+            if name.startswith("nds_data_") and not os.getenv("NDS_DATA"):
+                raise NDSError(
+                    f"dataset {name!r} lies under NDS_DATA, which is not set: point it at the folder that holds "
+                    "detection/NAME/images and detection/NAME/train.json (docs/development.md)."
+                )
             raise unknown_name("dataset", name, DatasetCatalog.list())
 
 

@@ -82,6 +82,11 @@ def _label_space_of_proposals(proposals: Sequence[Instances]) -> Tensor:
     return torch.cat(rows)
 
 
+def _label_spaces(cfg: Any) -> Sequence[Sequence[int]]:
+    """``NDS.LABEL_SPACES``; none in the config of a script that knows nothing of the plugin."""
+    return cfg.NDS.LABEL_SPACES if "NDS" in cfg else []
+
+
 class NDSFastRCNNOutputLayers(FastRCNNOutputLayers):
     """The stock layers, whose classification loss keeps to the label space of each proposal.
 
@@ -104,7 +109,7 @@ class NDSFastRCNNOutputLayers(FastRCNNOutputLayers):
     @classmethod
     def from_config(cls, cfg: Any, input_shape: Any) -> dict[str, Any]:
         """The stock arguments and ``NDS.LABEL_SPACES``."""
-        return {**super().from_config(cfg, input_shape), "label_spaces": cfg.NDS.LABEL_SPACES}
+        return {**super().from_config(cfg, input_shape), "label_spaces": _label_spaces(cfg)}
 
     def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
         """The stock losses, after taking unlabelled classes out of the logits."""
@@ -150,7 +155,7 @@ class NDSROIHeads(StandardROIHeads):
     @classmethod
     def _init_box_head(cls, cfg: Any, input_shape: Any) -> dict[str, Any]:
         arguments: dict[str, Any] = super()._init_box_head(cfg, input_shape)
-        if len(cfg.NDS.LABEL_SPACES):
+        if len(_label_spaces(cfg)):
             stock = arguments["box_predictor"]
             # Same initial weights, and the same random numbers left for the layers to come.
             with torch.random.fork_rng(devices=[]):

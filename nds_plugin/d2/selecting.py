@@ -21,7 +21,7 @@ from detectron2.utils import comm
 
 from nds_plugin.artifacts import atomic_write, content_hash, file_hash, is_valid
 from nds_plugin.backbones import load_feature_network
-from nds_plugin.d2.checks import check_annotated, check_shared_classes
+from nds_plugin.d2.checks import check_shared_classes
 from nds_plugin.d2.fingerprints import dataset_fingerprint, image_root
 from nds_plugin.d2.registration import check_registered, dataset_classes, index_dataset
 from nds_plugin.d2.selection_log import log_selection, warn_if_indistinct
@@ -140,7 +140,6 @@ class SelectionSteps:
             resolve_budget(len(index), config.count, config.share)
         if self.nds.SELECTOR == "nds":
             check_num_clusters(self.nds.PARTITION.NUM_CLUSTERS, len(index))
-        check_annotated("NDS.SOURCE.DATASETS", index)
         mapping = self.nds.SOURCE.LABEL_MAPPING
         classes = (
             selection_label_space(self.nds.SOURCE.DATASETS, mapping).classes if mapping else index.classes
