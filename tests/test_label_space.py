@@ -110,3 +110,10 @@ def test_source_names_must_fit() -> None:
         unite([COCO, DRIVING], None, ["coco"])
     with pytest.raises(NDSError, match="source names must differ, got a, a"):
         unite([COCO, DRIVING], None, ["a", "a"])
+
+
+def test_a_mapping_may_name_sources_that_are_not_in_a_draw_if_it_is_told_so() -> None:
+    mapping = {"coco": {"person": "human"}, "elsewhere": {"tram": "train"}}
+    assert unite([COCO], mapping, ["coco"], partial=True).classes[0] == "human"
+    with pytest.raises(NDSError, match="elsewhere"):
+        unite([COCO], mapping, ["coco"])

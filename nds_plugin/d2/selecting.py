@@ -142,7 +142,9 @@ class SelectionSteps:
             check_num_clusters(self.nds.PARTITION.NUM_CLUSTERS, len(index))
         mapping = self.nds.SOURCE.LABEL_MAPPING
         classes = (
-            selection_label_space(self.nds.SOURCE.DATASETS, mapping).classes if mapping else index.classes
+            selection_label_space(self.nds.SOURCE.DATASETS, mapping, partial=False).classes
+            if mapping
+            else index.classes
         )
         check_shared_classes(classes, dataset_classes(self.cfg.DATASETS.TRAIN[0]), self.cfg)
 

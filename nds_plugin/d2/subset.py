@@ -56,13 +56,20 @@ def register_selection(path: str | os.PathLike[str], name: str, label_mapping: s
     MetadataCatalog.get(name).set(evaluator_type="coco", nds_selection=str(path))
 
 
-def selection_label_space(sources: Sequence[str], label_mapping: str = "") -> LabelSpace:
+def selection_label_space(
+    sources: Sequence[str], label_mapping: str = "", *, partial: bool = True
+) -> LabelSpace:
     """The united classes of several registered datasets.
+
+    Args:
+        sources: the datasets' names.
+        label_mapping: path of a class mapping.
+        partial: the mapping may also name other sources: a draw need not hold an image of each.
 
     Raises:
         NDSError: an unknown dataset, or a mapping that names unknown classes.
     """
-    return unite([dataset_classes(name) for name in sources], label_mapping or None, sources)
+    return unite([dataset_classes(name) for name in sources], label_mapping or None, sources, partial=partial)
 
 
 def _load(path: str, name: str, label_mapping: str) -> list[dict[str, Any]]:

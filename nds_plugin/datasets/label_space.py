@@ -43,6 +43,8 @@ def unite(
     class_lists: Sequence[Sequence[str]],
     mapping: MappingLike | None = None,
     sources: Sequence[str] | None = None,
+    *,
+    partial: bool = False,
 ) -> LabelSpace:
     """Unite the classes of several sources.
 
@@ -54,6 +56,7 @@ def unite(
         mapping: ``{source or "*": {class of the source: united class, or None to drop it}}``, or
             the path of a JSON or YAML file that holds this. An entry for a source goes before "*".
         sources: names of the sources, for the mapping and for messages; default "0", "1", ...
+        partial: the mapping may also name sources and classes that are not here.
 
     Raises:
         NDSError: the mapping is not of this form, or names a source or a class that is not there
@@ -65,7 +68,8 @@ def unite(
     if len(set(names)) != len(names):
         raise NDSError(f"source names must differ, got {', '.join(names)}.")
     rules, where = _read_mapping(mapping)
-    _refuse_unknown(rules, dict(zip(names, class_lists)), where)
+    if not partial:
+        _refuse_unknown(rules, dict(zip(names, class_lists)), where)
     general = _normalised(rules.get(EVERY_SOURCE, {}))
     classes: dict[str, int] = {}
     spellings: list[str] = []
