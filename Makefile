@@ -10,7 +10,7 @@ TORCH := torch==2.14.1 torchvision==0.29.1
 # of April 2024; the wheel is tagged for Python 3.10 but is pure Python where Mask R-CNN is concerned.
 DETECTRON2 := sal-detectron2==0.7.2
 DETECTRON2_NEEDS := "setuptools<81" wheel black pycocotools fvcore iopath "omegaconf<2.4" hydra-core yacs \
-	tabulate termcolor cloudpickle tensorboard matplotlib
+	tabulate termcolor cloudpickle tensorboard matplotlib shapely
 export DETECTRON2_DATASETS ?= $(CURDIR)/datasets
 DEMO := output/demo
 
