@@ -19,6 +19,7 @@ from nds_plugin.sampling import Floats, Ints, available_weights, cluster_sizes
 
 _WEIGHTED, _SHUFFLED, _BATCHES, _REDRAW = 2, 3, 4, 5  # purposes, see counter_rng.stream_key
 _FEISTEL_ROUNDS = 6
+_CELLS = 1 << 12  # of the table that finds a draw's cluster; a power of two, so that cells are exact
 
 
 class IndexStream(Protocol):
@@ -46,15 +47,27 @@ class WeightedStream:
         self._sizes = cluster_sizes(cluster, len(weights))
         self._cumulative = np.cumsum(available_weights(weights, self._sizes))
         self._cumulative /= self._cumulative[-1]
+        self._guide = np.searchsorted(self._cumulative, np.arange(_CELLS + 1) / _CELLS, side="right")
         self._offsets = np.concatenate([[0], np.cumsum(self._sizes)])
         self._members = _members_by_cluster(cluster, self._offsets)
 
     def draw(self, start: int, stop: int) -> Ints:
         unit = to_unit(random_words(self._key, 2 * start, 2 * (stop - start)))
-        chosen = np.searchsorted(self._cumulative, unit[0::2], side="right")
+        chosen = self._clusters(unit[0::2])
         sizes = self._sizes[chosen]
         within = np.minimum((unit[1::2] * sizes).astype(np.int64), sizes - 1)
         return self._members[self._offsets[chosen] + within].astype(np.int64)
+
+    def _clusters(self, unit: Floats) -> Ints:
+        """Cluster of each number in [0, 1), by its place in the cumulated weights.
+
+        A table over equal cells answers where no boundary crosses the cell; only the others search.
+        """
+        cell = (unit * _CELLS).astype(np.int64)
+        chosen = self._guide[cell]
+        crossed = np.flatnonzero(chosen != self._guide[cell + 1])
+        chosen[crossed] = np.searchsorted(self._cumulative, unit[crossed], side="right")
+        return np.asarray(chosen)
 
 
 def redraw(members: npt.NDArray[np.integer], seed: int, position: int, attempt: int) -> int:
