@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -158,20 +159,24 @@ def list_images(folder: str | os.PathLike[str]) -> list[str]:
     """
     if not os.path.isdir(folder):
         raise NDSError(f"{folder}: no such folder; expected a folder of images.")
-    found: list[str] = []
-    seen: set[str] = set()  # a link may lead back to a folder above
-    for directory, below, names in os.walk(folder, followlinks=True):
-        below[:] = [name for name in below if not name.startswith(".")]
-        if os.path.realpath(directory) in seen:
-            below.clear()
-            continue
-        seen.add(os.path.realpath(directory))
-        found += [os.path.join(directory, name) for name in names if _is_image_name(name)]
+    found = sorted(image_files(folder))
     if not found:
         raise NDSError(
             f"{folder}: no image in this folder; expected files ending in {', '.join(EXTENSIONS)}."
         )
-    return sorted(found)
+    return found
+
+
+def image_files(folder: str | os.PathLike[str]) -> Iterator[str]:
+    """Paths of the image files below a folder; links to folders are followed, each folder once."""
+    seen: set[str] = set()  # a link may lead back to a folder above
+    for directory, below, names in os.walk(folder, followlinks=True):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        if os.path.realpath(directory) in seen:
+            below.clear()
+            continue
+        seen.add(os.path.realpath(directory))
+        yield from (os.path.join(directory, name) for name in names if _is_image_name(name))
 
 
 def _is_image_name(name: str) -> bool:

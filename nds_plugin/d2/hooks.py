@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from nds_plugin.counter_rng import stream_key
 from nds_plugin.d2.loader import ObservedLoader
 from nds_plugin.errors import NDSError
+from nds_plugin.sampling import available_weights, cluster_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +59,8 @@ class DrawMonitor(HookBase):
 
     def set_weights(self, weights: Weights) -> None:
         """Expect other shares from the next step on: those of the clusters that can be loaded."""
-        cluster = self.trainer.data_loader.dataset.cluster
-        present = np.bincount(cluster[cluster >= 0], minlength=len(weights)) > 0
-        kept = np.where(present, weights, 0.0)
-        self._weights = np.asarray(kept / kept.sum())
+        sizes = cluster_sizes(self.trainer.data_loader.dataset.cluster, len(weights))
+        self._weights = available_weights(weights, sizes)
 
     def after_step(self) -> None:
         loader: ObservedLoader = self.trainer.data_loader

@@ -84,7 +84,9 @@ def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
     finetune_cfg = training.finetune_config(cfg)
     data = training.target_fingerprint(cfg)
     if selected:
-        start = training.transfer_into(finetune_cfg, pretrained, dataset_classes(cfg.DATASETS.TRAIN[0]))
+        start = training.transfer_into(
+            finetune_cfg, pretrained, dataset_classes(cfg.DATASETS.TRAIN[0]), pretrain_cfg.MODEL.MASK_ON
+        )
         inputs = [pretrain_key, cfg.NDS.TRANSFER.dump(), *data]
     else:
         start = None

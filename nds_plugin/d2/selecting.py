@@ -224,8 +224,7 @@ class SelectionSteps:
     def _partition(self, index: SourceIndex) -> Partition:
         node, config = self.nds.PARTITION, self._partition_config()
         if node.WEIGHTS:
-            weights_hash = file_hash(node.WEIGHTS) if Path(node.WEIGHTS).is_file() else node.WEIGHTS
-            network = weights_hash
+            network: Any = file_hash(node.WEIGHTS)
         else:
             shared = self._shared_folder(index) / SHARED
             network = self._expert_config().shared_identity()

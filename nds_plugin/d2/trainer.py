@@ -24,6 +24,7 @@ from nds_plugin.d2.hooks import DrawMonitor, IterationSeed
 from nds_plugin.d2.loader import ObservedLoader, build_nds_train_loader
 from nds_plugin.d2.mapper import NDSDatasetMapper
 from nds_plugin.errors import unknown_name
+from nds_plugin.sampling import available_weights, cluster_sizes
 from nds_plugin.selection import Selection
 
 logger = logging.getLogger(__name__)
@@ -127,12 +128,10 @@ class NDSTrainer(DefaultTrainer):
 
 def expected_shares(selection: Selection, loader: ObservedLoader) -> Weights:
     """Share of each cluster in what the loader will draw, shape (K,)."""
-    counts = np.bincount(
-        loader.dataset.cluster[loader.dataset.cluster >= 0], minlength=len(selection.weights)
-    ).astype(np.float64)
+    sizes = cluster_sizes(loader.dataset.cluster, len(selection.weights))
     if selection.mode == "stream":
-        counts = np.where(counts > 0, selection.weights, 0.0)
-    return np.asarray(counts / counts.sum())
+        return available_weights(selection.weights, sizes)
+    return np.asarray(sizes / sizes.sum())
 
 
 def _data_parallel(model: torch.nn.Module) -> torch.nn.Module:

@@ -192,11 +192,14 @@ def _set_aside(folder: Path) -> None:
     logger.info("Kept the earlier run as %s.", aside)
 
 
-def transfer_into(cfg: CN, pretrained: Path, classes: Sequence[str]) -> Callable[[Any], None]:
-    """How fine-tuning starts: everything that fits, class-specific rows by name; reported in transfer.json."""
+def transfer_into(cfg: CN, pretrained: Path, classes: Sequence[str], masks: bool) -> Callable[[Any], None]:
+    """How fine-tuning starts: everything that fits, class-specific rows by name; reported in transfer.json.
+
+    ``masks``: whether pretraining had a mask head.
+    """
 
     def initialise(model: Any) -> None:
-        allow = () if pretrained_has_masks(pretrained) else ("roi_heads.mask_head.",)
+        allow = () if masks else ("roi_heads.mask_head.",)
         report = transfer_checkpoint(
             model,
             str(pretrained),
@@ -209,11 +212,6 @@ def transfer_into(cfg: CN, pretrained: Path, classes: Sequence[str]) -> Callable
             write_json(Path(cfg.OUTPUT_DIR) / "transfer.json", "transfer", "", report.to_dict())
 
     return initialise
-
-
-def pretrained_has_masks(path: Path) -> bool:
-    """Whether a checkpoint's detector was trained with a mask head."""
-    return any(name.startswith("roi_heads.mask_head.") for name in read_checkpoint(path)["model"])
 
 
 def evaluate(cfg: CN, weights: Path | str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
-from nds_plugin.images import EXTENSIONS
+from nds_plugin.images import EXTENSIONS, image_files
 from nds_plugin.index import ImageRecord, SourceIndex
 
 logger = logging.getLogger(__name__)
@@ -79,18 +79,9 @@ def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def _image_files(root: Path) -> Iterator[str]:
-    """Relative paths of the image files; links to folders are followed, each folder once."""
-    seen: set[str] = set()
-    for current, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(current)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                yield PurePath(os.path.relpath(os.path.join(current, name), root)).as_posix()
+    """Relative paths of the image files."""
+    for path in image_files(root):
+        yield PurePath(os.path.relpath(path, root)).as_posix()
 
 
 def check_files(index: SourceIndex, sample: int | None = None) -> list[str]:
