@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from nds_plugin.errors import NDSError
 
 VERSION = 1
-_HEADER = b"nds"
+HEADER = b"nds"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What a failed write says of the disk and not of the program.
 _UNWRITABLE = (*DISK_FULL, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM, errno.EEXIST, errno.EIO)
@@ -152,7 +152,7 @@ def read_json(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
         raise NDSError(f"{path} is not a complete JSON file ({error}): make it again.") from None
     if not isinstance(document, dict):
         raise NDSError(f"{path}: expected a JSON object of kind {kind!r}, got a {type(document).__name__}.")
-    _check_header(document, kind, path)
+    check_header(document, kind, path)
     return document
 
 
@@ -161,7 +161,7 @@ def write_table(
 ) -> None:
     """Write a Parquet artefact atomically; ``payload`` goes into the schema metadata."""
     header = {"kind": kind, "version": VERSION, "key": key, **payload}
-    table = table.replace_schema_metadata({_HEADER: json.dumps(header, allow_nan=False).encode()})
+    table = table.replace_schema_metadata({HEADER: json.dumps(header, allow_nan=False).encode()})
     with atomic_write(path) as file:
         pq.write_table(table, file, compression="zstd")
 
@@ -178,8 +178,8 @@ def read_table(path: str | os.PathLike[str], kind: str) -> tuple[pa.Table, dict[
         table = pq.read_table(path, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
         raise NDSError(f"{path} is not a complete Parquet file ({error}): make it again.") from None
-    header = _table_header(table.schema, path)
-    _check_header(header, kind, path)
+    header = table_header(table.schema, path)
+    check_header(header, kind, path)
     return table, header
 
 
@@ -193,8 +193,8 @@ def read_header(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
         schema = pq.read_schema(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise NDSError(f"{path} is not a complete Parquet file ({error}): make it again.") from None
-    header = _table_header(schema, path)
-    _check_header(header, kind, path)
+    header = table_header(schema, path)
+    check_header(header, kind, path)
     return header
 
 
@@ -206,15 +206,21 @@ def is_valid(path: str | os.PathLike[str], kind: str, key: str) -> bool:
         return False
 
 
-def _table_header(schema: pa.Schema, path: str | os.PathLike[str]) -> dict[str, Any]:
-    raw = (schema.metadata or {}).get(_HEADER)
+def table_header(schema: pa.Schema, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The header that an Arrow schema carries.
+
+    Raises:
+        NDSError: there is none.
+    """
+    raw = (schema.metadata or {}).get(HEADER)
     if raw is None:
-        raise NDSError(f"{path} is a Parquet file, but not one that nds_plugin wrote.")
+        raise NDSError(f"{path} is a whole file, but not one that nds_plugin wrote.")
     header: dict[str, Any] = json.loads(raw)
     return header
 
 
-def _check_header(header: Mapping[str, Any], kind: str, path: str | os.PathLike[str]) -> None:
+def check_header(header: Mapping[str, Any], kind: str, path: str | os.PathLike[str]) -> None:
+    """Raise the error of a header of another kind or version."""
     if header.get("kind") != kind:
         raise NDSError(f"{path}: expected a file of kind {kind!r}, got {header.get('kind')!r}.")
     if header.get("version") != VERSION:

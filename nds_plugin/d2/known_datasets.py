@@ -28,8 +28,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from nds_plugin.d2.coco_dataset import CocoDataset, datasets_root
 from nds_plugin.datasets import cityscapes
-from nds_plugin.datasets.prepare import build_once, writable_folder
 from nds_plugin.errors import NDSError
+from nds_plugin.locking import build_once, writable_folder
 
 logger = logging.getLogger(__name__)
 

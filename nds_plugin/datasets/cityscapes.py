@@ -24,8 +24,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from nds_plugin.artifacts import atomic_write, content_hash, is_valid, write_json
-from nds_plugin.datasets.prepare import build_once, writable_folder
 from nds_plugin.errors import NDSError
+from nds_plugin.locking import build_once, writable_folder
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,219 @@
+"""Open a store: memory-mapped columns, and one record at a time."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from nds_plugin.artifacts import check_header, table_header
+from nds_plugin.errors import NDSError
+from nds_plugin.store.schema import FORMAT, KIND, TEXT_COLUMNS
+
+_FLAT_COLUMNS = ("category", "iscrowd", "area", "flags", "annotation_id")
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The annotations of one record batch as flat arrays (views of the file).
+
+    Attributes:
+        starts: where each image's annotations begin and end; shape (images + 1,).
+        bbox: shape (N, 4). category, iscrowd, ...: shape (N,).
+        polygons: (starts of each annotation's polygons, starts of each polygon's numbers, numbers).
+        rle: (starts, bytes); keypoints: (starts, numbers). None where the store has none.
+    """
+
+    starts: npt.NDArray[np.int32]
+    bbox: npt.NDArray[np.float64]
+    columns: dict[str, npt.NDArray[Any]]
+    polygons: tuple[Any, Any, Any] | None
+    rle: tuple[Any, memoryview] | None
+    keypoints: tuple[Any, Any] | None
+
+
+class AnnotationStore:
+    """The images and annotations of one dataset, in ascending order of the image ids.
+
+    Opening reads the header and the table of contents alone. May be pickled: it travels as its path.
+
+    Args:
+        path: of the store.
+
+    Raises:
+        NDSError: missing, cut short, another kind of file, or of another version.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._file = _open(self.path)
+        self.header = table_header(self._file.schema, self.path)
+        check_header(self.header, KIND, self.path)
+        if self.header.get("format") != FORMAT:
+            raise NDSError(
+                f"{self.path}: a store of format {self.header.get('format')}, this release reads {FORMAT}: "
+                "delete it and build it again with tools/prepare_datasets.py --build."
+            )
+        self._batch_images = int(self.header["batch_images"])
+        self._batches: list[pa.RecordBatch | None] = [None] * self._file.num_record_batches
+        self._objects: list[Objects | None] = [None] * self._file.num_record_batches
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self.path),)
+
+    def __len__(self) -> int:
+        return int(self.header["images"])
+
+    @property
+    def num_annotations(self) -> int:
+        """Number of annotated objects, crowds included."""
+        return int(self.header["annotations"])
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of ``category``."""
+        return [category["name"] for category in self.header["categories"]]
+
+    @property
+    def category_ids(self) -> list[int]:
+        """The provider's id of each class."""
+        return [category["id"] for category in self.header["categories"]]
+
+    @property
+    def normalised(self) -> bool:
+        """Whether boxes and polygons are shares of the image's sides."""
+        return bool(self.header["normalised"])
+
+    @property
+    def batch_images(self) -> int:
+        """Images of a record batch."""
+        return self._batch_images
+
+    @property
+    def num_batches(self) -> int:
+        """Number of record batches."""
+        return len(self._batches)
+
+    def batch(self, number: int) -> pa.RecordBatch:
+        """One record batch; its columns are views of the file."""
+        found = self._batches[number]
+        if found is None:
+            try:
+                found = self._file.get_batch(number)
+            except (pa.ArrowInvalid, OSError) as error:
+                raise NDSError(f"{self.path} is damaged ({error}): build it again.") from None
+            self._batches[number] = found
+        return found
+
+    def objects(self, number: int) -> Objects:
+        """The annotations of one record batch."""
+        found = self._objects[number]
+        if found is None:
+            found = self._objects[number] = _objects(self.batch(number))
+        return found
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """A number of every image: ``width``, ``height``, ``label``, or ``image_id`` where ids are numbers."""
+        return np.concatenate([self.batch(i).column(name).to_numpy() for i in range(self.num_batches)])
+
+    def text_column(self, name: str) -> pa.ChunkedArray:
+        """A text of every image; empty text where the dataset has no such column.
+
+        Args:
+            name: ``file_name``, ``url``, ``license``, ``checksum``, ``author`` or ``image_id``.
+        """
+        chunks = []
+        for i in range(self.num_batches):
+            batch = self.batch(i)
+            if name in batch.schema.names:
+                column = batch.column(name)
+                chunks.append(column if pa.types.is_string(column.type) else column.cast(pa.string()))
+            elif name in TEXT_COLUMNS:
+                chunks.append(pa.array([""], pa.string()).take(pa.array(np.zeros(len(batch), np.int64))))
+            else:
+                raise KeyError(name)
+        return pa.chunked_array(chunks, pa.string())
+
+    def object_column(self, name: str) -> npt.NDArray[Any]:
+        """A column of every annotation, grouped by image: ``bbox``, ``category``, ``iscrowd``, ``area``, ``flags``."""
+        parts = [self.objects(i) for i in range(self.num_batches)]
+        return np.concatenate([part.bbox if name == "bbox" else part.columns[name] for part in parts])
+
+    @functools.cached_property
+    def object_counts(self) -> npt.NDArray[np.int64]:
+        """Number of annotations of each image, crowds included; shape (images,)."""
+        return np.concatenate(
+            [np.diff(self.objects(i).starts).astype(np.int64) for i in range(self.num_batches)]
+        )
+
+    def has_object_column(self, name: str) -> bool:
+        """Whether annotations have a column (``polygons``, ``rle``, ``keypoints``, ``area``, ``flags``, ...)."""
+        kind = self._file.schema.field("annotations").type.value_type
+        return any(kind.field(i).name == name for i in range(kind.num_fields))
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """Record batch and row in it of an image."""
+        if not 0 <= position < len(self):
+            raise IndexError(position)
+        return divmod(position, self._batch_images)
+
+    def positions(self, image_ids: Sequence[Any]) -> npt.NDArray[np.int64]:
+        """Position of each image id (given as text or number), -1 where the store does not hold it."""
+        import pyarrow.compute as pc
+
+        known = pa.concat_arrays([c.cast(pa.string()) for c in self.text_column("image_id").chunks])
+        found = pc.index_in(pa.array([str(i) for i in image_ids], pa.string()), value_set=known)
+        return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+    def class_counts(self) -> npt.NDArray[np.int64]:
+        """Annotations of each class, crowds included; shape (classes,)."""
+        return np.array(self.header["category_counts"], dtype=np.int64)
+
+
+def _open(path: Path) -> pa.ipc.RecordBatchFileReader:
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path)))
+    except FileNotFoundError:
+        raise NDSError(f"annotation store not found: {path}.") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise NDSError(f"{path} is not a whole annotation store ({error}): build it again.") from None
+
+
+def _objects(batch: pa.RecordBatch) -> Objects:
+    annotations = batch.column("annotations")
+    struct = annotations.values
+    names = {struct.type.field(i).name: i for i in range(struct.type.num_fields)}
+
+    def child(name: str) -> Any:
+        return struct.field(names[name]) if name in names else None
+
+    bbox = child("bbox").flatten().to_numpy().reshape(-1, 4)
+    columns = {name: child(name).to_numpy() for name in _FLAT_COLUMNS if name in names}
+    polygons, rle, keypoints = child("polygons"), child("rle"), child("keypoints")
+    return Objects(
+        starts=annotations.offsets.to_numpy(),
+        bbox=bbox,
+        columns=columns,
+        polygons=None
+        if polygons is None
+        else (
+            polygons.offsets.to_numpy(),
+            polygons.values.offsets.to_numpy(),
+            polygons.values.values.to_numpy(),
+        ),
+        rle=None if rle is None else _binary(rle),
+        keypoints=None if keypoints is None else (keypoints.offsets.to_numpy(), keypoints.values.to_numpy()),
+    )
+
+
+def _binary(column: pa.Array) -> tuple[npt.NDArray[np.int32], memoryview]:
+    _, offsets, data = column.buffers()
+    starts = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+    return starts, memoryview(data if data is not None else b"")

@@ -1,0 +1,152 @@
+"""Columns on their way into a store, kept on disk: memory use does not grow with the dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from nds_plugin.artifacts import cannot_write
+from nds_plugin.store.schema import Ragged
+
+_STEP = 1 << 20
+
+
+class FixedSpool:
+    """A column of numbers that is appended to, then read at any rows.
+
+    Args:
+        path: file that holds the raw values.
+        dtype, width: of one row; width 1 gives one-dimensional columns.
+    """
+
+    def __init__(self, path: Path, dtype: Any, width: int = 1) -> None:
+        self.path, self.dtype, self.width = path, np.dtype(dtype), width
+        self.rows = 0
+        self._file: IO[bytes] | None = None
+
+    def append(self, values: npt.NDArray[Any]) -> None:
+        """Add rows at the end."""
+        try:
+            if self._file is None:
+                self._file = open(self.path, "wb")  # noqa: SIM115  (open until close)
+            self._file.write(np.ascontiguousarray(values, dtype=self.dtype).data)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        self.rows += len(values)
+
+    def pad(self, rows: int, value: Any) -> None:
+        """Add rows of one value until there are so many."""
+        while self.rows < rows:
+            step = min(_STEP, rows - self.rows)
+            self.append(np.full(step if self.width == 1 else (step, self.width), value, dtype=self.dtype))
+
+    def values(self) -> npt.NDArray[Any]:
+        """All rows, memory-mapped; nothing may be appended any more."""
+        shape: Any = (self.rows,) if self.width == 1 else (self.rows, self.width)
+        if self.rows == 0:
+            return np.zeros(shape, dtype=self.dtype)
+        if self._file is not None:
+            try:
+                self._file.close()
+            except OSError as error:
+                raise cannot_write(self.path, error) from error
+            self._file = None
+        return np.memmap(self.path, dtype=self.dtype, mode="r", shape=shape)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Copies of some rows."""
+        values = self.values()
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and bool((np.diff(rows) == 1).all()):
+            return np.array(values[rows[0] : rows[-1] + 1])  # already in order: one block, no gather
+        return np.asarray(values[rows])
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class RaggedSpool:
+    """A column of rows of unequal length; ``child`` takes their values."""
+
+    def __init__(self, path: Path, child: FixedSpool | RaggedSpool) -> None:
+        self.lengths = FixedSpool(path.with_suffix(".lengths"), np.int32)
+        self.child = child
+        self._starts: npt.NDArray[np.int64] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows so far."""
+        return self.lengths.rows
+
+    def append(self, column: Ragged) -> None:
+        """Add rows at the end."""
+        self.lengths.append(np.asarray(column.lengths))
+        self.child.append(column.values)  # type: ignore[arg-type]
+
+    def pad(self, rows: int) -> None:
+        """Add empty rows until there are so many."""
+        self.lengths.pad(rows, 0)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Ragged:
+        """Copies of some rows."""
+        if self._starts is None:
+            lengths = self.lengths.values()
+            self._starts = np.zeros(len(lengths) + 1, dtype=np.int64)
+            np.cumsum(lengths, out=self._starts[1:])
+        starts = self._starts[rows]
+        lengths = self._starts[rows + 1] - starts
+        ends = np.cumsum(lengths)
+        inside = np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
+        return Ragged(lengths, self.child.take(inside))
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.lengths.close()
+        self.child.close()
+
+
+class TextSpool(RaggedSpool):
+    """A column of text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, FixedSpool(path, np.uint8))
+
+    def append_text(self, column: pa.Array) -> None:
+        """Add an Arrow text column without nulls."""
+        column = column.cast(pa.string())
+        offsets = np.frombuffer(column.buffers()[1], np.int32)[
+            column.offset : column.offset + len(column) + 1
+        ]
+        data = column.buffers()[2]
+        flat = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+        if len(column):
+            self.append(Ragged(np.diff(offsets), flat[offsets[0] : offsets[-1]]))
+
+    def take_text(self, rows: npt.NDArray[np.int64]) -> pa.Array:
+        """Some rows as an Arrow text column."""
+        return to_arrow(self.take(rows), pa.string())
+
+
+def to_arrow(column: Ragged, kind: pa.DataType) -> pa.Array:
+    """A ragged column as an Arrow list, binary or text array without nulls."""
+    offsets = np.zeros(len(column) + 1, dtype=np.int32)
+    np.cumsum(column.lengths, out=offsets[1:])
+    if isinstance(column.values, Ragged):
+        return pa.ListArray.from_arrays(pa.array(offsets), to_arrow(column.values, kind.value_type))
+    if pa.types.is_list(kind):
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(column.values, kind.value_type))
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(column.values))]
+    return pa.Array.from_buffers(kind, len(column), buffers)
+
+
+def close_all(spools: Sequence[FixedSpool | RaggedSpool]) -> None:
+    """Let go of the files of some columns."""
+    for spool in spools:
+        spool.close()
