@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nds_plugin.errors import NDSError
+from nds_plugin.locking import writable_folder
 from nds_plugin.store import StoreSpec
+
+STORES = "nds_stores"  # folder of all stores, below DETECTRON2_DATASETS
 
 
 @dataclass(frozen=True)
@@ -19,10 +23,14 @@ class Split:
         split: "train", "val", "trainval", "test".
         spec: given DETECTRON2_DATASETS, how the store is made.
         image_root: given DETECTRON2_DATASETS, the folder that ``file_name`` is relative to.
-        metadata: for Detectron2's MetadataCatalog.
+        metadata: for Detectron2's MetadataCatalog; "like" names a dataset of Detectron2's own whose
+            classes, colours and map of ids are taken.
         paper_images: images of this split in the paper's Table 3, None where it is not in there.
         images: images of this split as its provider publishes it, None where not known.
         note: why the two differ, where known.
+        quick_count: given DETECTRON2_DATASETS, the images as counted without a store, in moments, and
+            what was counted ("lines of ..."); raises NDSError or OSError where that cannot be read.
+            None where only a store can tell.
     """
 
     name: str
@@ -33,6 +41,7 @@ class Split:
     paper_images: int | None = None
     images: int | None = None
     note: str = ""
+    quick_count: Callable[[Path], tuple[int, str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,3 +71,17 @@ class PublicDataset:
     tree: str
     download: str
     splits: Sequence[Split]
+
+
+def store_path(root: Path, name: str) -> Path:
+    """Where the store of a split lies, given DETECTRON2_DATASETS; the user's cache if that is read-only."""
+    return writable_folder(root / STORES, STORES) / f"{name}.arrow"
+
+
+def missing_tree(dataset: PublicDataset, root: Path, missing: Path) -> NDSError:
+    """The error for a file or folder of a dataset that is not there: shows the tree that is expected."""
+    tree = "; ".join(" ".join(line.split()) for line in dataset.tree.splitlines())
+    return NDSError(
+        f"{dataset.title}: {missing} is not there. Expected below {root.absolute()} (DETECTRON2_DATASETS): {tree}. "
+        f"Download {dataset.download} from {dataset.page}; tools/prepare_datasets.py --check shows the tree."
+    )

@@ -1,0 +1,66 @@
+"""COCO 2017, train and val, laid out as in Detectron2's ``datasets/README.md``."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+
+from nds_plugin.datasets.coco_store import coco_spec
+from nds_plugin.datasets.public import PublicDataset, Split, missing_tree, store_path
+from nds_plugin.store import Inputs, StoreSpec
+
+TREE = """\
+coco/
+  annotations/
+    instances_train2017.json
+    instances_val2017.json
+  train2017/            118,287 jpg
+  val2017/              5,000 jpg"""
+
+
+def _inputs(root: Path, json_file: Path) -> Inputs:
+    if not json_file.is_file():
+        raise missing_tree(COCO, root, json_file)
+    return Inputs(files=(json_file,), settings=["coco"])
+
+
+def _spec(split: str, root: Path) -> StoreSpec:
+    name = f"nds_coco_2017_{split}"
+    json_file = root / "coco" / "annotations" / f"instances_{split}2017.json"
+    return dataclasses.replace(
+        coco_spec(json_file, name),
+        path=store_path(root, name),
+        inputs=functools.partial(_inputs, root, json_file),
+    )
+
+
+def _image_root(split: str, root: Path) -> Path:
+    return root / "coco" / f"{split}2017"
+
+
+def _split(split: str, images: int, paper_images: int | None) -> Split:
+    return Split(
+        name=f"nds_coco_2017_{split}",
+        split=split,
+        spec=functools.partial(_spec, split),
+        image_root=functools.partial(_image_root, split),
+        metadata={"like": "coco_2017_train"},
+        paper_images=paper_images,
+        images=images,
+    )
+
+
+COCO = PublicDataset(
+    key="coco",
+    title="COCO",
+    task="detection",
+    role="source",
+    num_classes=80,
+    paper_classes="80",
+    page="https://cocodataset.org/#download",
+    licence="annotations CC BY 4.0; images under the Flickr licences that the json lists",
+    tree=TREE,
+    download="train2017.zip, val2017.zip, annotations_trainval2017.zip",
+    splits=(_split("train", 118_287, 118_287), _split("val", 5_000, None)),
+)
