@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nds_plugin import sampling
 from nds_plugin.artifacts import read_table, write_table
@@ -97,20 +98,30 @@ class Selection:
         """One column of the table."""
         return self.table.column(name)
 
-    def clusters_of(self, sources: Sequence[str], image_ids: Sequence[str]) -> npt.NDArray[np.int32]:
+    def clusters_of(
+        self, sources: Sequence[str] | pa.Array, image_ids: Sequence[str] | pa.Array
+    ) -> npt.NDArray[np.int32]:
         """Cluster of each image of a dataset, -1 for those that are not selected; shape (N,).
 
         Raises:
             NDSError: none of the images is in the selection.
         """
-        rows = zip(self.column("source").cast(pa.string()).to_pylist(), self.column("image_id").to_pylist())
-        lookup = dict(zip(rows, self.column("cluster").to_pylist()))
-        found = np.fromiter(
-            (lookup.get(key, -1) for key in zip(sources, image_ids)), dtype=np.int32, count=len(image_ids)
-        )
+        sources, image_ids = pa.array(sources, pa.string()), pa.array(image_ids, pa.string())
+        own_sources = self.column("source").cast(pa.string()).combine_chunks()
+        own_ids, own_clusters = self.column("image_id").combine_chunks(), self.column("cluster").to_numpy()
+        found = np.full(len(image_ids), -1, dtype=np.int32)
+        names = pc.unique(sources).to_pylist()
+        for name in names:
+            there = np.flatnonzero(pc.equal(sources, name).to_numpy(zero_copy_only=False))
+            own = np.flatnonzero(pc.equal(own_sources, name).to_numpy(zero_copy_only=False))
+            if len(own) == 0:
+                continue
+            places = pc.index_in(image_ids.take(pa.array(there)), value_set=own_ids.take(pa.array(own)))
+            rows = pc.fill_null(places, -1).to_numpy(zero_copy_only=False)
+            found[there] = np.where(rows >= 0, own_clusters[own[rows]], -1)
         if not (found >= 0).any():
             raise NDSError(
-                f"none of the {len(image_ids)} images of the dataset ({', '.join(sorted(set(sources)))}) is in "
+                f"none of the {len(image_ids)} images of the dataset ({', '.join(sorted(names))}) is in "
                 f"the selection, which was made from {', '.join(self.sources)}: train on those sources."
             )
         return found

@@ -30,6 +30,7 @@ from nds_plugin.d2.registration import (
 )
 from nds_plugin.datasets.sample import DOMAINS
 from nds_plugin.errors import NDSError
+from nds_plugin.images import ImageError
 from nds_plugin.index import NO_LABEL
 
 
@@ -71,7 +72,7 @@ def test_dicts_are_those_of_detectron2(tmp_path: Path) -> None:
         ours = dataset_dicts("ours")
         assert dataset_classes("ours") == ["cat", "dog"]
         theirs = load_coco_json(str(path), "images", "ours")  # also: same metadata, or it would raise
-    assert ours == theirs
+    assert list(ours) == theirs
     assert [len(record["annotations"]) for record in ours] == [2, 2, 0]
 
 
@@ -132,12 +133,16 @@ def test_other_errors_of_a_dataset_are_one_line(tmp_path: Path) -> None:
         dataset_dicts("other")
 
 
-def test_images_without_a_size_are_named(tmp_path: Path) -> None:
+def test_a_size_that_the_file_does_not_give_comes_from_the_image(tmp_path: Path) -> None:
     content = document()
     del content["images"][0]["height"]
-    ours = registered_temporarily("ours", json_file=str(write_coco(tmp_path, content)))
-    with ours, pytest.raises(NDSError, match="image 12 has no width or height"):
-        dataset_dicts("ours")
+    path, root = str(write_coco(tmp_path, content)), tmp_path / "images"
+    with registered_temporarily("ours", json_file=path, image_root=str(root)):
+        with pytest.raises(ImageError, match=r"b\.jpg: its annotations give no width and height, and the file"):
+            list(dataset_dicts("ours"))
+        write_image(root / "b.jpg", 64, 48)
+        (record,) = [r for r in dataset_dicts("ours") if r["image_id"] == 12]
+        assert (record["width"], record["height"]) == (64, 48)
 
 
 def test_boxes_of_other_datasets_are_cleaned_without_touching_theirs(
@@ -378,7 +383,7 @@ def test_every_real_dataset_loads_as_in_detectron2(nds_data: Path) -> None:
     for name in names:
         records, index = dataset_dicts(name), index_dataset(name)
         metadata = MetadataCatalog.get(name)
-        assert records == load_coco_json(metadata.json_file, metadata.image_root, name)
+        assert list(records) == load_coco_json(metadata.json_file, metadata.image_root, name)
         assert len(records) == len(json.loads(Path(metadata.json_file).read_text())["images"])
         assert index.column("image_id").tolist() == [str(record["image_id"]) for record in records]
         assert all(os.path.isfile(record["file_name"]) for record in records[:3])

@@ -18,8 +18,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 
 from nds_plugin.artifacts import content_hash, write_json
-from nds_plugin.d2.coco_dataset import missing_file
-from nds_plugin.d2.registration import check_registered, coco_dataset, dataset_dicts
+from nds_plugin.d2.registration import check_registered, dataset_dicts, store_source
+from nds_plugin.d2.store_source import CocoDataset, missing_file
 from nds_plugin.datasets.coco_json import read_coco_json
 from nds_plugin.errors import NDSError, unknown_name
 
@@ -202,8 +202,8 @@ def _per_category(metrics: Mapping[str, Any], classes: Sequence[str]) -> dict[st
 
 def _has_masks(name: str) -> bool:
     """Whether every annotation has a mask; raises where COCO's evaluation would fail."""
-    coco = coco_dataset(name)
-    if coco is not None:
+    coco = store_source(name)
+    if isinstance(coco, CocoDataset):
         path = coco.located()
         annotations = read_coco_json(path)["annotations"]
         _check_ground_truth(annotations, path)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,7 @@ class MappedImages(Dataset[dict[str, Any]]):
     one that was read) and ``nds_cluster``.
 
     Args:
-        dicts: Detectron2 dataset dicts.
+        dicts: Detectron2 dataset dicts: a list, or a map-style dataset that makes them.
         mapper: dict to training example.
         cluster: cluster of each image, shape (N,); those below 0 are never drawn.
         seed: 0 or more.
@@ -48,7 +47,7 @@ class MappedImages(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        dicts: list[dict[str, Any]],
+        dicts: Sequence[dict[str, Any]],
         mapper: Callable[[dict[str, Any]], dict[str, Any] | None],
         cluster: npt.NDArray[np.integer],
         seed: int,
@@ -56,7 +55,8 @@ class MappedImages(Dataset[dict[str, Any]]):
     ) -> None:
         if len(dicts) != len(cluster):
             raise NDSError(f"{len(dicts)} images but {len(cluster)} cluster numbers: they must match.")
-        self._records = DatasetFromList(dicts, copy=False)
+        # A StoreDataset decodes what it is asked for; only lists are worth packing for the workers.
+        self._records: Any = DatasetFromList(dicts, copy=False) if isinstance(dicts, list) else dicts
         self._mapper = PicklableWrapper(mapper)  # a lambda, too, can go to a spawned worker
         self._image_format = getattr(mapper, "image_format", None)
         self.cluster = np.asarray(cluster, dtype=np.int32)
@@ -85,8 +85,9 @@ class MappedImages(Dataset[dict[str, Any]]):
         )
 
     def _map(self, position: int, index: int) -> dict[str, Any] | None:
-        record = copy.deepcopy(self._records[index])
+        record: dict[str, Any] = {}
         try:
+            record = self._records[index]  # a fresh dict: unpacked or decoded just now
             with augmentation_seed(self._seed, position):
                 return self._mapper(record)
         except ImageError as error:

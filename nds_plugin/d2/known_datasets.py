@@ -21,12 +21,13 @@ import functools
 import logging
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from nds_plugin.d2.coco_dataset import CocoDataset, datasets_root
+from nds_plugin.d2.store_source import CocoDataset, PublicSplit, StoreSource, datasets_root
 from nds_plugin.datasets import cityscapes
 from nds_plugin.errors import NDSError
 from nds_plugin.locking import build_once, writable_folder
@@ -37,8 +38,17 @@ logger = logging.getLogger(__name__)
 _SPLIT_FILE = re.compile(r"(train|val|test)(?:_(\w+))?")
 
 
+_CLASS_METADATA = ("thing_classes", "thing_colors", "thing_dataset_id_to_contiguous_id")
+
+
 def register_coco(dataset: CocoDataset, **metadata: Any) -> None:
-    """Register a COCO file. Doing so again is harmless; other paths replace those of ours.
+    """Register a COCO file; see :func:`register_store`."""
+    files = {"json_file": dataset.json_file, "image_root": dataset.image_root}
+    register_store(dataset, **{**files, "evaluator_type": "coco", **metadata})
+
+
+def register_store(dataset: StoreSource, **metadata: Any) -> None:
+    """Register a dataset. Doing so again is harmless; other paths replace those of ours.
 
     A dataset of that name that somebody else registered stays as it is.
     """
@@ -47,14 +57,13 @@ def register_coco(dataset: CocoDataset, **metadata: Any) -> None:
         present = DatasetCatalog[name]
         if present == dataset:
             return
-        if not isinstance(present, CocoDataset):
+        if not isinstance(present, StoreSource):
             logger.info("a dataset %r is registered already, it stays.", name)
             return
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
     DatasetCatalog.register(name, dataset)
-    files = {"json_file": dataset.json_file, "image_root": dataset.image_root}
-    MetadataCatalog.get(name).set(**{**files, "evaluator_type": "coco", **metadata})
+    MetadataCatalog.get(name).set(**metadata)
 
 
 def register_coco_folder(root: str | os.PathLike[str], prefix: str) -> list[str]:
@@ -89,6 +98,7 @@ def register_coco_folder(root: str | os.PathLike[str], prefix: str) -> list[str]
 def register_all() -> None:
     """Register all the datasets above, for the present DETECTRON2_DATASETS and NDS_DATA."""
     root = datasets_root()
+    _register_public(root)
     _register_cityscapes(root)
     _register_sample(root)
     for name, json_file, images in (
@@ -103,6 +113,26 @@ def register_all() -> None:
             register_coco_folder(os.path.join(data, "detection"), "nds_data")
         except NDSError as error:  # a stale variable must not make the package unusable
             logger.warning("NDS_DATA: %s", error)
+
+
+def _register_public(root: str) -> None:
+    from nds_plugin.datasets.catalogue import DATASETS
+
+    for public in DATASETS:
+        for split in public.splits:
+            images = str(split.image_root(Path(root)))
+            dataset = PublicSplit(split.name, images, root, split.spec)
+            register_store(dataset, image_root=images, **_metadata(split.metadata, Path(root)))
+
+
+def _metadata(given: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """A split's metadata: values that depend on the root are called with it; "like" names a dataset to follow."""
+    values = {key: value(root) if callable(value) else value for key, value in given.items()}
+    model = values.pop("like", None)
+    if model is not None:
+        known = MetadataCatalog.get(model)
+        values.update({key: known.get(key) for key in _CLASS_METADATA if known.get(key) is not None})
+    return {"evaluator_type": "coco", **values}
 
 
 def _register_cityscapes(root: str) -> None:

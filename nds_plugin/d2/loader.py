@@ -6,21 +6,25 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 from detectron2.config import CfgNode as CN
 from detectron2.config import configurable
-from detectron2.data import MetadataCatalog, build_detection_train_loader, common, get_detection_dataset_dicts
+from detectron2.data import MetadataCatalog, build_detection_train_loader, common
+from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from fvcore.common.registry import Registry
 
 from nds_plugin.d2.images import MappedImages
 from nds_plugin.d2.mapper import NDSDatasetMapper
-from nds_plugin.d2.registration import check_registered
+from nds_plugin.d2.registration import check_registered, raw_dicts
+from nds_plugin.d2.store_dataset import StoreDataset
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.sampler import PositionedSampler
 from nds_plugin.selection import Selection
@@ -105,6 +109,39 @@ class ObservedLoader:
             yield batch
 
 
+@dataclass(frozen=True)
+class Records:
+    """The images to train on.
+
+    Attributes:
+        dicts: a list of Detectron2's dicts, or a StoreDataset that decodes them.
+        sources, image_ids: the identity of each, as text.
+        sizes: width and height, 0 where not known, shape (N, 2); None where dicts lack them.
+    """
+
+    dicts: Sequence[dict[str, Any]]
+    sources: pa.Array
+    image_ids: pa.Array
+    sizes: npt.NDArray[np.int32] | None
+
+
+def _wide(records: Records, names: Sequence[str]) -> npt.NDArray[np.int8]:
+    """1 where an image is wider than tall. Where the size is not known it is taken as wide, and counted."""
+    if records.sizes is None:
+        raise NDSError(
+            f"the dicts of {', '.join(names)} do not all have 'width' and 'height': add them, or set "
+            "DATALOADER.ASPECT_RATIO_GROUPING False."
+        )
+    unknown = records.sizes[:, 0] == 0
+    if unknown.any():
+        logger.warning(
+            "%d of %d images have no size in their annotations: their batches are not grouped by orientation.",
+            int(unknown.sum()),
+            len(unknown),
+        )
+    return ((records.sizes[:, 0] > records.sizes[:, 1]) | unknown).astype(np.int8)
+
+
 def _current_iteration() -> int:
     try:
         return int(get_event_storage().iter)
@@ -155,26 +192,21 @@ def _build(
     names = [dataset] if isinstance(dataset, str) else list(dataset)
     check_registered(names)
     selection = _selection(selection, sampler, names)
-    dicts, sources = load_dicts(names, filter_empty)
+    records = load_dicts(names, filter_empty)
     cluster = (
-        np.zeros(len(dicts), dtype=np.int32)
+        np.zeros(len(records.dicts), dtype=np.int32)
         if selection is None
-        else selection.clusters_of(sources, [str(d["image_id"]) for d in dicts])
+        else selection.clusters_of(records.sources, records.image_ids)
     )
     streams = [(0, TRAIN_SAMPLERS.get(sampler)(selection, cluster, seed))]
     if selection is not None:
         streams += [(position, selection.reweighted(w).stream(cluster, seed)) for position, w in updates]
     if aspect_ratio_grouping:
         # Inside each segment: what was drawn before an update must not depend on the update.
-        if not all("width" in d and "height" in d for d in dicts):
-            raise NDSError(
-                f"the dicts of {', '.join(names)} do not all have 'width' and 'height': add them, or set "
-                "DATALOADER.ASPECT_RATIO_GROUPING False."
-            )
-        wide = np.array([d["width"] > d["height"] for d in dicts], dtype=np.int8)
+        wide = _wide(records, names)
         streams = [(n, AspectGroupedStream(s, wide, total_batch_size, seed)) for n, s in streams]
     stream = SegmentedStream(streams)
-    images = MappedImages(dicts, mapper, cluster, seed, max_unreadable)
+    images = MappedImages(records.dicts, mapper, cluster, seed, max_unreadable)
 
     def build(start: int) -> Any:
         return build_detection_train_loader(
@@ -249,20 +281,15 @@ def check_sampler(name: str) -> None:
         raise unknown_name("DATALOADER.SAMPLER_TRAIN", name, known)
 
 
-def load_dicts(names: Sequence[str], filter_empty: bool) -> tuple[list[dict[str, Any]], list[str]]:
-    """Dataset dicts of several datasets and the source of each: the dict's own, else the dataset's name."""
+def load_dicts(names: Sequence[str], filter_empty: bool) -> Records:
+    """The images of several datasets.
+
+    Raises:
+        NDSError: an unknown dataset, one without an image to train on, or datasets of different
+            classes.
+    """
     check_registered(names)
-    dicts: list[dict[str, Any]] = []
-    sources: list[str] = []
-    for name in names:
-        try:
-            part = get_detection_dataset_dicts([name], filter_empty=filter_empty)
-        except AssertionError:
-            raise NDSError(
-                f"dataset {name!r} has no image to train on: none has an annotation whose box has an area."
-            ) from None
-        dicts += part
-        sources += [d.get("nds_source", name) for d in part]
+    parts = [_dataset(name, filter_empty) for name in names]
     classes = {name: MetadataCatalog.get(name).get("thing_classes") for name in names}
     for name in names[1:]:
         if classes[name] != classes[names[0]]:
@@ -270,7 +297,45 @@ def load_dicts(names: Sequence[str], filter_empty: bool) -> tuple[list[dict[str,
                 f"the datasets {names[0]!r} and {name!r} have different classes: name in DATASETS.TRAIN "
                 "the drawn dataset (nds_NAME of tools/draw_subset.py --name), which unites the classes by name."
             )
-    return dicts, sources
+    stored = [part for part in parts if isinstance(part, StoreDataset)]
+    if len(stored) == len(parts):
+        joined = StoreDataset.joined(stored)
+        return Records(joined, joined.sources(), joined.image_ids(), joined.sizes())
+    dicts = [(name, record) for name, part in zip(names, parts) for record in part]
+    return Records(
+        [record for _, record in dicts],
+        pa.array([record.get("nds_source", name) for name, record in dicts], pa.string()),
+        pa.array([str(record["image_id"]) for _, record in dicts], pa.string()),
+        _sizes([record for _, record in dicts]),
+    )
+
+
+def _dataset(name: str, filter_empty: bool) -> Sequence[dict[str, Any]]:
+    """A StoreDataset, or a list of dicts; without images that have no instance if told so."""
+    dicts = raw_dicts(name)
+    before = len(dicts)
+    if isinstance(dicts, StoreDataset):
+        dicts = dicts.annotated() if filter_empty else dicts
+    elif filter_empty and before and "annotations" in dicts[0]:
+        dicts = filter_images_with_only_crowd_annotations(dicts)
+    if len(dicts) == 0:
+        raise _nothing_to_train_on(name)
+    logger.info(
+        "%s: %d images to train on, %d without an instance left out.", name, len(dicts), before - len(dicts)
+    )
+    return dicts
+
+
+def _nothing_to_train_on(name: str) -> NDSError:
+    return NDSError(
+        f"dataset {name!r} has no image to train on: none has an annotation whose box has an area."
+    )
+
+
+def _sizes(dicts: Sequence[dict[str, Any]]) -> npt.NDArray[np.int32] | None:
+    if not all("width" in record and "height" in record for record in dicts):
+        return None
+    return np.array([[record["width"], record["height"]] for record in dicts], dtype=np.int32)
 
 
 def _deals_whole_batches() -> bool:

@@ -13,17 +13,17 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from nds_plugin.d2.coco_dataset import CocoDataset, datasets_root, missing_file
 from nds_plugin.d2.known_datasets import register_all, register_coco, register_coco_folder
-from nds_plugin.datasets.coco import index_coco, main_classes
-from nds_plugin.datasets.coco_json import ROUNDING_PIXELS
+from nds_plugin.d2.store_dataset import StoreDataset
+from nds_plugin.d2.store_source import CocoDataset, StoreSource, datasets_root, missing_file
+from nds_plugin.datasets.store_index import main_classes
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.index import ImageRecord, SourceIndex
+from nds_plugin.store.boxes import ROUNDING_PIXELS
 
 __all__ = [
     "CocoDataset",
     "check_registered",
-    "coco_dataset",
     "dataset_classes",
     "dataset_dicts",
     "datasets_root",
@@ -33,6 +33,7 @@ __all__ = [
     "register_coco_folder",
     "register_image_subset",
     "registered_temporarily",
+    "store_source",
 ]
 
 logger = logging.getLogger(__name__)
@@ -52,11 +53,14 @@ def check_registered(names: Sequence[str]) -> None:
             raise unknown_name("dataset", name, DatasetCatalog.list())
 
 
-def coco_dataset(name: str) -> CocoDataset | None:
-    """The COCO file behind a registered dataset, or None where its dicts come from elsewhere."""
+def store_source(name: str) -> StoreSource | None:
+    """The annotation store behind a registered dataset, or None where its dicts come from elsewhere.
+
+    Datasets that Detectron2 registered from a COCO file are read through a store, too.
+    """
     check_registered([name])
     function = DatasetCatalog[name]
-    if isinstance(function, CocoDataset):
+    if isinstance(function, StoreSource):
         return function
     metadata = MetadataCatalog.get(name)
     # The metadata alone would not do: derived datasets name a json file for evaluation only.
@@ -65,23 +69,32 @@ def coco_dataset(name: str) -> CocoDataset | None:
     return None
 
 
-def dataset_dicts(name: str) -> list[dict[str, Any]]:
-    """The dicts of a registered dataset, with ids as they are.
+def dataset_dicts(name: str) -> Sequence[dict[str, Any]]:
+    """The dicts of a registered dataset, with ids as they are: a StoreDataset or a list.
 
-    COCO files are checked by :func:`nds_plugin.datasets.coco.read_coco_json`, also where Detectron2
-    registered them. In all datasets boxes are clipped to their image, and annotations whose box has
-    no area are dropped; a WARNING counts them.
+    COCO files are read through their annotation store, also where Detectron2 registered them. In all
+    datasets boxes are clipped to their image, and annotations whose box has no area are dropped; a
+    WARNING counts them.
 
     Raises:
         NDSError: unknown name, files missing or broken, no images.
     """
-    coco = coco_dataset(name)
-    if coco is not None:
-        return coco()
-    dicts = _call(name)
+    dicts = raw_dicts(name)
+    if isinstance(dicts, StoreDataset):  # clean since its store was built
+        return dicts
     if not dicts:
         raise NDSError(f"dataset {name!r} has no images.")
     return _with_clean_boxes(dicts, name)
+
+
+def raw_dicts(name: str) -> Sequence[dict[str, Any]]:
+    """The dicts of a registered dataset as they are registered: a StoreDataset or a list.
+
+    Raises:
+        NDSError: unknown name, or its files are missing or broken.
+    """
+    source = store_source(name)
+    return _call(name) if source is None else source()
 
 
 def dataset_classes(name: str) -> list[str]:
@@ -89,9 +102,9 @@ def dataset_classes(name: str) -> list[str]:
     check_registered([name])
     classes = MetadataCatalog.get(name).get("thing_classes")
     if classes is None:
-        coco = coco_dataset(name)
-        if coco is not None:
-            return coco.classes()
+        source = store_source(name)
+        if source is not None:
+            return source.classes()
         _call(name)
         classes = MetadataCatalog.get(name).get("thing_classes")
     if classes is None:
@@ -101,9 +114,9 @@ def dataset_classes(name: str) -> list[str]:
 
 def index_dataset(name: str) -> SourceIndex:
     """Index a registered instance dataset; the source is called as the dataset."""
-    coco = coco_dataset(name)
-    if coco is not None:
-        return index_coco(coco.located(), coco.image_root, source=name)
+    source = store_source(name)
+    if source is not None:
+        return source.index()
     dicts = dataset_dicts(name)
     classes = dataset_classes(name)
     owners, labels, areas = [], [], []
@@ -144,7 +157,7 @@ class ImageSubset:
     num_images: int
     seed: int
 
-    def __call__(self) -> list[dict[str, Any]]:
+    def __call__(self) -> Sequence[dict[str, Any]]:
         """The dicts of the subset."""
         dicts = dataset_dicts(self.base)
         if self.num_images > len(dicts):
@@ -153,10 +166,14 @@ class ImageSubset:
                 f"got {self.num_images}."
             )
         _copy_metadata(self.base, self.name)
-        ids = [str(record["image_id"]) for record in dicts]
+        if isinstance(dicts, StoreDataset):
+            ids = dicts.image_ids().to_pylist()
+        else:
+            ids = [str(record["image_id"]) for record in dicts]
         order = np.random.Generator(np.random.PCG64(self.seed)).permutation(len(ids))
         ranked = sorted(range(len(ids)), key=ids.__getitem__)  # the draw depends on ids, not on positions
-        return [dicts[i] for i in sorted(ranked[rank] for rank in order[: self.num_images].tolist())]
+        rows = sorted(ranked[rank] for rank in order[: self.num_images].tolist())
+        return dicts.take(np.array(rows)) if isinstance(dicts, StoreDataset) else [dicts[i] for i in rows]
 
 
 def register_image_subset(name: str, base: str, num_images: int, seed: int = 0) -> None:
@@ -223,11 +240,12 @@ def _copy_metadata(base: str, name: str) -> None:
     MetadataCatalog.get(name).set(**values)
 
 
-def _call(name: str) -> list[dict[str, Any]]:
+def _call(name: str) -> Sequence[dict[str, Any]]:
     try:
         result = DatasetCatalog.get(name)
         # A map-style dataset is as good as a list to Detectron2's loader.
-        return result if isinstance(result, list) else [result[i] for i in range(len(result))]
+        is_read = isinstance(result, (list, StoreDataset))
+        return result if is_read else [result[i] for i in range(len(result))]
     except NDSError:
         raise
     except FileNotFoundError as error:
@@ -240,7 +258,7 @@ def _call(name: str) -> list[dict[str, Any]]:
         ) from error
 
 
-def _with_clean_boxes(dicts: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+def _with_clean_boxes(dicts: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     cleaned, clipped, dropped = [], 0, 0
     for record in dicts:
         annotations, changed = [], False

@@ -7,6 +7,7 @@ Detectron2's own ``train_net.py``, find the names with ``DETECTRON2_ENV_MODULE=n
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import os
@@ -14,11 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from nds_plugin.d2.coco_dataset import datasets_root
 from nds_plugin.d2.registration import dataset_classes, dataset_dicts
+from nds_plugin.d2.store_dataset import StoreDataset
+from nds_plugin.d2.store_source import datasets_root
 from nds_plugin.datasets.label_space import LabelSpace, unite
 from nds_plugin.errors import NDSError
 from nds_plugin.selection import Selection
@@ -72,35 +77,45 @@ def selection_label_space(
     return unite([dataset_classes(name) for name in sources], label_mapping or None, sources, partial=partial)
 
 
-def _load(path: str, name: str, label_mapping: str) -> list[dict[str, Any]]:
+def _load(path: str, name: str, label_mapping: str) -> Sequence[dict[str, Any]]:
     selection = Selection.load(path)
     space = selection_label_space(selection.sources, label_mapping)
-    chosen: dict[str, set[str]] = {source: set() for source in selection.sources}
-    sources = selection.column("source").cast(pa.string()).to_pylist()
-    for source, image_id in zip(sources, selection.column("image_id").to_pylist()):
-        chosen[source].add(image_id)
-    dicts = []
+    of_source = selection.column("source").cast(pa.string())
+    parts = []
     for number, source in enumerate(selection.sources):
-        if not chosen[source]:
+        ids = selection.column("image_id").filter(pc.equal(of_source, source)).combine_chunks()
+        if len(ids) == 0:
             continue
-        part = [d for d in dataset_dicts(source) if str(d["image_id"]) in chosen[source]]
-        if len(part) != len(chosen[source]):
+        part = _chosen(dataset_dicts(source), ids)
+        if len(part) != len(ids):
             raise NDSError(
-                f"{path} selects {len(chosen[source])} images of {source}, but that dataset holds "
+                f"{path} selects {len(ids)} images of {source}, but that dataset holds "
                 f"{len(part)} of them: it is not the dataset that the selection was made from."
             )
-        dicts += [_relabel(d, source, number, space.maps[number]) for d in part]
+        parts.append(_relabelled(part, source, number, space.maps[number]))
+    dicts = _joined(parts)
     if label_mapping:
-        empty = sum(not record["annotations"] for record in dicts)
-        if empty:
-            logger.warning(
-                "%d of the %d selected images lose all their objects by the mapping %s: training leaves them out.",
-                empty,
-                len(dicts),
-                label_mapping,
-            )
+        _warn_of_empty(dicts, label_mapping)
     MetadataCatalog.get(name).set(thing_classes=list(space.classes))
     return dicts
+
+
+def _chosen(dicts: Sequence[dict[str, Any]], ids: pa.Array) -> Sequence[dict[str, Any]]:
+    if isinstance(dicts, StoreDataset):
+        return dicts.per_view(lambda view: view.choose(ids))
+    wanted = set(ids.to_pylist())
+    return [record for record in dicts if str(record["image_id"]) in wanted]
+
+
+def _relabelled(
+    dicts: Sequence[dict[str, Any]], source: str, number: int, new_class: npt.NDArray[np.int32]
+) -> Sequence[dict[str, Any]]:
+    if isinstance(dicts, StoreDataset):
+        views = [
+            dataclasses.replace(view.with_classes(new_class, number), source=source) for view in dicts.views
+        ]
+        return StoreDataset(views, mark_source=True)
+    return [_relabel(record, source, number, new_class) for record in dicts]
 
 
 def _relabel(record: dict[str, Any], source: str, number: int, new_class: Any) -> dict[str, Any]:
@@ -110,3 +125,24 @@ def _relabel(record: dict[str, Any], source: str, number: int, new_class: Any) -
         if category >= 0:
             annotations.append({**annotation, "category_id": category})
     return {**record, "annotations": annotations, "nds_source": source, "label_space": number}
+
+
+def _joined(parts: list[Sequence[dict[str, Any]]]) -> Sequence[dict[str, Any]]:
+    stored = [part for part in parts if isinstance(part, StoreDataset)]
+    if stored and len(stored) == len(parts):
+        return StoreDataset.joined(stored)
+    return [record for part in parts for record in part]
+
+
+def _warn_of_empty(dicts: Sequence[dict[str, Any]], label_mapping: str) -> None:
+    if isinstance(dicts, StoreDataset):
+        empty = len(dicts) - len(dicts.annotated())
+    else:
+        empty = sum(not record["annotations"] for record in dicts)
+    if empty:
+        logger.warning(
+            "%d of the %d selected images lose all their objects by the mapping %s: training leaves them out.",
+            empty,
+            len(dicts),
+            label_mapping,
+        )

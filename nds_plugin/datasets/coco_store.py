@@ -23,7 +23,16 @@ from nds_plugin.artifacts import content_hash
 from nds_plugin.datasets.json_stream import stream_object
 from nds_plugin.errors import NDSError
 from nds_plugin.locking import writable_folder
-from nds_plugin.store import Annotations, Images, Inputs, Ragged, StoreSpec, StoreWriter
+from nds_plugin.store import (
+    Annotations,
+    AnnotationStore,
+    Images,
+    Inputs,
+    Ragged,
+    StoreSpec,
+    StoreWriter,
+    open_or_build,
+)
 from nds_plugin.store.schema import NO_CROWD_KEY, TEXT_RLE, text
 
 logger = logging.getLogger(__name__)
@@ -35,10 +44,7 @@ _CHUNK = 20_000  # items that are Python objects at a time
 
 
 def coco_spec(
-    json_file: str | os.PathLike[str],
-    name: str,
-    root: str | os.PathLike[str] | None = None,
-    require: Sequence[str] = ("images",),
+    json_file: str | os.PathLike[str], name: str, root: str | os.PathLike[str] | None = None
 ) -> StoreSpec:
     """How the store of a COCO file is made.
 
@@ -47,22 +53,51 @@ def coco_spec(
         name: of the dataset, for messages.
         root: folder of stores; default ``nds_stores`` beside the file, or the user's cache where
             that cannot be written.
-        require: top-level keys that must be there.
     """
     path = Path(os.path.abspath(json_file))
-    folder = Path(root) if root is not None else writable_folder(path.parent / STORES, STORES)
+    folder = writable_folder(Path(root) if root is not None else path.parent / STORES, STORES)
     file_name = f"{path.stem}-{content_hash(str(path))[:10]}.arrow"
     return StoreSpec(
         name=name,
         path=folder / file_name,
         inputs=functools.partial(Inputs, files=(path,), settings=["coco"]),
-        read=functools.partial(read_coco, path, require=tuple(require)),
+        read=functools.partial(read_coco, path),
+        where=os.fspath(json_file),
     )
 
 
-def read_coco(
-    json_file: Path, writer: StoreWriter, parts: Path, require: Sequence[str] = ("images",)
-) -> list[tuple[int, str]]:
+def open_coco(
+    json_file: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
+    require: Sequence[str] = KEYS,
+) -> AnnotationStore:
+    """The store of a COCO file, built first where need be.
+
+    Args:
+        require: top-level keys that the file must have.
+
+    Raises:
+        NDSError: see :func:`read_coco`.
+    """
+    store = open_or_build(coco_spec(json_file, os.fspath(json_file), root))
+    check_keys(store, require, json_file)
+    return store
+
+
+def check_keys(store: AnnotationStore, require: Sequence[str], path: str | os.PathLike[str]) -> None:
+    """Raise the error of a COCO file that lacks some of its keys."""
+    _check_keys(store.header["info"]["keys"], require, path)
+
+
+def _check_keys(keys: Sequence[str], require: Sequence[str], path: str | os.PathLike[str]) -> None:
+    missing = [key for key in require if key not in keys]
+    if missing:
+        lacks = ", ".join(map(repr, missing))
+        have = ", ".join(map(repr, keys[:8])) or "none"
+        raise NDSError(f"{path} is not COCO json: it lacks {lacks}; its keys: {have}.")
+
+
+def read_coco(json_file: Path, writer: StoreWriter, parts: Path) -> list[tuple[int, str]]:
     """Feed a writer with a COCO file; its categories.
 
     Raises:
@@ -80,11 +115,9 @@ def read_coco(
         take = getattr(reader, f"take_{key}", None)
         if take is not None and value:
             take(value)
-    missing = [key for key in require if key not in seen]
-    if missing:
-        lacks = ", ".join(map(repr, missing))
-        have = ", ".join(map(repr, itertools.islice(seen, 8))) or "none"
-        raise NDSError(f"{json_file} is not COCO json: it lacks {lacks}; its keys: {have}.")
+    if "images" not in seen:
+        _check_keys(list(seen), KEYS, json_file)
+    writer.info["keys"] = list(seen)
     return reader.finish()
 
 
@@ -154,9 +187,9 @@ class _CocoReader:
     def take_annotations(self, items: list[Any]) -> None:
         first = self._seen_annotations
         self._seen_annotations += len(items)
+        owners = self._references(items, "image_id", "image", first)
+        categories = self._category_numbers(self._references(items, "category_id", "category", first))
         boxes = self._boxes(items, first)
-        owners = self._column(items, "image_id", "annotations", first)
-        categories = self._category_numbers(self._column(items, "category_id", "annotations", first))
         masks = [self._segmentation(item) for item in items]
         kept = [i for i, mask in enumerate(masks) if mask is not None]
         self._broken += len(items) - len(kept)
@@ -200,7 +233,7 @@ class _CocoReader:
                 return ()
             polygons = [part for part in segmentation if len(part) % 2 == 0 and len(part) >= 6]
             return polygons or None
-        except (TypeError, ValueError, KeyError, AttributeError):
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
             raise self._no_mask(annotation) from None
 
     def _polygons(self, items: list[Any], polygons: list[Any]) -> Ragged:
@@ -247,6 +280,16 @@ class _CocoReader:
             return pa.array(ids, pa.string()) if kind is str else np.array(ids, dtype=np.int64)
         except OverflowError:
             raise NDSError(f"{self._path}: the ids of {what!r} must fit into 64 bits.") from None
+
+    def _references(self, items: list[Any], key: str, what: str, first: int) -> list[Any]:
+        values = self._column(items, key, "annotations", first)
+        if not set(map(type, values)) <= {int, str}:
+            bad = [i for i, value in enumerate(values) if type(value) not in (int, str)]
+            raise NDSError(
+                f"{self._path}: {len(bad)} of {len(values)} annotations are of no {what} that the file lists, first "
+                f"annotations[{first + bad[0]}] with {key} {values[bad[0]]!r}: remove them or add the {what}."
+            )
+        return values
 
     def _one_type(self, ids: list[Any], what: str) -> type:
         types = set(map(type, ids))

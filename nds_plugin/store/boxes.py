@@ -72,9 +72,9 @@ def clean_boxes(
                 row = begin + int(np.flatnonzero(mask)[0])
                 name = row if annotation_ids is None else int(annotation_ids[row])
                 width, height = (f"{side:g}" if side else "?" for side in sizes[owner[row]])
-                box = [float(f"{v:g}") for v in boxes[row]]
+                box = ", ".join(f"{v:g}" for v in boxes[row])
                 firsts[kind] = (
-                    f"first: annotation {name} of image {image_id(int(owner[row]))!r}, bbox {box}, image {width} x {height}"
+                    f"first: annotation {name} of image {image_id(int(owner[row]))!r}, bbox [{box}], image {width} x {height}"
                 )
     notes = []
     if counts["leave"]:

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nds_plugin.artifacts import cannot_write, content_hash
 from nds_plugin.errors import NDSError
@@ -33,7 +32,7 @@ class StoreSpec:
         read: feeds a writer with the whole dataset and returns its categories, (id, name); is given
             the writer and a folder for parts of the work, which survives an interruption.
         normalised: see :class:`StoreWriter`.
-        info: further fields of the header.
+        where: what the data are called in messages; by default the name.
     """
 
     name: str
@@ -41,7 +40,7 @@ class StoreSpec:
     inputs: Callable[[], Inputs]
     read: Callable[[StoreWriter, Path], list[tuple[int, str]]]
     normalised: bool = False
-    info: dict[str, Any] | None = None
+    where: str = ""
 
 
 def open_or_build(spec: StoreSpec) -> AnnotationStore:
@@ -95,7 +94,7 @@ def _build(spec: StoreSpec, inputs: Inputs) -> None:
     except OSError as error:
         raise cannot_write(scratch, error) from error
     logger.info("%s: building its annotation store, %s.", spec.name, spec.path)
-    writer = StoreWriter(scratch, spec.name, spec.normalised)
+    writer = StoreWriter(scratch, spec.where or spec.name, spec.normalised)
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         stack.callback(writer.close)
@@ -106,6 +105,6 @@ def _build(spec: StoreSpec, inputs: Inputs) -> None:
         key = content_hash(
             [FORMAT, [f["sha256"] for f in recorded["files"]], before["tree"], before["settings"]]
         )
-        writer.write(spec.path, categories, key, {"name": spec.name, "inputs": recorded, **(spec.info or {})})
+        writer.write(spec.path, categories, key, {"name": spec.name, "inputs": recorded})
     shutil.rmtree(parts, ignore_errors=True)
     logger.info("%s: %d images, %d annotations.", spec.name, writer.num_images, writer.num_annotations)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nds_plugin.artifacts import check_header, table_header
 from nds_plugin.errors import NDSError
@@ -92,6 +93,11 @@ class AnnotationStore:
         return bool(self.header["normalised"])
 
     @property
+    def has_labels(self) -> bool:
+        """Whether images have a class of their own (datasets of whole images)."""
+        return "label" in self._file.schema.names
+
+    @property
     def batch_images(self) -> int:
         """Images of a record batch."""
         return self._batch_images
@@ -166,8 +172,6 @@ class AnnotationStore:
 
     def positions(self, image_ids: Sequence[Any]) -> npt.NDArray[np.int64]:
         """Position of each image id (given as text or number), -1 where the store does not hold it."""
-        import pyarrow.compute as pc
-
         known = pa.concat_arrays([c.cast(pa.string()) for c in self.text_column("image_id").chunks])
         found = pc.index_in(pa.array([str(i) for i in image_ids], pa.string()), value_set=known)
         return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int64)

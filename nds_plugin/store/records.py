@@ -47,7 +47,7 @@ class RecordDecoder:
         ids, names, sizes = self._heads.get(number) or self._read_heads(number)
         width, height = sizes[row].tolist()
         file_name = os.path.join(self._root, names(row))
-        if not width:
+        if not (width and height):
             width, height = self._size_of(file_name)
         objects = self._store.objects(number)
         scale = (width, height) if self._store.normalised else None

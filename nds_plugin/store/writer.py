@@ -52,6 +52,7 @@ class StoreWriter:
 
     def __init__(self, scratch: Path, where: str, normalised: bool = False) -> None:
         self.where, self.normalised = where, normalised
+        self.info: dict[str, Any] = {}
         self._folder = scratch
         self._image_ids: FixedSpool | TextSpool | None = None
         self._owners: FixedSpool | TextSpool | None = None
@@ -189,6 +190,7 @@ class StoreWriter:
             "category_counts": counts.tolist(),
             "normalised": self.normalised,
             "batch_images": BATCH_IMAGES,
+            "info": self.info,
             **header,
         }
         metadata = {HEADER: json.dumps(full, allow_nan=False).encode()}

@@ -1,0 +1,175 @@
+"""Registered datasets that are annotation stores: built on first use, opened in no time afterwards.
+
+The dicts are those of Detectron2's ``load_coco_json`` for a COCO file without faults; they are decoded
+when they are asked for.
+"""
+
+from __future__ import annotations
+
+import abc
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+
+from nds_plugin.d2.store_dataset import StoreDataset
+from nds_plugin.datasets.coco_store import KEYS, STORES, check_keys, coco_spec
+from nds_plugin.datasets.store_index import index_store
+from nds_plugin.errors import NDSError
+from nds_plugin.index import SourceIndex
+from nds_plugin.store import AnnotationStore, StoreSpec, open_or_build
+from nds_plugin.store.view import StoreView
+
+
+def datasets_root() -> str:
+    """``$DETECTRON2_DATASETS``, by default "datasets", as everywhere in Detectron2."""
+    return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
+
+
+class StoreSource(abc.ABC):
+    """What ``DatasetCatalog`` calls for a dataset that is an annotation store.
+
+    Attributes:
+        name: the registered name.
+        image_root: folder that the images' file names are relative to.
+    """
+
+    name: str
+    image_root: str
+
+    @abc.abstractmethod
+    def spec(self) -> StoreSpec:
+        """How the store is made; nothing is read before the dataset is used."""
+
+    def open(self) -> AnnotationStore:
+        """The store, built first where it is missing or out of date; safe in many processes at once.
+
+        Raises:
+            NDSError: its files are missing or broken, or it cannot be written.
+        """
+        return open_or_build(self.spec())
+
+    def __call__(self) -> StoreDataset:
+        """The dataset's dicts; sets ``thing_classes`` and the id map of its metadata."""
+        store = self.open()
+        ids = {category: i for i, category in enumerate(store.category_ids)}
+        try:
+            MetadataCatalog.get(self.name).set(
+                thing_classes=store.classes, thing_dataset_id_to_contiguous_id=ids
+            )
+        except AssertionError:
+            known = MetadataCatalog.get(self.name).thing_classes
+            raise NDSError(
+                f"dataset {self.name!r}: {self.where} lists the classes {_few(store.classes)}, but that "
+                f"name is registered for the classes {_few(known)}: it is another dataset."
+            ) from None
+        return StoreDataset([StoreView.whole(store, self.image_root, self.name)])
+
+    @property
+    def where(self) -> str:
+        """What the annotations are called in messages."""
+        return self.name
+
+    def classes(self) -> list[str]:
+        """Names of the classes in the order of the contiguous ids."""
+        return self.open().classes
+
+    def index(self) -> SourceIndex:
+        """The index of the dataset's images; the source is called as the dataset."""
+        return index_store(self.open(), self.image_root, self.name)
+
+    def fingerprint(self) -> str:
+        """Hash of what the store was built from."""
+        return str(self.open().header["key"])
+
+
+@dataclass(frozen=True)
+class CocoDataset(StoreSource):
+    """A COCO json file as a registered dataset.
+
+    Attributes:
+        json_file: path of the annotation file.
+        prepare: makes the files on first use; it must be safe to call from several processes.
+    """
+
+    name: str
+    json_file: str
+    image_root: str
+    prepare: Callable[[], Any] | None = field(default=None, compare=False)
+
+    @property
+    def where(self) -> str:
+        """Path of the annotation file."""
+        return self.json_file
+
+    def spec(self) -> StoreSpec:
+        """How the store is made; the annotation file is made ready first."""
+        return coco_spec(self.located(), self.name, self._stores())
+
+    def open(self) -> AnnotationStore:
+        """The store of the file, which must have images, annotations and categories."""
+        store = super().open()
+        check_keys(store, KEYS, self.json_file)
+        return store
+
+    def index(self) -> SourceIndex:
+        """The index; a file without annotations gives images without a label."""
+        return index_store(super().open(), self.image_root, self.name)
+
+    def located(self) -> str:
+        """Path of the json file, made ready first.
+
+        Raises:
+            NDSError: it is not there.
+        """
+        if self.prepare is not None:
+            self.prepare()
+        path = self.json_file
+        if "://" in path:
+            from detectron2.utils.file_io import PathManager
+
+            path = str(PathManager.get_local_path(path))
+        if not os.path.isfile(path):
+            raise missing_file(self.name, path)
+        return path
+
+    def _stores(self) -> Path | None:
+        """Stores of what lies below DETECTRON2_DATASETS lie together there, others beside their file."""
+        root = Path(os.path.abspath(datasets_root()))
+        return root / STORES if root in Path(os.path.abspath(self.json_file)).parents else None
+
+
+@dataclass(frozen=True)
+class PublicSplit(StoreSource):
+    """A split of a public dataset (:mod:`nds_plugin.datasets.catalogue`) as a registered dataset.
+
+    Attributes:
+        root: DETECTRON2_DATASETS.
+        make_spec: how the store of the split is made below a root.
+    """
+
+    name: str
+    image_root: str
+    root: str
+    make_spec: Callable[[Path], StoreSpec] = field(compare=False)
+
+    def spec(self) -> StoreSpec:
+        """How the store is made."""
+        return self.make_spec(Path(self.root))
+
+
+def missing_file(name: str, path: str) -> NDSError:
+    """The error for a registered dataset whose annotation file is not there."""
+    root = os.getenv("DETECTRON2_DATASETS")
+    setting = f"is {root!r}" if root else 'is not set, so "datasets" is used'
+    return NDSError(
+        f"dataset {name!r}: annotation file not found: {path}. "
+        f"DETECTRON2_DATASETS {setting}: point it at the folder that holds the datasets."
+    )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")

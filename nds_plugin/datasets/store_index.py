@@ -1,0 +1,87 @@
+"""The source index of a store: its images with link, licence, checksum and main class."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nds_plugin.index import NO_LABEL, SourceIndex
+from nds_plugin.store import AnnotationStore
+
+
+def index_store(store: AnnotationStore, image_root: str | os.PathLike[str], source: str) -> SourceIndex:
+    """Index the images of a store, in its order.
+
+    An image's label is its main class: the class with the largest summed annotation area in it,
+    crowds left out; in datasets of whole images, the image's class.
+
+    Args:
+        image_root: folder that the images' file names are relative to.
+        source: name of the source.
+    """
+    images = len(store)
+    root = os.path.join(os.fspath(image_root), "")
+    columns = {
+        "source": pa.array([source]).dictionary_encode().take(pa.array(np.zeros(images, np.int64))),
+        "image_id": store.text_column("image_id"),
+        "file_name": pc.binary_join_element_wise(root, store.text_column("file_name"), ""),
+        "width": store.column("width"),
+        "height": store.column("height"),
+        "label": _labels(store),
+        "url": store.text_column("url"),
+        "license": store.text_column("license"),
+        "checksum": store.text_column("checksum"),
+    }
+    return SourceIndex(pa.table(columns), store.classes)
+
+
+def _labels(store: AnnotationStore) -> npt.NDArray[np.int32]:
+    if store.has_labels:
+        return store.column("label")
+    parts = []
+    for number in range(store.num_batches):
+        objects = store.objects(number)
+        images = len(objects.starts) - 1
+        owners = np.repeat(np.arange(images), np.diff(objects.starts))
+        areas = objects.bbox[:, 2] * objects.bbox[:, 3]
+        if "area" in objects.columns:
+            given = objects.columns["area"]
+            areas = np.where(np.isfinite(given) & (given > 0), given, areas)
+        kept = objects.columns["iscrowd"] != 1
+        classes = objects.columns["category"].astype(np.int64)
+        parts.append(main_classes(owners[kept], classes[kept], areas[kept], images))
+    return np.concatenate(parts)
+
+
+def main_classes(
+    images: npt.NDArray[np.int64],
+    classes: npt.NDArray[np.int64],
+    areas: npt.NDArray[np.float64],
+    num_images: int,
+) -> npt.NDArray[np.int32]:
+    """The class with the largest summed area in each image; ties go to the lower class.
+
+    Args:
+        images, classes, areas: shape (annotations,): position of the image, position of the class,
+            area in square pixels.
+
+    Returns:
+        shape (num_images,), ``NO_LABEL`` where an image has no annotation.
+    """
+    labels = np.full(num_images, NO_LABEL, dtype=np.int32)
+    if len(images) == 0:
+        return labels
+    order = np.lexsort((classes, images))
+    images, classes, areas = images[order], classes[order], areas[order]
+    first = np.r_[True, (np.diff(images) != 0) | (np.diff(classes) != 0)]
+    sums = np.add.reduceat(areas, np.flatnonzero(first))
+    images, classes = images[first], classes[first]
+    order = np.lexsort((-classes, sums, images))
+    images, classes = images[order], classes[order]
+    last = np.r_[np.diff(images) != 0, True]
+    labels[images[last]] = classes[last]
+    return labels
