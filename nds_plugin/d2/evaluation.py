@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import inspect
@@ -9,7 +10,7 @@ import logging
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,9 +19,11 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 
 from nds_plugin.artifacts import content_hash, write_json
-from nds_plugin.d2.registration import check_registered, dataset_dicts, store_source
-from nds_plugin.d2.store_source import CocoDataset, missing_file
-from nds_plugin.datasets.coco_json import read_coco_json
+from nds_plugin.d2.ground_truth import check_coco_file, mask_counts, write_coco_document
+from nds_plugin.d2.registration import check_registered, dataset_classes, dataset_dicts, store_source
+from nds_plugin.d2.store_dataset import StoreDataset
+from nds_plugin.d2.store_source import CocoDataset
+from nds_plugin.d2.voc_evaluation import VOCEvaluator
 from nds_plugin.errors import NDSError, unknown_name
 
 logger = logging.getLogger(__name__)
@@ -36,16 +39,18 @@ def build_evaluator(
     """The evaluator of a dataset, chosen by ``evaluator_type`` in its metadata ("coco" if unset).
 
     COCO style: box AP, and mask AP where ``cfg.MODEL.MASK_ON`` and every annotation of the dataset
-    has a mask; the official pycocotools, so that no compiled extension is needed. Boxes that leave
-    their image or have no area count there as the annotation file has them. VOC style: box AP.
+    has a mask; the official pycocotools, so that no compiled extension is needed. A dataset that is
+    a COCO file is evaluated against that file: boxes that leave their image or have no area count
+    there as the file has them. VOC style: box AP by both definitions
+    (:mod:`nds_plugin.d2.voc_evaluation`); Detectron2's own evaluator for datasets without a store.
 
     Args:
         output_folder: where predictions go, and the COCO form of datasets that are no COCO file;
             default ``OUTPUT_DIR/inference``.
 
     Raises:
-        NDSError: unknown dataset or evaluator type, files missing, or ground truth that COCO's
-            evaluation cannot use.
+        NDSError: unknown dataset or evaluator type, files missing, or ground truth that cannot be
+            evaluated on.
     """
     if _evaluator_type(dataset_name) == "pascal_voc":
         return _voc_evaluator(dataset_name)
@@ -54,12 +59,26 @@ def build_evaluator(
     options: dict[str, Any] = {"tasks": tasks, "output_dir": folder, "use_fast_impl": False}
     if "allow_cached_coco" in inspect.signature(COCOEvaluator.__init__).parameters:
         options["allow_cached_coco"] = False  # another subset may have been converted there
-    metadata = MetadataCatalog.get(dataset_name)
-    had_file = hasattr(metadata, "json_file")
-    evaluator = COCOEvaluator(dataset_name, **options)
-    if not had_file:  # its own conversion: the next evaluator may write into another folder
+    with _coco_file(dataset_name, folder):
+        return COCOEvaluator(dataset_name, **options)
+
+
+@contextlib.contextmanager
+def _coco_file(name: str, folder: str) -> Iterator[None]:
+    """For the length of a block, the metadata of a dataset that is no COCO file name one, or may be set to."""
+    metadata = MetadataCatalog.get(name)
+    if hasattr(metadata, "json_file"):
+        yield
+        return
+    dicts = dataset_dicts(name)
+    if isinstance(dicts, StoreDataset):
+        path = os.path.join(folder, f"{name}_coco_format.json")
+        write_coco_document(dicts, name, path)
+        metadata.json_file = path
+    try:
+        yield
+    finally:  # the next evaluator may write into another folder
         metadata.__dict__.pop("json_file", None)
-    return evaluator
 
 
 def check_ground_truth(dataset_name: str) -> None:
@@ -176,12 +195,12 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _voc_evaluator(name: str) -> PascalVOCDetectionEvaluator:
-    metadata = MetadataCatalog.get(name)
-    images = os.path.join(metadata.dirname, "ImageSets", "Main", f"{metadata.split}.txt")
-    if not os.path.isfile(images):  # else it would fail only after all the predictions are made
-        raise missing_file(name, images)
-    return PascalVOCDetectionEvaluator(name)
+def _voc_evaluator(name: str) -> DatasetEvaluator:
+    dicts = dataset_dicts(name)  # read first: else missing files would be found after all the predictions
+    if not isinstance(dicts, StoreDataset):
+        return PascalVOCDetectionEvaluator(name)
+    year = int(MetadataCatalog.get(name).get("year", 2007))
+    return VOCEvaluator(name, dicts, dataset_classes(name), year)
 
 
 def _metrics(results: Mapping[str, Any], task: str) -> dict[str, Any]:
@@ -202,38 +221,21 @@ def _per_category(metrics: Mapping[str, Any], classes: Sequence[str]) -> dict[st
 
 def _has_masks(name: str) -> bool:
     """Whether every annotation has a mask; raises where COCO's evaluation would fail."""
-    coco = store_source(name)
-    if isinstance(coco, CocoDataset):
-        path = coco.located()
-        annotations = read_coco_json(path)["annotations"]
-        _check_ground_truth(annotations, path)
-    else:
-        annotations = [a for record in dataset_dicts(name) for a in record.get("annotations", ())]
+    dicts = dataset_dicts(name)
+    source = store_source(name)
+    if isinstance(source, CocoDataset) and isinstance(dicts, StoreDataset):
+        check_coco_file(dicts, source.json_file)
+    annotations, masks = mask_counts(dicts)
     if not annotations:
         raise NDSError(f"dataset {name!r} has no annotations to evaluate against.")
-    masks = sum(bool(annotation.get("segmentation")) for annotation in annotations)
-    if 0 < masks < len(annotations):
+    if 0 < masks < annotations:
         logger.warning(
             "dataset %r: %d of %d annotations have no mask, so only boxes are evaluated.",
             name,
-            len(annotations) - masks,
-            len(annotations),
+            annotations - masks,
+            annotations,
         )
-    return masks == len(annotations)
-
-
-def _check_ground_truth(annotations: Sequence[Mapping[str, Any]], path: str) -> None:
-    for key in ("id", "area"):
-        lacking = [i for i, annotation in enumerate(annotations) if key not in annotation]
-        if lacking:
-            raise NDSError(
-                f"{path}: {len(lacking)} of {len(annotations)} annotations have no {key!r}, which COCO's "
-                f"evaluation needs, first annotations[{lacking[0]}]: add it."
-            )
-    if len({annotation["id"] for annotation in annotations}) != len(annotations):
-        raise NDSError(f"{path}: annotation ids occur more than once, COCO's evaluation needs them unique.")
-    if any(annotation["id"] == 0 for annotation in annotations):
-        logger.warning("%s: pycocotools takes the annotation with id 0 for one never found.", path)
+    return masks == annotations
 
 
 def _distribution(module: str) -> str:

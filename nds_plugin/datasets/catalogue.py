@@ -6,21 +6,27 @@ Nothing is read on import; each module says what its dataset is, and how its sto
 from __future__ import annotations
 
 from nds_plugin.datasets.coco_2017 import COCO
+from nds_plugin.datasets.cub_200 import CUB_200
+from nds_plugin.datasets.flowers_102 import FLOWERS_102
+from nds_plugin.datasets.oxford_pets import OXFORD_PETS
 from nds_plugin.datasets.public import PublicDataset
+from nds_plugin.datasets.stanford_cars import STANFORD_CARS
+from nds_plugin.datasets.stanford_dogs import STANFORD_DOGS
+from nds_plugin.datasets.voc import VOC2007
 from nds_plugin.errors import unknown_name
 
 DATASETS: tuple[PublicDataset, ...] = (
     # Downsampled ImageNet
     # OpenImages
     COCO,
-    # VOC2007
+    VOC2007,
     # miniModaNet
     # Cityscapes
-    # Stanford Dogs
-    # Stanford Cars
-    # Oxford-IIIT Pets
-    # Flowers 102
-    # CUB200 Birds
+    STANFORD_DOGS,
+    STANFORD_CARS,
+    OXFORD_PETS,
+    FLOWERS_102,
+    CUB_200,
 )
 
 
