@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import warnings
@@ -68,13 +69,25 @@ def _folder_name(root: Path) -> str:
 
 def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Width and height of an image file as it is shown, from its header alone."""
+    with bombs_refused():
+        return header_size_in_threads(path)
+
+
+@contextlib.contextmanager
+def bombs_refused() -> Iterator[None]:
+    """Images whose header announces more pixels than Pillow takes for harmless are an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path) as image:
-            width, height = image.size
-            # Only where the header already holds it: for PNG, asking would decode the image.
-            if image.format in ("JPEG", "MPO") and image.getexif().get(_ORIENTATION) in _TURNED:
-                width, height = height, width
+        yield
+
+
+def header_size_in_threads(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """:func:`header_size` for threads, which share the filters of warnings: call it in ``bombs_refused``."""
+    with Image.open(path) as image:
+        width, height = image.size
+        # Only where the header already holds it: for PNG, asking would decode the image.
+        if image.format in ("JPEG", "MPO") and image.getexif().get(_ORIENTATION) in _TURNED:
+            width, height = height, width
     return width, height
 
 
