@@ -17,6 +17,8 @@ LAYERS = (
     {"index", "sampling", "networks", "supervised", "crops", "clustering"},
     {"partition", "streams", "scores", "backbones", "tasks", "training"},
     {"selection", "sampler", "features", "expert_set", "experts", "scoring"},
+    {"locking"},
+    {"store"},
     {"datasets"},
     {"report", "cli"},
     {"d2"},
@@ -25,7 +27,7 @@ SELECTING = {"sampling", "streams", "scores", "selection", "sampler"}
 LEARNING = {"networks", "supervised", "tasks", "training", "expert_set", "experts", "backbones", "features"}
 WITHOUT_TORCH = (
     *("errors", "artifacts", "counter_rng", "class_names", "images", "pickles", "index", "sampling"),
-    *("clustering", "partition", "streams", "scores", "selection", "datasets", "report", "cli"),
+    *("clustering", "partition", "streams", "scores", "selection", "locking", "store", "datasets", "report", "cli"),
 )
 HOSTS = {"detectron2", "fvcore", "iopath", "omegaconf", "hydra", "mmengine", "mmdet"}
 

@@ -7,6 +7,8 @@ which stricter streaming parsers refuse), and one pass gives the arrays in whate
 from __future__ import annotations
 
 import codecs
+import contextlib
+import gc
 import json
 import os
 import re
@@ -21,6 +23,7 @@ from nds_plugin.errors import NDSError
 _BLOCK = 1 << 22  # bytes read at a time
 _NEAR_END = 16  # an error so near the end of what was read may only mean that a token is cut
 _SPACE = re.compile(r"[ \t\n\r]*")
+_COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 
 
 def stream_object(
@@ -41,8 +44,20 @@ def stream_object(
     Raises:
         NDSError: missing, empty, not UTF-8, not JSON, no object, or cut short.
     """
-    with _open(path) as file, _progress(path) as bar:
+    with no_gc(), _open(path) as file, _progress(path) as bar:
         yield from _Stream(file, Path(path), what, bar).members(arrays, chunk)
+
+
+@contextlib.contextmanager
+def no_gc() -> Iterator[None]:
+    """Pause the garbage collector: it is most of the time of building millions of small objects."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _open(path: str | os.PathLike[str]) -> IO[bytes]:
@@ -81,11 +96,12 @@ class _Stream:
         if self._peek() == "}":
             return self._finish()
         while True:
+            self._peek()
             key = self._value()
             if not isinstance(key, str):
                 raise self._broken("Expecting property name enclosed in double quotes", self._at)
             self._expect(":")
-            if key in arrays and self._peek() == "[":
+            if self._peek() == "[" and key in arrays:
                 for items in self._items(chunk):
                     yield key, items
             else:
@@ -99,10 +115,18 @@ class _Stream:
             self._at += 1
             yield []
             return
-        items = []
+        self._peek()
+        items: list[Any] = []
         while True:
             items.append(self._value())
-            ended = self._expect(",]") == "]"
+            # The usual case in one step: a comma, and more text behind it.
+            match = _COMMA.match(self._text, self._at)
+            if match is not None and match.end() < len(self._text):
+                self._at = match.end()
+                ended = False
+            else:
+                ended = self._expect(",]") == "]"
+                self._peek()
             if ended or len(items) == chunk:
                 yield items
                 items = []
@@ -115,8 +139,7 @@ class _Stream:
             raise self._broken("Extra data", self._at)
 
     def _value(self) -> Any:
-        """The next JSON value, whole."""
-        self._peek()
+        """The JSON value that begins here, whole."""
         while True:
             try:
                 value, end = self._parse(self._text, self._at)
