@@ -26,6 +26,8 @@ from nds_plugin.errors import NDSError
 
 logger = logging.getLogger(__name__)
 
+PROCESSES = "NDS_PROCESSES"  # the environment variable
+
 Argument = TypeVar("Argument")
 
 
@@ -73,12 +75,12 @@ def map_parts(
         folder: made if need be; see :class:`StoreSpec` for its life.
         description: for the progress bar.
         total: sum of the units' sizes, for the progress bar.
-        processes: how many; default one for each core; 1 works in this process.
+        processes: how many; default ``default_processes()``; 1 works in this process.
 
     Raises:
         NDSError: what ``work`` raises; the folder cannot be written; a process was killed.
     """
-    processes = processes or _cores()
+    processes = processes or default_processes()
     todo = iter(units)
     waiting: collections.deque[tuple[Unit[Argument], Future[None] | None]] = collections.deque()
     with contextlib.ExitStack() as stack:
@@ -101,9 +103,19 @@ def map_parts(
             bar.update(unit.size)
 
 
-def _cores() -> int:
-    # Those of this process, which a container or a batch system may have fewer of than the machine.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def default_processes() -> int:
+    """``$NDS_PROCESSES``, which a tool sets that builds several stores at once; else one for each core.
+
+    Raises:
+        NDSError: the variable is no whole number above 0.
+    """
+    value = os.environ.get(PROCESSES, "")
+    if not value:
+        # Those of this process, which a container or a batch system may have fewer of than the machine.
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not value.isdecimal() or int(value) == 0:
+        raise NDSError(f"{PROCESSES} must be a number of processes above 0, got {value!r}.")
+    return int(value)
 
 
 def _result(unit: Unit[Any], future: Future[None] | None, folder: Path, description: str) -> pa.Table:
