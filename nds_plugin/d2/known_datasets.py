@@ -1,10 +1,8 @@
 """The datasets that the plugin registers beside Detectron2's own. Registering reads no annotations.
 
 ======================================== ==========================================================
-``nds_cityscapes_fine_instance_{train,   ``cityscapes/{leftImg8bit,gtFine}``, own loader
-val}``
-``modanet_{train,val}``                  ``modanet/annotations/instances_{train,val}.json``,
-                                         ``modanet/images``
+every split of a public dataset          :mod:`nds_plugin.datasets.catalogue`, where the files are
+                                         described; docs/datasets.md
 ``openimages_v6_train``                  ``openimages/annotations/instances_train.json``,
                                          ``openimages/train``
 ``nds_sample_DOMAIN_{train,val}``        the package's synthetic sample, made on first use
@@ -12,7 +10,8 @@ val}``
                                          ``SPLIT.json``
 ======================================== ==========================================================
 
-Paths are relative to ``$DETECTRON2_DATASETS``. VOC is Detectron2's own ``voc_2007_trainval``, ....
+Paths are relative to ``$DETECTRON2_DATASETS``. Names that start with ``nds_`` are of datasets that
+Detectron2 has registered, too, under names of its own.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from nds_plugin.d2.store_source import CocoDataset, PublicSplit, StoreSource, datasets_root
-from nds_plugin.datasets import cityscapes
 from nds_plugin.errors import NDSError
 from nds_plugin.locking import build_once, writable_folder
 
@@ -99,11 +97,8 @@ def register_all() -> None:
     """Register all the datasets above, for the present DETECTRON2_DATASETS and NDS_DATA."""
     root = datasets_root()
     _register_public(root)
-    _register_cityscapes(root)
     _register_sample(root)
     for name, json_file, images in (
-        ("modanet_train", "modanet/annotations/instances_train.json", "modanet/images"),
-        ("modanet_val", "modanet/annotations/instances_val.json", "modanet/images"),
         ("openimages_v6_train", "openimages/annotations/instances_train.json", "openimages/train"),
     ):
         register_coco(CocoDataset(name, os.path.join(root, json_file), os.path.join(root, images)))
@@ -133,18 +128,6 @@ def _metadata(given: Mapping[str, Any], root: Path) -> dict[str, Any]:
         known = MetadataCatalog.get(model)
         values.update({key: known.get(key) for key in _CLASS_METADATA if known.get(key) is not None})
     return {"evaluator_type": "coco", **values}
-
-
-def _register_cityscapes(root: str) -> None:
-    folder = os.path.join(root, "cityscapes")
-    for split in cityscapes.SPLITS:
-        dataset = CocoDataset(
-            f"nds_cityscapes_fine_instance_{split}",
-            str(cityscapes.json_path(folder, split)),
-            os.path.join(folder, "leftImg8bit", split),
-            prepare=functools.partial(cityscapes.prepare, folder, split),
-        )
-        register_coco(dataset, thing_classes=list(cityscapes.CLASSES))
 
 
 def _register_sample(root: str) -> None:

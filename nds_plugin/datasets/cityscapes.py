@@ -1,115 +1,95 @@
-"""Cityscapes' fine annotations as COCO json, over its eight classes with instances.
+"""Cityscapes' fine annotations over its eight classes with instances.
 
-Read from the ``instanceIds`` images, which are exact to the pixel and hold what occludes what:
-a value of ``label id * 1000 + n`` is the n-th instance of a class, the bare label id is a group
-whose members nobody told apart. Instances become annotations, groups become crowds
-(``iscrowd`` 1), all of them as compressed RLE: train with ``INPUT.MASK_FORMAT: bitmask``.
+Two forms of the same objects:
+
+* run lengths of the ``instanceIds`` images (the default): exact to the pixel, holding what occludes
+  what, as the evaluation needs them; train with ``INPUT.MASK_FORMAT: bitmask``. A value of
+  ``label id * 1000 + n`` is the n-th instance of a class; the bare label id is a group whose members
+  nobody told apart, and becomes one crowd.
+* polygons of ``*_polygons.json`` (:mod:`nds_plugin.datasets.cityscapes_polygons`), for training with
+  ``INPUT.MASK_FORMAT: polygon`` beside sources of polygons; each group is a crowd of its own.
 """
 
 from __future__ import annotations
 
 import functools
-import json
-import logging
+import itertools
 import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 from PIL import Image
-from tqdm import tqdm
 
-from nds_plugin.artifacts import atomic_write, content_hash, is_valid, write_json
+from nds_plugin.datasets.label_images import check_size, read_label_image, regions
+from nds_plugin.datasets.public import PublicDataset, Split, missing_tree, store_path
 from nds_plugin.errors import NDSError
-from nds_plugin.locking import build_once, writable_folder
-
-logger = logging.getLogger(__name__)
+from nds_plugin.store import Annotations, Images, Inputs, Ragged, StoreSpec, StoreWriter
+from nds_plugin.store.parts import Unit, map_parts, unit_key
 
 CLASSES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
-SPLITS = ("train", "val")
-KIND = "cityscapes-conversion"
 IMAGE_SUFFIX = "_leftImg8bit.png"
-INSTANCE_SUFFIX = "_gtFine_instanceIds.png"
+SUFFIXES = {"rle": "_gtFine_instanceIds.png", "polygon": "_gtFine_polygons.json"}
+TREE = """\
+cityscapes/
+  leftImg8bit/{train,val}/CITY/  2,975 and 500 *_leftImg8bit.png
+  gtFine/{train,val}/CITY/       *_gtFine_instanceIds.png, *_gtFine_polygons.json"""
 _PER_CLASS = 1000
-_FORMAT = 1
-_MAX_THREADS = 16
+_FORMAT = 2
+_CHUNK = 16  # images of a unit of work: one or two seconds
+_OBJECT = pa.struct(
+    {
+        "category": pa.int64(),
+        "iscrowd": pa.int8(),
+        "area": pa.float64(),
+        "bbox": pa.list_(pa.float64()),
+        "rle": pa.binary(),
+        "polygons": pa.list_(pa.list_(pa.float64())),
+    }
+)
+_SCHEMA = pa.schema({"width": pa.int32(), "height": pa.int32(), "objects": pa.list_(_OBJECT)})
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One annotated image: its id (the file name's stem) and its two files."""
+    """One annotated image: its id (the file name's stem), its file, and that of its annotation."""
 
     image_id: str
     image: str
-    instances: str
+    annotation: str
 
 
-def json_path(root: str | os.PathLike[str], split: str) -> Path:
-    """Where the converted split lies: ``ROOT/annotations``, or the user's cache if ROOT is read-only."""
-    root = Path(root)
-    name = f"cityscapes_{content_hash(str(root.absolute()))[:12]}"
-    return writable_folder(root / "annotations", name) / f"nds_instances_{split}.json"
-
-
-def prepare(root: str | os.PathLike[str], split: str) -> Path:
-    """Convert a split unless that is done already; safe to call from many processes at once.
-
-    The result is made again when an image or an annotation file is added, removed or changed
-    (told by names, sizes and times of change).
+def spec(split: str, masks: str, root: Path) -> StoreSpec:
+    """How the store of a split is made.
 
     Args:
-        root: the folder that holds ``leftImg8bit`` and ``gtFine``.
         split: "train" or "val".
-
-    Returns:
-        Path of the COCO json; ``file_name`` in it is relative to ``ROOT/leftImg8bit/SPLIT``.
-
-    Raises:
-        NDSError: files are missing or broken, cityscapesscripts is not installed, or the result
-            cannot be written.
+        masks: "rle" or "polygon".
+        root: DETECTRON2_DATASETS.
     """
-    frames = find_frames(root, split)
-    key = _key(frames)
-    path = json_path(root, split)
-    receipt = path.with_suffix(".key.json")
-
-    def is_ready() -> bool:
-        return path.is_file() and is_valid(receipt, KIND, key)
-
-    def build() -> None:
-        document = convert(frames, Path(root) / "leftImg8bit" / split, f"Cityscapes {split}")
-        receipt.unlink(missing_ok=True)
-        with atomic_write(path, "w") as file:
-            json.dump(document, file)
-        counts = {name: len(document[name]) for name in ("images", "annotations")}
-        write_json(receipt, KIND, key, counts)
-        logger.info("%s: %d images, %d annotations.", path, counts["images"], counts["annotations"])
-
-    build_once(path, is_ready, build)
-    return path
+    name = _name(split, masks)
+    return StoreSpec(
+        name=name,
+        path=store_path(root, name),
+        inputs=functools.partial(_inputs, split, masks, root),
+        read=functools.partial(_read, split, masks, root),
+    )
 
 
-def find_frames(root: str | os.PathLike[str], split: str) -> list[Frame]:
+def find_frames(root: Path, split: str, masks: str = "rle") -> list[Frame]:
     """The images of a split that have annotations, sorted by city and name.
 
     Raises:
         NDSError: the tree is not there, or an image and its annotation are not both there.
     """
-    root = Path(root)
-    images = _files(root / "leftImg8bit" / split, IMAGE_SUFFIX)
-    labels = _files(root / "gtFine" / split, INSTANCE_SUFFIX)
-    if not images or not labels:
-        absent = "image" if not images else "annotation"
-        raise NDSError(
-            f"Cityscapes {split}: no {absent} found; expected "
-            f"{root}/leftImg8bit/{split}/CITY/*{IMAGE_SUFFIX} and "
-            f"{root}/gtFine/{split}/CITY/*{INSTANCE_SUFFIX}: unpack leftImg8bit_trainvaltest.zip and "
-            "gtFine_trainvaltest.zip of cityscapes-dataset.com there, or set DETECTRON2_DATASETS."
-        )
+    folders = [root / "cityscapes" / part / split for part in ("leftImg8bit", "gtFine")]
+    images, labels = (_files(f, s) for f, s in zip(folders, (IMAGE_SUFFIX, SUFFIXES[masks])))
+    for found, folder, suffix in zip((images, labels), folders, (IMAGE_SUFFIX, SUFFIXES[masks])):
+        if not found:
+            raise missing_tree(CITYSCAPES, root, folder / "CITY" / f"*{suffix}")
     alone = sorted(images.keys() ^ labels.keys())
     if alone:
         have = images.get(alone[0]) or labels[alone[0]]
@@ -120,94 +100,12 @@ def find_frames(root: str | os.PathLike[str], split: str) -> list[Frame]:
     return [Frame(os.path.basename(stem), images[stem], labels[stem]) for stem in sorted(images)]
 
 
-def convert(frames: list[Frame], image_root: str | os.PathLike[str], description: str) -> dict[str, Any]:
-    """COCO document of the frames; ids of categories count from 1 in the order of ``CLASSES``."""
-    label_ids = _label_ids()
-    work = functools.partial(_convert_frame, label_ids=label_ids)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    # Threads: decoding and numpy let go of the interpreter lock, so processes are no faster.
-    with ThreadPoolExecutor(max_workers=min(_MAX_THREADS, os.cpu_count() or 1)) as executor:
-        results = executor.map(work, frames)
-        progress = tqdm(results, total=len(frames), desc=description, unit="image", disable=None)
-        for frame, ((height, width), objects) in zip(frames, progress):
-            name = Path(os.path.relpath(frame.image, image_root)).as_posix()
-            images.append({"id": frame.image_id, "file_name": name, "width": width, "height": height})
-            for item in objects:
-                annotations.append({"id": len(annotations) + 1, "image_id": frame.image_id, **item})
-    categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES, start=1)]
-    info = {"description": f"{description}, from instanceIds by nds_plugin"}
-    return {"info": info, "images": images, "annotations": annotations, "categories": categories}
+def label_ids() -> tuple[int, ...]:
+    """Cityscapes' label id of each class.
 
-
-def objects_of(
-    instance_ids: npt.NDArray[np.integer[Any]], label_ids: tuple[int, ...]
-) -> list[dict[str, Any]]:
-    """COCO annotations (without ids) of one image of instance ids.
-
-    Args:
-        instance_ids: shape (height, width).
-        label_ids: Cityscapes' label id of each category, in the order of the category ids.
-
-    Returns:
-        ``category_id``, ``iscrowd``, ``segmentation`` (compressed RLE, counts as text), ``area`` in
-        pixels and ``bbox`` (x, y, width, height), in ascending order of the instance ids.
+    Raises:
+        NDSError: cityscapesscripts is not installed.
     """
-    from pycocotools import mask
-
-    height, width = instance_ids.shape
-    flat = instance_ids.ravel(order="F")
-    starts = np.flatnonzero(np.r_[True, flat[1:] != flat[:-1]])
-    lengths = np.diff(np.r_[starts, flat.size])
-    values = flat[starts]
-    category = {label: i for i, label in enumerate(label_ids, start=1)}
-    objects = []
-    for value in np.unique(values).tolist():
-        crowd = value < _PER_CLASS
-        category_id = category.get(value if crowd else value // _PER_CLASS)
-        if category_id is None:
-            continue
-        mine = values == value
-        counts = _run_lengths(starts[mine], lengths[mine], flat.size)
-        rle = mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-        box = mask.toBbox(rle).tolist()
-        segmentation = {"size": [height, width], "counts": rle["counts"].decode("ascii")}
-        area = int(lengths[mine].sum())
-        objects.append(
-            {
-                "category_id": category_id,
-                "iscrowd": int(crowd),
-                "area": area,
-                "bbox": box,
-                "segmentation": segmentation,
-            }
-        )
-    return objects
-
-
-def _run_lengths(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], size: int) -> list[int]:
-    """Uncompressed RLE counts, off and on by turns, of the runs that are on."""
-    edges = np.stack([starts, starts + lengths], axis=1).ravel()
-    return [int(n) for n in np.diff(np.r_[0, edges, size])]
-
-
-def _convert_frame(frame: Frame, label_ids: tuple[int, ...]) -> tuple[tuple[int, int], list[dict[str, Any]]]:
-    try:
-        with Image.open(frame.image) as image:
-            size = (image.height, image.width)
-        with Image.open(frame.instances) as image:
-            instance_ids = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise NDSError(f"Cityscapes: {frame.image} or its annotation {frame.instances}: {error}.") from None
-    if instance_ids.shape != size:
-        raise NDSError(
-            f"Cityscapes: {frame.instances} has shape {instance_ids.shape}, expected one channel of "
-            f"{size} (height, width) as {frame.image}."
-        )
-    return size, objects_of(instance_ids, label_ids)
-
-
-def _label_ids() -> tuple[int, ...]:
     try:
         from cityscapesscripts.helpers.labels import name2label
     except ImportError:
@@ -223,10 +121,151 @@ def _files(folder: Path, suffix: str) -> dict[str, str]:
     return {f"{path.parent.name}/{path.name[: -len(suffix)]}": str(path) for path in found}
 
 
-def _key(frames: Iterable[Frame]) -> str:
-    rows: list[Any] = [_FORMAT, CLASSES]
+def _inputs(split: str, masks: str, root: Path) -> Inputs:
+    frames = find_frames(root, split, masks)
+    tree = [path for frame in frames for path in (frame.image, frame.annotation)]
+    return Inputs(tree=tree, settings=["cityscapes", masks, CLASSES, _FORMAT])
+
+
+def _read(split: str, masks: str, root: Path, writer: StoreWriter, parts: Path) -> list[tuple[int, str]]:
+    frames = find_frames(root, split, masks)
+    convert = {"rle": _convert_labels, "polygon": _convert_polygons}[masks]
+    label_ids()  # said here, in one line, if the package is missing
+    chunks = [frames[i : i + _CHUNK] for i in range(0, len(frames), _CHUNK)]
+    units = [Unit(_key(chunk, masks), (chunk, convert), len(chunk)) for chunk in chunks]
+    image_root = _image_root(split, root)
+    for chunk, table in zip(chunks, map_parts(units, _convert, parts, writer.where, len(frames))):
+        _add(writer, chunk, table.to_pylist(), image_root)
+    return list(enumerate(CLASSES, start=1))
+
+
+def _key(frames: Sequence[Frame], masks: str) -> str:
+    rows: list[Any] = [_FORMAT, masks, CLASSES]
+    for path in itertools.chain.from_iterable((frame.image, frame.annotation) for frame in frames):
+        status = os.stat(path)
+        rows.append([path, status.st_size, status.st_mtime_ns])
+    return unit_key(repr(rows))
+
+
+def _convert(argument: tuple[Sequence[Frame], Any]) -> pa.Table:
+    """The rows of a unit, one per image; runs in another process."""
+    frames, convert = argument
+    rows = []
     for frame in frames:
-        for path in (frame.image, frame.instances):
-            status = os.stat(path)
-            rows.append([frame.image_id, status.st_size, status.st_mtime_ns])
-    return content_hash(rows)
+        try:
+            with Image.open(frame.image) as image:
+                size = (image.height, image.width)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise NDSError(f"Cityscapes: {frame.image} cannot be read ({error}): get it again.") from None
+        rows.append({"width": size[1], "height": size[0], "objects": convert(frame, size)})
+    return pa.Table.from_pylist(rows, schema=_SCHEMA)
+
+
+def _convert_labels(frame: Frame, size: tuple[int, int]) -> list[dict[str, Any]]:
+    labels = read_label_image(frame.annotation, "Cityscapes")
+    check_size(labels.shape, size, frame.annotation, "Cityscapes")
+    ids = label_ids()
+    numbers = {label: i for i, label in enumerate(ids, start=1)}
+    wanted = np.concatenate([np.array(ids), *(np.arange(_PER_CLASS) + label * _PER_CLASS for label in ids)])
+    return [
+        {
+            "category": numbers[value if value < _PER_CLASS else value // _PER_CLASS],
+            "iscrowd": int(value < _PER_CLASS),
+            "area": region.area,
+            "bbox": region.bbox,
+            "rle": region.rle,
+            "polygons": [],
+        }
+        for value, region in regions(labels, wanted).items()
+    ]
+
+
+def _convert_polygons(frame: Frame, size: tuple[int, int]) -> list[dict[str, Any]]:
+    from nds_plugin.datasets.cityscapes_polygons import read_polygons
+
+    numbers = {name: i for i, name in enumerate(CLASSES, start=1)}
+    return [
+        {
+            "category": numbers[item.name],
+            "iscrowd": int(item.is_group),
+            "area": item.area,
+            "bbox": item.bbox,
+            "rle": b"",
+            "polygons": item.polygons,
+        }
+        for item in read_polygons(frame.annotation, CLASSES, size)
+    ]
+
+
+def _add(writer: StoreWriter, frames: Sequence[Frame], rows: list[dict[str, Any]], image_root: Path) -> None:
+    names = [Path(os.path.relpath(frame.image, image_root)).as_posix() for frame in frames]
+    writer.add_images(
+        Images(
+            image_id=pa.array([frame.image_id for frame in frames], pa.string()),
+            file_name=pa.array(names, pa.string()),
+            width=np.array([row["width"] for row in rows], dtype=np.int32),
+            height=np.array([row["height"] for row in rows], dtype=np.int32),
+        )
+    )
+    objects = [item for row in rows for item in row["objects"]]
+    if not objects:
+        return
+    owners = [frame.image_id for frame, row in zip(frames, rows) for _ in row["objects"]]
+    sizes = [(row["height"], row["width"]) for row in rows for _ in row["objects"]]
+    writer.add_annotations(
+        Annotations(
+            image_id=pa.array(owners, pa.string()),
+            category_id=np.array([item["category"] for item in objects], dtype=np.int64),
+            bbox=np.array([item["bbox"] for item in objects], dtype=np.float64),
+            iscrowd=np.array([item["iscrowd"] for item in objects], dtype=np.int8),
+            area=np.array([item["area"] for item in objects], dtype=np.float64),
+            polygons=Ragged.of_polygons([item["polygons"] for item in objects]),
+            rle=Ragged.of_bytes([item["rle"] for item in objects]),
+            rle_size=np.array(sizes, dtype=np.int32),
+        )
+    )
+
+
+def _name(split: str, masks: str) -> str:
+    return f"nds_cityscapes_fine_{'instance' if masks == 'rle' else 'polygon'}_{split}"
+
+
+def _image_root(split: str, root: Path) -> Path:
+    return root / "cityscapes" / "leftImg8bit" / split
+
+
+def _count(split: str, root: Path) -> tuple[int, str]:
+    return len(find_frames(root, split)), f"pairs of images and instanceIds of {split}"
+
+
+def _split(split: str, masks: str, images: int, paper_images: int | None = None, note: str = "") -> Split:
+    return Split(
+        name=_name(split, masks),
+        split=split,
+        spec=functools.partial(spec, split, masks),
+        image_root=functools.partial(_image_root, split),
+        metadata={"thing_classes": list(CLASSES), "evaluator_type": "coco"},
+        paper_images=paper_images,
+        images=images,
+        note=note,
+        quick_count=functools.partial(_count, split),
+    )
+
+
+CITYSCAPES = PublicDataset(
+    key="cityscapes",
+    title="Cityscapes",
+    task="detection",
+    role="target",
+    num_classes=len(CLASSES),
+    paper_classes="8",
+    page="https://www.cityscapes-dataset.com/downloads/",
+    licence="Cityscapes' own: non-commercial research and teaching, after registration",
+    tree=TREE,
+    download="leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip",
+    splits=(
+        _split("train", "rle", 2975, 2975),
+        _split("val", "rle", 500, 500),
+        _split("train", "polygon", 2975, note="the images of train, masks as polygons"),
+    ),
+)

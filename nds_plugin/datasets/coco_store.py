@@ -11,7 +11,7 @@ import functools
 import itertools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 KEYS = ("images", "annotations", "categories")
 STORES = "nds_stores"
+_IMAGE_ID = {"images": "id", "annotations": "image_id"}
 MAX_SIDE = 1_000_000  # pixels; our choice, beyond any photograph
 _CHUNK = 20_000  # items that are Python objects at a time
 
@@ -97,8 +98,13 @@ def _check_keys(keys: Sequence[str], require: Sequence[str], path: str | os.Path
         raise NDSError(f"{path} is not COCO json: it lacks {lacks}; its keys: {have}.")
 
 
-def read_coco(json_file: Path, writer: StoreWriter, parts: Path) -> list[tuple[int, str]]:
+def read_coco(
+    json_file: Path, writer: StoreWriter, parts: Path, images: Collection[Any] | None = None
+) -> list[tuple[int, str]]:
     """Feed a writer with a COCO file; its categories.
+
+    Args:
+        images: ids of the only images to take; by default all.
 
     Raises:
         NDSError: see ``stream_object``; not COCO; ids of mixed types; numbers or masks that are none.
@@ -112,6 +118,8 @@ def read_coco(json_file: Path, writer: StoreWriter, parts: Path) -> list[tuple[i
             raise NDSError(
                 f"{json_file} is not COCO json: {key!r} must be a list, got a {type(value).__name__}."
             )
+        if images is not None and key in _IMAGE_ID:
+            value = [item for item in value if item[_IMAGE_ID[key]] in images]
         take = getattr(reader, f"take_{key}", None)
         if take is not None and value:
             take(value)
