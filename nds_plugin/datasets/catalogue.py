@@ -64,8 +64,8 @@ def select(names: Sequence[str]) -> list[tuple[PublicDataset, list[Split]]]:
     wanted, keys = set(names), [dataset.key for dataset in DATASETS]
     for name in names:
         if name != "all" and name not in keys and find_split(name) is None:
-            splits = [split.name for dataset in DATASETS for split in dataset.splits]
-            near = did_you_mean(name, [*keys, *splits])
+            names_of_splits = [split.name for dataset in DATASETS for split in dataset.splits]
+            near = did_you_mean(name, [*keys, *names_of_splits])
             raise NDSError(
                 f"unknown dataset {name!r}.{near} Known: all, {', '.join(keys)}, or a split of one."
             )

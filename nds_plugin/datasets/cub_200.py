@@ -15,7 +15,7 @@ from nds_plugin.errors import NDSError
 FOLDER = "CUB_200_2011"
 TREE = """\
 CUB_200_2011/
-  images/001.Black_footed_Albatross/*.jpg, ...      11,788 jpg in 200 folders
+  images/001.Black_footed_Albatross/*.jpg, ...   11,788 jpg
   images.txt
   image_class_labels.txt
   train_test_split.txt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from nds_plugin.errors import NDSError
 from nds_plugin.locking import writable_folder
 from nds_plugin.store import StoreSpec
 
+ROOT = "DETECTRON2_DATASETS"  # the environment variable, as everywhere in Detectron2
 STORES = "nds_stores"  # folder of all stores, below DETECTRON2_DATASETS
 
 
@@ -58,6 +60,7 @@ class PublicDataset:
         tree: the files that are expected, as text, relative to DETECTRON2_DATASETS.
         download: what to download, by the provider's file names.
         splits: its splits.
+        remarks: what is read of it and what is not, and further differences from the paper; sentences.
     """
 
     key: str
@@ -71,6 +74,7 @@ class PublicDataset:
     tree: str
     download: str
     splits: Sequence[Split]
+    remarks: str = ""
 
 
 def store_path(root: Path, name: str) -> Path:
@@ -78,10 +82,31 @@ def store_path(root: Path, name: str) -> Path:
     return writable_folder(root / STORES, STORES) / f"{name}.arrow"
 
 
-def missing_tree(dataset: PublicDataset, root: Path, missing: Path) -> NDSError:
+def datasets_root() -> Path:
+    """``$DETECTRON2_DATASETS``, by default "datasets", as everywhere in Detectron2."""
+    return Path(os.path.expanduser(os.getenv(ROOT, "datasets")))
+
+
+class MissingFilesError(NDSError):
+    """Files of a dataset are not there.
+
+    Attributes:
+        missing: the first of them.
+    """
+
+    def __init__(self, message: str, missing: Path) -> None:
+        super().__init__(message, missing)
+        self.missing = missing
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def missing_tree(dataset: PublicDataset, root: Path, missing: Path) -> MissingFilesError:
     """The error for a file or folder of a dataset that is not there: shows the tree that is expected."""
     tree = "; ".join(" ".join(line.split()) for line in dataset.tree.splitlines())
-    return NDSError(
+    return MissingFilesError(
         f"{dataset.title}: {missing} is not there. Expected below {root.absolute()} (DETECTRON2_DATASETS): {tree}. "
-        f"Download {dataset.download} from {dataset.page}; tools/prepare_datasets.py --check shows the tree."
+        f"Download {dataset.download} from {dataset.page}; tools/prepare_datasets.py --check shows the tree.",
+        missing,
     )

@@ -19,8 +19,8 @@ FOLDER = "stanford_dogs"
 SPLITS = ("train", "test")
 TREE = """\
 stanford_dogs/
-  Images/n02085620-Chihuahua/n02085620_10074.jpg, ...      20,580 jpg in 120 folders
-  Annotation/n02085620-Chihuahua/n02085620_10074, ...      20,580 files (XML, no extension)
+  Images/n02085620-Chihuahua/*.jpg, ...   20,580 jpg in 120 folders
+  Annotation/n02085620-Chihuahua/*, ...   20,580 files of XML
   train_list.mat
   test_list.mat"""
 

@@ -1,0 +1,1 @@
+"""What ``tools/prepare_datasets.py`` does: look which public datasets are there, and build their stores."""

@@ -1,0 +1,175 @@
+"""What was found, as text for a terminal: a paragraph for each dataset, and a table like the paper's Table 3."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from nds_plugin.datasets.catalogue import DATASETS
+from nds_plugin.datasets.public import ROOT, PublicDataset, store_path
+from nds_plugin.preparing.building import MISSING as ABSENT
+from nds_plugin.preparing.building import Outcome
+from nds_plugin.preparing.checking import DAMAGED, FOUND, MISSING, DatasetState, SplitState
+
+_LABEL = 12  # columns of a label and the space in front of it
+_HEAD = ("", "split", "paper", "found", "paper", "found")
+
+
+def check_report(states: Sequence[DatasetState], root: Path, width: int) -> str:
+    """The whole of ``--check``.
+
+    Args:
+        root: DETECTRON2_DATASETS.
+        width: of the terminal, in columns.
+    """
+    stores = store_path(root, "").parent.absolute()
+    head = f"Datasets below {root.absolute()} ({ROOT}),\nstores in {stores}"
+    parts = [head, *(paragraph(state, width) for state in states), count_table(states, width)]
+    ready = [s.dataset.key for s in states if any(split.state == FOUND for split in s.splits)]
+    if ready:
+        parts.append(f"To build what is found: python tools/prepare_datasets.py --build {' '.join(ready)}")
+    return "\n\n".join(parts)
+
+
+def build_report(outcomes: Sequence[Outcome], width: int) -> str:
+    """How the stores came out, a line for each, why some did not, and what is not there."""
+    there = [outcome for outcome in outcomes if outcome.state != ABSENT]
+    table = tabulate(
+        [_outcome_cells(outcome) for outcome in there],
+        headers=["dataset", "store", "images", "objects", "MB", "seconds"],
+        tablefmt="simple",
+        disable_numparse=True,
+        colalign=("left", "left", *("right",) * 4),
+    )
+    reasons: dict[str, list[str]] = {}
+    for outcome in there:
+        if outcome.reason:
+            reasons.setdefault(outcome.reason, []).append(outcome.name)
+    notes = [_marked("!", f"{', '.join(names)}: {reason}", width) for reason, names in reasons.items()]
+    absent = _shortened([outcome.name for outcome in outcomes if outcome.state == ABSENT])
+    if absent:
+        where = "--check shows where each is expected."
+        notes.append(_marked("-", f"not there: {', '.join(absent)}. {where}", width))
+    return "\n\n".join([*([table] if there else []), *(["\n".join(notes)] if notes else [])])
+
+
+def _shortened(names: Sequence[str]) -> list[str]:
+    """Names of splits, with the dataset's key in the place of all its splits."""
+    short = []
+    for dataset in DATASETS:
+        found = [split.name for split in dataset.splits if split.name in names]
+        short += [dataset.key] if len(found) == len(dataset.splits) else found
+    return short
+
+
+def _outcome_cells(outcome: Outcome) -> list[str]:
+    found = ["-"] * 3
+    if not outcome.reason:
+        found = [f"{outcome.images:,}", f"{outcome.annotations:,}", f"{outcome.size / 1e6:,.1f}"]
+    return [outcome.name, outcome.state, *found, f"{outcome.seconds:.1f}"]
+
+
+def paragraph(state: DatasetState, width: int) -> str:
+    """Where a dataset was looked for, and what to do about what is missing."""
+    dataset = state.dataset
+    lines = [f"{dataset.title}, {dataset.role}, {dataset.task}: {state.verdict}"]
+    lines += _labelled("looked in", " or ".join(map(str, state.looked)), width)
+    problems = {s.problem: s for s in state.splits if s.problem and (state.started or s.state != MISSING)}
+    for problem, split in problems.items():
+        what = "missing" if split.state == MISSING else split.split.split
+        lines += _labelled(what, problem, width)
+    if any(split.state == MISSING for split in state.splits):
+        lines += _labelled("download", dataset.download, width)
+        lines += _labelled("licence", dataset.licence, width)
+    lines += _labelled("page", dataset.page, width)
+    if any(split.state == MISSING for split in state.splits):
+        lines += ["    expected:", *(f"      {line}" for line in dataset.tree.splitlines())]
+    return "\n".join(lines)
+
+
+def _labelled(label: str, text: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=f"    {label:{_LABEL - 4}} ".ljust(_LABEL + 2),
+        subsequent_indent=" " * (_LABEL + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def count_table(states: Sequence[DatasetState], width: int) -> str:
+    """The paper's counts beside those found; differences are marked, and explained below."""
+    rows = [["", "", "images", "images", "classes", "classes"], list(_HEAD)]
+    for state in states:
+        for i, split in enumerate(state.splits):
+            rows.append([state.dataset.title if i == 0 else "", *_cells(state.dataset, split)])
+    table = tabulate(
+        rows[2:],
+        headers=[f"{a}\n{b}" if a else f"\n{b}" for a, b in zip(*rows[:2])],
+        tablefmt="simple",
+        disable_numparse=True,
+        colalign=("left", "left", *("right",) * 4),
+    )
+    notes = _notes(states, width)
+    return "\n".join([table, *([""] if notes else []), *notes])
+
+
+def _cells(dataset: PublicDataset, state: SplitState) -> list[str]:
+    mark = ("*" if state.differs else "") + ("~" if state.counted else "")
+    found = "damaged" if state.state == DAMAGED else _number(state.images)
+    return [
+        state.split.split,
+        _number(state.split.paper_images),
+        f"{found}{mark:<2}",
+        dataset.paper_classes,
+        f"{_number(state.classes)}{'*' if _classes_differ(dataset, state) else ' '}",
+    ]
+
+
+def _classes_differ(dataset: PublicDataset, state: SplitState) -> bool:
+    return state.classes is not None and state.classes != dataset.num_classes
+
+
+def _number(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _notes(states: Sequence[DatasetState], width: int) -> list[str]:
+    """The marks of the table."""
+    differing, counted = [], []
+    for state in states:
+        for split in state.splits:
+            name = f"{state.dataset.title} {split.split.split}"
+            if split.differs:
+                differing.append(f"{name}: {_difference(split)}")
+            if _classes_differ(state.dataset, split):
+                differing.append(f"{name}: {split.classes} classes, expected {state.dataset.num_classes}.")
+            if split.counted:
+                counted.append(f"{name} ({split.counted})")
+    notes = [_marked("*", line, width) for line in differing]
+    if counted:
+        how = "no store yet; counted without reading the images: " + ", ".join(counted)
+        notes.append(_marked("~", f"{how}. --build makes sure.", width))
+    return notes
+
+
+def _difference(state: SplitState) -> str:
+    split, paper, published = state.split, state.split.paper_images, state.split.images
+    found = f"{state.images:,}"
+    if state.images == published:
+        reason = f" {split.note[0].upper()}{split.note[1:]}." if split.note else ""
+        return f"{found} images, as published; the paper prints {_number(paper)}.{reason}"
+    expected = f"{_number(published)} are published" + (
+        f", the paper prints {_number(paper)}" if paper is not None and paper != published else ""
+    )
+    return f"{found} images, but {expected}: not the whole dataset, or not the provider's lists."
+
+
+def _marked(mark: str, text: str, width: int) -> str:
+    return textwrap.fill(
+        text, width, initial_indent=f"{mark} ", subsequent_indent="  ", break_on_hyphens=False
+    )
