@@ -137,7 +137,7 @@ class VOCEvaluator(DatasetEvaluator):
         for threshold in (50, 75):
             results[f"AP{threshold}"] = _mean(official[:, THRESHOLDS.index(threshold)])
         for name in _NAMES:
-            results[f"AP50_{name}"] = 100 * _mean(aps[name][:, 0])
+            results[f"AP50_{name}"] = _mean(100 * aps[name][:, 0])
         for i, cls in enumerate(self._classes):
             results[f"AP-{cls}"] = _mean(official[i])
             for name in _NAMES:

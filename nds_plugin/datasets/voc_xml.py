@@ -63,7 +63,7 @@ def read_voc_xml(path: str | os.PathLike[str]) -> VocImage:
         width=_side(root, "size/width", path),
         height=_side(root, "size/height", path),
         url=f"https://www.flickr.com/photo.gne?id={flickr_id}" if flickr_id.strip("0") else "",
-        author=(root.findtext("owner/name") or root.findtext("owner/flickrid") or "").strip(),
+        author=_author(root),
         objects=tuple(_object(element, path) for element in root.findall("object")),
     )
 
@@ -108,6 +108,14 @@ def _number(
     if not math.isfinite(value):
         raise NDSError(f"VOC: {path}: <{key}> must be a number, got {text.strip()!r}.")
     return value
+
+
+def _author(root: ET.Element) -> str:
+    for key in ("owner/name", "owner/flickrid"):
+        author = root.findtext(key, "").strip()
+        if author.strip("?"):  # VOC's word for "not known"
+            return author
+    return ""
 
 
 def _side(root: ET.Element, key: str, path: str | os.PathLike[str]) -> int:
