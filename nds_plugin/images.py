@@ -1,6 +1,6 @@
 """Reading photographs: one loader with one kind of error, and the crops that networks see.
 
-Crops are uint8 arrays of shape (size, size, 3), RGB. All resizing is Pillow's bilinear filter,
+An image is a file, or a row of an array of images (:mod:`nds_plugin.packed`). Crops are uint8 arrays of shape (size, size, 3), RGB. All resizing is Pillow's bilinear filter,
 which antialiases; what a crop holds depends on nothing but the file and the arguments.
 """
 
@@ -10,18 +10,21 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from nds_plugin.errors import NDSError
+from nds_plugin.packed import packed_size, read_packed, split_name
 
 MAX_PIXELS = 178_956_970  # Pillow's own default for an error; our choice to keep it
 RESIZE_RATIO = 256 / 224  # the usual evaluation crop of ImageNet networks
 MIN_CROP_SHARE = 0.5  # of the shorter side, in random_crop; our choice
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif")
 _EXIF_ORIENTATION = 0x0112
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -41,7 +44,7 @@ def load_image(path: str | os.PathLike[str], shorter_side: int | None = None) ->
     """Decode an image file to RGB, upright as its EXIF orientation says.
 
     Args:
-        path: the file.
+        path: the file, or ``FILE.npy#ROW`` for a row of an array of images.
         shorter_side: the size in pixels that the caller will scale the shorter side to. A JPEG
             is then decoded at 1/2, 1/4 or 1/8 of its size where that leaves at least twice as
             many pixels, which is several times quicker. By default the full size is decoded.
@@ -50,6 +53,9 @@ def load_image(path: str | os.PathLike[str], shorter_side: int | None = None) ->
         ImageError: the file is missing, empty, cut short, not an image, or larger than
             ``MAX_PIXELS``.
     """
+    packed = split_name(path)
+    if packed is not None:
+        return _load_packed(path, *packed)
     try:
         # Checked by hand, since an empty file is only "not an image" to Pillow.
         if os.stat(path).st_size == 0:
@@ -69,12 +75,63 @@ def load_image(path: str | os.PathLike[str], shorter_side: int | None = None) ->
         raise ImageError(f"{path}: not an image, or of a format that Pillow does not read.") from None
     except ImageError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+    except _BROKEN as error:
         cause = "cut short" if "truncated" in str(error).lower() else "broken"
         raise ImageError(f"{path}: the image is {cause} ({error}).") from None
-    if orientation in _UPRIGHT:
-        upright = upright.transpose(_UPRIGHT[orientation])
-    return upright
+    return turned(upright, orientation)
+
+
+def _load_packed(name: str | os.PathLike[str], file: str, row: int) -> Image.Image:
+    try:
+        return Image.fromarray(read_packed(file, row))
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file of images.") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise ImageError(f"{name}: the image cannot be read ({error}).") from None
+
+
+def turned(image: Image.Image, orientation: int) -> Image.Image:
+    """A stored image as an EXIF orientation (1 to 8) says that it is to be shown."""
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What the header of an image file says.
+
+    Attributes:
+        width, height: in pixels, as stored.
+        orientation: EXIF orientation, 1 to 8; 1 where there is none.
+    """
+
+    width: int
+    height: int
+    orientation: int = 1
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """Width and height as the image is shown, that is, as :func:`load_image` gives it."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+
+
+def read_header(path: str | os.PathLike[str]) -> ImageHeader:
+    """Size and orientation of an image file (or packed image), from its header alone.
+
+    Raises:
+        ImageError: the file is missing, or its header cannot be read.
+    """
+    packed = split_name(path)
+    try:
+        if packed is not None:
+            return ImageHeader(*packed_size(packed[0]))
+        with Image.open(path) as image:
+            # Only where the header already holds it: for PNG, asking would decode the image.
+            told = _orientation(image) if image.format in ("JPEG", "MPO") else 1
+            return ImageHeader(image.width, image.height, told if told in _UPRIGHT else 1)
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such image file.") from None
+    except (*_BROKEN, Image.DecompressionBombError) as error:
+        raise ImageError(f"{path}: its header cannot be read ({error or type(error).__name__}).") from None
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import warnings
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from nds_plugin.errors import NDSError
 from nds_plugin.images import EXTENSIONS, image_files
 from nds_plugin.index import ImageRecord, SourceIndex
+from nds_plugin.packed import file_of
 
 logger = logging.getLogger(__name__)
 
@@ -107,13 +107,10 @@ def check_files(index: SourceIndex, sample: int | None = None) -> list[str]:
     names = [str(name) for name in index.column("file_name")]
     if sample is not None and sample < len(names):
         chosen = np.unique(np.linspace(0, len(names) - 1, max(sample, 0)).astype(np.int64))
-        return [names[i] for i in chosen if not os.path.isfile(names[i])]
-    wanted: defaultdict[str, set[str]] = defaultdict(set)
-    for name in names:
-        folder, base = os.path.split(name)
-        wanted[folder].add(base)
-    present = {folder: _listing(folder) for folder in wanted}
-    return [name for name in names if os.path.basename(name) not in present[os.path.dirname(name)]]
+        return [names[i] for i in chosen if not os.path.isfile(file_of(names[i]))]
+    files = [os.path.split(file_of(name)) for name in names]
+    present = {folder: _listing(folder) for folder in {folder for folder, _ in files}}
+    return [name for name, (folder, base) in zip(names, files) if base not in present[folder]]
 
 
 def _listing(folder: str) -> set[str]:
