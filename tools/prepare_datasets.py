@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,9 +37,10 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     description, _, examples = (__doc__ or "").partition("\n\n")
     known = ", ".join(dataset.key for dataset in DATASETS)
+    names = textwrap.fill(f"Names: all, {known}, or one split of a dataset, as nds_coco_2017_val.", 100)
     parser = argparse.ArgumentParser(
         description=description,
-        epilog=f"{examples}\nNames: all, {known}, or one split of a dataset, as nds_coco_2017_val.",
+        epilog=f"{examples}\n{names}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_mutually_exclusive_group(required=True)
@@ -95,7 +98,8 @@ def run_build(names: Sequence[str], root: Path, jobs: int, width: int) -> None:
     try:
         outcomes = build([split.name for _, splits in chosen for split in splits], root, jobs)
     except KeyboardInterrupt:
-        raise SystemExit("interrupted: start again to go on, what is finished is kept.") from None
+        print("interrupted: start again to go on, what is finished is kept.", file=sys.stderr)
+        raise SystemExit(130) from None
     print(build_report(outcomes, width), flush=True)
     bad = failures(outcomes, passed_over="all" in names)
     if len({outcome.reason for outcome in bad}) == 1:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -41,7 +42,7 @@ class Outcome:
         name: of the split. state: BUILT, UP_TO_DATE, MISSING or FAILED.
         images, annotations: of the store. seconds: that it took. size: of the store, in bytes.
         reason: one line, where there is no store.
-        warnings: that a process of its own had no place to print.
+        warnings: that could not be printed when they came, beside the progress bars of others.
     """
 
     name: str
@@ -153,15 +154,14 @@ def _side_by_side(names: Sequence[str], root: Path, jobs: int) -> dict[str, Outc
                 while waiting and free:
                     started = _start(waiting.pop(), root, jobs // at_once, free.pop())
                     running[started.reader] = started
-                bar.set_postfix_str(", ".join(one.name for one in running.values()))
                 for reader in wait(list(running)):
                     ended = running.pop(reader)
                     outcomes[ended.name] = _outcome(ended)
                     free.append(ended.line)
                     bar.update()
-                    for warning in outcomes[ended.name].warnings:
-                        tqdm.write(warning, file=sys.stderr)
-        finally:  # an interruption from the keyboard has reached them, too
+        finally:  # of an interruption
+            for one in running.values():
+                one.process.terminate()
             for one in running.values():
                 one.process.join(10)
                 one.process.kill()
@@ -191,12 +191,26 @@ class _Running:
 
 def _start(name: str, root: Path, processes: int, line: int) -> _Running:
     reader, writer = _CONTEXT.Pipe(duplex=False)
-    # tqdm reads its defaults from the environment on import: a line for each process, cleared at the end.
-    with _processes(processes, TQDM_POSITION=str(line), TQDM_LEAVE="0"):
+    # tqdm reads its defaults from the environment on import: a line for each process, cleared at the
+    # end (the text is taken for true unless it is empty).
+    with _processes(processes, TQDM_POSITION=str(line), TQDM_LEAVE=""), _interrupts_ignored():
         process = _CONTEXT.Process(target=_in_process, args=(name, root, writer, tqdm.get_lock()))
         process.start()
     writer.close()
     return _Running(name, reader, process, line)
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Ctrl-C reaches all processes of a terminal; those that are started here leave it to this one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _outcome(ended: _Running) -> Outcome:
@@ -218,15 +232,14 @@ def _in_process(name: str, root: Path, writer: Connection, lock: Any) -> None:
     """Build one store in a process of its own, and send the outcome."""
     tqdm.set_lock(lock)
     _end_with_parent()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # tidies up on the way out
     kept: list[str] = []
-    with contextlib.suppress(KeyboardInterrupt):  # the parent tells
-        if sys.stderr.isatty():
-            logging.basicConfig(level=logging.WARNING, handlers=[_Keep(kept.append)])
-        else:
-            form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-            logging.basicConfig(level=logging.INFO, format=form)
-        outcome = build_one(name, root)
-        writer.send(replace(outcome, warnings=tuple(kept)))
+    if sys.stderr.isatty():
+        logging.basicConfig(level=logging.WARNING, handlers=[_Keep(kept.append)])
+    else:
+        form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+        logging.basicConfig(level=logging.INFO, format=form)
+    writer.send(replace(build_one(name, root), warnings=tuple(kept)))
 
 
 class _Keep(logging.Handler):
@@ -238,7 +251,7 @@ class _Keep(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record as a line."""
-        self._keep(f"{record.levelname} {self.format(record)}")
+        self._keep(record.getMessage())
 
 
 def _end_with_parent() -> None:

@@ -49,6 +49,7 @@ def build_report(outcomes: Sequence[Outcome], width: int) -> str:
         if outcome.reason:
             reasons.setdefault(outcome.reason, []).append(outcome.name)
     notes = [_marked("!", f"{', '.join(names)}: {reason}", width) for reason, names in reasons.items()]
+    notes += [_marked("*", warning, width) for outcome in there for warning in outcome.warnings]
     absent = _shortened([outcome.name for outcome in outcomes if outcome.state == ABSENT])
     if absent:
         where = "--check shows where each is expected."
