@@ -66,19 +66,19 @@ class DatasetState:
 
     @property
     def missing(self) -> bool:
-        """Whether files of some split are not there."""
-        return any(split.state == MISSING for split in self.splits)
+        """Whether no split is there."""
+        return all(split.state == MISSING for split in self.splits)
 
     @property
     def verdict(self) -> str:
         """In two words, for people."""
         states = {split.state for split in self.splits}
-        if states == {MISSING} and not self.started:
-            return "not found"
         if self.damaged:
             return "damaged"
         if self.missing:
-            return "incomplete"
+            return "incomplete" if self.started else "not found"
+        if MISSING in states:
+            return "found in part"
         return "found, stores built" if states == {BUILT} else "found"
 
 
@@ -106,7 +106,8 @@ def check_split(split: Split, root: Path) -> SplitState:
             return SplitState(split, BUILT, len(store), "", len(store.classes), problem)
         images, counted = split.quick_count(root) if split.quick_count else (None, "")
         folder = split.image_root(root)
-        problem = "" if folder.is_dir() else f"its images are not there: {folder}"
+        made = spec.path.parent in folder.parents  # with the store
+        problem = "" if made or folder.is_dir() else f"its images are not there: {folder}"
         return SplitState(split, FOUND, images, counted, None, problem)
     except MissingFilesError as error:
         return SplitState(split, MISSING, problem=str(error.missing))

@@ -15,7 +15,6 @@ from nds_plugin.preparing.building import Outcome
 from nds_plugin.preparing.checking import DAMAGED, FOUND, MISSING, DatasetState, SplitState
 
 _LABEL = 12  # columns of a label and the space in front of it
-_HEAD = ("", "split", "paper", "found", "paper", "found")
 
 
 def check_report(states: Sequence[DatasetState], root: Path, width: int) -> str:
@@ -80,8 +79,7 @@ def paragraph(state: DatasetState, width: int) -> str:
     lines += _labelled("looked in", " or ".join(map(str, state.looked)), width)
     problems = {s.problem: s for s in state.splits if s.problem and (state.started or s.state != MISSING)}
     for problem, split in problems.items():
-        what = "missing" if split.state == MISSING else split.split.split
-        lines += _labelled(what, problem, width)
+        lines += _labelled("missing" if split.state == MISSING else "problem", problem, width)
     if any(split.state == MISSING for split in state.splits):
         lines += _labelled("download", dataset.download, width)
         lines += _labelled("licence", dataset.licence, width)
@@ -104,30 +102,32 @@ def _labelled(label: str, text: str, width: int) -> list[str]:
 
 def count_table(states: Sequence[DatasetState], width: int) -> str:
     """The paper's counts beside those found; differences are marked, and explained below."""
-    rows = [["", "", "images", "images", "classes", "classes"], list(_HEAD)]
-    for state in states:
-        for i, split in enumerate(state.splits):
-            rows.append([state.dataset.title if i == 0 else "", *_cells(state.dataset, split)])
-    table = tabulate(
-        rows[2:],
-        headers=[f"{a}\n{b}" if a else f"\n{b}" for a, b in zip(*rows[:2])],
-        tablefmt="simple",
-        disable_numparse=True,
-        colalign=("left", "left", *("right",) * 4),
-    )
+    groups = [(s.dataset.title, [_cells(s.dataset, split) for split in s.splits]) for s in states]
+    heads = [["", "images", "", "classes", ""], ["dataset", "paper", "found   ", "paper", "found  "]]
+    cells = [*heads, *(row for _, rows in groups for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(heads[0]))]
+    lines = [*(_line(head, widths) for head in heads), "  ".join("-" * length for length in widths)]
+    for title, rows in groups:
+        lines += [title, *(_line(row, widths) for row in rows)]
+    table = "\n".join(lines)
     notes = _notes(states, width)
     return "\n".join([table, *([""] if notes else []), *notes])
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *numbers = (f"{cell:{'<' if i == 0 else '>'}{widths[i]}}" for i, cell in enumerate(cells))
+    return "  ".join([first, *numbers]).rstrip()
 
 
 def _cells(dataset: PublicDataset, state: SplitState) -> list[str]:
     mark = ("*" if state.differs else "") + ("~" if state.counted else "")
     found = "damaged" if state.state == DAMAGED else _number(state.images)
     return [
-        state.split.split,
+        f"  {state.split.name}",
         _number(state.split.paper_images),
-        f"{found}{mark:<2}",
+        f"{found} {mark:<2}",
         dataset.paper_classes,
-        f"{_number(state.classes)}{'*' if _classes_differ(dataset, state) else ' '}",
+        f"{_number(state.classes)} {'*' if _classes_differ(dataset, state) else ' '}",
     ]
 
 
@@ -144,7 +144,7 @@ def _notes(states: Sequence[DatasetState], width: int) -> list[str]:
     differing, counted = [], []
     for state in states:
         for split in state.splits:
-            name = f"{state.dataset.title} {split.split.split}"
+            name = split.split.name
             if split.differs:
                 differing.append(f"{name}: {_difference(split)}")
             if _classes_differ(state.dataset, split):
