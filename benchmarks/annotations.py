@@ -107,14 +107,14 @@ def measure_side(side: str, path: str) -> dict[str, float]:
         rounds.append(time.perf_counter() - start)
     own = private_mb() - before
     loader = torch.utils.data.DataLoader(
-        dataset, sampler=chosen[: 200 * WORKERS], batch_size=4, num_workers=WORKERS, collate_fn=list
+        dataset, sampler=chosen[: 100 * 4], batch_size=4, num_workers=WORKERS, collate_fn=list
     )
-    batches = iter(loader)
+    batches: Any = iter(loader)
     for _ in range(100):
         next(batches)
     workers = [private_mb(worker.pid) for worker in batches._workers]
     empty = torch.utils.data.DataLoader([0] * 1000, batch_size=4, num_workers=WORKERS, collate_fn=list)
-    idle = iter(empty)
+    idle: Any = iter(empty)
     next(idle)
     nothing = [private_mb(worker.pid) for worker in idle._workers]
     return {

@@ -8,6 +8,7 @@ since COCO numbers its images and OpenImages names them.
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -126,11 +127,14 @@ class SourceIndex:
     @functools.cached_property
     def hash(self) -> str:
         """Hash of the identities, sizes, labels and checksums; not of where the files lie."""
-        digest: list[object] = [self.classes]
+        digest = hashlib.sha256(content_hash(self.classes).encode())
         for name in ("source", "image_id", "width", "height", "label", "checksum"):
-            column = self.column(name)
-            digest.append(content_hash(column.tolist()))
-        return content_hash(digest)
+            column = self.table.column(name)
+            if pa.types.is_integer(column.type):
+                digest.update(column.to_numpy().astype("<i8").tobytes())
+            else:
+                _update(digest, column.cast(pa.large_string()))
+        return digest.hexdigest()
 
     def positions(self, sources: Sequence[str], image_ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """Row of each identity, -1 where the index does not hold it; shape (len(image_ids),)."""
@@ -180,3 +184,13 @@ class SourceIndex:
         """Read an index artefact."""
         table, header = read_table(path, KIND)
         return cls(table, header["classes"])
+
+
+def _update(digest: Any, column: pa.ChunkedArray) -> None:
+    """Feed a hash with a text column: the lengths, then the bytes."""
+    digest.update(pc.binary_length(column).to_numpy().astype("<i8").tobytes())
+    for chunk in column.chunks:
+        _, offsets, data = chunk.buffers()
+        edges = np.frombuffer(offsets, "<i8")[chunk.offset : chunk.offset + len(chunk) + 1]
+        if len(chunk) and data is not None:
+            digest.update(memoryview(data)[edges[0] : edges[-1]])

@@ -75,13 +75,16 @@ def main_classes(
     labels = np.full(num_images, NO_LABEL, dtype=np.int32)
     if len(images) == 0:
         return labels
-    order = np.lexsort((classes, images))
-    images, classes, areas = images[order], classes[order], areas[order]
-    first = np.r_[True, (np.diff(images) != 0) | (np.diff(classes) != 0)]
-    sums = np.add.reduceat(areas, np.flatnonzero(first))
-    images, classes = images[first], classes[first]
-    order = np.lexsort((-classes, sums, images))
-    images, classes = images[order], classes[order]
-    last = np.r_[np.diff(images) != 0, True]
-    labels[images[last]] = classes[last]
+    # One key instead of two: images come nearly sorted, which a stable sort of one key makes use of.
+    width = int(classes.max()) + 1
+    key = images * width + classes
+    order = np.argsort(key, kind="stable")
+    key, areas = key[order], areas[order]
+    first = np.flatnonzero(np.r_[True, np.diff(key) != 0])
+    sums, owners, kinds = np.add.reduceat(areas, first), key[first] // width, key[first] % width
+    begins = np.flatnonzero(np.r_[True, np.diff(owners) != 0])
+    best = np.maximum.reduceat(sums, begins)
+    candidates = np.flatnonzero(sums == np.repeat(best, np.diff(np.r_[begins, len(owners)])))
+    candidates = candidates[np.r_[True, np.diff(owners[candidates]) != 0]]  # of equals the lower class
+    labels[owners[candidates]] = kinds[candidates]
     return labels
