@@ -106,14 +106,17 @@ def measure_side(side: str, path: str) -> dict[str, float]:
             dataset[i]
         rounds.append(time.perf_counter() - start)
     own = private_mb() - before
-    loader = torch.utils.data.DataLoader(
+    loader: Any = torch.utils.data.DataLoader(
         dataset, sampler=chosen[: 100 * 4], batch_size=4, num_workers=WORKERS, collate_fn=list
     )
     batches: Any = iter(loader)
     for _ in range(100):
         next(batches)
     workers = [private_mb(worker.pid) for worker in batches._workers]
-    empty = torch.utils.data.DataLoader([0] * 1000, batch_size=4, num_workers=WORKERS, collate_fn=list)
+    nothing_to_hold: Any = [0] * 1000
+    empty: Any = torch.utils.data.DataLoader(
+        nothing_to_hold, batch_size=4, num_workers=WORKERS, collate_fn=list
+    )
     idle: Any = iter(empty)
     next(idle)
     nothing = [private_mb(worker.pid) for worker in idle._workers]

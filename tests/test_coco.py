@@ -168,6 +168,18 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
         ),
         (_set("annotations", 1, "bbox", [1, 2, 3, "4"]), "1 of 5 boxes are not four numbers"),
         (_set("annotations", 1, "bbox", None), "with bbox None"),
+        (_set("annotations", 1, "iscrowd", "yes"), "'iscrowd' of annotation 2 must be 0 or 1, got 'yes'"),
+        (_set("annotations", 1, "keypoints", ["a", 1, 2]), "'keypoints' of annotation 2 must be numbers"),
+        (
+            _set("annotations", 1, "segmentation", [["a"] * 6]),
+            "annotation 2 of image 12 has a segmentation that",
+        ),
+        (_set("annotations", 1, "segmentation", "mask"), "annotation 2 of image 12 has a segmentation that"),
+        (
+            _set("annotations", 1, "segmentation", {"size": 4}),
+            "annotation 2 of image 12 has a segmentation that",
+        ),
+        (_set("images", 0, "id", 2**70), "the ids of 'images' must fit into 64 bits"),
     ],
 )
 def test_each_fault_has_its_line(tmp_path: Path, change: Callable[[Any], None], message: str) -> None:

@@ -214,22 +214,39 @@ class _CocoReader:
         rles = [mask if isinstance(mask, tuple) and mask else None for mask in masks]
         sizes = [(0, 0) if rle is None else rle[0] for rle in rles]
         areas = [item.get("area") for item in items]
-        crowd = [1 if item.get("ignore") else item.get("iscrowd", NO_CROWD_KEY) for item in items]
         keypoints = [item.get("keypoints") or () for item in items]
-        ids = [item.get("id") for item in items]
+        ids = [item.get("id") if type(item.get("id")) is int else -1 for item in items]
         return Annotations(
             image_id=self._ids(owners, "annotations"),
             category_id=categories,
             bbox=boxes,
-            iscrowd=np.array([int(value or 0) for value in crowd], dtype=np.int8),
+            iscrowd=np.array([self._crowd(item) for item in items], dtype=np.int8),
             area=np.array([v if type(v) in (int, float) else np.nan for v in areas], dtype=np.float64),
-            annotation_id=np.array(ids, np.int64) if set(map(type, ids)) == {int} else None,
+            annotation_id=np.array(ids, np.int64) if max(ids) >= 0 else None,
             flags=np.array([0 if rle is None else rle[2] for rle in rles], np.uint8) if any(rles) else None,
             polygons=self._polygons(items, polygons) if any(polygons) else None,
             rle=Ragged.of_bytes([None if rle is None else rle[1] for rle in rles]) if any(rles) else None,
             rle_size=np.array(sizes, dtype=np.int32) if any(rles) else None,
-            keypoints=Ragged.of_numbers(keypoints) if any(keypoints) else None,
+            keypoints=self._keypoints(items, keypoints) if any(keypoints) else None,
         )
+
+    def _crowd(self, annotation: dict[str, Any]) -> int:
+        value = 1 if annotation.get("ignore") else annotation.get("iscrowd", NO_CROWD_KEY)
+        if value is None or value in (0, 1, NO_CROWD_KEY):
+            return int(value or 0)
+        raise NDSError(
+            f"{self._path}: 'iscrowd' of annotation {annotation.get('id')!r} must be 0 or 1, got {value!r}."
+        )
+
+    def _keypoints(self, items: list[Any], keypoints: list[Any]) -> Ragged:
+        try:
+            return Ragged.of_numbers(keypoints)
+        except (TypeError, ValueError):
+            bad = next(i for i, points in enumerate(keypoints) if points and not _all_numbers(points))
+            raise NDSError(
+                f"{self._path}: 'keypoints' of annotation {items[bad].get('id')!r} must be numbers x, y, visibility, "
+                f"..., got {str(keypoints[bad])[:60]}."
+            ) from None
 
     def _segmentation(self, annotation: dict[str, Any]) -> Any:
         """Polygons as a list, run lengths as ((height, width), bytes, flag), () for none, None for broken."""
@@ -239,6 +256,8 @@ class _CocoReader:
                 return _run_lengths(segmentation)
             if not segmentation:
                 return ()
+            if not isinstance(segmentation, list):
+                raise TypeError
             polygons = [part for part in segmentation if len(part) % 2 == 0 and len(part) >= 6]
             return polygons or None
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
@@ -249,7 +268,7 @@ class _CocoReader:
             return Ragged.of_polygons(polygons)
         except (TypeError, ValueError):
             for item, parts in zip(items, polygons):
-                if any(type(value) not in (int, float) for part in parts for value in part):
+                if not all(_all_numbers(part) for part in parts):
                     raise self._no_mask(item) from None
             raise
 
@@ -353,6 +372,10 @@ class _CocoReader:
             {self._text_categories[i]: n for n, i in enumerate(ordered) if i in self._text_categories}
         )
         return [(n, names[i]) for n, i in enumerate(ordered)]
+
+
+def _all_numbers(values: Any) -> bool:
+    return isinstance(values, list) and set(map(type, values)) <= {int, float}
 
 
 def _run_lengths(segmentation: dict[str, Any]) -> tuple[tuple[int, int], bytes, int]:
