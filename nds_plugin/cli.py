@@ -13,6 +13,9 @@ from nds_plugin.artifacts import DISK_FULL
 from nds_plugin.errors import NDSError, one_line
 from nds_plugin.index import SourceIndex
 
+DATASET_HELP = (
+    "one of the paper's datasets (tools/prepare_datasets.py --check), or a registered Detectron2 dataset"
+)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -61,10 +64,35 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def index_named(name: str) -> SourceIndex:
+    """The index of a dataset by its name: one of the paper's, without Detectron2, or a registered one.
+
+    Raises:
+        NDSError: unknown, not there, or damaged.
+    """
+    from nds_plugin.datasets.catalogue import find_split
+    from nds_plugin.datasets.public import datasets_root
+    from nds_plugin.datasets.store_index import index_store
+    from nds_plugin.store import open_or_build
+
+    split = find_split(name)
+    if split is None:
+        try:
+            from nds_plugin.d2.registration import index_dataset
+        except ModuleNotFoundError as error:
+            raise NDSError(
+                f"dataset {name!r} is none of the paper's (tools/prepare_datasets.py --check); registered ones need "
+                f"Detectron2 ({error})."
+            ) from None
+        return index_dataset(name)
+    root = datasets_root()
+    return index_store(open_or_build(split.spec(root)), split.image_root(root), name)
+
+
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the three ways to name image sources; each may be repeated and they are joined."""
     group = parser.add_argument_group("sources (repeatable, joined in the order given)")
-    group.add_argument("--dataset", action="append", default=[], help="a registered Detectron2 dataset")
+    group.add_argument("--dataset", action="append", default=[], help=DATASET_HELP)
     group.add_argument(
         "--coco", action="append", default=[], nargs=2, metavar=("JSON", "IMAGES"), help="a COCO json"
     )
@@ -79,11 +107,7 @@ def index_from_arguments(args: argparse.Namespace) -> SourceIndex:
     """
     from nds_plugin.datasets.coco import index_coco, index_folder
 
-    indexes = []
-    if args.dataset:
-        from nds_plugin.d2.registration import index_dataset
-
-        indexes += [index_dataset(name) for name in args.dataset]
+    indexes = [index_named(name) for name in args.dataset]
     indexes += [index_coco(json_file, images) for json_file, images in args.coco]
     indexes += [index_folder(folder) for folder in args.folder]
     if not indexes:

@@ -52,6 +52,13 @@ class User:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch, self._capsys = monkeypatch, capsys
 
+    def runs(self, name: str, *arguments: Any) -> str:
+        """Start a tool that must succeed; what it prints."""
+        self._monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        self._capsys.readouterr()
+        cli.run(tool(name).main)
+        return self._capsys.readouterr().out
+
     def fails(self, name: str, *arguments: Any) -> str:
         """Start a tool that must refuse: exit status 2 and one line, which is returned."""
         self._monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])

@@ -7,6 +7,10 @@ CPU-sized, on a random draw of the images:
 
     python tools/score_experts.py --experts experts --images my_photos --output scores.json --max-images 200
 
+The paper's targets by name (tools/prepare_datasets.py --check shows where each belongs):
+
+    python tools/score_experts.py --experts experts --dataset stanford_cars_train --output scores.json
+
 Only the scores leave: one number and its standard error per expert. A folder of images needs
 nothing but this package and torch; task-supervised experts need labels (--coco or --dataset).
 """
@@ -17,7 +21,7 @@ import argparse
 from pathlib import Path
 
 from nds_plugin.artifacts import check_writable
-from nds_plugin.cli import parse, run
+from nds_plugin.cli import DATASET_HELP, index_named, parse, run
 from nds_plugin.index import SourceIndex
 from nds_plugin.scores import METRICS
 
@@ -32,7 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--images", help="a folder of images")
     target.add_argument("--coco", nargs=2, metavar=("JSON", "IMAGES"), help="a COCO json and its images")
-    target.add_argument("--dataset", help="a registered Detectron2 dataset")
+    target.add_argument("--dataset", help=DATASET_HELP)
     parser.add_argument("--output", required=True, help="the scores (JSON)")
     parser.add_argument("--metric", default="accuracy", help=", ".join(METRICS) + " (default accuracy)")
     parser.add_argument("--max-images", type=int, default=None, help="score a random draw of this many")
@@ -73,9 +77,7 @@ def _target(args: argparse.Namespace) -> SourceIndex | str:
         from nds_plugin.datasets.coco import index_coco
 
         return index_coco(*args.coco)
-    from nds_plugin.d2.registration import index_dataset
-
-    return index_dataset(args.dataset)
+    return index_named(args.dataset)
 
 
 if __name__ == "__main__":

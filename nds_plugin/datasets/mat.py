@@ -1,7 +1,8 @@
 """MATLAB files of lists and labels, through scipy, which alone would trust what a file says of itself.
 
 A damaged or hostile file of a few bytes may declare a thousand million cells (scipy makes room for
-all of them) or nest cells until the stack of the process ends. Both are looked for first.
+all of them), nest cells until the stack of the process ends, or name types that scipy looks up beyond
+the end of its tables. So the layout is walked through first; scipy only sees files that are sound.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ import numpy.typing as npt
 
 from nds_plugin.errors import NDSError
 
-_MATRIX, _COMPRESSED, _INT32 = 14, 15, 5  # data types of the format, MATLAB 5 MAT-file, level 5
+_INT8, _INT32, _UINT32, _MATRIX, _COMPRESSED = 1, 5, 6, 14, 15  # data types of the format's level 5
+_NUMBERS = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13}
+_TEXT = {1, 2, 4, 16, 17, 18}
+_CELL, _STRUCT, _CHAR, _FIRST_NUMERIC, _LAST_NUMERIC = 1, 2, 4, 6, 15  # classes of arrays
+_COMPLEX = 0x800
 _HEADER = 128
 _MAX_DEPTH = 8  # the published files need 2
 _MAX_CELLS = 10_000_000
@@ -97,45 +102,80 @@ def _short(value: Any) -> str:
 
 
 def _check(data: bytes) -> None:
-    """Raise the error of a file that is no MATLAB 5 file, or too large or deep inside."""
+    """Raise the error of a file that is no MATLAB 5 file, or that scipy would read beyond its bounds."""
     if len(data) == 0:
         raise NDSError("the file is empty (0 bytes): download it again.")
     if len(data) < _HEADER or data[126:128] != b"IM":
         raise NDSError("not a MATLAB 5 file (little-endian, version 5 to 7): download it again.")
     for kind, start, end in _elements(data, _HEADER, len(data)):
+        inner, first, last = data, start, end
         if kind == _COMPRESSED:
             unpacker = zlib.decompressobj()
             inner = unpacker.decompress(data[start:end], _MAX_BYTES)
             if unpacker.unconsumed_tail:
                 raise NDSError(f"a variable takes more than {_MAX_BYTES} bytes: this is no list of images.")
-            _check_elements(inner, 0, len(inner))
-        elif kind == _MATRIX:
-            _check_elements(data, start - 8, end)
+            if not unpacker.eof:
+                raise NDSError("cut short: a compressed variable does not end: download it again.")
+            kind, first, last = next(_elements(inner, 0, len(inner)), (0, 0, 0))
+        if kind != _MATRIX:
+            raise _damaged(f"element of type {kind} in the place of a variable")
+        _check_matrix(inner, first, last, 0)
 
 
-def _check_elements(data: bytes, first: int, last: int) -> None:
-    stack = [(first, last, 0)]
-    while stack:
-        start, end, depth = stack.pop()
-        if depth > _MAX_DEPTH:
-            raise NDSError(f"cells are nested more than {_MAX_DEPTH} deep: this is no list of images.")
-        for kind, begin, stop in _elements(data, start, end):
-            if kind == _MATRIX:
-                _check_size(data, begin, stop)
-                stack.append((begin, stop, depth + 1))
+def _check_matrix(data: bytes, start: int, end: int, depth: int) -> None:
+    """Cells, structs, texts and real numbers, laid out as they must be, all the way down."""
+    if depth > _MAX_DEPTH:
+        raise NDSError(f"cells are nested more than {_MAX_DEPTH} deep: this is no list of images.")
+    elements = list(_elements(data, start, end))
+    if depth and not elements:
+        return  # how an empty cell is written
+    kinds = [kind for kind, _, _ in elements[:3]]
+    if kinds != [_UINT32, _INT32, _INT8] or elements[0][2] - elements[0][1] != 8:
+        raise _damaged(f"an array begins with elements of types {kinds}")
+    flags = int.from_bytes(data[elements[0][1] : elements[0][1] + 4], "little")
+    count = _count(data, *elements[1][1:])
+    kind, content = flags & 0xFF, elements[3:]
+    if kind in (_CELL, _STRUCT):
+        if kind == _STRUCT:
+            count *= _fields(data, content[:2])
+            content = content[2:]
+        if len(content) != count or any(inner != _MATRIX for inner, _, _ in content):
+            raise _damaged(f"{len(content)} arrays within an array of {count}")
+        for _, first, last in content:
+            _check_matrix(data, first, last, depth + 1)
+        return
+    numeric = _FIRST_NUMERIC <= kind <= _LAST_NUMERIC and not flags & _COMPLEX
+    if not (numeric or kind == _CHAR):
+        raise NDSError(f"an array of class {kind}, expected cells, structs, texts or real numbers.")
+    if len(content) != 1 or content[0][0] not in (_NUMBERS if numeric else _TEXT):
+        raise _damaged(
+            f"an array of class {kind} holds elements of types {[inner for inner, _, _ in content]}"
+        )
 
 
-def _check_size(data: bytes, start: int, end: int) -> None:
-    """The second element of a matrix are its dimensions."""
-    for number, (kind, begin, stop) in enumerate(_elements(data, start, end)):
-        if number == 1 and kind == _INT32:
-            sides = struct.unpack(f"<{(stop - begin) // 4}i", data[begin : begin + (stop - begin) // 4 * 4])
-            if min(sides, default=0) < 0 or math.prod(sides) > _MAX_CELLS:
-                raise NDSError(
-                    f"an array of {' x '.join(map(str, sides))} entries: expected at most {_MAX_CELLS}."
-                )
-        if number:
-            return
+def _count(data: bytes, start: int, end: int) -> int:
+    """Entries of an array by its sides."""
+    sides = struct.unpack(f"<{(end - start) // 4}i", data[start : end - (end - start) % 4])
+    if not 1 <= len(sides) <= 8 or min(sides) < 0 or math.prod(sides) > _MAX_CELLS:
+        raise NDSError(
+            f"an array of {' x '.join(map(str, sides[:8]))} entries: expected at most {_MAX_CELLS}."
+        )
+    return math.prod(sides)
+
+
+def _fields(data: bytes, elements: Sequence[tuple[int, int, int]]) -> int:
+    """Number of fields of a struct, by the length of a name and all names."""
+    if [kind for kind, _, _ in elements] != [_INT32, _INT8] or elements[0][2] - elements[0][1] != 4:
+        raise _damaged("a struct without names of fields")
+    length = int.from_bytes(data[elements[0][1] : elements[0][2]], "little", signed=True)
+    names = elements[1][2] - elements[1][1]
+    if not 1 <= length <= 1024 or names % length:
+        raise _damaged(f"names of fields of {length} bytes in {names} bytes")
+    return names // length
+
+
+def _damaged(what: str) -> NDSError:
+    return NDSError(f"damaged ({what}): download it again.")
 
 
 def _elements(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
@@ -143,7 +183,9 @@ def _elements(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int
     while start + 8 <= end:
         kind, size = struct.unpack_from("<II", data, start)
         if kind >> 16:
-            yield kind & 0xFFFF, start + 4, start + 4 + min(kind >> 16, 4)
+            if kind >> 16 > 4:
+                raise _damaged(f"a small element of {kind >> 16} bytes")
+            yield kind & 0xFFFF, start + 4, start + 4 + (kind >> 16)
             start += 8
             continue
         begin, stop = start + 8, start + 8 + size
