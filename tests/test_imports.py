@@ -20,7 +20,7 @@ LAYERS = (
     {"locking"},
     {"store"},
     {"datasets"},
-    {"report", "cli"},
+    {"report", "cli", "preparing"},
     {"d2"},
 )
 SELECTING = {"sampling", "streams", "scores", "selection", "sampler"}

@@ -26,7 +26,8 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from nds_plugin.d2.store_source import CocoDataset, PublicSplit, StoreSource, datasets_root
+from nds_plugin.d2.store_source import CocoDataset, PublicSplit, StoreSource
+from nds_plugin.datasets.public import datasets_root
 from nds_plugin.errors import NDSError
 from nds_plugin.locking import build_once, writable_folder
 
@@ -95,7 +96,7 @@ def register_coco_folder(root: str | os.PathLike[str], prefix: str) -> list[str]
 
 def register_all() -> None:
     """Register all the datasets above, for the present DETECTRON2_DATASETS and NDS_DATA."""
-    root = datasets_root()
+    root = str(datasets_root())
     _register_public(root)
     _register_sample(root)
     for name, json_file, images in (

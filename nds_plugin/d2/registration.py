@@ -15,7 +15,7 @@ from detectron2.structures import BoxMode
 
 from nds_plugin.d2.known_datasets import register_all, register_coco, register_coco_folder
 from nds_plugin.d2.store_dataset import StoreDataset
-from nds_plugin.d2.store_source import CocoDataset, StoreSource, datasets_root, missing_file
+from nds_plugin.d2.store_source import CocoDataset, StoreSource, missing_file
 from nds_plugin.datasets.store_index import main_classes
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.index import ImageRecord, SourceIndex
@@ -26,7 +26,6 @@ __all__ = [
     "check_registered",
     "dataset_classes",
     "dataset_dicts",
-    "datasets_root",
     "index_dataset",
     "register_all",
     "register_coco",

@@ -16,17 +16,13 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 
 from nds_plugin.d2.store_dataset import StoreDataset
-from nds_plugin.datasets.coco_store import KEYS, STORES, check_keys, coco_spec
+from nds_plugin.datasets.coco_store import KEYS, check_keys, coco_spec
+from nds_plugin.datasets.public import STORES, datasets_root
 from nds_plugin.datasets.store_index import index_store
 from nds_plugin.errors import NDSError
 from nds_plugin.index import SourceIndex
 from nds_plugin.store import AnnotationStore, StoreSpec, open_or_build
 from nds_plugin.store.view import StoreView
-
-
-def datasets_root() -> str:
-    """``$DETECTRON2_DATASETS``, by default "datasets", as everywhere in Detectron2."""
-    return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 
 
 class StoreSource(abc.ABC):

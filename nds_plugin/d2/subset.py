@@ -23,8 +23,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from nds_plugin.d2.registration import dataset_classes, dataset_dicts
 from nds_plugin.d2.store_dataset import StoreDataset
-from nds_plugin.d2.store_source import datasets_root
 from nds_plugin.datasets.label_space import LabelSpace, unite
+from nds_plugin.datasets.public import datasets_root
 from nds_plugin.errors import NDSError
 from nds_plugin.selection import Selection
 
@@ -35,7 +35,7 @@ SELECTIONS_FOLDER = "nds_selections"
 
 def selections_folder() -> Path:
     """The folder whose selections are registered by name."""
-    return Path(datasets_root()) / SELECTIONS_FOLDER
+    return datasets_root() / SELECTIONS_FOLDER
 
 
 def register_selections_folder() -> list[str]:

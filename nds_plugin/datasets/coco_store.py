@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from nds_plugin.artifacts import content_hash
 from nds_plugin.datasets.json_stream import stream_object
+from nds_plugin.datasets.public import STORES
 from nds_plugin.errors import NDSError
 from nds_plugin.locking import writable_folder
 from nds_plugin.store import (
@@ -38,7 +39,6 @@ from nds_plugin.store.schema import NO_CROWD_KEY, TEXT_RLE, text
 logger = logging.getLogger(__name__)
 
 KEYS = ("images", "annotations", "categories")
-STORES = "nds_stores"
 _IMAGE_ID = {"images": "id", "annotations": "image_id"}
 MAX_SIDE = 1_000_000  # pixels; our choice, beyond any photograph
 _CHUNK = 20_000  # items that are Python objects at a time

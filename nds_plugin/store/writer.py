@@ -236,7 +236,7 @@ class StoreWriter:
         writer = None
         try:
             steps = range(0, len(order), BATCH_IMAGES)
-            for first in tqdm(steps, desc=f"writing {self.where}", unit="batch", disable=None):
+            for first in tqdm(steps, desc=f"writing {Path(self.where).name}", unit="batch", disable=None):
                 last = min(first + BATCH_IMAGES, len(order))
                 chosen = rows[starts[first] : starts[last]]
                 columns = {
