@@ -14,6 +14,7 @@ from nds_plugin.datasets.label_images import check_size
 from nds_plugin.errors import NDSError
 
 _HALF = 0.5  # pixel
+_THIN = 0.4  # pixel; our choice
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def read_polygons(
     tree = shapely.STRtree(shapes)
     found = []
     for i, (name, is_group) in enumerate(names):
-        if name not in classes or shapes[i].is_empty:
+        if name not in classes:
             continue
         front = tree.query(shapes[i], predicate="intersects")
         front = shapely.union_all([shapes[j] for j in front.tolist() if j > i])
@@ -119,10 +120,11 @@ def _label(name: str, path: str | os.PathLike[str]) -> tuple[str, bool] | None:
 
 
 def _shape(shapely: Any, points: Any) -> Any:
-    if len(points) < 3:
-        return shapely.Polygon()
-    # Outlines may cross themselves; buffering by nothing would drop parts of those.
-    shape = shapely.make_valid(shapely.Polygon(np.asarray(points, dtype=np.float64) + _HALF))
+    corners = np.asarray(points, dtype=np.float64).reshape(-1, 2) + _HALF
+    if len(corners) < 3:
+        shape = shapely.MultiPoint(corners).convex_hull  # a line or a pixel
+    else:
+        shape = shapely.make_valid(shapely.Polygon(corners))  # outlines may cross themselves
     return shapely.buffer(shape, _HALF, join_style="mitre", mitre_limit=2.0)
 
 
