@@ -32,6 +32,9 @@ setup(
         "torchvision",
     ],
     extras_require={
-        "dev": ["pytest", "pytest-timeout", "ruff", "mypy", "psutil"],
+        # pyquaternion: cityscapesscripts' own conversion, which the tests compare with, imports it.
+        "dev": ["pytest", "pytest-timeout", "ruff", "mypy", "psutil", "shapely", "pyquaternion"],
+        # Polygons of Cityscapes. The package cityscapesscripts itself is installed by --no-deps (README).
+        "cityscapes": ["shapely"],
     },
 )

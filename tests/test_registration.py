@@ -138,7 +138,9 @@ def test_a_size_that_the_file_does_not_give_comes_from_the_image(tmp_path: Path)
     del content["images"][0]["height"]
     path, root = str(write_coco(tmp_path, content)), tmp_path / "images"
     with registered_temporarily("ours", json_file=path, image_root=str(root)):
-        with pytest.raises(ImageError, match=r"b\.jpg: its annotations give no width and height, and the file"):
+        with pytest.raises(
+            ImageError, match=r"b\.jpg: its annotations give no width and height, and the file"
+        ):
             list(dataset_dicts("ours"))
         write_image(root / "b.jpg", 64, 48)
         (record,) = [r for r in dataset_dicts("ours") if r["image_id"] == 12]
@@ -213,7 +215,9 @@ def test_registering_reads_nothing_and_may_be_repeated(
     assert not (tmp_path / "none").exists()
     assert {"nds_cityscapes_fine_instance_train", "modanet_val", "openimages_v6_train"} <= set(names)
     assert {f"nds_sample_{domain}_{split}" for domain in DOMAINS for split in ("train", "val")} <= set(names)
-    with pytest.raises(NDSError, match=r"modanet/annotations/modanet2018_instances_train.json is not there. Expected"):
+    with pytest.raises(
+        NDSError, match=r"modanet/annotations/modanet2018_instances_train.json is not there. Expected"
+    ):
         dataset_dicts("modanet_train")
     with pytest.raises(NDSError, match=r"Cityscapes: .*leftImg8bit/train/CITY/\S+ is not there. Expected"):
         dataset_dicts("nds_cityscapes_fine_instance_train")
@@ -388,3 +392,15 @@ def test_every_real_dataset_loads_as_in_detectron2(nds_data: Path) -> None:
         assert index.column("image_id").tolist() == [str(record["image_id"]) for record in records]
         assert all(os.path.isfile(record["file_name"]) for record in records[:3])
         assert list(index.classes) == dataset_classes(name)
+
+
+def test_every_config_names_datasets_that_are_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nds_plugin.d2.config import CONFIG_DIR, load_config
+
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    register_all()
+    known = set(DatasetCatalog.list())
+    for path in CONFIG_DIR.glob("*.yaml"):
+        cfg = load_config(str(path))
+        names = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, *cfg.NDS.SOURCE.DATASETS}
+        assert {n for n in names if not n.startswith("nds_data_")} <= known, path
