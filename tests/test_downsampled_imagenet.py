@@ -290,14 +290,14 @@ def test_partition_and_experts_run_on_it_by_its_name(
         patch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
         register_all()
         source = ("--dataset", TRAIN_32.name, "--num-clusters", "2", "--shared-batch", "4")
-        run("partition_source", *source, "--num-workers", "1", "--output", str(out))
+        run("partition_source", *source, "--num-workers", "0", "--output", str(out))
     register_all()
     loaded = SourceIndex.load(out / "index.parquet")
     assert len(loaded) == 10 * PER_BATCH
     assert loaded.sources == [TRAIN_32.name]
     files = ("--index", str(out / "index.parquet"), "--partition", str(out / "partition.parquet"))
     for task in ("rotation", "supervised"):
-        steps = ("--steps", "2", "--batch-size", "4", "--num-workers", "1")
+        steps = ("--steps", "2", "--batch-size", "4", "--num-workers", "0")
         told = run("train_experts", *files, *steps, "--task", task, "--output", str(out / task))
         assert told.count("cluster ") == 2
         assert "expert set " in told

@@ -3,8 +3,6 @@
 ======================================== ==========================================================
 every split of a public dataset          :mod:`nds_plugin.datasets.catalogue`, where the files are
                                          described; docs/datasets.md
-``openimages_v6_train``                  ``openimages/annotations/instances_train.json``,
-                                         ``openimages/train``
 ``nds_sample_DOMAIN_{train,val}``        the package's synthetic sample, made on first use
 ``nds_data_NAME_SPLIT``                  every ``$NDS_DATA/detection/NAME`` with ``images`` and
                                          ``SPLIT.json``
@@ -27,7 +25,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from nds_plugin.d2.store_source import CocoDataset, PublicSplit, StoreSource
-from nds_plugin.datasets.public import datasets_root
+from nds_plugin.datasets.public import Split, datasets_root
 from nds_plugin.errors import NDSError
 from nds_plugin.locking import build_once, writable_folder
 
@@ -99,10 +97,6 @@ def register_all() -> None:
     root = str(datasets_root())
     _register_public(root)
     _register_sample(root)
-    for name, json_file, images in (
-        ("openimages_v6_train", "openimages/annotations/instances_train.json", "openimages/train"),
-    ):
-        register_coco(CocoDataset(name, os.path.join(root, json_file), os.path.join(root, images)))
     data = os.getenv("NDS_DATA")
     if data:
         try:
@@ -116,9 +110,21 @@ def _register_public(root: str) -> None:
 
     for public in DATASETS:
         for split in public.splits:
-            images = str(split.image_root(Path(root)))
-            dataset = PublicSplit(split.name, images, root, split.spec)
-            register_store(dataset, image_root=images, **_metadata(split.metadata, Path(root)))
+            register_split(split, root)
+
+
+def register_split(split: Split, root: str | os.PathLike[str] | None = None) -> None:
+    """Register a split of a public dataset that is not registered by itself.
+
+    >>> register_split(openimages_split("validation", expand=True))
+
+    Args:
+        root: default ``$DETECTRON2_DATASETS``.
+    """
+    folder = Path(root) if root is not None else datasets_root()
+    images = str(split.image_root(folder))
+    dataset = PublicSplit(split.name, images, str(folder), split.spec)
+    register_store(dataset, image_root=images, **_metadata(split.metadata, folder))
 
 
 def _metadata(given: Mapping[str, Any], root: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from nds_plugin.datasets.cub_200 import CUB_200
 from nds_plugin.datasets.flowers_102 import FLOWERS_102
 from nds_plugin.datasets.imagenet_downsampled import DOWNSAMPLED_IMAGENET
 from nds_plugin.datasets.modanet import MODANET
+from nds_plugin.datasets.openimages import OPENIMAGES
 from nds_plugin.datasets.oxford_pets import OXFORD_PETS
 from nds_plugin.datasets.public import PublicDataset, Split
 from nds_plugin.datasets.stanford_cars import STANFORD_CARS
@@ -22,7 +23,7 @@ from nds_plugin.errors import NDSError, did_you_mean, unknown_name
 
 DATASETS: tuple[PublicDataset, ...] = (
     DOWNSAMPLED_IMAGENET,
-    # OpenImages
+    OPENIMAGES,
     COCO,
     VOC2007,
     MODANET,
