@@ -212,6 +212,7 @@ def _add(writer: StoreWriter, frames: Sequence[Frame], rows: list[dict[str, Any]
         return
     owners = [frame.image_id for frame, row in zip(frames, rows) for _ in row["objects"]]
     sizes = [(row["height"], row["width"]) for row in rows for _ in row["objects"]]
+    polygons, rles = [item["polygons"] for item in objects], [item["rle"] for item in objects]
     writer.add_annotations(
         Annotations(
             image_id=pa.array(owners, pa.string()),
@@ -219,9 +220,9 @@ def _add(writer: StoreWriter, frames: Sequence[Frame], rows: list[dict[str, Any]
             bbox=np.array([item["bbox"] for item in objects], dtype=np.float64),
             iscrowd=np.array([item["iscrowd"] for item in objects], dtype=np.int8),
             area=np.array([item["area"] for item in objects], dtype=np.float64),
-            polygons=Ragged.of_polygons([item["polygons"] for item in objects]),
-            rle=Ragged.of_bytes([item["rle"] for item in objects]),
-            rle_size=np.array(sizes, dtype=np.int32),
+            polygons=Ragged.of_polygons(polygons) if any(polygons) else None,
+            rle=Ragged.of_bytes(rles) if any(rles) else None,
+            rle_size=np.array(sizes, dtype=np.int32) if any(rles) else None,
         )
     )
 
@@ -234,8 +235,8 @@ def _image_root(split: str, root: Path) -> Path:
     return root / "cityscapes" / "leftImg8bit" / split
 
 
-def _count(split: str, root: Path) -> tuple[int, str]:
-    return len(find_frames(root, split)), f"pairs of images and instanceIds of {split}"
+def _count(split: str, masks: str, root: Path) -> tuple[int, str]:
+    return len(find_frames(root, split, masks)), f"pairs of *{IMAGE_SUFFIX} and *{SUFFIXES[masks]}"
 
 
 def _split(split: str, masks: str, images: int, paper_images: int | None = None, note: str = "") -> Split:
@@ -248,7 +249,7 @@ def _split(split: str, masks: str, images: int, paper_images: int | None = None,
         paper_images=paper_images,
         images=images,
         note=note,
-        quick_count=functools.partial(_count, split),
+        quick_count=functools.partial(_count, split, masks),
     )
 
 
