@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -46,7 +47,10 @@ def random_document(images: int = 57, seed: int = 0, text_ids: bool = False) -> 
         elif kind == 1:
             annotation |= {"segmentation": {"size": [48, 64], "counts": "PPY16"}, "iscrowd": 1}
         elif kind == 2:
-            annotation["segmentation"] = {"size": [48, 64], "counts": [number % 900, 20, 48 * 64 - 20 - number % 900]}
+            annotation["segmentation"] = {
+                "size": [48, 64],
+                "counts": [number % 900, 20, 48 * 64 - 20 - number % 900],
+            }
         elif kind == 3:
             annotation["keypoints"] = [1, 2, 2, 0, 0, 0]
         if rng.random() < 0.2:
@@ -245,6 +249,37 @@ def test_a_build_killed_in_the_middle_leaves_no_store_and_the_next_one_is_whole(
     assert time.monotonic() - start < 30, "waited for the dead"
     assert len(store) == 300
     assert not list(tmp_path.rglob("*.scratch"))
+
+
+def test_masks_of_images_without_a_size_are_scaled_when_they_are_read(tmp_path: Path) -> None:
+    from pycocotools import mask as mask_util
+
+    content = document()
+    for key in ("width", "height"):
+        del content["images"][0][key]  # of image 12
+    small = np.zeros((24, 32), dtype=np.uint8)
+    small[:, 16:] = 1
+    rle = mask_util.encode(np.asfortranarray(small))
+    segmentation = {"size": [24, 32], "counts": rle["counts"].decode()}
+    content["annotations"][0]["segmentation"] = segmentation
+    content["annotations"][3]["segmentation"] = {"size": [40, 60], "counts": [0, 2400]}
+    store = open_coco(write_coco(tmp_path, content))
+    decode = RecordDecoder(store, "root", 1, lambda name: (64, 48))
+    (got,) = [a["segmentation"] for a in decode(1)["annotations"] if "segmentation" in a]
+    assert got["size"] == [48, 64]
+    assert (mask_util.decode(got) == np.kron(small, np.ones((2, 2)))).all()
+    (got,) = [a["segmentation"] for a in decode(0)["annotations"] if "segmentation" in a]
+    assert mask_util.decode(got).all()
+
+
+def test_a_store_without_its_companion_files_is_made_again(tmp_path: Path) -> None:
+    companion = tmp_path / "pixels"
+    companion.touch()
+    spec = dataclasses.replace(coco_spec(write_coco(tmp_path, document()), "x"), companions=(companion,))
+    open_or_build(spec)
+    assert is_built(spec)
+    companion.unlink()
+    assert not is_built(spec)
 
 
 def test_a_store_travels_to_other_processes_as_its_path(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,7 @@ class StoreSpec:
             the writer and a folder for parts of the work, which survives an interruption.
         normalised: see :class:`StoreWriter`.
         where: what the data are called in messages; by default the name.
+        companions: files that ``read`` leaves beside the store; without them it is not whole.
     """
 
     name: str
@@ -41,6 +42,7 @@ class StoreSpec:
     read: Callable[[StoreWriter, Path], list[tuple[int, str]]]
     normalised: bool = False
     where: str = ""
+    companions: Sequence[Path] = ()
 
 
 def open_or_build(spec: StoreSpec) -> AnnotationStore:
@@ -76,6 +78,10 @@ def _valid(spec: StoreSpec, inputs: Inputs) -> AnnotationStore | None:
         store = AnnotationStore(spec.path)
     except NDSError as error:
         logger.warning("%s: the store is made again: %s", spec.name, error)
+        return None
+    gone = [path for path in spec.companions if not path.exists()]
+    if gone:
+        logger.info("%s: the store is made again: %s is gone.", spec.name, gone[0])
         return None
     change = built_from(store.header["inputs"], inputs, spec.path)
     if change is not None:

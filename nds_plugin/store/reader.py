@@ -30,6 +30,7 @@ class Objects:
         bbox: shape (N, 4). category, iscrowd, ...: shape (N,).
         polygons: (starts of each annotation's polygons, starts of each polygon's numbers, numbers).
         rle: (starts, bytes); keypoints: (starts, numbers). None where the store has none.
+        rle_size: height and width of each mask, shape (N, 2), where they are not the images'.
     """
 
     starts: npt.NDArray[np.int32]
@@ -37,6 +38,7 @@ class Objects:
     columns: dict[str, npt.NDArray[Any]]
     polygons: tuple[Any, Any, Any] | None
     rle: tuple[Any, memoryview] | None
+    rle_size: npt.NDArray[np.int32] | None
     keypoints: tuple[Any, Any] | None
 
 
@@ -213,6 +215,7 @@ def _objects(batch: pa.RecordBatch) -> Objects:
             polygons.values.values.to_numpy(),
         ),
         rle=None if rle is None else _binary(rle),
+        rle_size=None if "rle_size" not in names else child("rle_size").flatten().to_numpy().reshape(-1, 2),
         keypoints=None if keypoints is None else (keypoints.offsets.to_numpy(), keypoints.values.to_numpy()),
     )
 

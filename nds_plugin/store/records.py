@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nds_plugin.store.reader import AnnotationStore, Objects
+from nds_plugin.store.rle import resized
 from nds_plugin.store.schema import NO_CROWD_KEY, TEXT_RLE
 
 SizeOf = Callable[[str], tuple[int, int]]
@@ -128,13 +129,18 @@ def _add_rle(
         return
     flags = objects.columns.get("flags")
     as_text = [0] * len(found) if flags is None else (flags[first:last] & TEXT_RLE).tolist()
-    for annotation, start, end, text in zip(found, edges, edges[1:], as_text):
-        if start != end:
-            counts: Any = bytes(data[start:end])
-            annotation["segmentation"] = {
-                "size": [size[1], size[0]],
-                "counts": counts.decode("ascii") if text else counts,
-            }
+    shape = [size[1], size[0]]
+    sizes = None if objects.rle_size is None else objects.rle_size[first:last].tolist()
+    for i, (annotation, start, end) in enumerate(zip(found, edges, edges[1:])):
+        if start == end:
+            continue
+        counts: Any = bytes(data[start:end])
+        if sizes is not None and sizes[i] != shape:
+            counts = resized(counts, (sizes[i][0], sizes[i][1]), (shape[0], shape[1]))
+        annotation["segmentation"] = {
+            "size": list(shape),
+            "counts": counts.decode("ascii") if as_text[i] else counts,
+        }
 
 
 def _add_keypoints(found: list[dict[str, Any]], keypoints: Any, first: int, last: int) -> None:

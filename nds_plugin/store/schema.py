@@ -102,7 +102,7 @@ class Annotations:
         polygons: ragged twice, pixels; an empty row where an object has none.
         rle: compressed run lengths over the image's own size; an empty row where there are none.
         rle_size: int32 of shape (N, 2), height and width that the run lengths are of, 0 where there
-            are none; checked against the image's, not kept.
+            are none; checked against the image's, and kept where some image has no size.
         keypoints: x, y, visibility, ..., as in COCO json; an empty row where there are none.
     """
 
@@ -134,6 +134,7 @@ RAGGED_COLUMNS: dict[str, pa.DataType] = {
     "keypoints": pa.list_(pa.float64()),
 }
 BOX = pa.list_(pa.float64(), 4)
+RLE_SIZE = pa.list_(pa.int32(), 2)
 
 
 def check_columns(batch: Images | Annotations) -> int:

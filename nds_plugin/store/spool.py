@@ -60,10 +60,13 @@ class FixedSpool:
 
     def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Copies of some rows."""
-        values = self.values()
-        if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and bool((np.diff(rows) == 1).all()):
-            return np.array(values[rows[0] : rows[-1] + 1])  # already in order: one block, no gather
-        return np.asarray(values[rows])
+        if len(rows) and in_a_row(rows):
+            return self.slice(int(rows[0]), int(rows[-1]) + 1)
+        return np.asarray(self.values()[rows])
+
+    def slice(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Rows that follow each other: a view of the file."""
+        return np.asarray(self.values()[start:stop])
 
     def close(self) -> None:
         """Let go of the file."""
@@ -96,15 +99,28 @@ class RaggedSpool:
 
     def take(self, rows: npt.NDArray[np.int64]) -> Ragged:
         """Copies of some rows."""
+        if len(rows) and in_a_row(rows):
+            return self.slice(int(rows[0]), int(rows[-1]) + 1)
+        edges = self._edges()
+        starts = edges[rows]
+        lengths = edges[rows + 1] - starts
+        ends = np.cumsum(lengths)
+        inside = np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
+        return Ragged(lengths, self.child.take(inside))
+
+    def slice(self, start: int, stop: int) -> Ragged:
+        """Rows that follow each other: views of the files. An index for each value would be eight
+        times a text."""
+        edges = self._edges()
+        values = self.child.slice(int(edges[start]), int(edges[stop]))
+        return Ragged(self.lengths.slice(start, stop), values)
+
+    def _edges(self) -> npt.NDArray[np.int64]:
         if self._starts is None:
             lengths = self.lengths.values()
             self._starts = np.zeros(len(lengths) + 1, dtype=np.int64)
             np.cumsum(lengths, out=self._starts[1:])
-        starts = self._starts[rows]
-        lengths = self._starts[rows + 1] - starts
-        ends = np.cumsum(lengths)
-        inside = np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
-        return Ragged(lengths, self.child.take(inside))
+        return self._starts
 
     def close(self) -> None:
         """Let go of the files."""
@@ -132,6 +148,11 @@ class TextSpool(RaggedSpool):
     def take_text(self, rows: npt.NDArray[np.int64]) -> pa.Array:
         """Some rows as an Arrow text column."""
         return to_arrow(self.take(rows), pa.string())
+
+
+def in_a_row(rows: npt.NDArray[np.int64]) -> bool:
+    """Whether rows follow each other."""
+    return bool(rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all())
 
 
 def to_arrow(column: Ragged, kind: pa.DataType) -> pa.Array:

@@ -28,6 +28,7 @@ from nds_plugin.store.schema import (
     KIND,
     NUMBER_COLUMNS,
     RAGGED_COLUMNS,
+    RLE_SIZE,
     TEXT_COLUMNS,
     Annotations,
     Images,
@@ -66,6 +67,7 @@ class StoreWriter:
         }
         self._ragged: dict[str, RaggedSpool] = {}
         self._rle_size = FixedSpool(scratch / "rle_size", np.int32, 2)
+        self._keep_rle_size = False
         self._new_numbers: dict[int, int] = {}
 
     @property
@@ -174,7 +176,7 @@ class StoreWriter:
         order = grouping.ascending(ids, self.where)
         owners = grouping.owners(ids, order, self._ids(self._owners), self.where)
         classes = grouping.classes_of(self._category_ids(), categories, self.where)
-        self._check_masks(order, owners, ids)
+        self._keep_rle_size = self._check_masks(order, owners, ids)
         boxes, kept = self._boxes(order, owners, ids)
         rows, starts = grouping.by_image(owners, kept, len(order))
         counts = np.zeros(len(categories), dtype=np.int64)
@@ -205,10 +207,11 @@ class StoreWriter:
         table[list(self._new_numbers)] = list(self._new_numbers.values())
         return table[given]
 
-    def _check_masks(self, order: Any, owners: Any, ids: Any) -> None:
+    def _check_masks(self, order: Any, owners: Any, ids: Any) -> bool:
+        """See that masks are of their image's size; whether some image with masks has no size."""
         given = self._rle_size.values()
         if len(given) == 0:
-            return
+            return False
         expected = self._sizes.values()[order[owners], ::-1]
         wrong = ((given > 0) & (expected > 0) & (given != expected)).any(axis=1)
         if wrong.any():
@@ -218,6 +221,7 @@ class StoreWriter:
                 f"{self.where}: {int(wrong.sum())} masks are not of their image's size, first annotations[{row}] of "
                 f"image {_id_at(ids, order[owners[row]])!r}: expected {width} x {height}, got {w} x {h}."
             )
+        return bool(((given > 0) & (expected == 0)).any())
 
     def _boxes(self, order: Any, owners: Any, ids: Any) -> tuple[Any, Any]:
         boxes = self._box.values()
@@ -271,6 +275,9 @@ class StoreWriter:
         for name, spool in self._numbers.items():
             if name != "category":
                 columns[name] = pa.array(spool.take(rows))
+        if self._keep_rle_size:
+            sizes = pa.array(self._rle_size.take(rows).ravel())
+            columns["rle_size"] = pa.FixedSizeListArray.from_arrays(sizes, type=RLE_SIZE)
         for name, ragged in self._ragged.items():
             columns[name] = to_arrow(ragged.take(rows), RAGGED_COLUMNS[name])
         return pa.StructArray.from_arrays(list(columns.values()), list(columns))
