@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nds_plugin.artifacts import content_hash
 from nds_plugin.errors import NDSError
 from nds_plugin.locking import writable_folder
 from nds_plugin.store import StoreSpec
@@ -79,7 +80,9 @@ class PublicDataset:
 
 def store_path(root: Path, name: str) -> Path:
     """Where the store of a split lies, given DETECTRON2_DATASETS; the user's cache if that is read-only."""
-    return writable_folder(root / STORES, STORES) / f"{name}.arrow"
+    # Two read-only roots must not share a store, or each would rebuild the other's.
+    cache = f"{STORES}/{content_hash(str(root.absolute()))[:12]}"
+    return writable_folder(root / STORES, cache) / f"{name}.arrow"
 
 
 def datasets_root() -> Path:
