@@ -90,7 +90,7 @@ OXFORD_PETS = PublicDataset(
         _split("trainval", 3_680, 3_680),
         _split(
             *("test", 3_669, 3_369),
-            "test.txt as published lists 3,669 images; the paper prints 3,369, most likely a misprint",
+            "the published list has 3,669; the paper's figure looks like a misprint",
         ),
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from nds_plugin.preparing.building import MISSING as ABSENT
 from nds_plugin.preparing.building import Outcome
 from nds_plugin.preparing.checking import DAMAGED, FOUND, MISSING, DatasetState, SplitState
 
+_TREE = 6  # columns in front of a tree
 _LABEL = 12  # columns of a label and the space in front of it
 
 
@@ -25,7 +27,7 @@ def check_report(states: Sequence[DatasetState], root: Path, width: int) -> str:
         width: of the terminal, in columns.
     """
     stores = store_path(root, "").parent.absolute()
-    head = f"Datasets below {root.absolute()} ({ROOT}),\nstores in {stores}"
+    head = f"{ROOT}  {root.absolute()}\n{'stores':{len(ROOT)}}  {stores}"
     parts = [head, *(paragraph(state, width) for state in states), count_table(states, width)]
     ready = [s.dataset.key for s in states if any(split.state == FOUND for split in s.splits)]
     if ready:
@@ -85,7 +87,7 @@ def paragraph(state: DatasetState, width: int) -> str:
         lines += _labelled("licence", dataset.licence, width)
     lines += _labelled("page", dataset.page, width)
     if any(split.state == MISSING for split in state.splits):
-        lines += ["    expected:", *(f"      {line}" for line in dataset.tree.splitlines())]
+        lines += ["    expected:", *_tree(dataset.tree, width)]
     return "\n".join(lines)
 
 
@@ -100,10 +102,28 @@ def _labelled(label: str, text: str, width: int) -> list[str]:
     )
 
 
+def _tree(tree: str, width: int) -> list[str]:
+    """The lines of a tree; what does not fit goes on below the line's own beginning."""
+    lines = []
+    for line in tree.splitlines():
+        name = line.lstrip()
+        indent = " " * (_TREE + len(line) - len(name))
+        lines += textwrap.wrap(
+            name, width, initial_indent=indent, subsequent_indent=f"{indent}    ", break_on_hyphens=False
+        )
+    return lines
+
+
 def count_table(states: Sequence[DatasetState], width: int) -> str:
     """The paper's counts beside those found; differences are marked, and explained below."""
-    groups = [(s.dataset.title, [_cells(s.dataset, split) for split in s.splits]) for s in states]
-    heads = [["", "images", "", "classes", ""], ["dataset", "paper", "found   ", "paper", "found  "]]
+    groups = [
+        (
+            f"{s.dataset.title}, {s.dataset.paper_classes} classes",
+            [_cells(s.dataset, split) for split in s.splits],
+        )
+        for s in states
+    ]
+    heads = [["", "images", "images   ", "classes  "], ["dataset", "in paper", "found   ", "found  "]]
     cells = [*heads, *(row for _, rows in groups for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(heads[0]))]
     lines = [*(_line(head, widths) for head in heads), "  ".join("-" * length for length in widths)]
@@ -126,13 +146,13 @@ def _cells(dataset: PublicDataset, state: SplitState) -> list[str]:
         f"  {state.split.name}",
         _number(state.split.paper_images),
         f"{found} {mark:<2}",
-        dataset.paper_classes,
         f"{_number(state.classes)} {'*' if _classes_differ(dataset, state) else ' '}",
     ]
 
 
 def _classes_differ(dataset: PublicDataset, state: SplitState) -> bool:
-    return state.classes is not None and state.classes != dataset.num_classes
+    known = {int(number) for number in re.findall(r"\d+", dataset.paper_classes)}
+    return state.classes is not None and state.classes not in known
 
 
 def _number(value: int | None) -> str:
@@ -148,7 +168,9 @@ def _notes(states: Sequence[DatasetState], width: int) -> list[str]:
             if split.differs:
                 differing.append(f"{name}: {_difference(split)}")
             if _classes_differ(state.dataset, split):
-                differing.append(f"{name}: {split.classes} classes, expected {state.dataset.num_classes}.")
+                differing.append(
+                    f"{name}: {split.classes} classes, the paper has {state.dataset.paper_classes}."
+                )
             if split.counted:
                 counted.append(f"{name} ({split.counted})")
     notes = [_marked("*", line, width) for line in differing]
