@@ -201,6 +201,16 @@ def test_a_changed_batch_is_converted_again(tmp_path: Path) -> None:
     assert np.array_equal(load_image(after[0].file_name), 255 - as_images(content["data"], 32)[0])
 
 
+def test_pixels_that_were_removed_are_made_again(tmp_path: Path) -> None:
+    write_tree(tmp_path)
+    before = index(tmp_path)
+    (TRAIN_32.image_root(tmp_path) / "train_data_batch_2.npy").unlink()
+    with pytest.raises(ImageError, match="train_data_batch_2.npy#0: no such file of images"):
+        load_image(before[PER_BATCH].file_name)
+    assert index(tmp_path).hash == before.hash
+    assert load_image(before[PER_BATCH].file_name).size == (32, 32)
+
+
 SLOW = """
 import sys, time
 from pathlib import Path

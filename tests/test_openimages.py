@@ -256,6 +256,18 @@ def test_images_need_not_be_there(tmp_path: Path) -> None:
     assert build(tmp_path).column("width").all()  # made again: now the sizes are known
 
 
+def test_masks_keep_their_own_size_until_their_image_is_there(tmp_path: Path) -> None:
+    tree = some_images()
+    folder = tree.write(tmp_path, images=False)
+    store = build(tmp_path, MASKS)
+    tree.write_images(folder / "train")
+    decode = RecordDecoder(store, str(folder), XYWH_ABS, lambda path: read_header(path).shown)
+    known = records(tmp_path, MASKS)
+    for record in map(decode, range(len(store))):
+        if tree.orientation[record["image_id"]] == 1:  # whether a file is turned is not known without it
+            assert record == known[record["image_id"]]
+
+
 def test_images_may_lie_as_the_packed_files_unpack(tmp_path: Path) -> None:
     folder = some_images().write(tmp_path)
     for path in list((folder / "train").iterdir()):

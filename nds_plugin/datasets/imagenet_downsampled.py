@@ -23,9 +23,8 @@ from nds_plugin.datasets.imagenet_batches import (
     find_batches,
     read_batch,
 )
-from nds_plugin.datasets.public import STORES, PublicDataset, Split, missing_tree, store_path
+from nds_plugin.datasets.public import PublicDataset, Split, missing_tree, store_path
 from nds_plugin.errors import NDSError
-from nds_plugin.locking import writable_folder
 from nds_plugin.packed import write_packed
 from nds_plugin.store import Images, Inputs, StoreSpec, StoreWriter
 from nds_plugin.store.parts import Unit, map_parts, unit_key
@@ -70,8 +69,8 @@ def _inputs(root: Path, size: int, split: str) -> Inputs:
 
 
 def _pixels(size: int, split: str, root: Path) -> Path:
-    """Folder of the memory-mapped arrays."""
-    return writable_folder(root / STORES, STORES) / _name(size, split)
+    """Folder of the memory-mapped arrays, beside the store."""
+    return store_path(root, _name(size, split)).with_suffix("")
 
 
 def _name(size: int, split: str) -> str:
@@ -162,11 +161,15 @@ def class_names(path: Path) -> list[str]:
 
 def _spec(size: int, split: str, root: Path) -> StoreSpec:
     name = _name(size, split)
+    numbers = (
+        [f"train_data_batch_{i}" for i in range(1, TRAIN_BATCHES + 1)] if split == "train" else ["val_data"]
+    )
     return StoreSpec(
         name=name,
         path=store_path(root, name),
         inputs=functools.partial(_inputs, root, size, split),
         read=functools.partial(_read, root, size, split),
+        companions=[_pixels(size, split, root) / f"{number}.npy" for number in numbers],
     )
 
 
