@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from as_user import ROOT
 
 from nds_plugin.datasets.catalogue import DATASETS, find, find_split, select
 from nds_plugin.datasets.public import MissingFilesError
 from nds_plugin.errors import NDSError
+from nds_plugin.preparing.pages import BEGIN, END, catalogue_markdown, with_catalogue
 
 # Table 3 of the paper: title, role, classes, images of the splits in its order (training, validation or test).
 TABLE_3 = [
@@ -99,3 +103,22 @@ def test_coco_is_registered_with_detectron2s_own_metadata() -> None:
     assert ours.thing_colors == own.thing_colors
     assert ours.thing_dataset_id_to_contiguous_id == own.thing_dataset_id_to_contiguous_id
     assert ours.evaluator_type == "coco"
+
+
+def test_the_page_on_datasets_holds_what_the_catalogue_holds() -> None:
+    page = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
+    assert page == with_catalogue(page), "run: python -m nds_plugin.preparing.pages docs/datasets.md"
+    for dataset in DATASETS:
+        assert f"### {dataset.title}\n" in page
+        assert dataset.page in page
+
+
+def test_the_page_is_written_between_its_marks_only(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    command = [sys.executable, "-m", "nds_plugin.preparing.pages", str(path)]
+    subprocess.run(command, check=True, cwd=ROOT)
+    page = path.read_text(encoding="utf-8")
+    assert page == f"before\n{BEGIN}\n\n{catalogue_markdown()}\n\n{END}\nafter\n"
+    with pytest.raises(NDSError, match="the page must hold the lines"):
+        with_catalogue("nothing")

@@ -28,7 +28,7 @@ LEARNING = {"networks", "supervised", "tasks", "training", "expert_set", "expert
 WITHOUT_TORCH = (
     *("errors", "artifacts", "counter_rng", "class_names", "images", "packed", "pickles", "index"),
     *("sampling", "clustering", "partition", "streams", "scores", "selection", "locking", "store"),
-    *("datasets", "report", "cli"),
+    *("datasets", "report", "cli", "preparing"),
 )
 HOSTS = {"detectron2", "fvcore", "iopath", "omegaconf", "hydra", "mmengine", "mmdet"}
 

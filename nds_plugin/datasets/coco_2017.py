@@ -63,4 +63,8 @@ COCO = PublicDataset(
     tree=TREE,
     download="train2017.zip, val2017.zip, annotations_trainval2017.zip",
     splits=(_split("train", 118_287, 118_287), _split("val", 5_000, None)),
+    remarks=(
+        "Detectron2's own names, coco_2017_train and coco_2017_val, go through stores of the same files, too, "
+        "wherever this plugin reads them."
+    ),
 )

@@ -113,4 +113,5 @@ CUB_200 = PublicDataset(
     tree=TREE,
     download="CUB_200_2011.tgz",
     splits=(_split("train", 5_994), _split("test", 5_794)),
+    remarks="The paper's validation images are the test images. Boxes are read; parts and attributes are not.",
 )

@@ -93,4 +93,9 @@ OXFORD_PETS = PublicDataset(
             "the published list has 3,669; the paper's figure looks like a misprint",
         ),
     ),
+    remarks=(
+        "The paper's validation images are the test images. The boxes of heads, which the training images alone "
+        "have, and the trimaps are not read. Some files called jpg hold PNG or GIF images; they are read as "
+        "what they are."
+    ),
 )
