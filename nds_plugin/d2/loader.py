@@ -20,6 +20,7 @@ from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from fvcore.common.registry import Registry
+from tabulate import tabulate
 
 from nds_plugin.d2.images import MappedImages
 from nds_plugin.d2.mapper import NDSDatasetMapper
@@ -320,10 +321,22 @@ def _dataset(name: str, filter_empty: bool) -> Sequence[dict[str, Any]]:
         dicts = filter_images_with_only_crowd_annotations(dicts)
     if len(dicts) == 0:
         raise _nothing_to_train_on(name)
+    if isinstance(dicts, StoreDataset) and comm.is_main_process():
+        _log_instances(name, dicts)
     logger.info(
         "%s: %d images to train on, %d without an instance left out.", name, len(dicts), before - len(dicts)
     )
     return dicts
+
+
+def _log_instances(name: str, dicts: StoreDataset) -> None:
+    """Instances of each class, most frequent first, as Detectron2 logs them of a list."""
+    classes = MetadataCatalog.get(name).thing_classes
+    counts = dicts.class_counts(len(classes))
+    rows = [(classes[i], int(counts[i])) for i in np.argsort(-counts, kind="stable")]
+    wide = [sum(rows[i : i + 3], ()) for i in range(0, len(rows), 3)]
+    table = tabulate(wide, headers=["category", "#instances"] * min(3, len(rows)), tablefmt="pipe")
+    logger.info("%s: %d instances of %d classes:\n%s", name, int(counts.sum()), len(classes), table)
 
 
 def _nothing_to_train_on(name: str) -> NDSError:
