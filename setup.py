@@ -27,6 +27,7 @@ setup(
         "fvcore",
         "safetensors",
         "scikit-learn>=1.3",
+        "scipy",
         "matplotlib",
         "torch>=2.3",
         "torchvision",

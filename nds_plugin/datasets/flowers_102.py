@@ -87,6 +87,6 @@ FLOWERS_102 = PublicDataset(
     splits=(_split("trainval", 2_040), _split("test", 6_149)),
     remarks=(
         "The paper's 2,040 training images are trnid and valid of setid.mat (1,020 each), its validation images are "
-        "tstid. The provider gives classes by number; their names are those of torchvision 0.22 or later."
+        "tstid. The provider gives classes by number; their names are those of a recent torchvision."
     ),
 )

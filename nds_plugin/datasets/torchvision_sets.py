@@ -57,8 +57,7 @@ def _oxford_iiit_pet(datasets: Any, root: Path, split: str) -> Rows:
 def _flowers_102(datasets: Any, root: Path, split: str) -> Rows:
     if not hasattr(datasets.Flowers102, "classes"):
         raise NDSError(
-            "the names of the 102 flowers are in torchvision since 0.22, this one is older: "
-            "pip install --upgrade torchvision."
+            "this torchvision is too old to have the names of the 102 flowers: pip install --upgrade torchvision."
         )
 
     class Flowers102(datasets.Flowers102):  # type: ignore[misc, name-defined, unused-ignore]
