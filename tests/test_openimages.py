@@ -15,16 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from as_user import ROOT, cut, full_disk
 from openimages_trees import BY, CLASSES, CORNERS, FLAGS, Tree, some_images
-from PIL import Image
+from PIL import Image, ImageOps
 from pycocotools import mask as mask_util
 
 from nds_plugin.datasets.image_headers import read_headers
 from nds_plugin.datasets.openimages import OPENIMAGES, openimages_hierarchy, openimages_split
 from nds_plugin.datasets.openimages_csv import read_classes
 from nds_plugin.datasets.openimages_hierarchy import read_hierarchy
+from nds_plugin.datasets.openimages_png import MaskJob, run_lengths
 from nds_plugin.datasets.openimages_read import turn_corners
 from nds_plugin.datasets.public import Split
 from nds_plugin.datasets.store_index import index_store
@@ -144,12 +146,8 @@ def test_turning_corners_is_what_turning_pixels_is() -> None:
     picture[1:3, 4:12] = 255
     corners = np.array([[4 / 16, 12 / 16, 1 / 8, 3 / 8]])
     for orientation in range(1, 9):
-        exif = Image.Exif()
-        exif[0x0112] = orientation
         image = Image.fromarray(picture)
         image.getexif()[0x0112] = orientation
-        from PIL import ImageOps
-
         shown = np.asarray(ImageOps.exif_transpose(image)) > 0
         ((x0, x1, y0, y1),) = turn_corners(corners, np.array([orientation], np.int8))
         height, width = shown.shape
@@ -180,6 +178,20 @@ def test_masks_are_those_of_the_png_files_at_the_image_s_size(tmp_path: Path) ->
                 x0, x1 = (float(row[f"Box{name}"]) * record["width"] for name in CORNERS[:2])
                 assert annotation["bbox"][0] == pytest.approx(x0)
                 assert annotation["bbox"][2] == pytest.approx(x1 - x0)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "I;16"])
+def test_a_mask_is_all_pixels_that_are_not_black_whatever_the_png_s_kind(tmp_path: Path, mode: str) -> None:
+    mask = np.random.Generator(np.random.PCG64(2)).random((9, 14)) < 0.3
+    grey = Image.fromarray(mask.astype(np.uint8) * 3)  # far from white
+    if mode == "I;16":
+        grey = Image.fromarray(mask.astype(np.uint16) * 300)
+    image = Image.fromarray(mask) if mode == "1" else grey if grey.mode == mode else grey.convert(mode)
+    image.save(tmp_path / "mask.png")
+    size, upright = np.zeros((1, 2), np.int32), np.ones(1, np.int8)
+    table = run_lengths(MaskJob((tmp_path,), pa.array(["mask.png"]), size, upright))
+    assert np.array_equal(rle.decode(table.column("rle")[0].as_py(), (9, 14)), mask)
+    assert (table.column("height")[0].as_py(), table.column("width")[0].as_py()) == (9, 14)
 
 
 def test_masks_have_the_flags_of_their_boxes(tmp_path: Path) -> None:
@@ -293,8 +305,6 @@ def test_images_that_are_missing_or_broken_are_counted(
 def test_headers_are_read_the_same_by_any_number_of_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pyarrow as pa
-
     folder = some_images().write(tmp_path)
     there = [f"train/{path.name}" for path in sorted((folder / "train").iterdir())]
     names = pa.array([name for i in range(2400) for name in (f"train/{i:016x}.jpg", *there)])
@@ -402,10 +412,6 @@ def test_a_list_that_was_cut_short_or_is_another_file_is_refused(tmp_path: Path,
     with pytest.raises(NDSError, match=f"{name} lacks the columns .*ImageID.*; it has id, url"):
         build(tmp_path, LISTS[name])
     assert not LISTS[name].spec(tmp_path).path.exists()
-
-
-def _edit(change: Callable[[Tree], Any]) -> Callable[[Tree], Any]:
-    return change
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ def run_lengths(job: MaskJob) -> pa.Table:
     for name, size, orientation in zip(job.names.to_pylist(), job.size.tolist(), job.orientation.tolist()):
         data = _find(job.places, name)
         mask = None if data is None else _decode(data, orientation, job.places, name)
-        if mask is not None and all(size):
-            mask = rle.nearest(mask, tuple(size))
+        if mask is not None:
+            mask = rle.nearest(mask, tuple(size) if all(size) else mask.shape)
         kept = mask is not None and bool(mask.any())
         codes.append(rle.encode(mask) if mask is not None and kept else b"")
         sizes.append(mask.shape if mask is not None and kept else (0, 0))
@@ -127,7 +127,8 @@ def _decode(data: bytes, orientation: int, places: tuple[Path, ...], name: str) 
         with Image.open(io.BytesIO(data)) as stored:
             image = turned(stored, orientation)
             plain = image.mode in ("1", "L") or image.mode.startswith("I")
-            return np.asarray(image if plain else image.convert("L")) != 0
+            pixels = np.asarray(image if plain else image.convert("L"))
+            return pixels if pixels.dtype == bool else pixels != 0
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         raise _damaged(places, name, error) from None
 

@@ -12,7 +12,7 @@ def encode(mask: Mask) -> bytes:
     """Compressed run lengths of a mask of shape (height, width), as pycocotools writes them."""
     from pycocotools import mask as mask_util
 
-    counts: bytes = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
+    counts: bytes = mask_util.encode(np.asfortranarray(mask).view(np.uint8))["counts"]
     return counts
 
 
@@ -32,11 +32,23 @@ def nearest(mask: Mask, size: tuple[int, int]) -> Mask:
 
     Args:
         size: height and width.
+
+    Returns:
+        In Fortran order, which :func:`encode` wants.
     """
-    if mask.shape == tuple(size):
-        return mask
-    rows, columns = (((2 * np.arange(new) + 1) * old) // (2 * new) for old, new in zip(mask.shape, size))
-    return mask[rows[:, None], columns]
+    found = np.zeros(size, dtype=bool, order="F")
+    inside = [np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0)]
+    if len(inside[0]) == 0:
+        return found
+    # Only where the object is: mostly a small part of the image.
+    places, sources = [], []
+    for old, new, used in zip(mask.shape, size, inside):
+        source = ((2 * np.arange(new) + 1) * old) // (2 * new)
+        first, last = np.searchsorted(source, [used[0], used[-1] + 1])
+        places.append(slice(first, last))
+        sources.append(source[first:last])
+    found[places[0], places[1]] = mask[sources[0]][:, sources[1]]
+    return found
 
 
 def resized(counts: bytes, old: tuple[int, int], new: tuple[int, int]) -> bytes:
