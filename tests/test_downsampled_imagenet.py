@@ -88,7 +88,7 @@ def test_names_of_classes_come_from_map_clsloc(tmp_path: Path) -> None:
     clsloc(folder / "map_clsloc.txt", {1: "kit_fox", 7: "crane", 500: "crane"})
     names = index(tmp_path).classes
     assert len(names) == len(set(names)) == 1000
-    assert (names[0], names[6], names[499]) == ("kit_fox", "crane (n00000007)", "crane (n00000500)")
+    assert (names[0], names[6], names[499]) == ("kit fox", "crane (n00000007)", "crane (n00000500)")
 
 
 @pytest.mark.parametrize(
