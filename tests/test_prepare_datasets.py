@@ -154,7 +154,8 @@ def test_the_table_has_the_papers_counts_beside_those_found(root: Path, user: Us
     user.runs("prepare_datasets", "--build", "stanford_dogs")
     table = rows(user.runs("prepare_datasets", "--check"))
     assert table["stanford_dogs_train"] == ["12,000", "6", "*", "3", "*"]
-    assert table["nds_coco_2017_train"][0] == "118,287"
+    images = len(document()["images"])
+    assert table["nds_coco_2017_train"][:3] == ["118,287", str(images), "*~"]
 
 
 def test_counts_without_a_store_say_what_was_counted(root: Path, user: User) -> None:

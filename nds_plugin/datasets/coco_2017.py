@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from pathlib import Path
 
 from nds_plugin.datasets.coco_store import coco_spec
@@ -39,6 +40,11 @@ def _image_root(split: str, root: Path) -> Path:
     return root / "coco" / f"{split}2017"
 
 
+def _count(split: str, root: Path) -> tuple[int, str]:
+    with os.scandir(_image_root(split, root)) as entries:
+        return sum(entry.name.endswith(".jpg") for entry in entries), f"jpg in {split}2017"
+
+
 def _split(split: str, images: int, paper_images: int | None) -> Split:
     return Split(
         name=f"nds_coco_2017_{split}",
@@ -48,6 +54,7 @@ def _split(split: str, images: int, paper_images: int | None) -> Split:
         metadata={"like": "coco_2017_train"},
         paper_images=paper_images,
         images=images,
+        quick_count=functools.partial(_count, split),
     )
 
 

@@ -28,6 +28,7 @@ from nds_plugin.store import Annotations, Images, Inputs, StoreSpec, StoreWriter
 
 logger = logging.getLogger(__name__)
 
+_FORMAT = 1  # raised when other content is read from the same files
 THREADS = 8  # the headers' reading waits for the disk, or the network, more than it computes
 
 Box = tuple[float, float, float, float]
@@ -129,7 +130,7 @@ def _inputs(form: Form, dataset: Callable[[], PublicDataset], root: Path) -> Inp
             raise missing_tree(dataset(), root, path)
     tree = [path for name in form.folders for path in sorted((root / name).iterdir())]
     files = [root / name for name in form.files]
-    return Inputs(files=files, tree=tree, settings=["whole images", form.image_root])
+    return Inputs(files=files, tree=tree, settings=["whole images", _FORMAT, form.image_root])
 
 
 def _quick_count(forms: Sequence[Form], dataset: Callable[[], PublicDataset], root: Path) -> tuple[int, str]:

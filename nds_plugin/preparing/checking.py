@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -104,7 +105,7 @@ def check_split(split: Split, root: Path) -> SplitState:
             store = AnnotationStore(spec.path)
             problem = _missing_images(split, root, store)
             return SplitState(split, BUILT, len(store), "", len(store.classes), problem)
-        images, counted = split.quick_count(root) if split.quick_count else (None, "")
+        images, counted = _quick_count(split, root)
         folder = split.image_root(root)
         made = spec.path.parent in folder.parents  # with the store
         problem = "" if made or folder.is_dir() else f"its images are not there: {folder}"
@@ -117,6 +118,13 @@ def check_split(split: Split, root: Path) -> SplitState:
             logger.exception("%s", split.name)
             message = f"{type(error).__name__}: {error}"
         return SplitState(split, DAMAGED, problem=message)
+
+
+def _quick_count(split: Split, root: Path) -> tuple[int | None, str]:
+    if split.quick_count is not None:
+        with contextlib.suppress(FileNotFoundError):  # the folder of images, of which the caller tells
+            return split.quick_count(root)
+    return None, ""
 
 
 def _missing_images(split: Split, root: Path, store: AnnotationStore) -> str:
