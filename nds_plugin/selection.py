@@ -106,7 +106,7 @@ class Selection:
         Raises:
             NDSError: none of the images is in the selection.
         """
-        sources, image_ids = pa.array(sources, pa.string()), pa.array(image_ids, pa.string())
+        sources, image_ids = _text(sources), _text(image_ids)
         own_sources = self.column("source").cast(pa.string()).combine_chunks()
         own_ids, own_clusters = self.column("image_id").combine_chunks(), self.column("cluster").to_numpy()
         found = np.full(len(image_ids), -1, dtype=np.int32)
@@ -292,3 +292,8 @@ def effective_numbers(selection: Selection) -> dict[str, float]:
         "effective_clusters": sampling.effective_clusters(selection.weights),
         "effective_sample_size": sampling.effective_sample_size(selection.weights, sizes),
     }
+
+
+def _text(values: Sequence[str] | pa.Array) -> pa.Array:
+    column = values if isinstance(values, pa.Array) else pa.array(values, pa.string())
+    return column.cast(pa.string())

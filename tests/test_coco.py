@@ -179,6 +179,46 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
             _set("annotations", 1, "segmentation", {"size": 4}),
             "annotation 2 of image 12 has a segmentation that",
         ),
+        (
+            _set("annotations", 1, "bbox", [1, 2, 3, 10**400]),
+            "'annotations' holds a value that is out of range",
+        ),
+        (_set("annotations", 1, "area", 10**400), "'annotations' holds a value that is out of range"),
+        (_set("annotations", 1, "id", 2**70), "'annotations' holds a value that is out of range"),
+        (
+            _set("images", 1, "file_name", "\ud800.jpg"),
+            "'images' holds a value that is out of range or no text",
+        ),
+        (_set("images", 1, "coco_url", "\ud800"), "'images' holds a value that is out of range or no text"),
+        (_set("annotations", 1, "keypoints", [10**400, 1, 2]), "'keypoints' of annotation 2 must be numbers"),
+        (
+            _set("annotations", 1, "segmentation", [[10**400] * 6]),
+            "annotation 2 of image 12 has a segmentation",
+        ),
+        (
+            _set("annotations", 1, "segmentation", [[float("nan")] * 6]),
+            "annotation 2 of image 12 has a segment",
+        ),
+        (
+            _set("annotations", 1, "segmentation", [{"a": 1}]),
+            "annotation 2 of image 12 has a segmentation that",
+        ),
+        (
+            _set("annotations", 1, "segmentation", {"size": [48, 64], "counts": [1, 2]}),
+            "annotation 2 of image 12 has a segmentation that is neither",
+        ),
+        (
+            _set("annotations", 1, "segmentation", {"size": [-48, -64], "counts": [3072]}),
+            "annotation 2 of image 12 has a segmentation that is neither",
+        ),
+        (
+            _set("annotations", 1, "segmentation", {"size": [48, 64], "counts": "garbage~"}),
+            "annotation 2 of image 12 has a segmentation that is neither",
+        ),
+        (
+            _set("annotations", 1, "segmentation", {"size": [48, 64], "counts": ""}),
+            "annotation 2 of image 12 has a segmentation that is neither",
+        ),
         (_set("images", 0, "id", 2**70), "the ids of 'images' must fit into 64 bits"),
     ],
 )
@@ -248,6 +288,29 @@ def test_ids_of_categories_may_be_text(tmp_path: Path) -> None:
     content["annotations"][3]["category_id"] = "c9"
     with pytest.raises(NDSError, match="of no category that the file lists, first with category_id 'c9'"):
         open_coco(write_coco(tmp_path, content))
+
+
+def test_run_lengths_read_as_pycocotools_wrote_them() -> None:
+    from pycocotools import mask as mask_util
+
+    from nds_plugin.store.rle import runs
+
+    rng = np.random.Generator(np.random.PCG64(0))
+    for share in (0.0, 0.02, 0.5, 1.0):
+        pixels = np.asfortranarray(rng.random((37, 300)) < share, dtype=np.uint8)
+        expected = np.diff(np.flatnonzero(np.diff(np.r_[2, pixels.ravel(order="F"), 2])))
+        if pixels.ravel(order="F")[0]:
+            expected = np.r_[0, expected]
+        assert runs(mask_util.encode(pixels)["counts"]).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("licence", [[], {}, [7]])
+def test_a_licence_that_is_no_id_is_none(tmp_path: Path, licence: Any) -> None:
+    content = document()
+    content["images"][0]["license"] = licence
+    content["licenses"].append({"id": licence, "name": "x"})
+    index = index_coco(write_coco(tmp_path, content), tmp_path)
+    assert index.column("license").tolist() == ["", "", ""]
 
 
 def test_index_holds_the_main_class_link_and_licence(tmp_path: Path) -> None:

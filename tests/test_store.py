@@ -21,10 +21,12 @@ from nds_plugin.artifacts import VERSION
 from nds_plugin.datasets import coco_store
 from nds_plugin.datasets.coco_store import coco_spec, open_coco
 from nds_plugin.errors import NDSError
-from nds_plugin.store import AnnotationStore, open_or_build, schema, writer
+from nds_plugin.store import AnnotationStore, grouping, open_or_build, rle, schema, writer
 from nds_plugin.store.opening import is_built
 from nds_plugin.store.records import RecordDecoder
 from nds_plugin.store.view import StoreView
+
+CROWD = rle.encode(np.arange(48 * 64).reshape(48, 64) % 7 < 3).decode()
 
 
 def random_document(images: int = 57, seed: int = 0, text_ids: bool = False) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def random_document(images: int = 57, seed: int = 0, text_ids: bool = False) -> 
         if kind == 0:
             annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h]] * int(rng.integers(1, 4))
         elif kind == 1:
-            annotation |= {"segmentation": {"size": [48, 64], "counts": "PPY16"}, "iscrowd": 1}
+            annotation |= {"segmentation": {"size": [48, 64], "counts": CROWD}, "iscrowd": 1}
         elif kind == 2:
             annotation["segmentation"] = {
                 "size": [48, 64],
@@ -175,7 +177,10 @@ def test_a_store_that_was_cut_short_or_is_of_another_version_is_made_again(
         AnnotationStore(spec.path)
     monkeypatch.undo()
     monkeypatch.setattr("nds_plugin.store.reader.FORMAT", schema.FORMAT + 1)
-    with pytest.raises(NDSError, match=r"a store of format 1, this release reads 2: delete it"):
+    with pytest.raises(
+        NDSError,
+        match=rf"a store of format {schema.FORMAT}, this release reads {schema.FORMAT + 1}: delete it",
+    ):
         AnnotationStore(spec.path)
 
 
@@ -259,8 +264,7 @@ def test_masks_of_images_without_a_size_are_scaled_when_they_are_read(tmp_path: 
         del content["images"][0][key]  # of image 12
     small = np.zeros((24, 32), dtype=np.uint8)
     small[:, 16:] = 1
-    rle = mask_util.encode(np.asfortranarray(small))
-    segmentation = {"size": [24, 32], "counts": rle["counts"].decode()}
+    segmentation = {"size": [24, 32], "counts": rle.encode(small.astype(bool)).decode()}
     content["annotations"][0]["segmentation"] = segmentation
     content["annotations"][3]["segmentation"] = {"size": [40, 60], "counts": [0, 2400]}
     store = open_coco(write_coco(tmp_path, content))
@@ -270,6 +274,27 @@ def test_masks_of_images_without_a_size_are_scaled_when_they_are_read(tmp_path: 
     assert (mask_util.decode(got) == np.kron(small, np.ones((2, 2)))).all()
     (got,) = [a["segmentation"] for a in decode(0)["annotations"] if "segmentation" in a]
     assert mask_util.decode(got).all()
+
+
+def test_batches_are_cut_by_their_values_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_coco(tmp_path, random_document())
+    expected = decoded(open_coco(path))
+    monkeypatch.setattr(writer, "BATCH_VALUES", 40)
+    cut_store = open_coco(path, root=tmp_path / "cut")
+    assert cut_store.num_batches > 10
+    assert decoded(cut_store) == expected
+    edges = grouping.batch_edges(np.array([0, 2, 4, 6, 6]), [np.array([0, 5, 9, 9, 30, 31, 31])], 3, 10)
+    assert edges == [0, 1, 2, 4], "an image with more values than a batch should have is one of its own"
+
+
+def test_a_process_that_was_given_a_store_refuses_another_one_in_its_place(tmp_path: Path) -> None:
+    content = document()
+    path = write_coco(tmp_path, content)
+    packed = pickle.dumps(open_coco(path))
+    content["images"].append({"id": 1, "file_name": "d.jpg", "width": 4, "height": 4})
+    open_coco(write_coco(tmp_path, content))
+    with pytest.raises(NDSError, match="was built again while it was in use, from other annotations"):
+        pickle.loads(packed)
 
 
 def test_a_store_without_its_companion_files_is_made_again(tmp_path: Path) -> None:

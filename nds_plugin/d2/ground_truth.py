@@ -71,7 +71,7 @@ def _view_columns(view: StoreView, before: int) -> list[dict[str, npt.NDArray[An
     found = []
     for number in range(view.store.num_batches):
         objects = view.store.objects(number)
-        first = number * view.store.batch_images
+        first = view.store.batch_starts[number]
         counts = np.diff(objects.starts)
         image = np.repeat(places[first : first + len(counts)], counts)
         category = objects.columns["category"].astype(np.int64)

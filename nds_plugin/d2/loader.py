@@ -116,31 +116,45 @@ class Records:
 
     Attributes:
         dicts: a list of Detectron2's dicts, or a StoreDataset that decodes them.
-        sources, image_ids: the identity of each, as text.
-        sizes: width and height, 0 where not known, shape (N, 2); None where dicts lack them.
+        names: the dataset that each is of, in a list; nothing for a StoreDataset, which knows them.
     """
 
     dicts: Sequence[dict[str, Any]]
-    sources: pa.Array
-    image_ids: pa.Array
-    sizes: npt.NDArray[np.int32] | None
+    names: Sequence[str] = ()
+
+    def identities(self) -> tuple[pa.Array, pa.Array]:
+        """Source and image id of each, as text."""
+        if isinstance(self.dicts, StoreDataset):
+            return self.dicts.sources(), self.dicts.image_ids()
+        sources = [record.get("nds_source", name) for name, record in zip(self.names, self.dicts)]
+        ids = [str(record["image_id"]) for record in self.dicts]
+        return pa.array(sources, pa.string()), pa.array(ids, pa.string())
+
+    def sizes(self) -> npt.NDArray[np.int32] | None:
+        """Width and height, 0 where not known, shape (N, 2); None where dicts lack them."""
+        if isinstance(self.dicts, StoreDataset):
+            return self.dicts.sizes()
+        if not all("width" in record and "height" in record for record in self.dicts):
+            return None
+        return np.array([[record["width"], record["height"]] for record in self.dicts], dtype=np.int32)
 
 
 def _wide(records: Records, names: Sequence[str]) -> npt.NDArray[np.int8]:
     """1 where an image is wider than tall. Where the size is not known it is taken as wide, and counted."""
-    if records.sizes is None:
+    sizes = records.sizes()
+    if sizes is None:
         raise NDSError(
             f"the dicts of {', '.join(names)} do not all have 'width' and 'height': add them, or set "
             "DATALOADER.ASPECT_RATIO_GROUPING False."
         )
-    unknown = records.sizes[:, 0] == 0
+    unknown = sizes[:, 0] == 0
     if unknown.any():
         logger.warning(
             "%d of %d images have no size in their annotations: their batches are not grouped by orientation.",
             int(unknown.sum()),
             len(unknown),
         )
-    return ((records.sizes[:, 0] > records.sizes[:, 1]) | unknown).astype(np.int8)
+    return ((sizes[:, 0] > sizes[:, 1]) | unknown).astype(np.int8)
 
 
 def _current_iteration() -> int:
@@ -197,7 +211,7 @@ def _build(
     cluster = (
         np.zeros(len(records.dicts), dtype=np.int32)
         if selection is None
-        else selection.clusters_of(records.sources, records.image_ids)
+        else selection.clusters_of(*records.identities())
     )
     streams = [(0, TRAIN_SAMPLERS.get(sampler)(selection, cluster, seed))]
     if selection is not None:
@@ -300,15 +314,9 @@ def load_dicts(names: Sequence[str], filter_empty: bool) -> Records:
             )
     stored = [part for part in parts if isinstance(part, StoreDataset)]
     if len(stored) == len(parts):
-        joined = StoreDataset.joined(stored)
-        return Records(joined, joined.sources(), joined.image_ids(), joined.sizes())
-    dicts = [(name, record) for name, part in zip(names, parts) for record in part]
-    return Records(
-        [record for _, record in dicts],
-        pa.array([record.get("nds_source", name) for name, record in dicts], pa.string()),
-        pa.array([str(record["image_id"]) for _, record in dicts], pa.string()),
-        _sizes([record for _, record in dicts]),
-    )
+        return Records(StoreDataset.joined(stored))
+    listed = [(name, record) for name, part in zip(names, parts) for record in part]
+    return Records([record for _, record in listed], [name for name, _ in listed])
 
 
 def _dataset(name: str, filter_empty: bool) -> Sequence[dict[str, Any]]:
@@ -343,12 +351,6 @@ def _nothing_to_train_on(name: str) -> NDSError:
     return NDSError(
         f"dataset {name!r} has no image to train on: none has an annotation whose box has an area."
     )
-
-
-def _sizes(dicts: Sequence[dict[str, Any]]) -> npt.NDArray[np.int32] | None:
-    if not all("width" in record and "height" in record for record in dicts):
-        return None
-    return np.array([[record["width"], record["height"]] for record in dicts], dtype=np.int32)
 
 
 def _deals_whole_batches() -> bool:

@@ -24,7 +24,7 @@ class StoreDataset(Dataset[dict[str, Any]], Sequence[dict[str, Any]]):
 
     To Detectron2 it is a map-style dataset, to other code it reads as the list of dicts; a record
     is decoded from the memory-mapped store when it is asked for, and only then. Pickled (for loader
-    workers that are spawned), it travels as paths.
+    workers that are spawned), it travels as paths, and four bytes an image where not all were chosen.
 
     Args:
         views: the images of each store.
@@ -62,7 +62,7 @@ class StoreDataset(Dataset[dict[str, Any]], Sequence[dict[str, Any]]):
         while position >= self._starts[number + 1]:
             number += 1
         view = self.views[number]
-        record = self._decoders[number](int(view.rows[position - self._starts[number]]))
+        record = self._decoders[number](view.position(position - self._starts[number]))
         if self.mark_source:
             record["nds_source"] = view.source
         if view.label_space is not None:
@@ -93,10 +93,10 @@ class StoreDataset(Dataset[dict[str, Any]], Sequence[dict[str, Any]]):
         return pa.concat_arrays([view.image_ids() for view in self.views])
 
     def sources(self) -> pa.Array:
-        """Name of the dataset that each image is of, as text."""
-        return pa.concat_arrays(
-            [pa.array([v.source]).take(pa.array(np.zeros(len(v), dtype=np.int64))) for v in self.views]
-        )
+        """Name of the dataset that each image is of, as a dictionary of text."""
+        names = pa.array([view.source for view in self.views], pa.string())
+        numbers = np.repeat(np.arange(len(self.views), dtype=np.int32), [len(view) for view in self.views])
+        return pa.DictionaryArray.from_arrays(pa.array(numbers), names)
 
     def sizes(self) -> npt.NDArray[np.int32]:
         """Width and height of each image, 0 where not known; shape (N, 2)."""

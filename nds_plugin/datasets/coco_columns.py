@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pyarrow as pa
 
 from nds_plugin.errors import NDSError
 from nds_plugin.store import Annotations, Images, Ragged, StoreWriter
+from nds_plugin.store.rle import runs
 from nds_plugin.store.schema import NO_CROWD_KEY, TEXT_RLE, text
 
 logger = logging.getLogger(__name__)
@@ -32,13 +35,47 @@ class CocoColumns:
         self._broken = 0
         self._seen_images = self._seen_annotations = 0
 
-    def take_licenses(self, items: Any) -> None:
+    def take(self, key: str, value: Any) -> None:
+        """Take a member of the file, or a piece of one of its lists; others than COCO's are passed over.
+
+        Raises:
+            NDSError: a value that is none of COCO's, or that no column can hold.
+        """
+        known = {
+            "licenses": self._licenses_of,
+            "categories": self._categories_of,
+            "images": self._images_of,
+            "annotations": self._annotations_of,
+        }
+        if key not in known or not value:
+            return
+        try:
+            known[key](value)
+        except (OverflowError, UnicodeError, TypeError, ValueError, pa.ArrowException) as error:
+            if isinstance(error, NDSError):
+                raise
+            raise NDSError(self._unfit(key, value, known[key], error)) from None
+
+    def _unfit(self, key: str, items: Any, take: Callable[[Any], None], error: Exception) -> str:
+        """Which of the items no column can hold: what was taken of this file is thrown away anyway."""
+        for item in items if isinstance(items, list) else ():
+            try:
+                take([item])
+            except (OverflowError, UnicodeError, TypeError, ValueError, pa.ArrowException):
+                shown = ascii(item)
+                return (
+                    f"{self._path}: an entry of {key!r} holds a value that is out of range or no text ({error}): "
+                    f"{shown[:200]}{'...' if len(shown) > 200 else ''}"
+                )
+        return f"{self._path}: {key!r} hold a value that is out of range or no text ({error})."
+
+    def _licenses_of(self, items: Any) -> None:
         if isinstance(items, list):
             for entry in items:
-                if isinstance(entry, dict):
-                    self._licenses[entry.get("id")] = str(entry.get("name") or entry.get("url") or "")
+                if isinstance(entry, dict) and isinstance(entry.get("id"), (int, str)):
+                    self._licenses[entry["id"]] = str(entry.get("name") or entry.get("url") or "")
 
-    def take_categories(self, items: list[Any]) -> None:
+    def _categories_of(self, items: list[Any]) -> None:
         ids = self._column(items, "id", "categories", len(self._categories))
         names = self._column(items, "name", "categories", len(self._categories))
         for i, name in enumerate(names):
@@ -49,7 +86,7 @@ class CocoColumns:
         self._one_type([*(c["id"] for c in self._categories), *ids], "categories")
         self._categories += items
 
-    def take_images(self, items: list[Any]) -> None:
+    def _images_of(self, items: list[Any]) -> None:
         first = self._seen_images
         self._seen_images += len(items)
         ids = self._column(items, "id", "images", first)
@@ -61,7 +98,8 @@ class CocoColumns:
             )
         urls = [image.get("coco_url") or image.get("flickr_url") for image in items]
         checksums = [image.get("checksum") for image in items]
-        self._license_ids += [image.get("license") for image in items]
+        licenses = [image.get("license") for image in items]
+        self._license_ids += [i if isinstance(i, (int, str)) else None for i in licenses]
         self._writer.add_images(
             Images(
                 image_id=self._ids(ids, "images"),
@@ -83,7 +121,7 @@ class CocoColumns:
                 )
         return np.array(values, dtype=np.float64).astype(np.int32)
 
-    def take_annotations(self, items: list[Any]) -> None:
+    def _annotations_of(self, items: list[Any]) -> None:
         first = self._seen_annotations
         self._seen_annotations += len(items)
         owners = self._references(items, "image_id", "image", first)
@@ -122,7 +160,7 @@ class CocoColumns:
         )
 
     def _crowd(self, annotation: dict[str, Any]) -> int:
-        value = 1 if annotation.get("ignore") else annotation.get("iscrowd", NO_CROWD_KEY)
+        value = 1 if annotation.get("ignore") in (1, True) else annotation.get("iscrowd", NO_CROWD_KEY)
         if value is None or value in (0, 1, NO_CROWD_KEY):
             return int(value or 0)
         raise NDSError(
@@ -132,7 +170,7 @@ class CocoColumns:
     def _keypoints(self, items: list[Any], keypoints: list[Any]) -> Ragged:
         try:
             return Ragged.of_numbers(keypoints)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             bad = next(i for i, points in enumerate(keypoints) if points and not _all_numbers(points))
             raise NDSError(
                 f"{self._path}: 'keypoints' of annotation {items[bad].get('id')!r} must be numbers x, y, visibility, "
@@ -147,7 +185,7 @@ class CocoColumns:
                 return _run_lengths(segmentation)
             if not segmentation:
                 return ()
-            if not isinstance(segmentation, list):
+            if not isinstance(segmentation, list) or not all(isinstance(part, list) for part in segmentation):
                 raise TypeError
             polygons = [part for part in segmentation if len(part) % 2 == 0 and len(part) >= 6]
             return polygons or None
@@ -156,17 +194,21 @@ class CocoColumns:
 
     def _polygons(self, items: list[Any], polygons: list[Any]) -> Ragged:
         try:
-            return Ragged.of_polygons(polygons)
-        except (TypeError, ValueError):
-            for item, parts in zip(items, polygons):
-                if not all(_all_numbers(part) for part in parts):
-                    raise self._no_mask(item) from None
-            raise
+            found = Ragged.of_polygons(polygons)
+            assert isinstance(found.values, Ragged)
+            whole = bool(np.isfinite(np.asarray(found.values.values)).all())
+        except (TypeError, ValueError, OverflowError):
+            whole = False
+        if not whole:
+            bad = (i for i, p in zip(items, polygons) if not all(_all_numbers(part) for part in p))
+            raise self._no_mask(next(bad))
+        return found
 
     def _no_mask(self, annotation: dict[str, Any]) -> NDSError:
         return NDSError(
             f"{self._path}: annotation {annotation.get('id')!r} of image {annotation['image_id']!r} has a "
-            "segmentation that is neither polygons, [[x, y, ...], ...], nor run lengths, {size, counts}."
+            "segmentation that is neither polygons, [[x, y, ...], ...], nor run lengths of a whole mask, "
+            "{size, counts}."
         )
 
     def _boxes(self, items: list[Any], first: int) -> npt.NDArray[np.float64]:
@@ -266,14 +308,31 @@ class CocoColumns:
 
 
 def _all_numbers(values: Any) -> bool:
-    return isinstance(values, list) and set(map(type, values)) <= {int, float}
+    """Whether this is a list of finite numbers that a float can hold."""
+    if not isinstance(values, list) or not set(map(type, values)) <= {int, float}:
+        return False
+    try:
+        return all(math.isfinite(value) for value in values)
+    except OverflowError:
+        return False
 
 
 def _run_lengths(segmentation: dict[str, Any]) -> tuple[tuple[int, int], bytes, int]:
-    height, width = (int(side) for side in segmentation["size"])
-    counts = segmentation["counts"]
-    if isinstance(counts, list):
+    height, width = segmentation["size"]
+    if (
+        type(height) is not int
+        or type(width) is not int
+        or not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE)
+    ):
+        raise ValueError
+    given = segmentation["counts"]
+    if isinstance(given, list):
+        if sum(given) != height * width or min(given) < 0:
+            raise ValueError
         from pycocotools import mask
 
         return (height, width), mask.frPyObjects(segmentation, height, width)["counts"], 0
-    return (height, width), counts.encode("ascii"), TEXT_RLE
+    counts = given.encode("ascii")
+    if runs(counts).sum() != height * width:
+        raise ValueError
+    return (height, width), counts, TEXT_RLE

@@ -108,9 +108,7 @@ def read_coco(
             )
         if images is not None and key in _IMAGE_ID:
             value = [item for item in value if item[_IMAGE_ID[key]] in images]
-        take = getattr(reader, f"take_{key}", None)
-        if take is not None and value:
-            take(value)
+        reader.take(key, value)
     if "images" not in seen:
         _check_keys(list(seen), KEYS, json_file)
     writer.info["keys"] = list(seen)

@@ -105,3 +105,29 @@ def by_image(
     starts = np.zeros(num_images + 1, dtype=np.int64)
     np.cumsum(np.bincount(owner[rows], minlength=num_images), out=starts[1:])
     return rows, starts
+
+
+def batch_edges(
+    starts: npt.NDArray[np.int64],
+    values_before: Sequence[npt.NDArray[np.int64]],
+    most_images: int,
+    most_values: int,
+) -> list[int]:
+    """Where record batches begin, and the end of the last: limited in images and in values of any column.
+
+    Args:
+        starts: where each image's annotations begin; shape (images + 1,).
+        values_before: per column, how many values lie before each annotation; shape (annotations + 1,).
+        most_images, most_values: of a batch; a single image may have more values.
+    """
+    images = len(starts) - 1
+    columns = [before[starts] for before in values_before]  # before each image
+    edges = [0]
+    while edges[-1] < images:
+        first = edges[-1]
+        last = min(first + most_images, images)
+        for before in columns:
+            fits = int(np.searchsorted(before, before[first] + most_values, side="right")) - 1
+            last = min(last, max(fits, first + 1))
+        edges.append(last)
+    return edges

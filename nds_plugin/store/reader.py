@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import os
 from collections.abc import Sequence
@@ -45,16 +46,18 @@ class Objects:
 class AnnotationStore:
     """The images and annotations of one dataset, in ascending order of the image ids.
 
-    Opening reads the header and the table of contents alone. May be pickled: it travels as its path.
+    Opening reads the header and the table of contents alone. May be pickled: it travels as its path
+    and key.
 
     Args:
         path: of the store.
+        key: of the store that is expected; None: any.
 
     Raises:
-        NDSError: missing, cut short, another kind of file, or of another version.
+        NDSError: missing, cut short, another kind of file, of another version, or another key.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], key: str | None = None) -> None:
         self.path = Path(path)
         self._file = _open(self.path)
         self.header = table_header(self._file.schema, self.path)
@@ -62,14 +65,18 @@ class AnnotationStore:
         if self.header.get("format") != FORMAT:
             raise NDSError(
                 f"{self.path}: a store of format {self.header.get('format')}, this release reads {FORMAT}: "
-                "delete it and build it again with tools/prepare_datasets.py --build."
+                "delete it, it is made again when its dataset is used."
             )
-        self._batch_images = int(self.header["batch_images"])
+        if key not in (None, self.header["key"]):
+            raise NDSError(
+                f"{self.path} was built again while it was in use, from other annotations: start again."
+            )
+        self.batch_starts: list[int] = list(self.header["batch_starts"])
         self._batches: list[pa.RecordBatch | None] = [None] * self._file.num_record_batches
         self._objects: list[Objects | None] = [None] * self._file.num_record_batches
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self.path),)
+        return type(self), (str(self.path), self.header["key"])
 
     def __len__(self) -> int:
         return int(self.header["images"])
@@ -98,11 +105,6 @@ class AnnotationStore:
     def has_labels(self) -> bool:
         """Whether images have a class of their own (datasets of whole images)."""
         return "label" in self._file.schema.names
-
-    @property
-    def batch_images(self) -> int:
-        """Images of a record batch."""
-        return self._batch_images
 
     @property
     def num_batches(self) -> int:
@@ -161,16 +163,12 @@ class AnnotationStore:
             [np.diff(self.objects(i).starts).astype(np.int64) for i in range(self.num_batches)]
         )
 
-    def has_object_column(self, name: str) -> bool:
-        """Whether annotations have a column (``polygons``, ``rle``, ``keypoints``, ``area``, ``flags``, ...)."""
-        kind = self._file.schema.field("annotations").type.value_type
-        return any(kind.field(i).name == name for i in range(kind.num_fields))
-
     def locate(self, position: int) -> tuple[int, int]:
         """Record batch and row in it of an image."""
         if not 0 <= position < len(self):
             raise IndexError(position)
-        return divmod(position, self._batch_images)
+        number = bisect.bisect_right(self.batch_starts, position) - 1
+        return number, position - self.batch_starts[number]
 
     def positions(self, image_ids: Sequence[Any]) -> npt.NDArray[np.int64]:
         """Position of each image id (given as text or number), -1 where the store does not hold it."""

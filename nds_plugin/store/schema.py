@@ -12,8 +12,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 KIND = "annotation-store"
-FORMAT = 1
-BATCH_IMAGES = 8192  # images of a record batch; the last one may be shorter
+FORMAT = 2
+BATCH_IMAGES = 8192  # images of a record batch at most
+BATCH_VALUES = (
+    1 << 24
+)  # numbers of its polygons, or bytes of its run lengths, at most (of more than one image)
 
 # Bits of an annotation's ``flags``.
 DIFFICULT = 1  # VOC

@@ -11,9 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from nds_plugin.artifacts import cannot_write
+from nds_plugin.errors import NDSError
 from nds_plugin.store.schema import Ragged
 
 _STEP = 1 << 20
+_MOST = 2**31 - 1  # Arrow's offsets are int32
 
 
 class FixedSpool:
@@ -64,6 +66,16 @@ class FixedSpool:
             return self.slice(int(rows[0]), int(rows[-1]) + 1)
         return np.asarray(self.values()[rows])
 
+    def take_ranges(self, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Copies of some runs of rows, one after the other; costs no index for each value."""
+        values = np.asarray(self.values())
+        parts = [values[s : s + n] for s, n in zip(starts.tolist(), lengths.tolist()) if n]
+        return np.concatenate(parts) if parts else values[:0]
+
+    def leaf_edges(self) -> npt.NDArray[np.int64]:
+        """Where the values of each row begin, and the end of the last; shape (rows + 1,)."""
+        return np.arange(self.rows + 1, dtype=np.int64)
+
     def slice(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Rows that follow each other: a view of the file."""
         return np.asarray(self.values()[start:stop])
@@ -104,9 +116,18 @@ class RaggedSpool:
         edges = self._edges()
         starts = edges[rows]
         lengths = edges[rows + 1] - starts
+        return Ragged(lengths, self.child.take_ranges(starts, lengths))
+
+    def take_ranges(self, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Ragged:
+        """Copies of some runs of rows, one after the other."""
         ends = np.cumsum(lengths)
-        inside = np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
-        return Ragged(lengths, self.child.take(inside))
+        rows = np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
+        return self.take(rows)
+
+    def leaf_edges(self) -> npt.NDArray[np.int64]:
+        """Where the innermost values of each row begin, and the end of the last; shape (rows + 1,)."""
+        edges = self._edges()
+        return edges if isinstance(self.child, FixedSpool) else self.child.leaf_edges()[edges]
 
     def slice(self, start: int, stop: int) -> Ragged:
         """Rows that follow each other: views of the files. An index for each value would be eight
@@ -157,6 +178,9 @@ def in_a_row(rows: npt.NDArray[np.int64]) -> bool:
 
 def to_arrow(column: Ragged, kind: pa.DataType) -> pa.Array:
     """A ragged column as an Arrow list, binary or text array without nulls."""
+    total = int(np.sum(column.lengths, dtype=np.int64))
+    if total > _MOST:
+        raise NDSError(f"{total} values in one record batch of a store, it can hold {_MOST}.")
     offsets = np.zeros(len(column) + 1, dtype=np.int32)
     np.cumsum(column.lengths, out=offsets[1:])
     if isinstance(column.values, Ragged):
@@ -171,3 +195,22 @@ def close_all(spools: Sequence[FixedSpool | RaggedSpool]) -> None:
     """Let go of the files of some columns."""
     for spool in spools:
         spool.close()
+
+
+def ragged_spool(path: Path, kind: pa.DataType) -> RaggedSpool:
+    """A spool for a column of this Arrow type: binary, or lists (of lists) of numbers."""
+    if pa.types.is_binary(kind):
+        return RaggedSpool(path, FixedSpool(path, np.uint8))
+    if pa.types.is_list(kind.value_type):
+        return RaggedSpool(path, ragged_spool(path.with_name(path.name + "_part"), kind.value_type))
+    return RaggedSpool(path, FixedSpool(path, np.float64))
+
+
+def take_ids(ids: Any, rows: npt.NDArray[np.int64]) -> pa.Array:
+    """Some ids, which are numbers or text, as an Arrow column."""
+    return ids.take(pa.array(rows)) if isinstance(ids, pa.Array) else pa.array(ids[rows])
+
+
+def id_at(ids: Any, row: int) -> Any:
+    """One id."""
+    return ids[int(row)].as_py() if isinstance(ids, pa.Array) else int(ids[row])

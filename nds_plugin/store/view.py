@@ -29,7 +29,8 @@ class StoreView:
         store: the store.
         image_root: folder that the images' file names are relative to.
         source: name of the dataset.
-        rows: positions in the store, int64 of shape (N,).
+        chosen: positions in the store, int32 of shape (N,); None: all of them, which costs no memory in
+            any process.
         class_map: int32 of shape (classes,): the class that each of the store's becomes, -1 where it
             is left out; None: its own.
         label_space: number that records carry where several label spaces are joined.
@@ -38,21 +39,30 @@ class StoreView:
     store: AnnotationStore
     image_root: str
     source: str
-    rows: npt.NDArray[np.int64]
+    chosen: npt.NDArray[np.int32] | None = None
     class_map: npt.NDArray[np.int32] | None = None
     label_space: int | None = None
 
     @classmethod
     def whole(cls, store: AnnotationStore, image_root: str, source: str) -> StoreView:
         """All images of a store."""
-        return cls(store, image_root, source, np.arange(len(store), dtype=np.int64))
+        return cls(store, image_root, source)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.store) if self.chosen is None else len(self.chosen)
+
+    @property
+    def rows(self) -> npt.NDArray[np.int32]:
+        """Positions in the store, shape (N,)."""
+        return np.arange(len(self.store), dtype=np.int32) if self.chosen is None else self.chosen
+
+    def position(self, index: int) -> int:
+        """Position in the store of one of the images."""
+        return index if self.chosen is None else int(self.chosen[index])
 
     def take(self, rows: npt.NDArray[Any]) -> StoreView:
         """Those at some positions of this view (or where a mask is true)."""
-        return dataclasses.replace(self, rows=self.rows[rows])
+        return dataclasses.replace(self, chosen=self.rows[rows])
 
     def with_classes(self, class_map: npt.NDArray[np.int32], label_space: int) -> StoreView:
         """The same images with other classes.
@@ -74,15 +84,16 @@ class StoreView:
     def image_ids(self) -> pa.Array:
         """The ids as text."""
         column = self.store.text_column("image_id")
-        return _take(column, self.rows, len(self.store))
+        joined = pa.concat_arrays(column.chunks)
+        return joined if self.chosen is None else joined.take(pa.array(self.chosen))
 
     def sizes(self) -> npt.NDArray[np.int32]:
         """Width and height, 0 where the provider does not say and the file was not there; shape (N, 2)."""
-        return np.stack([self.store.column("width"), self.store.column("height")], axis=1)[self.rows]
+        return np.stack([self.store.column("width"), self.store.column("height")], axis=1)[self._index]
 
     def instance_counts(self) -> npt.NDArray[np.int64]:
         """Annotations that are no crowd and whose class is kept, of each image; shape (N,)."""
-        return self._counts(lambda crowd: crowd != 1)[self.rows]
+        return self._counts(lambda crowd: crowd != 1)[self._index]
 
     def annotated(self) -> StoreView:
         """Those with at least one such annotation: what Detectron2's ``filter_empty`` keeps."""
@@ -94,7 +105,7 @@ class StoreView:
             len(self.store.classes) if self.class_map is None else int(self.class_map.max()) + 1
         )
         chosen = np.zeros(len(self.store), dtype=bool)
-        chosen[self.rows] = True
+        chosen[self._index] = True
         counts = np.zeros(size, dtype=np.int64)
         for number, first in self._batches():
             objects = self.store.objects(number)
@@ -104,6 +115,10 @@ class StoreView:
             classes = self._classes(objects.columns["category"][mask])
             counts += np.bincount(classes[classes >= 0], minlength=size)
         return counts
+
+    @property
+    def _index(self) -> Any:
+        return slice(None) if self.chosen is None else self.chosen
 
     def _counts(self, keep: Callable[[npt.NDArray[np.int8]], Mask]) -> npt.NDArray[np.int64]:
         found = np.zeros(len(self.store), dtype=np.int64)
@@ -120,11 +135,4 @@ class StoreView:
         return categories if self.class_map is None else self.class_map[categories]
 
     def _batches(self) -> list[tuple[int, int]]:
-        return [(i, i * self.store.batch_images) for i in range(self.store.num_batches)]
-
-
-def _take(column: pa.ChunkedArray, rows: npt.NDArray[np.int64], whole: int) -> pa.Array:
-    joined = pa.concat_arrays(column.chunks)
-    if len(rows) == whole and bool((np.diff(rows) == 1).all()):
-        return joined
-    return joined.take(pa.array(rows))
+        return list(enumerate(self.store.batch_starts))

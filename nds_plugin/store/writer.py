@@ -1,7 +1,7 @@
 """Build a store: batches of images and annotations in any order, one file out.
 
-The batches go to disk as they come; only the ids and one order of the annotations are held whole,
-eight bytes each. The file is grouped by image, in ascending order of the image ids.
+The batches go to disk as they come. Held whole are only ids, owners and orders: some 8-byte numbers for
+each image and annotation. The file is grouped by image, in ascending order of the image ids.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from nds_plugin.store import grouping
 from nds_plugin.store.boxes import ROUNDING_PIXELS, clean_boxes
 from nds_plugin.store.schema import (
     BATCH_IMAGES,
+    BATCH_VALUES,
     BOX,
     FORMAT,
     KIND,
@@ -34,7 +35,16 @@ from nds_plugin.store.schema import (
     Images,
     check_columns,
 )
-from nds_plugin.store.spool import FixedSpool, RaggedSpool, TextSpool, close_all, to_arrow
+from nds_plugin.store.spool import (
+    FixedSpool,
+    RaggedSpool,
+    TextSpool,
+    close_all,
+    id_at,
+    ragged_spool,
+    take_ids,
+    to_arrow,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +121,7 @@ class StoreWriter:
             column = getattr(batch, name)
             if column is not None:
                 if name not in self._ragged:
-                    self._ragged[name] = _ragged_spool(self._folder / name, RAGGED_COLUMNS[name])
+                    self._ragged[name] = ragged_spool(self._folder / name, RAGGED_COLUMNS[name])
                 self._ragged[name].pad(before)
                 self._ragged[name].append(column)
             elif name in self._ragged:
@@ -179,6 +189,7 @@ class StoreWriter:
         self._keep_rle_size = self._check_masks(order, owners, ids)
         boxes, kept = self._boxes(order, owners, ids)
         rows, starts = grouping.by_image(owners, kept, len(order))
+        edges = grouping.batch_edges(starts, self._values_before(rows), BATCH_IMAGES, BATCH_VALUES)
         counts = np.zeros(len(categories), dtype=np.int64)
         np.add.at(counts, classes[rows], 1)
         full = {
@@ -191,13 +202,13 @@ class StoreWriter:
             "categories": [{"id": int(i), "name": name} for i, name in categories],
             "category_counts": counts.tolist(),
             "normalised": self.normalised,
-            "batch_images": BATCH_IMAGES,
+            "batch_starts": edges[:-1],
             "info": self.info,
             **header,
         }
         metadata = {HEADER: json.dumps(full, allow_nan=False).encode()}
         with atomic_write(path) as file:
-            self._write_batches(file, metadata, (ids, order), (rows, starts, boxes, classes))
+            self._write_batches(file, metadata, edges, (ids, order), (rows, starts, boxes, classes))
 
     def _category_ids(self) -> npt.NDArray[np.int64]:
         given = self._numbers["category"].values()
@@ -219,7 +230,7 @@ class StoreWriter:
             (height, width), (h, w) = expected[row].tolist(), given[row].tolist()
             raise NDSError(
                 f"{self.where}: {int(wrong.sum())} masks are not of their image's size, first annotations[{row}] of "
-                f"image {_id_at(ids, order[owners[row]])!r}: expected {width} x {height}, got {w} x {h}."
+                f"image {id_at(ids, order[owners[row]])!r}: expected {width} x {height}, got {w} x {h}."
             )
         return bool(((given > 0) & (expected == 0)).any())
 
@@ -230,21 +241,22 @@ class StoreWriter:
             sizes, tolerance = np.ones((len(order), 2), dtype=np.float64), _ROUNDING_SHARE
         else:
             sizes, tolerance = self._sizes.values()[order].astype(np.float64), ROUNDING_PIXELS
-        return clean_boxes(
-            boxes, owners, sizes, lambda i: _id_at(ids, order[i]), names, self.where, tolerance
-        )
+        return clean_boxes(boxes, owners, sizes, lambda i: id_at(ids, order[i]), names, self.where, tolerance)
 
-    def _write_batches(self, file: Any, metadata: Any, images: Any, annotations: Any) -> None:
+    def _write_batches(
+        self, file: Any, metadata: Any, edges: list[int], images: Any, annotations: Any
+    ) -> None:
         ids, order = images
         rows, starts, boxes, classes = annotations
         writer = None
         try:
-            steps = range(0, len(order), BATCH_IMAGES)
-            for first in tqdm(steps, desc=f"writing {Path(self.where).name}", unit="batch", disable=None):
-                last = min(first + BATCH_IMAGES, len(order))
+            ranges = list(zip(edges, edges[1:]))
+            for first, last in tqdm(
+                ranges, desc=f"writing {Path(self.where).name}", unit="batch", disable=None
+            ):
                 chosen = rows[starts[first] : starts[last]]
                 columns = {
-                    "image_id": _take_ids(ids, order[first:last]),
+                    "image_id": take_ids(ids, order[first:last]),
                     **self._image_part(order[first:last]),
                 }
                 offsets = pa.array((starts[first : last + 1] - starts[first]).astype(np.int32))
@@ -258,6 +270,16 @@ class StoreWriter:
         finally:
             if writer is not None:
                 writer.close()
+
+    def _values_before(self, rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+        """Per ragged column, how many values lie before each of these rows, and in all; shape (rows + 1,)."""
+        found = []
+        for spool in self._ragged.values():
+            edges = spool.leaf_edges()
+            before = np.zeros(len(rows) + 1, dtype=np.int64)
+            np.cumsum(edges[rows + 1] - edges[rows], out=before[1:])
+            found.append(before)
+        return found
 
     def _image_part(self, rows: npt.NDArray[np.int64]) -> dict[str, pa.Array]:
         sizes = self._sizes.take(rows)
@@ -299,19 +321,3 @@ class StoreWriter:
     def close(self) -> None:
         """Let go of the scratch files."""
         close_all(list(self._spools()))
-
-
-def _ragged_spool(path: Path, kind: pa.DataType) -> RaggedSpool:
-    if pa.types.is_binary(kind):
-        return RaggedSpool(path, FixedSpool(path, np.uint8))
-    if pa.types.is_list(kind.value_type):
-        return RaggedSpool(path, _ragged_spool(path.with_name(path.name + "_part"), kind.value_type))
-    return RaggedSpool(path, FixedSpool(path, np.float64))
-
-
-def _take_ids(ids: Any, rows: npt.NDArray[np.int64]) -> pa.Array:
-    return ids.take(pa.array(rows)) if isinstance(ids, pa.Array) else pa.array(ids[rows])
-
-
-def _id_at(ids: Any, row: int) -> Any:
-    return ids[int(row)].as_py() if isinstance(ids, pa.Array) else int(ids[row])
