@@ -27,7 +27,7 @@ from nds_plugin.datasets.public import PublicDataset, Split, missing_tree, store
 from nds_plugin.errors import NDSError
 from nds_plugin.packed import write_packed
 from nds_plugin.store import Images, Inputs, StoreSpec, StoreWriter
-from nds_plugin.store.parts import Unit, map_parts, unit_key
+from nds_plugin.store.parts import Unit, default_processes, map_parts, unit_key
 
 FOLDER = "downsampled_imagenet"
 SIZES = (32, 64)
@@ -87,7 +87,7 @@ def _read(root: Path, size: int, split: str, writer: StoreWriter, parts: Path) -
         parts,
         f"converting {_name(size, split)}",
         total=len(batches),
-        processes=max(1, min(_MEMORY // (2 * largest + 1), len(batches))),
+        processes=max(1, min(_MEMORY // (2 * largest + 1), len(batches), default_processes())),
     )
     for batch, table in zip(batches, tables):
         labels = table.column("label").to_numpy().astype(np.int32)
