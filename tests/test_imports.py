@@ -13,18 +13,20 @@ PACKAGE = Path(__file__).parents[1] / "nds_plugin"
 # A module may import those of its own line and of the lines above it. Packages count as one.
 LAYERS = (
     {"errors"},
-    {"artifacts", "counter_rng", "class_names", "images", "pickles"},
-    {"index", "sampling", "networks", "supervised", "crops", "clustering"},
+    {"artifacts", "counter_rng", "class_names", "images", "pickles", "safetensors_header"},
+    {"expert_manifest", "index", "sampling", "networks", "supervised", "crops", "clustering"},
     {"partition", "streams", "scores", "backbones", "tasks", "training"},
     {"selection", "sampler", "features", "expert_set", "experts", "scoring"},
     {"datasets"},
     {"report", "cli"},
+    {"service"},
     {"d2"},
 )
 SELECTING = {"sampling", "streams", "scores", "selection", "sampler"}
 LEARNING = {"networks", "supervised", "tasks", "training", "expert_set", "experts", "backbones", "features"}
 WITHOUT_TORCH = (
     *("errors", "artifacts", "counter_rng", "class_names", "images", "pickles", "index", "sampling"),
+    *("expert_manifest", "safetensors_header"),
     *("clustering", "partition", "streams", "scores", "selection", "datasets", "report", "cli"),
 )
 HOSTS = {"detectron2", "fvcore", "iopath", "omegaconf", "hydra", "mmengine", "mmdet"}
