@@ -164,10 +164,15 @@ def write_table(
     path: str | os.PathLike[str], kind: str, key: str, table: pa.Table, payload: Mapping[str, Any]
 ) -> None:
     """Write a Parquet artefact atomically; ``payload`` goes into the schema metadata."""
-    header = {"kind": kind, "version": VERSION, "key": key, **payload}
-    table = table.replace_schema_metadata({_HEADER: json.dumps(header, allow_nan=False).encode()})
+    table = table.replace_schema_metadata(table_metadata(kind, key, payload))
     with atomic_write(path) as file:
         pq.write_table(table, file, compression="zstd")
+
+
+def table_metadata(kind: str, key: str, payload: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """The schema metadata of a Parquet artefact, for those who write one in pieces."""
+    header = {"kind": kind, "version": VERSION, "key": key, **payload}
+    return {_HEADER: json.dumps(header, allow_nan=False).encode()}
 
 
 def read_table(path: str | os.PathLike[str], kind: str) -> tuple[pa.Table, dict[str, Any]]:
