@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
@@ -48,11 +49,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 class Tokens:
-    """Tokens by server, in ``tokens.json`` of the configuration folder (mode 0600).
-
-    A token is made here, before the first search, and not by the server: an answer that is lost on its
-    way cannot take it along.
-    """
+    """Tokens by server, in ``tokens.json`` of the configuration folder (mode 0600)."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path or config_folder() / "tokens.json"
@@ -61,13 +58,13 @@ class Tokens:
         """The token for a server, if there is one."""
         return self._read().get(server)
 
-    def get_or_make(self, server: str) -> str:
-        """The token for a server; a new one is on disk before it is returned."""
+    def get_or_ask(self, server: str, ask: Callable[[], str]) -> str:
+        """The token for a server; one that has to be asked for is on disk before it is returned."""
         private_folder(self._path.parent)
         with FileLock(f"{self._path}.lock"):  # two clients that start together share one token
             tokens = self._read()
             if server not in tokens:
-                tokens[server] = secrets.token_urlsafe(32)
+                tokens[server] = ask()
                 write_private(self._path, json.dumps(tokens, indent=1) + "\n")
         return tokens[server]
 
