@@ -1,0 +1,56 @@
+// The search that is being put together; it survives a reload of the page, not the tab.
+
+const KEY = "nds.draft";
+
+/** Settings as the paper has them. */
+export const DEFAULTS = { selector: "nds", budget: null, temperature: 0.1, normalisation: "minmax", seed: 0, title: "" };
+
+const EMPTY = { set: null, sources: null, scores: null, settings: DEFAULTS };
+
+/** The draft for a set of experts; scores of another set do not count, and are told apart by `stale`. */
+export function draftFor(setId) {
+  const found = load();
+  if (found.set === setId || found.set === null) return { ...found, set: setId, stale: false };
+  return { ...found, set: setId, scores: null, stale: found.scores !== null };
+}
+
+function load() {
+  try {
+    const found = JSON.parse(sessionStorage.getItem(KEY)) ?? EMPTY;
+    return { ...EMPTY, ...found, settings: { ...DEFAULTS, ...found.settings } };
+  } catch {
+    return EMPTY;
+  }
+}
+
+let held = null;
+
+/** Keep a changed draft. */
+export function keep(draft) {
+  held = draft;
+  try {
+    sessionStorage.setItem(KEY, JSON.stringify({ ...draft, stale: undefined }));
+  } catch {
+    // Without storage the draft lasts as long as the page.
+  }
+  return draft;
+}
+
+/** The draft of this page load where there is one, else the kept one. */
+export function current(setId) {
+  return held?.set === setId ? held : keep(draftFor(setId));
+}
+
+/** A draft with everything of an earlier search, to change and search again. */
+export function fromSearch(search) {
+  const { scores, sources, selector, budget, temperature, normalisation, seed, title } = search.request;
+  const settings = { selector, budget: budget ?? search.result.budget, temperature, normalisation, seed, title };
+  return keep({ set: search.expert_set, sources, scores: scores && { ...scores, metric: "", images: null }, settings });
+}
+
+/** The body of a request from a draft. */
+export function requestOf(draft) {
+  const { selector, budget, temperature, normalisation, seed, title } = draft.settings;
+  const scores = draft.scores && { clusters: draft.scores.clusters, z: draft.scores.z };
+  return { expert_set: draft.set, scores, sources: draft.sources, budget, temperature, normalisation, selector, seed, title };
+}

@@ -1,0 +1,128 @@
+// Step 2: get the experts, score at home, hand in the numbers.
+
+import * as api from "./api.js";
+import { catalogue } from "./catalogue.js";
+import { fill, h } from "./dom.js";
+import { current, keep } from "./draft.js";
+import { bytes, number, plural, short } from "./format.js";
+import { command, copyBlock, copyButton, field, stepper, title } from "./parts.js";
+import { ScoresError, readFile, readScores } from "./scores.js";
+
+export async function scoresView() {
+  const { set } = await catalogue();
+  const draft = current(set.id);
+  const outcome = h("div", { role: "status" });
+  const show = () => fill(outcome, given(set, current(set.id).scores, show));
+  show();
+  return [
+    stepper("scores", ["sources", ...(draft.scores || draft.settings.selector === "uniform" ? ["selection"] : [])]),
+    title("Score your images"),
+    draft.stale ? h("p", { class: "notice" }, "The experts were replaced since you scored your images: score them again below.") : null,
+    h("section", { "aria-labelledby": "run" },
+      h("h2", { id: "run" }, "Run this where your images are"),
+      copyBlock(command("score", "--images my_photos", "--output scores.json"), "the command"),
+      h("p", { class: "hint" }, `It downloads ${plural(set.num_clusters, "expert")} (${bytes(set.bytes)}, once), checks their hashes, tries them on the `
+        + "images of the folder my_photos, and writes scores.json. It needs Python and PyTorch; a GPU helps, but is not needed."),
+      byHand(set), authors(set)),
+    h("section", { "aria-labelledby": "hand-in" },
+      h("h2", { id: "hand-in" }, "Hand in the scores"),
+      h("p", { class: "hint" }, `The file is read in this browser. Only its ${plural(set.num_clusters, "number")} and the hash of the experts are sent to the server.`),
+      inputs(set, show), outcome),
+    withoutScores(set),
+  ];
+}
+
+function inputs(set, show) {
+  const file = h("input", { type: "file", accept: ".json,.pickle,.pkl,application/json", id: "scores-file" });
+  const chosen = field("Scores file", file, { hint: "scores.json, or the z.pickle of the paper authors' client." });
+  file.addEventListener("change", () => {
+    if (file.files.length) take(chosen, set, show, () => readFile(file.files[0], set, api.fromFastAdapt));
+  });
+  dropping(chosen.element, file);
+  const area = h("textarea", { rows: 5, spellcheck: "false", autocomplete: "off", id: "scores-text" });
+  const use = h("button", { type: "button", class: "small" }, "Use the pasted scores");
+  const pasted = field("Content of scores.json", area);
+  use.addEventListener("click", () => take(pasted, set, show, async () => readScores(area.value, set)));
+  return h("div", {}, chosen.element,
+    h("details", {}, h("summary", {}, "Paste it instead"), pasted.element, h("p", { class: "row" }, use)));
+}
+
+async function take(into, set, show, read) {
+  into.fail(null);
+  try {
+    keep({ ...current(set.id), scores: await read(), stale: false });
+  } catch (error) {
+    if (!(error instanceof ScoresError || error instanceof api.Problem)) throw error;
+    into.fail(error.message);
+    into.control.focus();
+    return;
+  }
+  show();
+}
+
+function dropping(element, file) {
+  const mark = (on) => (event) => {
+    event.preventDefault();
+    element.classList.toggle("over", on);
+  };
+  element.classList.add("drop");
+  element.addEventListener("dragover", mark(true));
+  element.addEventListener("dragleave", mark(false));
+  element.addEventListener("drop", (event) => {
+    mark(false)(event);
+    if (!event.dataTransfer.files.length) return;
+    file.files = event.dataTransfer.files;
+    file.dispatchEvent(new Event("change"));
+  });
+}
+
+function given(set, scores, show) {
+  if (scores === null) return null;
+  const best = scores.z.indexOf(Math.max(...scores.z));
+  const of = [scores.metric.replaceAll("_", " "), scores.images ? `on ${plural(scores.images, "image")}` : ""].filter(Boolean).join(" ");
+  const forget = () => {
+    keep({ ...current(set.id), scores: null });
+    show();
+  };
+  return h("div", { class: "notice good" },
+    h("p", {}, h("strong", {}, `Scores of ${plural(set.num_clusters, "cluster")} are here`), of ? ` (${of})` : "",
+      `: ${number(Math.min(...scores.z))} to ${number(Math.max(...scores.z))}, best in cluster ${best}.`),
+    h("details", {}, h("summary", {}, "What will be sent"),
+      copyBlock(JSON.stringify({ expert_set: set.id, scores: { clusters: scores.clusters, z: scores.z } }), "what will be sent")),
+    h("p", { class: "row" },
+      h("a", { class: "button", href: "#/search/selection" }, "Go on to the selection"),
+      h("button", { type: "button", class: "plain", onclick: forget }, "Remove the scores")));
+}
+
+function withoutScores(set) {
+  const uniform = () => {
+    const draft = current(set.id);
+    keep({ ...draft, settings: { ...draft.settings, selector: "uniform" } });
+  };
+  return h("p", { class: "quiet" }, "No scores? ", h("a", { href: "#/search/selection", onclick: uniform }, "Draw uniformly"),
+    ", the baseline that every selection should be compared with.");
+}
+
+function byHand(set) {
+  const rows = set.files.map((file) => h("tr", {},
+    h("th", { scope: "row" }, h("a", { href: file.url, download: file.name.split("/").pop() }, file.name)),
+    h("td", { class: "number" }, bytes(file.bytes)),
+    h("td", {}, h("span", { class: "pair" }, h("code", { title: file.sha256 }, short(file.sha256)),
+      copyButton(() => file.sha256, `Copy the SHA-256 of ${file.name}`)))));
+  return h("details", {}, h("summary", {}, `The ${plural(set.files.length, "file")} of the experts`),
+    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Files of the experts" },
+      h("table", {}, h("caption", { class: "unseen" }, "Files of the experts"),
+        h("thead", {}, h("tr", {}, ["File", "Size", "SHA-256"].map((head, i) => h("th", { scope: "col", class: i === 1 ? "number" : null }, head)))),
+        h("tbody", {}, rows))));
+}
+
+function authors(set) {
+  const there = set.files.some(({ name }) => name.endsWith(".pth"));
+  return h("details", {}, h("summary", {}, "With the paper authors' client (NeuralDataServer-FastAdapt)"),
+    h("p", {}, there
+      ? "Download the files that end in .pth above into one folder, fastadapt, and run in their repository:"
+      : "This server does not hold the experts in that client's form. With the experts downloaded, make it yourself, then run in their repository:"),
+    there ? null : copyBlock("python tools/export_experts.py --experts experts --output fastadapt", "the command of the export"),
+    copyBlock("python main.py --imagedir my_photos --experts_dir fastadapt", "the command of the authors' client"),
+    h("p", {}, "It writes z.pickle; hand that in below. It is read as data, and nothing in it is executed."));
+}

@@ -1,0 +1,123 @@
+// Step 3: budget, temperature and the like, with what they do beside them.
+
+import * as api from "./api.js";
+import { catalogue, chosen, clusterImages, mainSources, sum } from "./catalogue.js";
+import { fill, h } from "./dom.js";
+import { current, keep, requestOf } from "./draft.js";
+import { errorNotice, field, radios, stepper, title } from "./parts.js";
+import { livePreview } from "./preview.js";
+import { budgetControl, seedControl, temperatureControl } from "./controls.js";
+
+export async function selectionView() {
+  const { set, sources } = await catalogue();
+  const picked = chosen(sources, current(set.id).sources);
+  const images = clusterImages(picked, set.num_clusters);
+  prepare(set, sum(images));
+
+  const draft = () => current(set.id);
+  const change = (settings) => {
+    keep({ ...draft(), settings: { ...draft().settings, ...settings } });
+    preview.refresh();
+  };
+  const fields = controls(draft().settings, sum(images), change);
+  const preview = livePreview({
+    names: mainSources(picked, set.num_clusters),
+    request: () => (valid(fields) ? requestOf(draft()) : null),
+    failed: (error) => show(error, fields, note),
+    drawable: (most) => fields.budget.limit(most),
+  });
+  const note = h("div");
+  const uniform = draft().settings.selector === "uniform";
+  const softmax = h("div", { class: "softmax", hidden: uniform }, fields.temperature.element, fields.normalisation);
+  const selector = radios("Selector", "selector", [
+    ["nds", "NDS", draft().scores ? "Clusters whose experts do well on your data are drawn more often." : "Needs scores: go back one step.", !draft().scores],
+    ["uniform", "Uniform", "Every image alike: the baseline."],
+  ], draft().settings.selector, (value) => {
+    softmax.hidden = value === "uniform";
+    change({ selector: value });
+  });
+  preview.refresh();
+  return [
+    stepper("selection", ["sources", "scores"]),
+    title("Set the selection"),
+    h("div", { class: "columns" },
+      h("form", { class: "settings", novalidate: true, onsubmit: (event) => submit(event, { fields, note, draft }) },
+        selector, fields.budget.element, softmax, fields.seed.element, fields.title.element, note,
+        h("p", { class: "row" }, h("button", { type: "submit", class: "primary", id: "create" }, "Search"))),
+      preview.element),
+  ];
+}
+
+/** A first budget, and a selector that can work. */
+function prepare(set, drawable) {
+  const draft = current(set.id);
+  const { budget } = draft.settings;
+  const settings = { ...draft.settings };
+  if (budget === null || budget > drawable) settings.budget = Math.max(1, Math.round(drawable / 5));
+  if (draft.scores === null) settings.selector = "uniform";
+  keep({ ...draft, settings });
+}
+
+function controls(settings, drawable, change) {
+  const name = h("input", { type: "text", maxlength: 200, value: settings.title, id: "title", autocomplete: "off" });
+  name.addEventListener("change", () => change({ title: name.value.trim() }));
+  return {
+    budget: budgetControl(settings.budget, drawable, (budget) => change({ budget })),
+    temperature: temperatureControl(settings.temperature, (temperature) => change({ temperature })),
+    normalisation: radios("Normalisation of the scores", "normalisation", [
+      ["minmax", "Min-max", "Onto 0 to 1 first, so that T means the same for any scores."],
+      ["none", "None", "The scores as they are."],
+    ], settings.normalisation, (normalisation) => change({ normalisation })),
+    seed: seedControl(settings.seed, (seed) => change({ seed })),
+    title: field("Title", name, { hint: "For your own list; kept on the server with the search. May stay empty." }),
+  };
+}
+
+const valid = (fields) => ["budget", "temperature", "seed"].every((name) => fields[name].valid());
+
+/** A server's error goes to the field that it speaks of, or above the button. */
+function show(error, fields, note) {
+  fill(note);
+  for (const name of ["budget", "temperature", "seed", "title"]) if (fields[name].valid?.() ?? true) fields[name].fail(null);
+  if (error === null) return;
+  if (error.field in fields && fields[error.field].fail) fields[error.field].fail(error.message);
+  else fill(note, errorNotice(error, remedy(error)));
+}
+
+function remedy(error) {
+  if (error.status === 409 || error.status === 404) return h("a", { class: "button small", href: "#/search/scores" }, "Score again");
+  if (error.status === 401) return h("a", { class: "button small", href: "#/searches" }, "See to the token");
+  return null;
+}
+
+const keys = new Map();
+
+/** The same key for repeats of the same request; another request, another key. */
+function keyOf(request) {
+  const text = JSON.stringify(request);
+  if (!keys.has(text)) keys.set(text, [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join(""));
+  return { key: keys.get(text), done: () => keys.delete(text) };
+}
+
+async function submit(event, { fields, note, draft }) {
+  event.preventDefault();
+  if (!valid(fields)) {
+    event.target.querySelector("[aria-invalid]")?.focus();
+    return;
+  }
+  const title = document.getElementById("title");
+  keep({ ...draft(), settings: { ...draft().settings, title: title.value.trim() } });
+  const button = document.getElementById("create");
+  button.disabled = true;
+  const request = requestOf(draft());
+  const { key, done } = keyOf(request);
+  try {
+    const search = await api.createSearch(request, key);
+    done();
+    location.hash = `#/searches/${search.id}`;
+  } catch (error) {
+    show(error, fields, note);
+  } finally {
+    button.disabled = false;
+  }
+}
