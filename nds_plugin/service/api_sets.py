@@ -17,7 +17,7 @@ Shared = Annotated[Context, Depends(context_of)]
 
 
 @router.get("/health")
-def health(context: Shared) -> schemas.Health:
+async def health(context: Shared) -> schemas.Health:
     """Whether the server can answer."""
     return schemas.Health(status="ok", expert_set=context.store.current_id(), version=__version__)
 

@@ -61,7 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, limits=settings.limits)
     app.add_middleware(Timeouts, limits=settings.limits)
     app.add_middleware(RateLimit, limits=settings.limits, heavy=is_heavy)
-    app.add_middleware(SecurityHeaders, policy=lambda: _policy(context))
+    app.add_middleware(SecurityHeaders, policy=_Policy(context))
     return app
 
 
@@ -71,15 +71,23 @@ def is_heavy(scope: Scope) -> bool:
     return (method == "POST" and path == f"{API}/searches") or path.endswith(("/manifest", "/mosaic"))
 
 
-def _policy(context: Context) -> str:
-    hosts: list[str] = []
-    if context.settings.thumbnails:
+class _Policy:
+    """The content security policy, made anew where another set is current."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._made: dict[str, str] = {"": content_security_policy()}
+
+    def __call__(self) -> str:
         try:
-            sources = context.store.current().info["sources"]
-        except NDSError:
-            sources = []
-        hosts = [host for entry in sources if entry["thumbnails"] for host in entry["hosts"]]
-    return content_security_policy(hosts)
+            current = self._context.store.current_id() if self._context.settings.thumbnails else ""
+            if current not in self._made:
+                sources = self._context.store.get(current).info["sources"]
+                hosts = [host for entry in sources if entry["thumbnails"] for host in entry["hosts"]]
+                self._made = {"": self._made[""], current: content_security_policy(hosts)}
+        except (NDSError, KeyError):
+            current = ""
+        return self._made[current]
 
 
 def _add_page(app: FastAPI) -> None:

@@ -101,8 +101,10 @@ def _run(args: argparse.Namespace) -> None:
     import uvicorn
 
     from nds_plugin.service.app import create_app
+    from nds_plugin.service.memory import keep_small
     from nds_plugin.service.settings import Limits, Settings, admin_hash
 
+    keep_small()
     check_writable(args.store)
     limits = Limits(requests_per_minute=args.requests_per_minute, heavy_per_minute=args.heavy_per_minute)
     settings = Settings(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -19,6 +20,7 @@ from nds_plugin.service.store import PublishedSet
 
 CSV_COLUMNS = ("source", "image_id", "cluster", "p", "url", "license", "checksum", "file_name")
 _ROW_GROUP = 32_768
+_ESCAPED = r'["\\\x00-\x1f]'  # what JSON does not take as it is
 
 
 def image_batches(
@@ -62,12 +64,29 @@ def as_json(published: PublishedSet, drawn: Drawn, head: dict[str, Any]) -> Iter
     """A JSON object: ``head`` and ``images``, a list of objects."""
     opening = json.dumps({**head, "images": []}, allow_nan=False)
     yield opening[:-2].encode()
-    encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
-    comma = ""
+    comma = b""
     for batch in image_batches(published, drawn):
-        yield (comma + encode(batch.to_pylist())[1:-1]).encode()
-        comma = ","
+        yield comma + _json_objects(batch)
+        comma = b","
     yield b"]}\n"
+
+
+def _json_objects(batch: pa.RecordBatch) -> bytes:
+    """The rows of a batch as JSON objects with commas between them.
+
+    Put together by Arrow, six times as fast as by ``json``, where no text needs an escape.
+    """
+    pieces: list[Any] = []
+    for number, name in enumerate(batch.schema.names):
+        column = batch.column(number).cast(pa.string())
+        if name in ("cluster", "p"):
+            pieces += [f'{"{" if number == 0 else ","}"{name}":', column]
+            continue
+        if pc.any(pc.match_substring_regex(column, _ESCAPED)).as_py():
+            return json.dumps(batch.to_pylist(), separators=(",", ":"), allow_nan=False)[1:-1].encode()
+        pieces += [f'{"{" if number == 0 else ","}"{name}":"', column, '"']
+    rows = pc.binary_join_element_wise(*pieces, "}", "")
+    return bytes(pc.binary_join(pa.ListArray.from_arrays([0, len(rows)], rows), ",")[0].as_buffer())
 
 
 def as_coco(published: PublishedSet, drawn: Drawn) -> Iterator[bytes]:

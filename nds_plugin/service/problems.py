@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from nds_plugin.errors import NDSError, one_line
+from nds_plugin.service.draws import BusyError
 from nds_plugin.service.store import NothingPublishedError
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _on_validation)  # type: ignore[arg-type]
     app.add_exception_handler(NDSError, _on_nds)  # type: ignore[arg-type]
+    app.add_exception_handler(BusyError, _on_busy)  # type: ignore[arg-type]
     app.add_exception_handler(SQLAlchemyError, _on_database)
     app.add_exception_handler(Exception, _on_defect)
 
@@ -100,6 +102,10 @@ async def _on_nds(request: Request, error: NDSError) -> Response:
         logger.warning("%s", one_line(error))
         return problem_response(503, "nothing is published here yet.", _path(request), {"Retry-After": "30"})
     return problem_response(422, one_line(error), _path(request))
+
+
+async def _on_busy(request: Request, error: BusyError) -> Response:
+    return problem_response(503, str(error), _path(request), {"Retry-After": "10"})
 
 
 async def _on_database(request: Request, error: Exception) -> Response:

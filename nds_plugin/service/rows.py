@@ -69,11 +69,13 @@ class Rows:
         if reader.schema != SCHEMA:
             raise NDSError(f"{self._path}: its columns are not those of this release: publish the set again.")
 
-    def columns(self, names: list[str]) -> pa.Table:
-        """Some columns of all rows, without reading the others."""
+    def columns(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of all rows, a batch after the other."""
         options = pa.ipc.IpcReadOptions(included_fields=[SCHEMA.get_field_index(name) for name in names])
         with pa.OSFile(str(self._path)) as file:
-            return pa.ipc.open_file(file, options=options).read_all().combine_chunks()
+            reader = pa.ipc.open_file(file, options=options)
+            for number in range(reader.num_record_batches):
+                yield reader.get_batch(number)
 
     def take(self, positions: npt.NDArray[np.integer]) -> Iterator[pa.RecordBatch]:
         """The rows at ascending ``positions``, in record batches of at most ``BATCH`` rows."""

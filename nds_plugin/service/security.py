@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nds_plugin.service.problems import MEDIA_TYPE, problem_document
@@ -16,7 +16,6 @@ from nds_plugin.service.settings import Limits
 
 _MOST_ADDRESSES = 20_000
 _MOST_HOSTS = 40
-_WITH_BODY = ("POST", "PUT", "PATCH")
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -54,7 +53,7 @@ async def refuse(
 
 
 class SecurityHeaders:
-    """Adds the headers of ``HEADERS`` and the content security policy to every answer.
+    """Adds the headers of ``HEADERS``, the content security policy and the time taken to every answer.
 
     Args:
         policy: makes the policy; asked for each answer, since a new set may have other hosts.
@@ -62,19 +61,23 @@ class SecurityHeaders:
 
     def __init__(self, app: ASGIApp, policy: Callable[[], str]) -> None:
         self.app, self._policy = app, policy
+        self._fixed = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        began = time.perf_counter()
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers[name] = value
-                headers["Content-Security-Policy"] = self._policy()
-                headers.setdefault("Cache-Control", "no-store")
+                lines = [*message.get("headers", ()), *self._fixed]
+                lines.append((b"content-security-policy", self._policy().encode()))
+                if not any(name == b"cache-control" for name, _ in lines):
+                    lines.append((b"cache-control", b"no-store"))
+                taken = (time.perf_counter() - began) * 1000
+                lines.append((b"server-timing", f"total;dur={taken:.1f}".encode()))
+                message = {**message, "headers": lines}
             await send(message)
 
         await self.app(scope, receive, with_headers)
@@ -102,6 +105,9 @@ class BodyLimit:
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > self._limits.body_bytes:
             await self._too_large(scope, send)
+            return
+        if not length and "transfer-encoding" not in headers:
+            await self.app(scope, receive, send)  # no body
             return
         try:
             body = await asyncio.wait_for(self._read(receive), self._limits.receive_s)
@@ -157,33 +163,55 @@ class Timeouts:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun = asyncio.Event()
+        watch = _Watch()
+        begun = False
 
         async def timed(message: Message) -> None:
-            begun.set()
+            nonlocal begun
+            begun = True
             # A client that stops reading would hold the download's memory for ever.
-            await asyncio.wait_for(send(message), self._limits.stall_s)
+            watch.within(self._limits.stall_s)
+            await send(message)
+            watch.stop()
 
-        work = asyncio.ensure_future(self.app(scope, receive, timed))
-        waiting = asyncio.ensure_future(begun.wait())
+        watch.within(self._limits.respond_s)
         try:
-            await asyncio.wait(
-                {work, waiting}, timeout=self._limits.respond_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            if not begun.is_set() and not work.done():
-                work.cancel()
-                await asyncio.wait({work})
-                if not begun.is_set():
-                    await refuse(
-                        send, scope, 503, "the server is too busy; try again.", {"Retry-After": "10"}
-                    )
-                return
-            await work
+            await self.app(scope, receive, timed)
+        except asyncio.CancelledError:
+            if not watch.expired:
+                raise
+            if begun:
+                # Nothing more can be said on this connection: the server closes it.
+                raise ConnectionAbortedError("the client does not take its answer") from None
+            await refuse(send, scope, 503, "the server is too busy; try again.", {"Retry-After": "10"})
         finally:
-            waiting.cancel()
-            if not work.done():
-                work.cancel()
-                await asyncio.wait({work})
+            watch.stop()
+
+
+class _Watch:
+    """Cancels the task that made it when a step takes too long; a timer, no task of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._timer: asyncio.TimerHandle | None = None
+        self.expired = False
+
+    def within(self, seconds: float) -> None:
+        """The step that begins now must end, by :meth:`stop`, in so many seconds."""
+        self.stop()
+        self._timer = self._loop.call_later(seconds, self._expire)
+
+    def stop(self) -> None:
+        """The step has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire(self) -> None:
+        self.expired = True
+        if self._task is not None:
+            self._task.cancel()
 
 
 class RateLimit:

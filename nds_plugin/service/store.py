@@ -47,7 +47,7 @@ class PublishedSet:
         folder: where it is.
         info: content of ``set.json``.
         manifest: of the experts.
-        cluster: cluster of each image, int16 or int32, -1 for none; shape (N,).
+        cluster: cluster of each image, -1 for none; shape (N,).
         source: position in ``sources`` of each image; shape (N,).
         counts: images by source and cluster, shape (sources, K).
     """
@@ -55,7 +55,7 @@ class PublishedSet:
     folder: Path
     info: dict[str, Any]
     manifest: dict[str, Any]
-    cluster: npt.NDArray[np.signedinteger[Any]]
+    cluster: npt.NDArray[np.int16]
     source: npt.NDArray[np.uint16]
     counts: npt.NDArray[np.int64]
     rows: Rows
@@ -70,18 +70,21 @@ class PublishedSet:
         info = read_json(folder / SET_FILE, KIND)
         manifest = read_manifest(folder / EXPERTS / MANIFEST)
         rows = Rows(folder / ROWS)
-        table = rows.columns(["source", "cluster"])
-        cluster = table.column("cluster").to_numpy()
-        if cluster.max() < 2**15:
-            cluster = cluster.astype(np.int16)
-        column = table.column("source").combine_chunks()
         names = [entry["name"] for entry in info["sources"]]
-        lookup = np.array([names.index(name) for name in column.dictionary.to_pylist()], dtype=np.uint16)
-        source = lookup[column.indices.to_numpy()]
-        width = len(manifest["experts"])
-        flat = source.astype(np.int64) * width + cluster
-        counts = np.bincount(flat[cluster >= 0], minlength=len(names) * width).reshape(len(names), width)
-        return cls(folder, info, manifest, cluster, source, counts.astype(np.int64), rows)
+        cluster = np.empty(info["images"], dtype=np.int16)
+        source = np.empty(info["images"], dtype=np.uint16)
+        counts = np.zeros((len(names), len(manifest["experts"])), dtype=np.int64)
+        start = 0
+        for batch in rows.columns(["source", "cluster"]):
+            here = slice(start, start + len(batch))
+            column = batch.column("source")
+            lookup = np.array([names.index(name) for name in column.dictionary.to_pylist()])
+            source[here] = lookup[column.indices.to_numpy()]
+            cluster[here] = batch.column("cluster").to_numpy()
+            inside = cluster[here] >= 0
+            np.add.at(counts, (source[here][inside], cluster[here][inside]), 1)
+            start += len(batch)
+        return cls(folder, info, manifest, cluster, source, counts, rows)
 
     @property
     def id(self) -> str:
@@ -112,14 +115,14 @@ class PublishedSet:
         """The path of one of ``files``."""
         return self.folder / EXPERTS / str(self.files[name]["path"])
 
-    def cluster_in(self, sources: Sequence[str]) -> npt.NDArray[np.signedinteger[Any]]:
+    def cluster_in(self, sources: Sequence[str]) -> npt.NDArray[np.int16]:
         """``cluster`` with -1 for the images of all other sources, shape (N,)."""
         names = self.source_names
         if len(set(sources)) == len(names):
             return self.cluster
         chosen = np.zeros(len(names), dtype=bool)
         chosen[[names.index(name) for name in sources]] = True
-        return np.where(chosen[self.source], self.cluster, self.cluster.dtype.type(-1))
+        return np.where(chosen[self.source], self.cluster, np.int16(-1))
 
     def sizes_in(self, sources: Sequence[str]) -> npt.NDArray[np.int64]:
         """Images of each cluster that are in these sources, shape (K,)."""
