@@ -90,5 +90,5 @@ export function temperatureControl(value, change) {
 export function seedControl(value, change) {
   const input = h("input", { type: "number", id: "seed", min: 0, max: Number.MAX_SAFE_INTEGER, step: 1, value, inputmode: "numeric", required: true });
   const check = (number) => (Number.isSafeInteger(number) && number >= 0 ? null : "The seed is a whole number, 0 or more.");
-  return numberField("Seed", input, { hint: "The same settings and seed give the same images, always.", check, change });
+  return numberField("Seed", input, { hint: "Same settings and seed, same images.", check, change });
 }

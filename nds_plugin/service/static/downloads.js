@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { fill, h } from "./dom.js";
 import { bytes } from "./format.js";
-import { command, copyBlock, errorNotice, loading, save } from "./parts.js";
+import { copyBlock, errorNotice, loading, save } from "./parts.js";
 
 // Format of the API -> [button, ending, what it is for].
 const FORMATS = {
@@ -24,11 +24,14 @@ export function downloads(search) {
     h("div", { class: "halves inner" },
       h("div", {},
         h("h3", {}, "1. The list of images"),
-        h("ul", { class: "downloads" }, Object.keys(FORMATS).map((format) => download(search.id, format))),
+        h("ul", { class: "downloads" }, Object.keys(FORMATS).map((format) => download(search.id, format)))),
+      h("div", {},
         h("h3", {}, "2. The images, from their providers"),
-        copyBlock(command("download", `--manifest nds-${search.id}.csv`, "--output images"), "the download command"),
-        h("p", { class: "hint" }, "Parallel and resumable; checks sizes and checksums where the provider publishes them.")),
-      h("div", {}, h("h3", {}, "3. Training in Detectron2"), config)));
+        copyBlock(`nds-client download \\
+    --manifest nds-${search.id}.csv \\
+    --output images`, "the download command"),
+        h("p", { class: "hint" }, "Parallel and resumable; checks sizes and checksums where the provider publishes them. It goes by the CSV, and needs no token."))),
+    h("h3", {}, "3. Training in Detectron2"), config);
 }
 
 function download(id, format) {

@@ -51,6 +51,9 @@ export function fromSearch(search) {
 /** The body of a request from a draft. */
 export function requestOf(draft) {
   const { selector, budget, temperature, normalisation, seed, title } = draft.settings;
-  const scores = draft.scores && { clusters: draft.scores.clusters, z: draft.scores.z };
+  const scores = draft.scores && { clusters: draft.scores.clusters, z: rounded(draft.scores) };
   return { expert_set: draft.set, scores, sources: draft.sources, budget, temperature, normalisation, selector, seed, title };
 }
+
+/** The scores as they are sent: as they came, or with `digits` after the point. */
+const rounded = ({ z, digits = null }) => (digits === null ? z : z.map((value) => Number(value.toFixed(digits))));

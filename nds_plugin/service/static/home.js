@@ -54,7 +54,7 @@ export function sourceTable(sources, first = null) {
       h("td", { ...number, "data-head": "Images" }, count(source.images), missingLinks(source)),
       h("td", { ...number, "data-head": "Clusters" }, count(source.clusters.length)),
       h("td", { "data-head": "Licence" }, source.licenses.join(", ") || h("span", { class: "quiet" }, "not stated")),
-      h("td", { "data-head": "Classes" }, classes(source.classes)),
+      h("td", { class: "wide", "data-head": "Classes" }, classes(source.classes)),
       h("td", { "data-head": "Thumbnails" }, source.thumbnails_allowed ? "allowed" : h("span", { class: "quiet" }, "links only"))))));
 }
 

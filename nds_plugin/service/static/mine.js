@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { announce, fill, h } from "./dom.js";
-import { count, number, percent, plural, time } from "./format.js";
+import { count, percent, plural, time } from "./format.js";
 import { confirmed, copyButton, errorNotice, field, loading, title } from "./parts.js";
 
 export async function mineView() {
@@ -49,7 +49,7 @@ function row(search, redraw) {
   const { id, created, request, result } = search;
   const name = request.title || id;
   const [source, share] = Object.entries(result.share_by_source).sort((a, b) => b[1] - a[1])[0];
-  const settings = request.selector === "uniform" ? "uniform" : `NDS, T = ${number(request.temperature)}`;
+  const settings = request.selector === "uniform" ? "uniform" : `NDS, T = ${request.temperature}`;
   const remove = async () => {
     if (!(await confirmed(`Delete ${name}?`, "Its scores and settings are deleted on the server. Files that you downloaded stay.", "Delete"))) return;
     try {
@@ -66,7 +66,7 @@ function row(search, redraw) {
     h("td", { "data-head": "Made" }, time(created)),
     h("td", { class: "number", "data-head": "Images" }, count(result.images)),
     h("td", { "data-head": "Settings" }, `${settings}, seed ${request.seed}`),
-    h("td", { "data-head": "Most from" }, `${source}, ${percent(share)}`),
+    h("td", { class: "wide", "data-head": "Most from" }, `${source}, ${percent(share)}`),
     h("td", { class: "tick" }, h("button", { type: "button", class: "plain", "aria-label": `Delete ${name}`, onclick: remove }, "Delete")));
 }
 

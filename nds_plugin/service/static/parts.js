@@ -138,7 +138,7 @@ export function save(content, name) {
 }
 
 /** A command of the client with this server's address. */
-export const command = (verb, ...options) => [`nds-client ${verb} --server ${SERVER}`, ...options].join(" \\\n    ");
+export const command = (verb, ...options) => [`nds-client --server ${SERVER} ${verb}`, ...options].join(" \\\n    ");
 
 /** Replace a place's content while something loads; it is said only when it takes long. */
 export async function loading(place, work, show) {

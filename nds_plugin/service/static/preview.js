@@ -5,6 +5,7 @@ import { order, sum } from "./catalogue.js";
 import { barChart, legend } from "./charts.js";
 import { debounce, fill, h } from "./dom.js";
 import { count, number, percent, plural } from "./format.js";
+import { shareLegend, sourceChart } from "./shares.js";
 import { facts } from "./parts.js";
 
 const WAIT = 200;  // milliseconds without a change before the server is asked
@@ -12,18 +13,22 @@ const WAIT = 200;  // milliseconds without a change before the server is asked
 /**
  * The preview beside the settings.
  * @param {Object} options
+ * @param {Object[]} options.sources - the chosen sources.
  * @param {string[]} options.names - main source of each cluster.
  * @param {() => Object|null} options.request - the request, or null where a field is wrong.
  * @param {(error: Error|null) => void} options.failed - shows an error, or takes it away.
  * @param {(most: number) => void} options.drawable - how many images can be drawn under these settings.
  */
-export function livePreview({ names, request, failed, drawable }) {
+export function livePreview({ sources, names, request, failed, drawable }) {
   const tiles = h("div");
   const spoken = h("p", { class: "unseen", role: "status" });
   const chart = barChart({ title: "Score z and weight w of each cluster", rowTitle: "Cluster" });
+  const shares = sourceChart("Expected share of each source", sources);
   const key = h("div");
   const element = h("section", { class: "preview", "aria-labelledby": "preview-title" },
-    h("h2", { id: "preview-title" }, "Preview"), tiles, spoken, key, chart.element);
+    h("h2", { id: "preview-title" }, "Preview"), tiles, spoken,
+    h("h3", {}, "Clusters"), key, chart.element,
+    h("h3", {}, "Expected share of each source"), shareLegend(), shares.element);
   let running = null;
 
   async function ask() {
@@ -51,6 +56,7 @@ export function livePreview({ names, request, failed, drawable }) {
     spoken.textContent = sentenceOf(found);
     fill(key, legend(...(found.z ? [["z", "z, how well the expert does"]] : []), ["w", "w, weight in the draw"], ["mark", "weight in a uniform draw"]));
     chart.update(clusterChart(found, names));
+    shares.update(found.expected_share_by_source);
   }
 
   const refresh = debounce(ask, WAIT);

@@ -1,15 +1,15 @@
 // Step 4: what was drawn, and how to take it home.
 
 import * as api from "./api.js";
-import { mainSources, order, sum } from "./catalogue.js";
-import { barChart, legend } from "./charts.js";
+import { mainSources, sum } from "./catalogue.js";
 import { h } from "./dom.js";
 import { fromSearch } from "./draft.js";
 import { downloads } from "./downloads.js";
-import { count, number, percent, plural, time } from "./format.js";
+import { count, number, plural, time } from "./format.js";
 import { imageList } from "./image_list.js";
 import { mosaic } from "./mosaic.js";
 import { confirmed, facts, stepper, title } from "./parts.js";
+import { clusterShares, shareLegend, sourceChart } from "./shares.js";
 
 export async function resultView(id) {
   const search = await api.search(id).catch((error) => {
@@ -20,6 +20,8 @@ export async function resultView(id) {
   const { request, result } = search;
   const stale = current !== search.expert_set;
   const names = stale ? [] : mainSources(sources, result.w.length);
+  const bySource = sourceChart("Share of each source, drawn and in a uniform draw", stale ? [] : sources);
+  bySource.update(result.share_by_source);
   return [
     stepper("result", stale ? [] : ["sources", "scores", "selection"]),
     title(request.title || `${plural(result.images, "image")} found`),
@@ -27,8 +29,8 @@ export async function resultView(id) {
     h("section", { class: "summary" }, summary(search), actions(search, stale)),
     downloads(search),
     h("div", { class: "halves" },
-      h("section", { "aria-labelledby": "by-source" }, h("h2", { id: "by-source" }, "Share of each source"), key(), bySource(result, stale ? null : sources)),
-      h("section", { "aria-labelledby": "by-cluster" }, h("h2", { id: "by-cluster" }, "Share of each cluster"), key(), byCluster(result, names))),
+      h("section", { "aria-labelledby": "by-source" }, h("h2", { id: "by-source" }, "Share of each source"), shareLegend(), bySource.element),
+      h("section", { "aria-labelledby": "by-cluster" }, h("h2", { id: "by-cluster" }, "Share of each cluster"), shareLegend(), clusterShares("Share of each cluster, drawn and in a uniform draw", result, names))),
     mosaic(search, names),
     imageList(search),
   ];
@@ -37,12 +39,12 @@ export async function resultView(id) {
 function summary({ id, created, expert_set: set, request, result }) {
   const nds = request.selector === "nds";
   return facts([
-    ["Images", count(result.images)],
+    ["Images", `${count(result.images)} of ${count(sum(result.cluster_images))}`],
     ["Selector", nds ? "NDS" : "uniform"],
-    nds ? ["Temperature", number(request.temperature)] : null,
+    nds ? ["Temperature", String(request.temperature)] : null,
     nds ? ["Normalisation", request.normalisation === "minmax" ? "min-max" : "none"] : null,
     ["Seed", String(request.seed)],
-    ["Effective clusters", number(result.effective_clusters)],
+    ["Effective clusters", `${number(result.effective_clusters)} of ${count(result.cluster_images.filter((n) => n > 0).length)}`],
     ["Effective sample size", count(Math.round(result.effective_sample_size))],
     ["Made", time(created)],
     ["Search", h("code", {}, id)],
@@ -60,39 +62,4 @@ function actions(search, stale) {
   return h("p", { class: "row" },
     stale ? null : h("a", { class: "button small", href: "#/search/selection", onclick: () => fromSearch(search) }, "Change and search again"),
     h("button", { type: "button", class: "plain", onclick: remove }, "Delete this search"));
-}
-
-const key = () => legend(["share", "drawn"], ["uniform", "in a uniform draw"]);
-
-function bySource(result, sources) {
-  const names = Object.keys(result.share_by_source).sort((a, b) => result.share_by_source[b] - result.share_by_source[a]);
-  const chart = barChart({ title: "Share of each source, drawn and in a uniform draw", rowTitle: "Source" });
-  const images = names.map((name) => sources?.find((source) => source.name === name)?.images ?? 0);
-  const known = sources !== null && images.every((n) => n > 0);
-  const column = { title: "share of the images", kind: "share", paired: true, text: percent };
-  chart.update({
-    labels: names.map((name) => ({ main: name })),
-    columns: [{
-      ...column, values: names.map((name) => result.share_by_source[name]),
-      reference: known ? images.map((n) => n / sum(images)) : null,
-    }],
-    summary: `Most images, ${percent(result.share_by_source[names[0]])}, are of ${names[0]}.`,
-  });
-  return chart.element;
-}
-
-function byCluster(result, names) {
-  const all = sum(result.cluster_images);
-  const places = order(result.z, result.w.length).filter((k) => result.cluster_images[k] > 0);
-  const chart = barChart({ title: "Share of each cluster, drawn and in a uniform draw", rowTitle: "Cluster" });
-  const most = places.reduce((best, k) => (result.share_by_cluster[k] > result.share_by_cluster[best] ? k : best), places[0]);
-  chart.update({
-    labels: places.map((k) => ({ main: String(k), sub: names[k] })),
-    columns: [{
-      title: "share of the images", kind: "share", paired: true, text: percent,
-      values: places.map((k) => result.share_by_cluster[k]), reference: places.map((k) => result.cluster_images[k] / all),
-    }],
-    summary: `Most images, ${percent(result.share_by_cluster[most])}, are of cluster ${most}; a uniform draw would have ${percent(result.cluster_images[most] / all)} of it.`,
-  });
-  return chart.element;
 }

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { catalogue } from "./catalogue.js";
 import { fill, h } from "./dom.js";
-import { current, keep } from "./draft.js";
+import { current, keep, requestOf } from "./draft.js";
 import { bytes, number, plural, short } from "./format.js";
 import { command, copyBlock, copyButton, field, stepper, title } from "./parts.js";
 import { ScoresError, readFile, readScores } from "./scores.js";
@@ -22,8 +22,8 @@ export async function scoresView() {
       h("h2", { id: "run" }, "Run this where your images are"),
       copyBlock(command("score", "--images my_photos", "--output scores.json"), "the command"),
       h("p", { class: "hint" }, `It downloads ${plural(set.num_clusters, "expert")} (${bytes(set.bytes)}, once), checks their hashes, tries them on the `
-        + "images of the folder my_photos, and writes scores.json. It needs Python and PyTorch; a GPU helps, but is not needed."),
-      byHand(set), authors(set)),
+        + "images of the folder my_photos, and writes scores.json. nds-client comes with nds_plugin and needs PyTorch; a GPU helps, but is not needed."),
+      byHand(set), authors()),
     h("section", { "aria-labelledby": "hand-in" },
       h("h2", { id: "hand-in" }, "Hand in the scores"),
       h("p", { class: "hint" }, `The file is read in this browser. Only its ${plural(set.num_clusters, "number")} and the hash of the experts are sent to the server.`),
@@ -34,7 +34,7 @@ export async function scoresView() {
 
 function inputs(set, show) {
   const file = h("input", { type: "file", accept: ".json,.pickle,.pkl,application/json", id: "scores-file" });
-  const chosen = field("Scores file", file, { hint: "scores.json, or the z.pickle of the paper authors' client." });
+  const chosen = field("Scores file", file, { hint: "scores.json, or the z.pickle of the paper authors' client. Choose it, or drop it here." });
   file.addEventListener("change", () => {
     if (file.files.length) take(chosen, set, show, () => readFile(file.files[0], set, api.fromFastAdapt));
   });
@@ -83,16 +83,37 @@ function given(set, scores, show) {
   const forget = () => {
     keep({ ...current(set.id), scores: null });
     show();
+    document.getElementById("scores-file").focus();
   };
   return h("div", { class: "notice good" },
     h("p", {}, h("strong", {}, `Scores of ${plural(set.num_clusters, "cluster")} are here`), of ? ` (${of})` : "",
       `: ${number(Math.min(...scores.z))} to ${number(Math.max(...scores.z))}, best in cluster ${best}.`),
-    h("details", {}, h("summary", {}, "What will be sent"),
-      copyBlock(JSON.stringify({ expert_set: set.id, scores: { clusters: scores.clusters, z: scores.z } }), "what will be sent")),
+    sending(set),
     h("p", { class: "row" },
       h("a", { class: "button", href: "#/search/selection" }, "Go on to the selection"),
       h("button", { type: "button", class: "plain", onclick: forget }, "Remove the scores")));
 }
+
+/** Exactly what the server will get of the scores, and the choice to round it. */
+function sending(set) {
+  const sent = h("div");
+  const show = () => {
+    const { expert_set: id, scores } = requestOf(current(set.id));
+    fill(sent, copyBlock(JSON.stringify({ expert_set: id, scores }), "what will be sent"));
+  };
+  const round = h("select", { id: "round" }, ROUNDING.map(([value, text]) => h("option", { value }, text)));
+  round.value = String(current(set.id).scores.digits ?? "");
+  round.addEventListener("change", () => {
+    const draft = current(set.id);
+    keep({ ...draft, scores: { ...draft.scores, digits: round.value === "" ? null : Number(round.value) } });
+    show();
+  });
+  show();
+  return h("details", {}, h("summary", {}, "What will be sent"), sent,
+    field("Rounding", round, { hint: "Scores say a little about your images; rounded ones say less and choose almost the same." }).element);
+}
+
+const ROUNDING = [["", "as they are"], ["3", "3 digits after the point"], ["2", "2 digits after the point"], ["1", "1 digit after the point"]];
 
 function withoutScores(set) {
   const uniform = () => {
@@ -116,13 +137,11 @@ function byHand(set) {
         h("tbody", {}, rows))));
 }
 
-function authors(set) {
-  const there = set.files.some(({ name }) => name.endsWith(".pth"));
+function authors() {
   return h("details", {}, h("summary", {}, "With the paper authors' client (NeuralDataServer-FastAdapt)"),
-    h("p", {}, there
-      ? "Download the files that end in .pth above into one folder, fastadapt, and run in their repository:"
-      : "This server does not hold the experts in that client's form. With the experts downloaded, make it yourself, then run in their repository:"),
-    there ? null : copyBlock("python tools/export_experts.py --experts experts --output fastadapt", "the command of the export"),
+    h("p", {}, "Get the experts in that client's form:"),
+    copyBlock(command("experts", "--fastadapt fastadapt"), "the command for experts in the authors' form"),
+    h("p", {}, "Then, in the authors' repository:"),
     copyBlock("python main.py --imagedir my_photos --experts_dir fastadapt", "the command of the authors' client"),
     h("p", {}, "It writes z.pickle; hand that in below. It is read as data, and nothing in it is executed."));
 }

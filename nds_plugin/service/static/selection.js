@@ -21,6 +21,7 @@ export async function selectionView() {
   };
   const fields = controls(draft().settings, sum(images), change);
   const preview = livePreview({
+    sources: picked,
     names: mainSources(picked, set.num_clusters),
     request: () => (valid(fields) ? requestOf(draft()) : null),
     failed: (error) => show(error, fields, note),
@@ -42,7 +43,7 @@ export async function selectionView() {
     title("Set the selection"),
     h("div", { class: "columns" },
       h("form", { class: "settings", novalidate: true, onsubmit: (event) => submit(event, { fields, note, draft }) },
-        selector, fields.budget.element, softmax, fields.seed.element, fields.title.element, note,
+        selector, fields.budget.element, softmax, h("div", { class: "pairs" }, fields.seed.element, fields.title.element), note,
         h("p", { class: "row" }, h("button", { type: "submit", class: "primary", id: "create" }, "Search"))),
       preview.element),
   ];
@@ -69,7 +70,7 @@ function controls(settings, drawable, change) {
       ["none", "None", "The scores as they are."],
     ], settings.normalisation, (normalisation) => change({ normalisation })),
     seed: seedControl(settings.seed, (seed) => change({ seed })),
-    title: field("Title", name, { hint: "For your own list; kept on the server with the search. May stay empty." }),
+    title: field("Title", name, { hint: "For your own list, kept on the server. May stay empty." }),
   };
 }
 
