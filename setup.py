@@ -53,7 +53,7 @@ setup(
         "service": SERVICE,
         "dev": [
             *("pytest", "pytest-timeout", "ruff", "mypy", "psutil"),
-            *(*SERVICE, "schemathesis>=4", "hypothesis", "playwright", "axe-playwright-python"),
+            *(*SERVICE, "schemathesis>=4", "hypothesis", "httpx2", "playwright", "axe-playwright-python"),
         ],
     },
 )

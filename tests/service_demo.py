@@ -7,7 +7,9 @@ import base64
 import contextlib
 import hashlib
 import os
+import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,9 +20,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from nds_plugin.artifacts import write_json
 from nds_plugin.datasets.coco import index_coco
 from nds_plugin.datasets.sample import generate
+from nds_plugin.expert_manifest import MANIFEST, set_hash
 from nds_plugin.experts import ExpertConfig, train_experts
 from nds_plugin.index import SourceIndex
 from nds_plugin.partition import Partition
@@ -91,6 +93,46 @@ def build_store(folder: Path, provider: str = "http://127.0.0.1:9", **options: o
     return folder / "store"
 
 
+def parts_of(store: Path) -> dict[str, Path]:
+    """Index, partition, experts and notes that :func:`build_store` published."""
+    names = {
+        "index": "index.parquet",
+        "partition": "partition.parquet",
+        "experts": "experts0",
+        "notes": "sources.yaml",
+    }
+    return {name: store.parent / file for name, file in names.items()}
+
+
+def copied(store: Path, target: Path) -> Path:
+    """The store and its parts in another folder, to be changed; the large files are shared (hard links)."""
+    shutil.copytree(
+        store.parent,
+        target,
+        copy_function=_link,
+        ignore=shutil.ignore_patterns("sample", "*.sqlite*", "*.log"),
+    )
+    return target / store.name
+
+
+def _link(origin: str, target: str) -> None:
+    if origin.endswith((".safetensors", ".arrow")):
+        os.link(origin, target)
+    else:
+        shutil.copyfile(origin, target)
+
+
+def other_experts(experts: Path, target: Path) -> Path:
+    """The same networks as an expert set of another hash, as if they had been trained in another way."""
+    shutil.copytree(experts, target, copy_function=_link)
+    path = target / MANIFEST
+    document = json.loads(path.read_text())
+    document["config"]["steps"] = 1234
+    document["hash"] = set_hash(document)
+    path.write_text(json.dumps(document))
+    return target
+
+
 @contextlib.contextmanager
 def running(store: Path, *arguments: str, env: dict[str, str] | None = None) -> Iterator[str]:
     """The server on a free port; its address, such as ``http://127.0.0.1:40123``."""
@@ -154,7 +196,6 @@ def main() -> None:
     store = folder / "store"
     if not (store / "current.json").is_file():
         build_store(folder, args.provider)
-    write_json(folder / "demo.json", "demo", "demo", {"provider": args.provider})
     with running(store, *rest) as address:
         print(address, flush=True)
         with contextlib.suppress(KeyboardInterrupt):

@@ -1,5 +1,6 @@
 """Searches: previews, create, read, list, delete; their images in pages and as streams."""
 
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, Literal, Optional
@@ -19,6 +20,7 @@ router = APIRouter(tags=["searches"])
 Shared = Annotated[Context, Depends(context_of)]
 Owner = Annotated[str, Depends(owner)]
 MAX_PAGE = 1000
+SEARCH_ID = re.compile(r"[0-9a-f]{32}")
 _PREFIX = "/api/v1/searches"
 
 
@@ -125,7 +127,7 @@ def own(
 
 def own_search(search_id: str, context: Shared, token: Owner) -> Search:
     """The search of the path, if it is the token's own, as a dependency."""
-    search = context.book.get(token, search_id)
+    search = context.book.get(token, search_id) if SEARCH_ID.fullmatch(search_id) else None
     if search is None:
         raise ProblemError(404, "no such search of this token.")
     return search
@@ -144,7 +146,7 @@ def read(search: Own) -> schemas.SearchOut:
 @router.delete("/searches/{search_id}", status_code=204, responses=_OWN)
 def delete(search_id: str, context: Shared, token: Owner) -> None:
     """Forget a search and its scores."""
-    if not context.book.delete(token, search_id):
+    if not SEARCH_ID.fullmatch(search_id) or not context.book.delete(token, search_id):
         raise ProblemError(404, "no such search of this token.")
 
 

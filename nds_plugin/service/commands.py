@@ -65,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
         default=limits.heavy_per_minute,
         help="searches and manifests of one address",
     )
+    run.add_argument(
+        "--max-connections", type=int, default=1000, help="at once; others get a 503 (default 1000)"
+    )
     run.add_argument("--quiet", action="store_true", help="no line for each request")
     publish = commands.add_parser("publish", help="check a set and make it the current one")
     publish.add_argument("--store", required=True, help="folder of published sets; made if need be")
@@ -102,6 +105,7 @@ def _run(args: argparse.Namespace) -> None:
 
     from nds_plugin.service.app import create_app
     from nds_plugin.service.memory import keep_small
+    from nds_plugin.service.protocol import GuardedProtocol
     from nds_plugin.service.settings import Limits, Settings, admin_hash
 
     keep_small()
@@ -123,6 +127,9 @@ def _run(args: argparse.Namespace) -> None:
         access_log=not args.quiet,
         log_config=None,
         timeout_graceful_shutdown=10,
+        http=GuardedProtocol,
+        ws="none",
+        limit_concurrency=args.max_connections,
     )
     bound = _bind(args.host, args.port)
     host, port = bound.getsockname()[:2]

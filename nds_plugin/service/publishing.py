@@ -98,6 +98,8 @@ def _checked_experts(folder: Path, partition: Partition) -> dict[str, Any]:
             f"{folder}: experts of another partition: expected {partition.hash[:12]}, got "
             f"{manifest['partition'][:12]}; train the experts on this partition."
         )
+    if partition.num_clusters > layout.MAX_CLUSTERS:
+        raise NDSError(f"at most {layout.MAX_CLUSTERS} clusters can be served, got {partition.num_clusters}.")
     clusters = [entry["cluster"] for entry in manifest["experts"]]
     if clusters != list(range(partition.num_clusters)):
         raise NDSError(

@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nds_plugin.sampling import check_budget
 from nds_plugin.selection import SelectionConfig
+from nds_plugin.service.store import MAX_CLUSTERS
 
-MAX_CLUSTERS = 4096
 MAX_SEED = 2**53 - 1  # what JavaScript's numbers hold
 
 

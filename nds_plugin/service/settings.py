@@ -25,7 +25,6 @@ class Limits:
         receive_s: seconds for a request's body to arrive.
         respond_s: seconds for an answer to begin.
         stall_s: seconds that a download may stand still.
-        header_s: seconds for a request's head to arrive on a connection.
         encoders: manifests that are encoded at the same moment; the others wait for their next piece.
         searches_per_token: searches that are kept of one token.
     """
@@ -37,7 +36,6 @@ class Limits:
     receive_s: float = 10.0
     respond_s: float = 30.0
     stall_s: float = 60.0
-    header_s: float = 10.0
     encoders: int = 4
     searches_per_token: int = 1000
 

@@ -32,6 +32,7 @@ KIND = "published set"
 CURRENT_KIND = "current set"
 SETS, CURRENT, SET_FILE = "sets", "current.json", "set.json"
 INDEX, PARTITION, ROWS, EXPERTS = "index.parquet", "partition.parquet", "rows.arrow", "experts"
+MAX_CLUSTERS = 4096  # their scores fit into the largest body that is read
 SET_ID = re.compile(r"[0-9a-f]{16}")
 
 
