@@ -23,6 +23,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,12 +39,22 @@ def photo(name: str) -> bytes:
     return buffer.getvalue()
 
 
+MOODS = ("well", "well", "reset", "cut", "busy", "moved", "slow", "missing", "wrong")
+LOST = {"missing": "not found", "wrong": "checksum"}
+
+
+def mood(name: str) -> str:
+    """How the file of this name is served; all but those of ``LOST`` arrive in the end."""
+    return MOODS[zlib.crc32(name.encode()) % len(MOODS)]
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     counts: ClassVar[Counter[str]] = Counter()
     in_flight = most = 0
     lock = threading.Lock()
     delay = 0.0
+    root: ClassVar[Path | None] = None
 
     def log_message(self, *args: Any) -> None:
         pass
@@ -60,7 +71,11 @@ class _Handler(BaseHTTPRequestHandler):
             type(self).most = max(self.most, self.in_flight)
         try:
             time.sleep(self.delay)
-            getattr(self, f"do_{kind}")(*parts)
+            file = self.root and self.root / self.path.split("?")[0].strip("/")
+            if file and file.is_file():
+                self._file(file)
+            else:
+                getattr(self, f"do_{kind}")(*parts)
         finally:
             with self.lock:
                 type(self).in_flight -= 1
@@ -81,6 +96,26 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         self.close_connection = True
+
+    def _file(self, file: Path) -> None:
+        body, how = file.read_bytes(), mood(file.name)
+        if how == "missing":
+            return self._send(b"no", "text/plain", 404)
+        if how == "wrong":
+            return self._send(photo(file.name))
+        if self.number == 1 and how == "reset":
+            return self.do_reset("1", "")
+        if self.number == 1 and how == "cut":
+            self._headers(len(body))
+            self.wfile.write(body[: len(body) // 2])
+            return None
+        if self.number == 1 and how == "busy":
+            return self._send(b"later", "text/plain", 429, Retry_After="1")
+        if "?" not in self.path and how == "moved":
+            return self._send(b"", status=302, Location=f"{self.path}?moved")
+        if how == "slow":
+            time.sleep(0.2)
+        return self._send(body)
 
     def do_ok(self, *name: str) -> None:
         self._send(photo(name[-1]))
@@ -198,9 +233,10 @@ class Provider:
 
 
 @contextlib.contextmanager
-def provider(delay: float = 0.0) -> Iterator[Provider]:
+def provider(delay: float = 0.0, folder: Path | None = None) -> Iterator[Provider]:
     """A provider as a process of its own, whose every answer takes ``delay`` seconds."""
-    process = subprocess.Popen([sys.executable, __file__, str(delay)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, __file__, str(delay), *([str(folder)] if folder else [])]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         yield Provider(f"http://127.0.0.1:{int(process.stdout.readline())}")
@@ -211,6 +247,7 @@ def provider(delay: float = 0.0) -> Iterator[Provider]:
 
 if __name__ == "__main__":
     _Handler.delay = float(sys.argv[1])
+    _Handler.root = Path(sys.argv[2]) if len(sys.argv) > 2 else None
     server = _Server(("127.0.0.1", 0), _Handler)
     print(server.server_port, flush=True)
     server.serve_forever()

@@ -52,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_scoring(commands)
     _add_searching(commands)
     _add_downloading(commands)
+    for verb in commands.choices.values():
+        # Also behind the verb; without a default, which would hide what stands before it.
+        verb.add_argument("--server", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
 
 

@@ -87,9 +87,14 @@ def disclosure(body: dict[str, Any], scores: Scores | None, options: SearchOptio
         f"  options      selector {body['selector']}, temperature {body['temperature']:g}, normalisation "
         f"{body['normalisation']}, seed {body['seed']}",
         f"  title        {body['title'] or '(none)'}",
-        f"and a token that tells your searches from others'. {len(json.dumps(body))} bytes in all: no image, no "
-        "file name, not how many images you have.",
+        f"and a token that tells your searches from others'. {len(json.dumps(body))} bytes in all: no image and no "
+        "file name.",
     ]
+    if body["scores"] is not None and not options.privacy:
+        lines.append(
+            "Exact accuracies are multiples of 1/(4n), which can tell the number n of your images; noise hides it "
+            "(--privacy laplace:0.01)."
+        )
     return "\n".join(lines)
 
 
