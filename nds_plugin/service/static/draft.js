@@ -5,13 +5,14 @@ const KEY = "nds.draft";
 /** Settings as the paper has them. */
 export const DEFAULTS = { selector: "nds", budget: null, temperature: 0.1, normalisation: "minmax", seed: 0, title: "" };
 
+// `set` is the experts' hash: scores stay good while it does, even where links or licences are published anew.
 const EMPTY = { set: null, sources: null, scores: null, settings: DEFAULTS };
 
-/** The draft for a set of experts; scores of another set do not count, and are told apart by `stale`. */
-export function draftFor(setId) {
+/** The draft for the experts of a hash; scores of other experts do not count, and `stale` says that there were some. */
+function draftFor(hash) {
   const found = load();
-  if (found.set === setId || found.set === null) return { ...found, set: setId, stale: false };
-  return { ...found, set: setId, scores: null, stale: found.scores !== null };
+  if (found.set === hash || found.set === null) return { ...found, set: hash, stale: false };
+  return { ...found, set: hash, sources: null, scores: null, stale: found.scores !== null };
 }
 
 function load() {
@@ -37,15 +38,15 @@ export function keep(draft) {
 }
 
 /** The draft of this page load where there is one, else the kept one. */
-export function current(setId) {
-  return held?.set === setId ? held : keep(draftFor(setId));
+export function current(hash) {
+  return held?.set === hash ? held : keep(draftFor(hash));
 }
 
-/** A draft with everything of an earlier search, to change and search again. */
-export function fromSearch(search) {
+/** Make the draft everything of an earlier search by the same experts, to change and search again. */
+export function fromSearch(search, hash) {
   const { scores, sources, selector, budget, temperature, normalisation, seed, title } = search.request;
   const settings = { selector, budget: budget ?? search.result.budget, temperature, normalisation, seed, title };
-  return keep({ set: search.expert_set, sources, scores: scores && { ...scores, metric: "", images: null }, settings });
+  keep({ ...EMPTY, set: hash, sources, scores: scores && { ...scores, metric: "", images: null }, settings });
 }
 
 /** The body of a request from a draft. */

@@ -7,7 +7,7 @@ import { confirmed, copyButton, errorNotice, field, loading, title } from "./par
 
 export async function mineView() {
   const list = h("div", {});
-  const redraw = () => loading(list, first, (found) => table(found, redraw));
+  const redraw = () => loading(list, first, (found) => table(found, redraw), stranger);
   await redraw();
   return [
     title("My searches"),
@@ -17,6 +17,11 @@ export async function mineView() {
 }
 
 const first = async () => (api.token() ? api.ownSearches(null) : { searches: [], next: null });
+
+/** The server may have been set up anew since the token was made. */
+function stranger(error) {
+  return error.status === 401 ? "The server does not know this browser's token: its searches were deleted, or are on another server. Forget it below." : null;
+}
 
 function table({ searches, next }, redraw) {
   if (searches.length === 0) {

@@ -42,7 +42,7 @@ function oneCluster({ cluster, z, w, images }, names, pictures) {
 }
 
 function tile({ source, image_id: id, url, thumbnail }, pictures) {
-  const link = url ? outside(url, id) : h("span", { class: "quiet" }, `${id}, no link`);
+  const link = url ? outside(url, `${source} ${id}`) : h("span", { class: "quiet" }, `${source} ${id}, no link`);
   if (!pictures || !thumbnail) return link;
   const picture = h("img", { src: thumbnail, alt: `Image ${id} of ${source}`, loading: "lazy", decoding: "async", referrerpolicy: "no-referrer", width: 96, height: 96 });
   picture.addEventListener("error", () => picture.replaceWith(h("span", { class: "gone" }, `${id}: not there`)));

@@ -141,7 +141,7 @@ export function save(content, name) {
 export const command = (verb, ...options) => [`nds-client --server ${SERVER} ${verb}`, ...options].join(" \\\n    ");
 
 /** Replace a place's content while something loads; it is said only when it takes long. */
-export async function loading(place, work, show) {
+export async function loading(place, work, show, explain = () => null) {
   const timer = setTimeout(() => fill(place, h("p", { class: "hint" }, "Loading…")), 300);
   try {
     const found = await work();
@@ -149,7 +149,8 @@ export async function loading(place, work, show) {
     fill(place, show(found));
   } catch (error) {
     clearTimeout(timer);
-    const again = h("button", { type: "button", class: "small", onclick: () => loading(place, work, show) }, "Try again");
-    fill(place, errorNotice(error, again));
+    const again = h("button", { type: "button", class: "small", onclick: () => loading(place, work, show, explain) }, "Try again");
+    const known = explain(error);
+    fill(place, known ? h("p", { class: "notice error" }, known) : errorNotice(error, again));
   }
 }

@@ -25,14 +25,18 @@ export function livePreview({ sources, names, request, failed, drawable }) {
   const chart = barChart({ title: "Score z and weight w of each cluster", rowTitle: "Cluster" });
   const shares = sourceChart("Expected share of each source", sources);
   const key = h("div");
+  // On a phone the preview is below the settings: its gist stays in sight. Screen readers have `spoken`.
+  const glance = h("p", { class: "glance", "aria-hidden": "true" });
   const element = h("section", { class: "preview", "aria-labelledby": "preview-title" },
-    h("h2", { id: "preview-title" }, "Preview"), tiles, spoken,
+    h("h2", { id: "preview-title" }, "Preview"),
+    h("p", { class: "hint outdated" }, "Still of the settings before the error."), tiles, spoken,
     h("h3", {}, "Clusters"), key, chart.element,
     h("h3", {}, "Expected share of each source"), shareLegend(), shares.element);
   let running = null;
 
   async function ask() {
     const body = request();
+    element.classList.toggle("old", body === null);
     if (body === null) return;
     running?.abort();
     running = new AbortController();
@@ -46,6 +50,7 @@ export function livePreview({ sources, names, request, failed, drawable }) {
     } catch (error) {
       if (error.name === "AbortError") return;
       failed(error);
+      element.classList.add("old");
       if (error.status === 429) setTimeout(() => element.isConnected && refresh(), 1000 * (error.members.seconds || 5));
     }
     element.removeAttribute("aria-busy");
@@ -54,13 +59,14 @@ export function livePreview({ sources, names, request, failed, drawable }) {
   function show(found) {
     fill(tiles, previewFacts(found));
     spoken.textContent = sentenceOf(found);
+    glance.textContent = `${plural(found.budget, "image")} · ${number(found.effective_clusters)} effective clusters · sample ${count(Math.round(found.effective_sample_size))}`;
     fill(key, legend(...(found.z ? [["z", "z, how well the expert does"]] : []), ["w", "w, weight in the draw"], ["mark", "weight in a uniform draw"]));
     chart.update(clusterChart(found, names));
     shares.update(found.expected_share_by_source);
   }
 
   const refresh = debounce(ask, WAIT);
-  return { element, refresh };
+  return { element, glance, refresh };
 }
 
 function previewFacts(found) {

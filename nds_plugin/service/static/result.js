@@ -16,21 +16,23 @@ export async function resultView(id) {
     if (error.status === 401 || error.status === 404) throw new api.Problem(404, "This search is not among those of this browser's token");
     throw error;
   });
-  const { expert_set: current, sources } = await api.sources();
+  const [{ expert_set: now, sources }, { expert_sets: sets }] = await Promise.all([api.sources(), api.expertSets()]);
   const { request, result } = search;
-  const stale = current !== search.expert_set;
+  const stale = now !== search.expert_set;
+  const hash = sets.find(({ id: set }) => set === now).hash;
+  const again = sets.find(({ id: set }) => set === search.expert_set)?.hash === hash ? hash : null;
   const names = stale ? [] : mainSources(sources, result.w.length);
   const bySource = sourceChart("Share of each source, drawn and in a uniform draw", stale ? [] : sources);
   bySource.update(result.share_by_source);
   return [
     stepper("result", stale ? [] : ["sources", "scores", "selection"]),
     title(request.title || `${plural(result.images, "image")} found`),
-    stale ? h("p", { class: "notice" }, `This search is of the earlier expert set ${search.expert_set}; the sources may have changed since.`) : null,
-    h("section", { class: "summary" }, summary(search), actions(search, stale)),
-    downloads(search),
+    stale ? h("p", { class: "notice" }, `This search is of the earlier set ${search.expert_set}; its images are as they were, but the sources may have changed since.`) : null,
+    h("section", { class: "summary" }, summary(search), actions(search, again)),
     h("div", { class: "halves" },
       h("section", { "aria-labelledby": "by-source" }, h("h2", { id: "by-source" }, "Share of each source"), shareLegend(), bySource.element),
       h("section", { "aria-labelledby": "by-cluster" }, h("h2", { id: "by-cluster" }, "Share of each cluster"), shareLegend(), clusterShares("Share of each cluster, drawn and in a uniform draw", result, names))),
+    downloads(search),
     mosaic(search, names),
     imageList(search),
   ];
@@ -52,7 +54,8 @@ function summary({ id, created, expert_set: set, request, result }) {
   ].filter(Boolean));
 }
 
-function actions(search, stale) {
+/** What can be done with a search; `again` is the hash of its experts where they still serve. */
+function actions(search, again) {
   const remove = async () => {
     const sure = await confirmed("Delete this search?", "Its scores and settings are deleted on the server. Files that you downloaded stay.", "Delete");
     if (!sure) return;
@@ -60,6 +63,6 @@ function actions(search, stale) {
     location.hash = "#/searches";
   };
   return h("p", { class: "row" },
-    stale ? null : h("a", { class: "button small", href: "#/search/selection", onclick: () => fromSearch(search) }, "Change and search again"),
+    again && h("a", { class: "button small", href: "#/search/selection", onclick: () => fromSearch(search, again) }, "Change and search again"),
     h("button", { type: "button", class: "plain", onclick: remove }, "Delete this search"));
 }

@@ -10,9 +10,9 @@ import { ScoresError, readFile, readScores } from "./scores.js";
 
 export async function scoresView() {
   const { set } = await catalogue();
-  const draft = current(set.id);
+  const draft = current(set.hash);
   const outcome = h("div", { role: "status" });
-  const show = () => fill(outcome, given(set, current(set.id).scores, show));
+  const show = () => fill(outcome, given(set, current(set.hash).scores, show));
   show();
   return [
     stepper("scores", ["sources", ...(draft.scores || draft.settings.selector === "uniform" ? ["selection"] : [])]),
@@ -50,7 +50,9 @@ function inputs(set, show) {
 async function take(into, set, show, read) {
   into.fail(null);
   try {
-    keep({ ...current(set.id), scores: await read(), stale: false });
+    const scores = await read();
+    const draft = current(set.hash);
+    keep({ ...draft, scores, stale: false, settings: { ...draft.settings, selector: "nds" } });
   } catch (error) {
     if (!(error instanceof ScoresError || error instanceof api.Problem)) throw error;
     into.fail(error.message);
@@ -81,7 +83,7 @@ function given(set, scores, show) {
   const best = scores.z.indexOf(Math.max(...scores.z));
   const of = [scores.metric.replaceAll("_", " "), scores.images ? `on ${plural(scores.images, "image")}` : ""].filter(Boolean).join(" ");
   const forget = () => {
-    keep({ ...current(set.id), scores: null });
+    keep({ ...current(set.hash), scores: null });
     show();
     document.getElementById("scores-file").focus();
   };
@@ -98,13 +100,13 @@ function given(set, scores, show) {
 function sending(set) {
   const sent = h("div");
   const show = () => {
-    const { expert_set: id, scores } = requestOf(current(set.id));
+    const { expert_set: id, scores } = requestOf(current(set.hash));
     fill(sent, copyBlock(JSON.stringify({ expert_set: id, scores }), "what will be sent"));
   };
   const round = h("select", { id: "round" }, ROUNDING.map(([value, text]) => h("option", { value }, text)));
-  round.value = String(current(set.id).scores.digits ?? "");
+  round.value = String(current(set.hash).scores.digits ?? "");
   round.addEventListener("change", () => {
-    const draft = current(set.id);
+    const draft = current(set.hash);
     keep({ ...draft, scores: { ...draft.scores, digits: round.value === "" ? null : Number(round.value) } });
     show();
   });
@@ -117,7 +119,7 @@ const ROUNDING = [["", "as they are"], ["3", "3 digits after the point"], ["2", 
 
 function withoutScores(set) {
   const uniform = () => {
-    const draft = current(set.id);
+    const draft = current(set.hash);
     keep({ ...draft, settings: { ...draft.settings, selector: "uniform" } });
   };
   return h("p", { class: "quiet" }, "No scores? ", h("a", { href: "#/search/selection", onclick: uniform }, "Draw uniformly"),

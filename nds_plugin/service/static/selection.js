@@ -10,16 +10,14 @@ import { budgetControl, seedControl, temperatureControl } from "./controls.js";
 
 export async function selectionView() {
   const { set, sources } = await catalogue();
-  const picked = chosen(sources, current(set.id).sources);
+  const picked = chosen(sources, current(set.hash).sources);
   const images = clusterImages(picked, set.num_clusters);
   prepare(set, sum(images));
 
-  const draft = () => current(set.id);
-  const change = (settings) => {
-    keep({ ...draft(), settings: { ...draft().settings, ...settings } });
-    preview.refresh();
-  };
-  const fields = controls(draft().settings, sum(images), change);
+  const draft = () => current(set.hash);
+  const change = (settings) => keep({ ...draft(), settings: { ...draft().settings, ...settings } });
+  const fields = controls(draft(), sum(images), change);
+  const note = h("div");
   const preview = livePreview({
     sources: picked,
     names: mainSources(picked, set.num_clusters),
@@ -27,31 +25,28 @@ export async function selectionView() {
     failed: (error) => show(error, fields, note),
     drawable: (most) => fields.budget.limit(most),
   });
-  const note = h("div");
-  const uniform = draft().settings.selector === "uniform";
-  const softmax = h("div", { class: "softmax", hidden: uniform }, fields.temperature.element, fields.normalisation);
-  const selector = radios("Selector", "selector", [
-    ["nds", "NDS", draft().scores ? "Clusters whose experts do well on your data are drawn more often." : "Needs scores: go back one step.", !draft().scores],
-    ["uniform", "Uniform", "Every image alike: the baseline."],
-  ], draft().settings.selector, (value) => {
-    softmax.hidden = value === "uniform";
-    change({ selector: value });
+  const form = h("form", { novalidate: true, onsubmit: (event) => submit(event, { fields, note, draft }) },
+    fields.selector, fields.budget.element, fields.softmax,
+    h("div", { class: "pairs" }, fields.seed.element, fields.title.element), note,
+    h("p", { class: "row" }, h("button", { type: "submit", id: "create" }, "Run the search")), preview.glance);
+  form.addEventListener("input", (event) => {
+    if (event.target !== fields.title.control) preview.refresh();
   });
   preview.refresh();
   return [
     stepper("selection", ["sources", "scores"]),
     title("Set the selection"),
-    h("div", { class: "columns" },
-      h("form", { class: "settings", novalidate: true, onsubmit: (event) => submit(event, { fields, note, draft }) },
-        selector, fields.budget.element, softmax, h("div", { class: "pairs" }, fields.seed.element, fields.title.element), note,
-        h("p", { class: "row" }, h("button", { type: "submit", class: "primary", id: "create" }, "Search"))),
-      preview.element),
+    draft().stale ? staleNotice() : null,
+    h("div", { class: "columns" }, form, preview.element),
   ];
 }
 
+const staleNotice = () => h("p", { class: "notice" }, "The experts were replaced since you scored your images; ",
+  h("a", { href: "#/search/scores" }, "score them again"), " to use NDS.");
+
 /** A first budget, and a selector that can work. */
 function prepare(set, drawable) {
-  const draft = current(set.id);
+  const draft = current(set.hash);
   const { budget } = draft.settings;
   const settings = { ...draft.settings };
   if (budget === null || budget > drawable) settings.budget = Math.max(1, Math.round(drawable / 5));
@@ -59,22 +54,32 @@ function prepare(set, drawable) {
   keep({ ...draft, settings });
 }
 
-function controls(settings, drawable, change) {
+function controls({ settings, scores }, drawable, change) {
   const name = h("input", { type: "text", maxlength: 200, value: settings.title, id: "title", autocomplete: "off" });
-  name.addEventListener("change", () => change({ title: name.value.trim() }));
+  name.addEventListener("input", () => change({ title: name.value.trim() }));
+  const temperature = temperatureControl(settings.temperature, (value) => change({ temperature: value }));
+  const normalisation = radios("Normalisation of the scores", "normalisation", [
+    ["minmax", "Min-max", "Onto 0 to 1 first, so that T means the same for any scores."],
+    ["none", "None", "The scores as they are."],
+  ], settings.normalisation, (value) => change({ normalisation: value }));
+  const softmax = h("div", { class: "softmax", hidden: settings.selector === "uniform" }, temperature.element, normalisation);
+  const selector = radios("Selector", "selector", [
+    ["nds", "NDS", scores ? "Clusters whose experts do well on your data are drawn more often." : "Needs scores: go back one step.", !scores],
+    ["uniform", "Uniform", "Every image alike: the baseline."],
+  ], settings.selector, (value) => {
+    softmax.hidden = value === "uniform";
+    change({ selector: value });
+  });
   return {
+    selector, softmax, temperature,
     budget: budgetControl(settings.budget, drawable, (budget) => change({ budget })),
-    temperature: temperatureControl(settings.temperature, (temperature) => change({ temperature })),
-    normalisation: radios("Normalisation of the scores", "normalisation", [
-      ["minmax", "Min-max", "Onto 0 to 1 first, so that T means the same for any scores."],
-      ["none", "None", "The scores as they are."],
-    ], settings.normalisation, (normalisation) => change({ normalisation })),
     seed: seedControl(settings.seed, (seed) => change({ seed })),
     title: field("Title", name, { hint: "For your own list, kept on the server. May stay empty." }),
   };
 }
 
-const valid = (fields) => ["budget", "temperature", "seed"].every((name) => fields[name].valid());
+const valid = ({ budget, temperature, seed, softmax }) =>
+  budget.valid() && seed.valid() && (softmax.hidden || temperature.valid());
 
 /** A server's error goes to the field that it speaks of, or above the button. */
 function show(error, fields, note) {
@@ -87,7 +92,7 @@ function show(error, fields, note) {
 
 function remedy(error) {
   if (error.status === 409 || error.status === 404) return h("a", { class: "button small", href: "#/search/scores" }, "Score again");
-  if (error.status === 401) return h("a", { class: "button small", href: "#/searches" }, "See to the token");
+  if (error.status === 401) return h("button", { type: "submit", class: "small", onclick: () => api.keepToken(null) }, "Search under a new token");
   return null;
 }
 
@@ -106,8 +111,6 @@ async function submit(event, { fields, note, draft }) {
     event.target.querySelector("[aria-invalid]")?.focus();
     return;
   }
-  const title = document.getElementById("title");
-  keep({ ...draft(), settings: { ...draft().settings, title: title.value.trim() } });
   const button = document.getElementById("create");
   button.disabled = true;
   const request = requestOf(draft());

@@ -9,7 +9,7 @@ import { stepper, title } from "./parts.js";
 
 export async function sourcesView() {
   const { set, sources } = await catalogue();
-  const draft = current(set.id);
+  const draft = current(set.hash);
   const picked = new Set(chosen(sources, draft.sources).map(({ name }) => name));
   const total = h("p", { class: "total", role: "status" });
   const error = h("p", { class: "fielderror", id: "sources-error", role: "alert" });
@@ -22,7 +22,7 @@ export async function sourcesView() {
       ` of ${plural(found.length, "source")} in ${plural(clusters.size, "cluster")}`);
     if (found.length) error.textContent = "";
     const all = found.length === sources.length;
-    keep({ ...current(set.id), sources: all ? null : found.map(({ name }) => name) });
+    keep({ ...current(set.hash), sources: all ? null : found.map(({ name }) => name) });
   }
 
   function all(on) {
@@ -57,7 +57,7 @@ export async function sourcesView() {
         total),
       error,
       h("section", { class: "flush" }, sourceTable(sources, ({ name }) => boxes.get(name))),
-      h("p", { class: "row" }, h("button", { type: "submit", class: "primary" }, "Go on to the scores"))),
+      h("p", { class: "row" }, h("button", { type: "submit" }, "Go on to the scores"))),
   ];
 }
 
