@@ -6,8 +6,8 @@ import argparse
 import base64
 import contextlib
 import hashlib
-import os
 import json
+import os
 import re
 import shutil
 import subprocess

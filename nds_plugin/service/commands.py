@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import socket
 import sys
 from pathlib import Path
@@ -108,7 +109,6 @@ def _run(args: argparse.Namespace) -> None:
     from nds_plugin.service.protocol import GuardedProtocol
     from nds_plugin.service.settings import Limits, Settings, admin_hash
 
-    keep_small()
     check_writable(args.store)
     limits = Limits(requests_per_minute=args.requests_per_minute, heavy_per_minute=args.heavy_per_minute)
     settings = Settings(
@@ -133,6 +133,7 @@ def _run(args: argparse.Namespace) -> None:
     )
     bound = _bind(args.host, args.port)
     host, port = bound.getsockname()[:2]
+    keep_small()
     # Whoever starts a server on port 0 reads here where it is.
     print(f"serving {args.store} on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     uvicorn.Server(config).run(sockets=[bound])
@@ -148,7 +149,10 @@ def _bind(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=512)
     except (OSError, OverflowError) as error:
-        cause = getattr(error, "strerror", None) or str(error)
+        number = getattr(error, "errno", None)
+        # Python adds the address to some; names that are unknown have numbers of their own.
+        known = isinstance(number, int) and number > 0
+        cause = os.strerror(number) if known and number is not None else str(error)
         raise NDSError(
             f"cannot listen on {host} port {port}: {cause}; choose another by --port or --host."
         ) from None
