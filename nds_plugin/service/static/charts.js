@@ -6,6 +6,7 @@ const HEAD = 22;
 const VALUE = 56;  // room for a number right of its bar
 const GAP = 14;
 const MOST_ROWS = 40;
+const MANY = 16;  // more rows than this stand closer together
 
 /**
  * Rows of bars with a table of the same numbers behind a button.
@@ -58,9 +59,10 @@ export function barChart({ title, rowTitle }) {
 
 function picture(title, { labels, columns, summary }, width) {
   const rows = labels.slice(0, MOST_ROWS);
-  const step = columns.some((column) => column.paired) ? 28 : 24;
+  const paired = columns.some((column) => column.paired);
+  const step = (paired ? 26 : 24) - (rows.length > MANY ? 6 : 0);
   const narrow = width < 480;
-  const label = narrow ? 84 : Math.min(210, Math.round(width * 0.26));
+  const label = narrow ? (columns.length > 1 ? 84 : 120) : Math.min(230, Math.round(width * (columns.length > 1 ? 0.26 : 0.34)));
   const each = Math.floor((width - label - GAP * columns.length) / columns.length);
   const ids = [freshId("chart"), freshId("chart")];
   const svg = h(
@@ -80,7 +82,7 @@ function picture(title, { labels, columns, summary }, width) {
 function rowLabel({ main, sub }, y, step, width, narrow) {
   const middle = y + step / 2;
   const room = Math.floor((width - 4) / 7) - main.length - 1;
-  const parts = [h("svg:tspan", { class: "main" }, clip(main, Math.floor(width / 7.2)))];
+  const parts = [h("svg:tspan", { class: "main" }, clip(main, Math.floor(width / 8)))];
   if (sub && room > (narrow ? 4 : 3)) parts.push(h("svg:tspan", { class: "sub", dx: 6 }, clip(sub, room)));
   return [h("svg:text", { x: 0, y: middle, "dominant-baseline": "central" }, ...parts)];
 }
@@ -95,10 +97,10 @@ function drawColumn({ title, kind, values, text, reference, paired }, count, { x
   const parts = [h("svg:text", { x, y: 11, class: "head", "dominant-baseline": "central" }, title)];
   for (let i = 0; i < count; i += 1) {
     const top = HEAD + i * step;
-    const tall = paired ? 11 : step - 10;
-    const y = top + (paired ? 4 : 5);
+    const tall = paired ? Math.round(step * 0.42) : step - 8;
+    const y = top + (paired ? 3 : 4);
     parts.push(bar(`${kind} bar`, at(0), at(values[i]), y, tall));
-    if (reference && paired) parts.push(bar("uniform bar", at(0), at(reference[i]), y + tall + 1, 6));
+    if (reference && paired) parts.push(bar("uniform bar", at(0), at(reference[i]), y + tall + 1, Math.round(step * 0.22)));
     if (reference && !paired) {
       parts.push(h("svg:line", { class: "mark", x1: at(reference[i]), x2: at(reference[i]), y1: top + 2, y2: top + step - 2 }));
     }

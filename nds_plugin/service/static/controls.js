@@ -4,7 +4,7 @@ import { freshId, h } from "./dom.js";
 import { count, percent } from "./format.js";
 import { field } from "./parts.js";
 
-const STEPS = 1000;
+const STEPS = 200;
 
 /**
  * A number field; `check` returns a sentence where a value will not do.
@@ -23,15 +23,18 @@ function numberField(label, input, { hint, beside, check, change }) {
 /** A slider for people who would rather see than type; the number beside it says the same to screen readers. */
 function slider(label, { toSlider, fromSlider, input }) {
   const range = h("input", { type: "range", min: 0, max: STEPS, step: 1, "aria-label": `${label}, slider`, id: freshId("range") });
+  let leading = false;
   const follow = () => {
     const value = Number(input.value);
-    if (value > 0) range.value = String(toSlider(value));
+    // A slider that followed its own rounded number could never be moved by an arrow key.
+    if (value > 0 && !leading) range.value = String(toSlider(value));
     range.setAttribute("aria-valuetext", input.value);
   };
   range.addEventListener("input", () => {
     input.value = String(fromSlider(Number(range.value)));
-    range.setAttribute("aria-valuetext", input.value);
+    leading = true;
     input.dispatchEvent(new Event("input"));
+    leading = false;
   });
   input.addEventListener("input", follow);
   return { range, follow };

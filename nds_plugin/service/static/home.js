@@ -59,8 +59,11 @@ export function sourceTable(sources, first = null) {
 }
 
 function provider({ name, homepage }) {
-  return [h("span", { class: "name" }, name), homepage ? [" ", h("small", {}, outside(homepage, host(homepage)))] : null];
+  return [h("span", {}, breakable(name)), homepage ? [" ", h("small", {}, outside(homepage, host(homepage)))] : null];
 }
+
+/** Long names of datasets break after an underscore rather than anywhere. */
+const breakable = (name) => name.split(/(?<=_)/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]));
 
 function host(url) {
   try {

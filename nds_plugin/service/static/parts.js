@@ -6,7 +6,7 @@ import { SERVER } from "./api.js";
 /** A text to copy, with its button. */
 export function copyBlock(text, what) {
   const label = `Copy ${what}`;
-  const code = h("pre", { tabindex: "0", "aria-label": what }, h("code", {}, text));
+  const code = h("pre", { tabindex: "0", role: "group", "aria-label": what }, h("code", {}, text));
   return h("div", { class: "copyblock" }, code, copyButton(() => text, label));
 }
 

@@ -59,7 +59,7 @@ export function livePreview({ sources, names, request, failed, drawable }) {
   function show(found) {
     fill(tiles, previewFacts(found));
     spoken.textContent = sentenceOf(found);
-    glance.textContent = `${plural(found.budget, "image")} · ${number(found.effective_clusters)} effective clusters · sample ${count(Math.round(found.effective_sample_size))}`;
+    glance.textContent = `${plural(found.budget, "image")}, ${number(found.effective_clusters)} effective clusters`;
     fill(key, legend(...(found.z ? [["z", "z, how well the expert does"]] : []), ["w", "w, weight in the draw"], ["mark", "weight in a uniform draw"]));
     chart.update(clusterChart(found, names));
     shares.update(found.expected_share_by_source);
@@ -73,9 +73,9 @@ function previewFacts(found) {
   const total = found.cluster_images.filter((n) => n > 0).length;
   const all = sum(found.cluster_images);
   return facts([
-    ["Images drawn", [h("b", {}, count(found.budget)), ` of ${count(all)}`]],
-    ["Effective clusters", [h("b", {}, number(found.effective_clusters)), ` of ${count(total)}`]],
-    ["Effective sample size", [h("b", {}, count(Math.round(found.effective_sample_size))), ` of ${count(all)}`]],
+    ["Images drawn", [h("b", {}, count(found.budget)), `of ${count(all)}`]],
+    ["Effective clusters", [h("b", {}, number(found.effective_clusters)), `of ${count(total)}`]],
+    ["Effective sample size", [h("b", {}, count(Math.round(found.effective_sample_size))), `of ${count(all)}`]],
   ], "tiles");
 }
 

@@ -4,8 +4,8 @@ import * as api from "./api.js";
 import { catalogue } from "./catalogue.js";
 import { fill, h } from "./dom.js";
 import { current, keep, requestOf } from "./draft.js";
-import { bytes, number, plural, short } from "./format.js";
-import { command, copyBlock, copyButton, field, stepper, title } from "./parts.js";
+import { bytes, number, plural } from "./format.js";
+import { command, copyBlock, field, stepper, title } from "./parts.js";
 import { ScoresError, readFile, readScores } from "./scores.js";
 
 export async function scoresView() {
@@ -130,8 +130,7 @@ function byHand(set) {
   const rows = set.files.map((file) => h("tr", {},
     h("th", { scope: "row" }, h("a", { href: file.url, download: file.name.split("/").pop() }, file.name)),
     h("td", { class: "number" }, bytes(file.bytes)),
-    h("td", {}, h("span", { class: "pair" }, h("code", { title: file.sha256 }, short(file.sha256)),
-      copyButton(() => file.sha256, `Copy the SHA-256 of ${file.name}`)))));
+    h("td", { class: "hash" }, h("code", {}, file.sha256))));
   return h("details", {}, h("summary", {}, `The ${plural(set.files.length, "file")} of the experts`),
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Files of the experts" },
       h("table", {}, h("caption", { class: "unseen" }, "Files of the experts"),
