@@ -97,7 +97,7 @@ class Impostor:
 
 @pytest.fixture(scope="module")
 def experts(tmp_path_factory: pytest.TempPathFactory) -> ExpertSet:
-    return trained(tmp_path_factory.mktemp("honest"), replace(TINY, shared_steps=0))
+    return trained(tmp_path_factory.mktemp("honest"), replace(TINY, shared_steps=0, init="scratch"))
 
 
 @pytest.fixture
