@@ -109,6 +109,19 @@ def test_a_link_template_fills_only_the_missing_links(folder: Path) -> None:
     assert sources["street"]["hosts"] == ["https://host.example", "https://own.example"]
 
 
+def test_names_that_clash_in_a_source_keep_the_folders_below_it(folder: Path) -> None:
+    index = SourceIndex.load(folder / "index.parquet")
+    names = [f"/private/{index[k].source}/class{k % 2}/{k // 2}.jpg" for k in range(48)]
+    names[24:48] = [f"/private/meadow/class{k % 2}/{k // 2}.jpg" for k in range(24)]
+    names += [f"/private/room/{k}.jpg" for k in range(24)]
+    publish_all(folder, index=with_column(folder, "file_name", names))
+    published = Store(folder / "store").current()
+    served = SourceIndex.load(published.folder / "index.parquet").column("file_name").tolist()
+    assert served[:3] == ["class0/0.jpg", "class1/0.jpg", "class0/1.jpg"]
+    assert served[24:26] == ["class0/0.jpg", "class1/0.jpg"]
+    assert served[48:51] == ["0.jpg", "1.jpg", "2.jpg"]
+
+
 @pytest.mark.parametrize(
     "link",
     ["javascript:alert(1)", "file:///etc/passwd", "//host/x", "http://", "https://a b/", "data:image/png,x"],

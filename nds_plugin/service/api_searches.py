@@ -207,7 +207,7 @@ async def _in_threads(pieces: Iterator[bytes], limiter: anyio.CapacityLimiter) -
 @router.get(
     "/searches/{search_id}/config",
     response_class=PlainTextResponse,
-    responses={200: {"content": {"text/yaml": {"schema": {"type": "string"}}}}, **_OWN},
+    responses={200: {"content": {"text/yaml": {}}}, **_OWN},
 )
 def config(search: Own, context: Shared) -> Response:
     """A Detectron2 config that trains on the images."""

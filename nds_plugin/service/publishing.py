@@ -58,8 +58,8 @@ def publish(
     source_index, cut = SourceIndex.load(index), Partition.load(partition)
     cut.check_matches(source_index)
     about = read_notes(notes, source_index.sources)
-    table = with_links(source_index.table, about)
-    public = SourceIndex(_without_folders(table), source_index.classes)
+    table = with_links(_without_folders(source_index), about)
+    public = SourceIndex(table, source_index.classes)
     manifest = _checked_experts(Path(experts), cut)
     sources = [_describe(public, cut, name, about[name]) for name in public.sources]
     with _only_one(folder), _new_folder(folder) as half_made:
@@ -84,10 +84,24 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def _without_folders(table: pa.Table) -> pa.Table:
-    """The index with base names: where the files lie is the publisher's own affair."""
-    names = pc.replace_substring_regex(table.column("file_name"), r"^.*[/\\]", "")
-    return table.set_column(table.column_names.index("file_name"), "file_name", names)
+def _without_folders(index: SourceIndex) -> pa.Table:
+    """The index's table with base names: where the files lie is the publisher's own affair.
+
+    Where base names clash in a source, the path below the source's folder is kept.
+    """
+    names = index.table.column("file_name").combine_chunks()
+    public = pc.replace_substring_regex(names, r"^.*/", "")
+    source = index.table.column("source").cast(pa.string()).combine_chunks()
+    for name in index.sources:
+        own = pc.equal(source, name)
+        if pc.count_distinct(public.filter(own)).as_py() < pc.sum(own).as_py():
+            ends = pc.min_max(names.filter(own))
+            folder = os.path.commonpath(
+                [os.path.dirname(ends["min"].as_py()), os.path.dirname(ends["max"].as_py())]
+            )
+            below = pc.utf8_slice_codeunits(names, len(folder) + (0 if folder in ("", "/") else 1))
+            public = pc.if_else(own, below, public)
+    return index.table.set_column(index.table.column_names.index("file_name"), "file_name", public)
 
 
 def _checked_experts(folder: Path, partition: Partition) -> dict[str, Any]:

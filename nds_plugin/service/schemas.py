@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal, Optional
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from nds_plugin.sampling import check_budget
 from nds_plugin.selection import SelectionConfig
 from nds_plugin.service.store import MAX_CLUSTERS
 
@@ -46,7 +45,10 @@ class SearchRequest(_Strict):
 
     @model_validator(mode="after")
     def _one_budget(self) -> "SearchRequest":
-        check_budget(self.budget or 0, self.share or 0.0)
+        if (self.budget is None) == (self.share is None):
+            raise ValueError(
+                "give exactly one of budget (a number of images) and share (of those that can be drawn)"
+            )
         return self
 
     def config(self) -> SelectionConfig:

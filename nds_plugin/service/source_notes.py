@@ -111,7 +111,7 @@ def with_links(table: pa.Table, notes: Mapping[str, SourceNotes]) -> pa.Table:
 
 
 def _filled(table: pa.Table, link: str) -> pa.Array:
-    names = [os.path.basename(name) for name in table.column("file_name").to_pylist()]
+    names = table.column("file_name").to_pylist()
     ids = table.column("image_id").to_pylist()
     return pa.array(
         [
