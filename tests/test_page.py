@@ -172,7 +172,9 @@ def test_scores_that_will_not_do_are_refused_with_one_sentence_at_the_field(
     field, error = page.get_by_label("Scores file"), page.locator("#scores-file-error")
     for change, sentence in WRONG_FILES:
         scores.write_text(json.dumps({**whole, **change}))
-        field.set_input_files(scores)
+        with page.expect_file_chooser() as chooser:  # the same file again, changed: must be read again
+            field.click()
+        chooser.value.set_files(scores)
         error.filter(has_text=sentence).wait_for()
         assert "scores-file-error" in str(field.get_attribute("aria-describedby"))
         assert field.get_attribute("aria-invalid") == "true"
@@ -238,7 +240,7 @@ def test_a_hostile_pickle_is_refused_at_the_field_by_the_servers_sentence(
 
 WRONG_SETTINGS = [
     ("Budget", "0", "The budget is a whole number of images, 1 or more.", "30"),
-    ("Budget", "73", "Only 72 images can be drawn.", "30"),
+    ("Budget", "73", "The chosen sources have only 72 images.", "30"),
     ("Budget", "", "Give a number.", "30"),
     ("Temperature T", "0", "The temperature is a number from 0.001 to 1,000,000.", "0.1"),
     ("Seed", "1.5", "The seed is a whole number, 0 or more.", "0"),
@@ -267,10 +269,10 @@ def test_a_setting_that_only_the_server_can_refuse_is_said_at_its_field_too(
 ) -> None:
     with visit(browser, server) as visitor:
         to_selection(visitor, scores)
-        # At this temperature the weights of two clusters are zero in double precision.
+        # At this temperature the weight of one cluster is zero in double precision.
         visitor.page.get_by_label("Temperature T", exact=True).fill("0.001")
-        visitor.page.get_by_label("Budget", exact=True).fill("30")
-        error = visitor.page.locator("#budget-error").filter(has_text="Budget must be 1 to ")
+        visitor.page.get_by_label("Budget", exact=True).fill("60")
+        error = visitor.page.locator("#budget-error").filter(has_text="Budget must be 1 to 48")
         error.wait_for()
         visitor.page.get_by_label("Temperature T", exact=True).fill("0.1")
         error.wait_for(state="hidden")

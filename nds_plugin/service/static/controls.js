@@ -42,9 +42,8 @@ function slider(label, { toSlider, fromSlider, input }) {
 
 const twoDigits = (value) => Number(value.toPrecision(2));
 
-/** How many images; the slider is logarithmic from 1 to all that can be drawn. */
-export function budgetControl(value, drawable, change) {
-  let most = drawable;
+/** How many images; the slider is logarithmic from 1 to `most`, all of the chosen sources. */
+export function budgetControl(value, most, change) {
   const input = h("input", { type: "number", id: "budget", min: 1, max: most, step: 1, value, inputmode: "numeric", required: true });
   const toSlider = (number) => Math.round((STEPS * Math.log(number)) / Math.log(Math.max(2, most)));
   const fromSlider = (place) => (place === STEPS ? most : Math.max(1, twoDigits(Math.round(most ** (place / STEPS)))));
@@ -56,20 +55,13 @@ export function budgetControl(value, drawable, change) {
   };
   const check = (number) => {
     if (!Number.isInteger(number) || number < 1) return "The budget is a whole number of images, 1 or more.";
-    return number > most ? `Only ${count(most)} images can be drawn.` : null;
+    return number > most ? `The chosen sources have only ${count(most)} images.` : null;
   };
   const made = numberField("Budget", input, { hint: "How many images to draw, each at most once.", beside: [share, range], check, change });
   input.addEventListener("input", say);
-  const limit = (now) => {
-    if (now === most) return;
-    most = now;
-    input.max = String(now);
-    follow();
-    say();
-  };
   follow();
   say();
-  return { ...made, limit };
+  return made;
 }
 
 const [COLDEST, HOTTEST] = [0.01, 10];

@@ -17,9 +17,8 @@ const WAIT = 200;  // milliseconds without a change before the server is asked
  * @param {string[]} options.names - main source of each cluster.
  * @param {() => Object|null} options.request - the request, or null where a field is wrong.
  * @param {(error: Error|null) => void} options.failed - shows an error, or takes it away.
- * @param {(most: number) => void} options.drawable - how many images can be drawn under these settings.
  */
-export function livePreview({ sources, names, request, failed, drawable }) {
+export function livePreview({ sources, names, request, failed }) {
   const tiles = h("div");
   const spoken = h("p", { class: "unseen", role: "status" });
   const chart = barChart({ title: "Score z and weight w of each cluster", rowTitle: "Cluster" });
@@ -45,7 +44,6 @@ export function livePreview({ sources, names, request, failed, drawable }) {
     try {
       const found = await api.preview({ ...body, title: "" }, signal);
       failed(null);
-      drawable(found.drawable);
       show(found);
     } catch (error) {
       if (error.name === "AbortError") return;

@@ -58,14 +58,16 @@ function checkNumbers(clusters, z, wanted) {
  * Read a chosen file: JSON here, a z.pickle by the server, which reads it as data.
  * @param {File} file
  * @param {Object} set - as for {@link readScores}.
- * @param {(set: string, data: Blob) => Promise<Object>} convert - turns a z.pickle into scores.
+ * @param {(set: string, data: ArrayBuffer) => Promise<Object>} convert - turns a z.pickle into scores.
  */
 export async function readFile(file, set, convert) {
   if (file.size > MAX_FILE) throw new ScoresError(`${file.name} is too large to be a scores file.`);
-  const head = new Uint8Array(await file.slice(0, 1).arrayBuffer())[0];
-  // Pickles of protocol 2 and later begin with 0x80, which no JSON does; protocol 0 dicts with "(".
-  if (head !== 0x80 && head !== 0x28) return readScores(await file.text(), set);
+  const bytes = await file.arrayBuffer().catch(() => {
+    throw new ScoresError(`${file.name} cannot be read, or changed since it was chosen: choose it again.`);
+  });
+  // Pickles of protocol 2 and later begin with 0x80, which no JSON does; dicts of protocol 0 with "(".
+  if (![0x80, 0x28].includes(new Uint8Array(bytes)[0])) return readScores(new TextDecoder().decode(bytes), set);
   if (file.size > MAX_PICKLE) throw new ScoresError(`${file.name} is larger than the 64 KiB that a z.pickle may have.`);
-  const { clusters, z } = await convert(set.id, file);
+  const { clusters, z } = await convert(set.id, bytes);
   return { clusters, z, metric: "accuracy", images: null };
 }

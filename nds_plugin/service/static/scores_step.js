@@ -38,6 +38,8 @@ function inputs(set, show) {
   file.addEventListener("change", () => {
     if (file.files.length) take(chosen, set, show, () => readFile(file.files[0], set, api.fromFastAdapt));
   });
+  // A file that was corrected and is chosen again is a change, too.
+  file.addEventListener("click", () => { file.value = ""; });
   dropping(chosen.element, file);
   const area = h("textarea", { rows: 5, spellcheck: "false", autocomplete: "off", id: "scores-text" });
   const use = h("button", { type: "button", class: "small" }, "Use the pasted scores");

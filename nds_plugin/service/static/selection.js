@@ -23,7 +23,6 @@ export async function selectionView() {
     names: mainSources(picked, set.num_clusters),
     request: () => (valid(fields) ? requestOf(draft()) : null),
     failed: (error) => show(error, fields, note),
-    drawable: (most) => fields.budget.limit(most),
   });
   const form = h("form", { novalidate: true, onsubmit: (event) => submit(event, { fields, note, draft }) },
     fields.selector, fields.budget.element, fields.softmax,
