@@ -17,6 +17,7 @@ SERVICE = [
     "psycopg[binary]>=3.1",
     "pyyaml",
     "httpx",
+    "filelock",
 ]
 
 setup(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -144,3 +146,12 @@ def test_a_manifest_that_is_missing_or_no_parquet_is_refused(tmp_path: Path) -> 
 def test_checksums_of_another_form_are_named(text: str) -> None:
     with pytest.raises(NDSError, match="expected MD5 or SHA-256"):
         parse_checksum(text)
+
+
+def test_looking_searching_and_downloading_need_no_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['torchvision'] = None\n"
+        "from nds_plugin.service.client import cli, cache, download, verbs\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
