@@ -6,7 +6,7 @@ import argparse
 import errno
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NoReturn
 
 from nds_plugin.artifacts import DISK_FULL
@@ -64,17 +64,8 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     def refuse(message: str) -> NoReturn:
         raise NDSError(f"command line: {message}; {parser.prog} --help lists the arguments.")
 
-    for one in _with_subparsers(parser):
-        one.error = refuse  # type: ignore[method-assign]
+    parser.error = refuse  # type: ignore[method-assign]
     return parser.parse_args()
-
-
-def _with_subparsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    yield parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for choice in action.choices.values():
-                yield from _with_subparsers(choice)
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:

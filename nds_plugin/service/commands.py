@@ -37,7 +37,7 @@ def _main() -> None:
 def _parser() -> argparse.ArgumentParser:
     from nds_plugin.service.settings import ADMIN_TOKEN, Limits
 
-    parser = argparse.ArgumentParser(prog="nds-serve", description=__doc__)
+    parser = cli.Parser(prog="nds-serve", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="serve a store")
     run.add_argument("--store", required=True, help="folder of published sets")
