@@ -41,9 +41,9 @@ demo: install
 # A file server on port 8001 plays the provider of the images; configs/service/sample.yaml has its links.
 demo-service: install
 	$(PYTHON) tools/partition_source.py $(SERVICE_DOMAINS:%=--dataset nds_sample_%_train) --method superclass \
-		--num-clusters 6 --crop-size 48 --shared-steps 150 --output $(SERVICE)
+		--num-clusters 6 --crop-size 48 --shared-steps 80 --shared-batch 16 --output $(SERVICE)
 	$(PYTHON) tools/train_experts.py --index $(SERVICE)/index.parquet --partition $(SERVICE)/partition.parquet \
-		--crop-size 48 --shared-steps 150 --steps 60 --output $(SERVICE)/experts
+		--crop-size 48 --shared-steps 80 --batch-size 16 --steps 40 --output $(SERVICE)/experts
 	$(PYTHON) tools/serve.py publish --store $(SERVICE)/store --index $(SERVICE)/index.parquet \
 		--partition $(SERVICE)/partition.parquet --experts $(SERVICE)/experts --sources configs/service/sample.yaml
 	$(PYTHON) -m http.server 8001 --bind 127.0.0.1 --directory $(DETECTRON2_DATASETS)/nds_sample >/dev/null 2>&1 & \
