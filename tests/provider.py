@@ -120,6 +120,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_ok(self, *name: str) -> None:
         self._send(photo(name[-1]))
 
+    def do_large(self, name: str) -> None:
+        """A picture of some 270 KB."""
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (300, 300, 3), dtype=np.uint8)).save(buffer, "PNG")
+        self._send(buffer.getvalue(), "image/png")
+
     def do_status(self, status: str, *_: str) -> None:
         self._send(b"no", "text/plain", int(status))
 

@@ -24,6 +24,7 @@ from nds_plugin.networks import build_network
 from nds_plugin.service.client.cache import current_set, fetch_experts
 from nds_plugin.service.client.folders import Tokens, cache_folder
 from nds_plugin.service.client.http import Service
+from nds_plugin.service.client.search import own_searches
 
 ID = "0123456789abcdef"
 
@@ -351,3 +352,30 @@ def test_the_token_goes_to_no_other_address(impostor: Impostor, tmp_path: Path) 
         service.get("searches", private=True)
     assert other.asked == []
     other.close()
+
+
+def test_all_pages_of_the_own_searches_are_read(impostor: Impostor, tmp_path: Path) -> None:
+    impostor.answers["searches"] = {"searches": [{"id": "a"}], "next": "7"}
+    impostor.answers["searches?cursor=7"] = {"searches": [{"id": "b"}, {"id": "c"}], "next": None}
+    tokens = Tokens(tmp_path / "tokens.json")
+    tokens.get_or_ask(impostor.url, lambda: "secret")
+    with Service(impostor.url, tokens) as service:
+        assert [entry["id"] for entry in own_searches(service)] == ["a", "b", "c"]
+    assert all(headers["Authorization"] == "Bearer secret" for _, headers in impostor.asked)
+
+
+def test_a_manifest_that_is_cut_short_leaves_no_file(impostor: Impostor, tmp_path: Path) -> None:
+    def cut(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        handler.wfile.write(b"source,image_id")
+        handler.close_connection = True
+
+    impostor.answers["searches/x/manifest?format=csv"] = cut
+    tokens = Tokens(tmp_path / "tokens.json")
+    tokens.get_or_ask(impostor.url, lambda: "secret")
+    with Service(impostor.url, tokens, retries=1) as service, pytest.raises(NDSError, match="tried 2 times"):
+        service.save("searches/x/manifest", {"format": "csv"}, tmp_path / "m.csv")
+    assert len(impostor.asked) == 2
+    assert not list(tmp_path.glob("*m.csv*"))

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from as_user import cut
+from as_user import ROOT, cut, full_disk
 from provider import Provider, photo, provider
 
 from nds_plugin.errors import NDSError
@@ -298,6 +298,45 @@ def test_two_downloads_never_share_a_folder_at_once(tmp_path: Path) -> None:
         pytest.raises(NDSError, match="another download is running"),
     ):
         download(_wanted("http://127.0.0.1/a"), tmp_path, QUICK, progress=False)
+
+
+def test_a_full_disk_ends_the_download_and_what_was_fetched_stays(server: Provider, tmp_path: Path) -> None:
+    images = plan([_row(server, "ok/small", 1), _row(server, "large/big", 2)], "test")
+    one_by_one = replace(QUICK, connections=1, politeness=Politeness(connections=1, rate=0))
+    with full_disk(150_000), pytest.raises(NDSError, match=r"disk full while writing .*0002\.jpg"):
+        download(images, tmp_path, one_by_one, progress=False)
+    assert [Path(path).name for path in list_images(tmp_path)] == ["0001.jpg"]
+    summary = download(images, tmp_path, one_by_one, progress=False)
+    assert (summary.there, summary.fetched) == (1, 1)
+
+
+def test_a_download_that_is_interrupted_says_so_and_goes_on(tmp_path: Path) -> None:
+    with provider(delay=0.1) as server:
+        manifest = tmp_path / "manifest.csv"
+        with open(manifest, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(_row(server, "", 0)))
+            writer.writeheader()
+            writer.writerows(_row(server, f"ok/{i}", i) for i in range(60))
+        command = [
+            sys.executable,
+            str(ROOT / "tools" / "nds_client.py"),
+            "download",
+            "--manifest",
+            str(manifest),
+        ]
+        command += ["--output", str(tmp_path / "images"), "--rate", "0"]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        while not sum(server.counts.values()):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 130, err
+        assert err.splitlines()[-1] == "stopped; the same command goes on where it stopped."
+        assert "Traceback" not in err
+        assert len(list((tmp_path / "images").rglob("*.jpg"))) < 60
+        assert subprocess.run(command, env=env, stdout=subprocess.DEVNULL).returncode == 0
+        assert len(list_images(tmp_path / "images")) == 60
 
 
 _SCRIPT = """
