@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from page_tools import NARROW, TITLE, WIDE, Visit, chromium, every_state, to_scores, visit, write_scores
-from service_demo import copied, running
+from service_demo import ROOT, copied, running
 
 FREE = ("--requests-per-minute", "0", "--heavy-per-minute", "0")
 
@@ -195,3 +195,38 @@ def test_each_view_has_a_title_of_its_own_and_one_first_heading(
             assert visitor.page.locator("h1").count() == 1
             titles.add(visitor.page.title())
     assert len(titles) == 5
+
+
+def test_the_modules_are_fetched_at_once_and_none_is_forgotten(browser: Any, server: str) -> None:
+    modules = {path.name for path in (ROOT / "nds_plugin/service/static").glob("*.js")}
+    with visit(browser, server) as visitor:
+        visitor.open()
+        head = visitor.page.locator("link[rel=modulepreload], script[type=module]")
+        named = {
+            Path(str(link.get_attribute("href") or link.get_attribute("src"))).name for link in head.all()
+        }
+        assert named == modules
+
+
+SHORT = """async (names) => {
+  const { shortNames } = await import("/static/catalogue.js");
+  return [...shortNames(names).values()];
+}"""
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["nds_sample_street_train", "nds_sample_room_train"], ["street", "room"]),
+        (["coco_2017_train", "openimages_train"], ["coco_2017", "openimages"]),
+        (["coco"], ["coco"]),
+        (["a_b", "a"], ["a_b", "a"]),
+        (["street", "room"], ["street", "room"]),
+    ],
+)
+def test_names_in_charts_lose_what_all_share(
+    browser: Any, server: str, names: list[str], short: list[str]
+) -> None:
+    with visit(browser, server) as visitor:
+        visitor.open()
+        assert visitor.page.evaluate(SHORT, names) == short

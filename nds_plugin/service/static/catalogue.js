@@ -21,16 +21,32 @@ export function clusterImages(sources, count) {
   return images;
 }
 
-/** Name of the source that most images of each cluster come from, or "". */
+/** Short name of the source that most images of each cluster come from, or "". */
 export function mainSources(sources, count) {
   const names = new Array(count).fill("");
+  const short = shortNames(sources.map(({ name }) => name));
   const most = new Array(count).fill(0);
   for (const { name, cluster_images: found } of sources) {
     for (const [cluster, n] of Object.entries(found)) {
-      if (n > most[cluster]) [most[cluster], names[cluster]] = [n, name];
+      if (n > most[cluster]) [most[cluster], names[cluster]] = [n, short.get(name)];
     }
   }
   return names;
+}
+
+/**
+ * Names for small places: without the beginning and end that all share, "nds_sample_street_train" is "street".
+ * @returns {Map<string, string>}
+ */
+export function shortNames(names) {
+  const parts = names.map((name) => name.split(/(?<=[_\-/])|(?=[_\-/])/));
+  const least = Math.min(...parts.map((part) => part.length));
+  const alike = (at) => names.length > 1 && parts.every((part) => at(part) === at(parts[0]));
+  let [head, tail] = [0, 0];
+  while (head < least - 1 && alike((part) => part[head])) head += 1;
+  while (tail < least - head - 1 && alike((part) => part[part.length - 1 - tail])) tail += 1;
+  const cut = (part) => part.slice(head, part.length - tail).join("").replace(/^[_\-/]+|[_\-/]+$/g, "");
+  return new Map(names.map((name, i) => [name, cut(parts[i]) || name]));
 }
 
 /** Clusters ordered for a chart: the best score first, else by number. */

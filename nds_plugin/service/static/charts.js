@@ -16,7 +16,7 @@ const MANY = 16;  // more rows than this stand closer together
  * second bar.
  *
  * @param {{title: string, rowTitle: string, restTitle?: string}} options
- * @returns {{element: HTMLElement, update: Function}} `update({labels, columns, summary})`, labels `{main, sub}`.
+ * @returns {{element: HTMLElement, update: Function}} `update({labels, columns, summary})`, labels `{main, sub?, full?}`.
  */
 export function barChart({ title, rowTitle }) {
   const place = h("div", { class: "chart" });
@@ -118,9 +118,9 @@ function bar(name, from, to, y, height) {
 
 function numbers(title, rowTitle, { labels, columns }) {
   const heads = columns.flatMap((column) => [column.title, ...(column.reference ? ["uniform"] : [])]);
-  const rows = labels.map(({ main, sub }, i) =>
+  const rows = labels.map(({ main, sub, full = main }, i) =>
     h("tr", {},
-      h("th", { scope: "row" }, main, sub ? h("span", { class: "sub" }, ` ${sub}`) : null),
+      h("th", { scope: "row" }, full, sub ? h("span", { class: "sub" }, ` ${sub}`) : null),
       columns.flatMap(({ values, text, reference }) => [
         h("td", {}, text(values[i])),
         reference ? h("td", {}, text(reference[i])) : null,

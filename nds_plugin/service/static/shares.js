@@ -1,6 +1,6 @@
 // Shares beside those of a uniform draw, by source and by cluster.
 
-import { order, sum } from "./catalogue.js";
+import { order, shortNames, sum } from "./catalogue.js";
 import { barChart, legend } from "./charts.js";
 import { percent } from "./format.js";
 
@@ -15,12 +15,13 @@ const COLUMN = { title: "share of the images", kind: "share", paired: true, text
  */
 export function sourceChart(title, sources) {
   const chart = barChart({ title, rowTitle: "Source" });
+  const short = shortNames(sources.map(({ name }) => name));
   const update = (shares) => {
     const names = Object.keys(shares).sort((a, b) => shares[b] - shares[a] || a.localeCompare(b));
     const images = names.map((name) => sources.find((source) => source.name === name)?.images ?? 0);
     const reference = images.every((n) => n > 0) ? images.map((n) => n / sum(images)) : null;
     chart.update({
-      labels: names.map((name) => ({ main: name })),
+      labels: names.map((name) => ({ main: short.get(name) ?? name, full: name })),
       columns: [{ ...COLUMN, values: names.map((name) => shares[name]), reference }],
       summary: `Most images, ${percent(shares[names[0]])}, are of ${names[0]}.`,
     });
