@@ -10,9 +10,10 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 from filelock import FileLock, Timeout
@@ -103,35 +104,19 @@ def download(
     Raises:
         NDSError: another download is running in the folder, or the disk is full.
     """
-    config, folder, start = config or DownloadConfig(), Path(folder), time.monotonic()
+    start, folder = time.monotonic(), Path(folder)
     check_writable(folder)
     with _locked(folder), contextlib.closing(Ledger(folder)) as ledger:
-        summary = Summary(len(images))
-        failures: dict[str, Entry] = {}
-        pending = list(_pending(images, folder, ledger, config, summary, failures))
+        run = _Run(images, folder, config or DownloadConfig(), ledger)
+        pending = list(run.pending())
         with tqdm(
             total=len(images), initial=len(images) - len(pending), desc="images", unit="image",
             disable=None if progress else True,
         ) as bar:  # fmt: skip
-
-            def record(entry: Entry) -> None:
-                ledger.put(entry)
-                if entry.reason:
-                    summary.failed[entry.reason] += 1
-                    failures[entry.path] = entry
-                else:
-                    summary.fetched, summary.fetched_bytes = (
-                        summary.fetched + 1,
-                        summary.fetched_bytes + entry.bytes,
-                    )
-                bar.update()
-
-            asyncio.run(_fetch_all(pending, folder, config, record))
-        ledger.commit()
-        summary.suspicious = dict(ledger.same_bytes((image.path for image in images), _SUSPICIOUS))
-        _write_failures(folder / FAILURES, images, failures)
-    summary.seconds = time.monotonic() - start
-    return summary
+            asyncio.run(run.fetch(pending, bar))
+        run.finish()
+    run.summary.seconds = time.monotonic() - start
+    return run.summary
 
 
 @contextlib.contextmanager
@@ -153,33 +138,81 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _pending(
-    images: Sequence[Wanted],
-    folder: Path,
-    ledger: Ledger,
-    config: DownloadConfig,
-    summary: Summary,
-    failures: dict[str, Entry],
-) -> Iterator[Wanted]:
-    """The images to fetch; the others are counted."""
-    known = ledger.entries()
-    for image in tqdm(images, desc="looking at what is there", unit="image", disable=None, delay=2):
-        entry = known.get(image.path)
-        if entry is not None and (entry.url, entry.checksum) != (image.url, image.checksum):
-            entry = None  # another image had this place, or its link changed
-        if _is_there(image, folder / image.path, entry, config, ledger):
-            summary.there += 1
-        elif not image.url:
-            failures[image.path] = Entry(
-                image.path, "", image.checksum, "no link", "the provider publishes no link"
-            )
-            summary.failed["no link"] += 1
-        elif entry and entry.reason and entry.reason not in TRY_AGAIN and not config.retry_failed:
-            failures[image.path] = entry
-            summary.failed[entry.reason] += 1
-            summary.not_tried += 1
+class _Run:
+    """One download of a locked folder."""
+
+    def __init__(
+        self, images: Sequence[Wanted], folder: Path, config: DownloadConfig, ledger: Ledger
+    ) -> None:
+        self._images, self._folder, self._config, self._ledger = images, folder, config, ledger
+        self._failures: dict[str, Entry] = {}
+        self.summary = Summary(len(images))
+
+    def pending(self) -> Iterator[Wanted]:
+        """The images to fetch; the others are counted."""
+        known = self._ledger.entries()
+        for image in tqdm(self._images, desc="looking at what is there", unit="image", disable=None, delay=2):
+            entry = known.get(image.path)
+            if entry is not None and (entry.url, entry.checksum) != (image.url, image.checksum):
+                entry = None  # another image had this place, or its link changed
+            if _is_there(image, self._folder / image.path, entry, self._config, self._ledger):
+                self.summary.there += 1
+            elif not image.url:
+                self._fail(Entry(image.path, "", "", "no link", "the provider publishes no link"))
+            elif entry and entry.reason not in ("", *TRY_AGAIN) and not self._config.retry_failed:
+                self._fail(entry)
+                self.summary.not_tried += 1
+            else:
+                yield image
+
+    async def fetch(self, pending: Sequence[Wanted], bar: tqdm[Any]) -> None:
+        """Fetch images, host by host in parallel, so that one slow host does not hold the others up."""
+        by_host: dict[str, list[Wanted]] = {}
+        for image in reversed(pending):
+            by_host.setdefault(image.url.partition("//")[2].partition("/")[0], []).append(image)
+        async with _fetcher(self._folder, self._config) as fetcher:
+
+            async def work(images: list[Wanted]) -> None:
+                while images:
+                    self._record(await fetcher.fetch(images.pop()))
+                    bar.update()
+
+            tasks = [
+                asyncio.create_task(work(images))
+                for images in by_host.values()
+                for _ in range(min(len(images), self._config.politeness.connections))
+            ]
+            try:
+                await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _record(self, entry: Entry) -> None:
+        self._ledger.put(entry)
+        if entry.reason:
+            self._fail(entry)
         else:
-            yield image
+            self.summary.fetched += 1
+            self.summary.fetched_bytes += entry.bytes
+
+    def _fail(self, entry: Entry) -> None:
+        self.summary.failed[entry.reason] += 1
+        self._failures[entry.path] = entry
+
+    def finish(self) -> None:
+        """Write the list of failures; look for placeholders that nobody knows yet."""
+        self._ledger.commit()
+        paths = (image.path for image in self._images)
+        self.summary.suspicious = dict(self._ledger.same_bytes(paths, _SUSPICIOUS))
+        with atomic_write(self._folder / FAILURES, "w") as file:
+            writer = csv.writer(file)
+            writer.writerow(["source", "image_id", "url", "reason", "detail"])
+            for image in self._images:
+                if image.path in self._failures:
+                    entry = self._failures[image.path]
+                    writer.writerow([image.source, image.image_id, image.url, entry.reason, entry.detail])
 
 
 def _is_there(
@@ -221,46 +254,13 @@ def _look_at(image: Wanted, place: Path, size: int, placeholders: frozenset[str]
     return Entry(image.path, image.url, image.checksum, bytes=size, md5=digests.hex())
 
 
-async def _fetch_all(
-    pending: Sequence[Wanted], folder: Path, config: DownloadConfig, record: Callable[[Entry], None]
-) -> None:
-    """Fetch all, host by host in parallel, so that one slow host does not hold the others up."""
-    by_host: dict[str, list[Wanted]] = {}
-    for image in reversed(pending):
-        by_host.setdefault(image.url.partition("//")[2].partition("/")[0], []).append(image)
+@contextlib.asynccontextmanager
+async def _fetcher(folder: Path, config: DownloadConfig) -> AsyncIterator[Fetcher]:
     slots = asyncio.Semaphore(config.connections)
     limits = httpx.Limits(max_connections=config.connections, max_keepalive_connections=config.connections)
     headers = {"User-Agent": USER_AGENT, "Accept": "image/*,*/*;q=0.1", "Accept-Encoding": "identity"}
+    timeout = httpx.Timeout(config.fetch.timeout, pool=None)  # the slots see to the pool
     async with httpx.AsyncClient(
-        timeout=httpx.Timeout(config.fetch.timeout, pool=None),
-        limits=limits,
-        headers=headers,
-        follow_redirects=False,
+        timeout=timeout, limits=limits, headers=headers, follow_redirects=False
     ) as client:
-        fetcher = Fetcher(client, Hosts(config.politeness), slots, folder, folder / _PARTS, config.fetch)
-
-        async def work(images: list[Wanted]) -> None:
-            while images:
-                record(await fetcher.fetch(images.pop()))
-
-        tasks = [
-            asyncio.create_task(work(images))
-            for images in by_host.values()
-            for _ in range(min(len(images), config.politeness.connections))
-        ]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _write_failures(path: Path, images: Sequence[Wanted], failures: dict[str, Entry]) -> None:
-    with atomic_write(path, "w") as file:
-        writer = csv.writer(file)
-        writer.writerow(["source", "image_id", "url", "reason", "detail"])
-        for image in images:
-            if image.path in failures:
-                entry = failures[image.path]
-                writer.writerow([image.source, image.image_id, image.url, entry.reason, entry.detail])
+        yield Fetcher(client, Hosts(config.politeness), slots, folder, folder / _PARTS, config.fetch)
