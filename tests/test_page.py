@@ -78,6 +78,7 @@ def run_command(text: str, **options: Any) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_whole_search_from_the_sources_by_the_command_that_the_page_shows_to_the_files(
     visitor: Visit, service_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,6 +132,7 @@ def test_no_state_of_the_page_is_wider_than_the_window_or_leaves_the_server(
         assert visitor.elsewhere() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=["1280", "390"])
 def test_axe_finds_nothing_serious_in_any_state(
