@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -262,6 +264,30 @@ def test_what_is_no_http_gets_a_400(address: tuple[str, int], data: bytes) -> No
 
 def test_after_all_this_the_server_answers_as_before(address: tuple[str, int]) -> None:
     assert httpx.get(f"http://127.0.0.1:{address[1]}/api/v1/health").json()["status"] == "ok"
+
+
+def test_a_download_that_is_not_read_ends_on_a_real_connection(store: Path) -> None:
+    import uvicorn
+
+    limits = Limits(stall_s=1.0)
+    bound = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(create_app(Settings(store, limits=limits)), log_config=None))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+    thread.start()
+    try:
+        current = httpx.get(f"http://127.0.0.1:{bound.getsockname()[1]}/api/v1/health").json()["expert_set"]
+        path = f"/api/v1/expert-sets/{current}/files/expert_0000.safetensors"
+        with socket.create_connection(bound.getsockname(), timeout=10) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            time.sleep(3)  # more than the limit; the kernel's buffers are full long before
+            received = 0
+            with contextlib.suppress(ConnectionResetError):
+                while piece := connection.recv(1 << 20):
+                    received += len(piece)
+            assert 0 < received < 44_000_000
+    finally:
+        server.should_exit = True
+        thread.join(15)
 
 
 def test_a_server_listens_on_this_machine_alone_unless_told(address: tuple[str, int]) -> None:

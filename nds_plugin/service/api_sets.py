@@ -10,7 +10,7 @@ from nds_plugin.service import schemas
 from nds_plugin.service.context import Context, context_of
 from nds_plugin.service.docs import PROBLEMS
 from nds_plugin.service.problems import ProblemError
-from nds_plugin.service.store import PublishedSet
+from nds_plugin.service.store import SetRecord
 
 router = APIRouter(tags=["expert sets"])
 Shared = Annotated[Context, Depends(context_of)]
@@ -25,7 +25,7 @@ async def health(context: Shared) -> schemas.Health:
 @router.get("/sources")
 def sources(context: Shared) -> schemas.SourcesOut:
     """The sources that the current set indexes. Their images stay with their providers."""
-    published = context.store.current()
+    published = context.record(context.store.current_id())
     return schemas.SourcesOut(
         expert_set=published.id,
         sources=[
@@ -45,7 +45,7 @@ def _public(entry: dict[str, Any]) -> dict[str, Any]:
 def expert_sets(context: Shared) -> schemas.ExpertSetsOut:
     """The published sets, the newest first."""
     current = context.store.current_id()
-    found = [context.published(set_id) for set_id in context.store.ids()]
+    found = [context.record(set_id) for set_id in context.store.ids()]
     return schemas.ExpertSetsOut(
         expert_sets=[schemas.ExpertSetOut(**_summary(published, current)) for published in found]
     )
@@ -54,7 +54,7 @@ def expert_sets(context: Shared) -> schemas.ExpertSetsOut:
 @router.get("/expert-sets/{set_id}", responses=PROBLEMS[404])
 def expert_set(set_id: str, context: Shared) -> schemas.ExpertSetDetail:
     """One set: its manifest and files."""
-    published = context.published(set_id)
+    published = context.record(set_id)
     files = [
         schemas.FileOut(
             name=name,
@@ -68,7 +68,7 @@ def expert_set(set_id: str, context: Shared) -> schemas.ExpertSetDetail:
     return schemas.ExpertSetDetail(manifest=published.manifest, files=files, **summary)
 
 
-def _summary(published: PublishedSet, current: str) -> dict[str, Any]:
+def _summary(published: SetRecord, current: str) -> dict[str, Any]:
     return {
         "id": published.id,
         "hash": published.expert_hash,
@@ -96,7 +96,7 @@ _FILE_ANSWERS: dict[Any, Any] = {
 @router.get("/expert-sets/{set_id}/files/{name}", response_class=FileResponse, responses=_FILE_ANSWERS)
 def expert_file(set_id: str, name: str, request: Request, context: Shared) -> Response:
     """A file of a set; ETag is its SHA-256, ranges resume a download."""
-    published = context.published(set_id)
+    published = context.record(set_id)
     if name not in published.files:
         raise ProblemError(404, f"the expert set {set_id} has no file of this name.")
     etag = f'"{published.files[name]["sha256"]}"'

@@ -82,7 +82,7 @@ class _Policy:
         try:
             current = self._context.store.current_id() if self._context.settings.thumbnails else ""
             if current not in self._made:
-                sources = self._context.store.get(current).info["sources"]
+                sources = self._context.store.record(current).info["sources"]
                 hosts = [host for entry in sources if entry["thumbnails"] for host in entry["hosts"]]
                 self._made = {"": self._made[""], current: content_security_policy(hosts)}
         except (NDSError, KeyError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import socket
@@ -94,7 +95,7 @@ def _sets(args: argparse.Namespace) -> None:
     store = Store(Path(args.store))
     current = store.current_id()
     for set_id in store.ids():
-        found = store.get(set_id)
+        found = store.record(set_id)
         mark = "*" if set_id == current else " "
         print(
             f"{mark} {set_id}  {found.info['created']}  {found.info['images']} images, K = {found.num_clusters}"
@@ -108,6 +109,7 @@ def _run(args: argparse.Namespace) -> None:
     from nds_plugin.service.memory import keep_small
     from nds_plugin.service.protocol import GuardedProtocol
     from nds_plugin.service.settings import Limits, Settings, admin_hash
+    from nds_plugin.service.store import NothingPublishedError
 
     check_writable(args.store)
     limits = Limits(requests_per_minute=args.requests_per_minute, heavy_per_minute=args.heavy_per_minute)
@@ -131,6 +133,8 @@ def _run(args: argparse.Namespace) -> None:
         ws="none",
         limit_concurrency=args.max_connections,
     )
+    with contextlib.suppress(NothingPublishedError):
+        app.state.context.store.current()  # so that the first search need not wait for it
     bound = _bind(args.host, args.port)
     host, port = bound.getsockname()[:2]
     keep_small()

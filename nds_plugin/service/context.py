@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hmac
 import time
+from typing import Annotated, Any
 
 import anyio
-from fastapi import Request
+from fastapi import Request, Security
+from fastapi.security import HTTPBearer
 
 from nds_plugin.service.draws import Draws
 from nds_plugin.service.problems import ProblemError
@@ -14,7 +16,7 @@ from nds_plugin.service.schemas import SearchRequest
 from nds_plugin.service.searches import Search, SearchBook
 from nds_plugin.service.selecting import Query, make_query
 from nds_plugin.service.settings import Settings, token_hash
-from nds_plugin.service.store import PublishedSet, Store
+from nds_plugin.service.store import PublishedSet, SetRecord, Store
 
 _MAX_TOKEN = 200
 
@@ -36,6 +38,17 @@ class Context:
         """
         try:
             return self.store.get(set_id)
+        except KeyError:
+            raise ProblemError(404, f"no expert set {set_id[:16]!r} is published here.") from None
+
+    def record(self, set_id: str) -> SetRecord:
+        """What is known of a published set without its images.
+
+        Raises:
+            ProblemError: 404.
+        """
+        try:
+            return self.store.record(set_id)
         except KeyError:
             raise ProblemError(404, f"no expert set {set_id[:16]!r} is published here.") from None
 
@@ -99,7 +112,11 @@ def bearer(request: Request) -> str | None:
     return token
 
 
-def owner(request: Request) -> str:
+# For the OpenAPI document alone: bearer() reads the header and says what is wrong with it.
+_SCHEME = HTTPBearer(auto_error=False, scheme_name="token")
+
+
+def owner(request: Request, _: Annotated[Any, Security(_SCHEME)]) -> str:
     """The known token of a request, as a dependency.
 
     Raises:
@@ -113,7 +130,7 @@ def owner(request: Request) -> str:
     return token
 
 
-def admin(request: Request) -> None:
+def admin(request: Request, _: Annotated[Any, Security(_SCHEME)]) -> None:
     """Lets only the admin pass, as a dependency.
 
     Raises:

@@ -41,51 +41,18 @@ class NothingPublishedError(NDSError):
 
 
 @dataclass(frozen=True)
-class PublishedSet:
-    """One published set, with the columns that selection needs in memory.
+class SetRecord:
+    """What is known of a published set without its images.
 
     Attributes:
         folder: where it is.
         info: content of ``set.json``.
         manifest: of the experts.
-        cluster: cluster of each image, -1 for none; shape (N,).
-        source: position in ``sources`` of each image; shape (N,).
-        counts: images by source and cluster, shape (sources, K).
     """
 
     folder: Path
     info: dict[str, Any]
     manifest: dict[str, Any]
-    cluster: npt.NDArray[np.int16]
-    source: npt.NDArray[np.uint16]
-    counts: npt.NDArray[np.int64]
-    rows: Rows
-
-    @classmethod
-    def load(cls, folder: Path) -> PublishedSet:
-        """Read a set.
-
-        Raises:
-            NDSError: a file is missing, cut short, or not what ``set.json`` says.
-        """
-        info = read_json(folder / SET_FILE, KIND)
-        manifest = read_manifest(folder / EXPERTS / MANIFEST)
-        rows = Rows(folder / ROWS)
-        names = [entry["name"] for entry in info["sources"]]
-        cluster = np.empty(info["images"], dtype=np.int16)
-        source = np.empty(info["images"], dtype=np.uint16)
-        counts = np.zeros((len(names), len(manifest["experts"])), dtype=np.int64)
-        start = 0
-        for batch in rows.columns(["source", "cluster"]):
-            here = slice(start, start + len(batch))
-            column = batch.column("source")
-            lookup = np.array([names.index(name) for name in column.dictionary.to_pylist()])
-            source[here] = lookup[column.indices.to_numpy()]
-            cluster[here] = batch.column("cluster").to_numpy()
-            inside = cluster[here] >= 0
-            np.add.at(counts, (source[here][inside], cluster[here][inside]), 1)
-            start += len(batch)
-        return cls(folder, info, manifest, cluster, source, counts, rows)
 
     @property
     def id(self) -> str:
@@ -100,7 +67,7 @@ class PublishedSet:
     @property
     def num_clusters(self) -> int:
         """K."""
-        return int(self.counts.shape[1])
+        return len(self.manifest["experts"])
 
     @property
     def source_names(self) -> list[str]:
@@ -115,6 +82,59 @@ class PublishedSet:
     def expert_path(self, name: str) -> Path:
         """The path of one of ``files``."""
         return self.folder / EXPERTS / str(self.files[name]["path"])
+
+    @classmethod
+    def read(cls, folder: Path) -> SetRecord:
+        """Read what is known of a set.
+
+        Raises:
+            NDSError: a file is missing or cut short.
+        """
+        return cls(folder, read_json(folder / SET_FILE, KIND), read_manifest(folder / EXPERTS / MANIFEST))
+
+
+@dataclass(frozen=True)
+class PublishedSet(SetRecord):
+    """A published set with the columns that selection needs in memory.
+
+    Attributes:
+        cluster: cluster of each image, -1 for none; shape (N,).
+        source: position in ``source_names`` of each image; shape (N,).
+        counts: images by source and cluster, shape (sources, K).
+        rows: the images, on disk.
+    """
+
+    cluster: npt.NDArray[np.int16]
+    source: npt.NDArray[np.uint16]
+    counts: npt.NDArray[np.int64]
+    rows: Rows
+
+    @classmethod
+    def load(cls, record: SetRecord) -> PublishedSet:
+        """Read a set's columns.
+
+        Raises:
+            NDSError: the file of rows is missing, cut short, or not what ``set.json`` says.
+        """
+        rows, names, images = Rows(record.folder / ROWS), record.source_names, int(record.info["images"])
+        cluster = np.empty(images, dtype=np.int16)
+        source = np.empty(images, dtype=np.uint16)
+        counts = np.zeros((len(names), record.num_clusters), dtype=np.int64)
+        start = 0
+        for batch in rows.columns(["source", "cluster"]):
+            here = slice(start, start + len(batch))
+            column = batch.column("source")
+            lookup = np.array([names.index(name) for name in column.dictionary.to_pylist()])
+            source[here] = lookup[column.indices.to_numpy()]
+            cluster[here] = batch.column("cluster").to_numpy()
+            inside = cluster[here] >= 0
+            np.add.at(counts, (source[here][inside], cluster[here][inside]), 1)
+            start += len(batch)
+        if start != images:
+            raise NDSError(
+                f"{record.folder}: expected {images} images in {ROWS}, got {start}: publish it again."
+            )
+        return cls(record.folder, record.info, record.manifest, cluster, source, counts, rows)
 
     def cluster_in(self, sources: Sequence[str]) -> npt.NDArray[np.int16]:
         """``cluster`` with -1 for the images of all other sources, shape (N,)."""
@@ -145,6 +165,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._lock = threading.Lock()
+        self._records: dict[str, SetRecord] = {}
         self._loaded: dict[str, PublishedSet] = {}
         self._seen: tuple[int, int] | None = None
         self._current = ""
@@ -178,22 +199,31 @@ class Store:
         """The current set."""
         return self.get(self.current_id())
 
-    def get(self, set_id: str) -> PublishedSet:
-        """A set by its id.
+    def record(self, set_id: str) -> SetRecord:
+        """What is known of a set without its images.
 
         Raises:
             KeyError: there is no such set.
             NDSError: it is damaged.
         """
+        # Looked at each time: whoever keeps the store may delete an old set.
+        if not SET_ID.fullmatch(set_id) or not (self.root / SETS / set_id).is_dir():
+            raise KeyError(set_id)
+        if set_id not in self._records:
+            self._records[set_id] = SetRecord.read(self.root / SETS / set_id)
+        return self._records[set_id]
+
+    def get(self, set_id: str) -> PublishedSet:
+        """A set by its id, with its columns.
+
+        Raises:
+            KeyError: there is no such set.
+            NDSError: it is damaged.
+        """
+        record = self.record(set_id)
         with self._lock:
-            if set_id in self._loaded:
-                # Last used, last dropped.
-                self._loaded[set_id] = self._loaded.pop(set_id)
-                return self._loaded[set_id]
-            if not SET_ID.fullmatch(set_id) or not (self.root / SETS / set_id).is_dir():
-                raise KeyError(set_id)
-            found = PublishedSet.load(self.root / SETS / set_id)
-            self._loaded[set_id] = found
+            found = self._loaded.pop(set_id, None) or PublishedSet.load(record)
+            self._loaded[set_id] = found  # last used, last dropped
             while len(self._loaded) > self._KEPT:
                 del self._loaded[next(iter(self._loaded))]
             return found
@@ -205,14 +235,9 @@ class Store:
             KeyError: there is no such set.
         """
         if SET_ID.fullmatch(name):
-            if (self.root / SETS / name).is_dir():
-                return name
-            raise KeyError(name)
-        current = self.current()
-        if name == current.expert_hash:
-            return current.id
-        for set_id in self.ids():
-            if read_json(self.root / SETS / set_id / SET_FILE, KIND)["hash"] == name:
+            return self.record(name).id
+        for set_id in [self.current_id(), *self.ids()]:
+            if self.record(set_id).expert_hash == name:
                 return set_id
         raise KeyError(name)
 
