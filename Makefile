@@ -62,6 +62,7 @@ bench: install
 	$(PYTHON) benchmarks/sampler.py
 	$(PYTHON) benchmarks/scoring.py
 	$(PYTHON) benchmarks/service.py
+	$(PYTHON) benchmarks/privacy.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info $(DEMO)
