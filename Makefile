@@ -1,6 +1,6 @@
 # install: the environment in .venv      demo: the main job at CPU size, with a report
 # test: the tests                        check: linters and types
-# bench: the benchmarks
+# bench: the benchmarks                 demo-service: the web service on the sample, http://127.0.0.1:8000
 # Needs python3 (3.10 or later, for these versions of torch) and the Python package index; no GPU.
 
 VENV := .venv
@@ -13,8 +13,11 @@ DETECTRON2_NEEDS := "setuptools<81" wheel black pycocotools fvcore iopath "omega
 	tabulate termcolor cloudpickle tensorboard matplotlib shapely
 export DETECTRON2_DATASETS ?= $(CURDIR)/datasets
 DEMO := output/demo
+SERVICE := output/service
+SERVICE_PORT := 8000
+SERVICE_DOMAINS := street room meadow harbour desert shelf
 
-.PHONY: install demo test check bench clean
+.PHONY: install demo demo-service test check bench clean
 
 install: $(VENV)/.installed
 
@@ -35,6 +38,18 @@ demo: install
 	$(PYTHON) tools/train_net.py --config nds_sample.yaml OUTPUT_DIR $(DEMO)/selected NDS.WORK_DIR $(DEMO)/nds
 	$(PYTHON) tools/compare_runs.py $(DEMO)/none $(DEMO)/uniform $(DEMO)/selected --output $(DEMO)/report.html
 
+# A file server on port 8001 plays the provider of the images; configs/service/sample.yaml has its links.
+demo-service: install
+	$(PYTHON) tools/partition_source.py $(SERVICE_DOMAINS:%=--dataset nds_sample_%_train) --method superclass \
+		--num-clusters 6 --crop-size 48 --shared-steps 80 --shared-batch 16 --output $(SERVICE)
+	$(PYTHON) tools/train_experts.py --index $(SERVICE)/index.parquet --partition $(SERVICE)/partition.parquet \
+		--crop-size 48 --shared-steps 80 --batch-size 16 --steps 40 --output $(SERVICE)/experts
+	$(PYTHON) tools/serve.py publish --store $(SERVICE)/store --index $(SERVICE)/index.parquet \
+		--partition $(SERVICE)/partition.parquet --experts $(SERVICE)/experts --sources configs/service/sample.yaml
+	$(PYTHON) -m http.server 8001 --bind 127.0.0.1 --directory $(DETECTRON2_DATASETS)/nds_sample >/dev/null 2>&1 & \
+		provider=$$!; trap "kill $$provider" EXIT; \
+		$(PYTHON) tools/serve.py run --store $(SERVICE)/store --thumbnails --port $(SERVICE_PORT)
+
 test: install
 	$(PYTHON) -m pytest
 
@@ -46,6 +61,8 @@ check: install
 bench: install
 	$(PYTHON) benchmarks/sampler.py
 	$(PYTHON) benchmarks/scoring.py
+	$(PYTHON) benchmarks/service.py
+	$(PYTHON) benchmarks/privacy.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info $(DEMO)

@@ -8,6 +8,18 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "nds_plugin/__init__.py").read_text())[1]
 
+SERVICE = [
+    "fastapi>=0.115",
+    "uvicorn>=0.30",
+    "uvloop",
+    "httptools",
+    "sqlalchemy>=2",
+    "psycopg[binary]>=3.1",
+    "pyyaml",
+    "httpx",
+    "filelock",
+]
+
 setup(
     name="nds_plugin",
     version=VERSION,
@@ -15,7 +27,13 @@ setup(
     long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     packages=find_packages(include=["nds_plugin", "nds_plugin.*"]),
-    package_data={"nds_plugin": ["py.typed"]},
+    package_data={"nds_plugin": ["py.typed"], "nds_plugin.service": ["static/*"]},
+    entry_points={
+        "console_scripts": [
+            "nds-serve = nds_plugin.service.commands:main",
+            "nds-client = nds_plugin.service.client.cli:main",
+        ]
+    },
     python_requires=">=3.9",
     install_requires=[
         "numpy>=1.23",
@@ -33,9 +51,14 @@ setup(
         "torchvision",
     ],
     extras_require={
-        # pyquaternion: cityscapesscripts' own conversion, which the tests compare with, imports it.
-        "dev": ["pytest", "pytest-timeout", "ruff", "mypy", "psutil", "shapely", "pyquaternion"],
+        # The web service and its client: docs/service.md.
+        "service": SERVICE,
         # Polygons of Cityscapes. The package cityscapesscripts itself is installed by --no-deps (README).
         "cityscapes": ["shapely"],
+        # pyquaternion: cityscapesscripts' own conversion, which the tests compare with, imports it.
+        "dev": [
+            *("pytest", "pytest-timeout", "ruff", "mypy", "psutil", "shapely", "pyquaternion"),
+            *(*SERVICE, "schemathesis>=4", "hypothesis", "httpx2", "playwright", "axe-playwright-python"),
+        ],
     },
 )

@@ -35,8 +35,12 @@ _UNWRITABLE = (*DISK_FULL, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_write(
+    path: str | os.PathLike[str], mode: str = "wb", *, permissions: int = 0o644
+) -> Iterator[IO[Any]]:
     """Open a temporary file that becomes ``path`` when the block ends without an error.
+
+    No one but the owner can read the temporary file; ``permissions`` are those of ``path``.
 
     Raises:
         NDSError: the disk is full or the folder cannot be written; ``path`` is untouched.
@@ -49,7 +53,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
             yield file
             file.flush()
             os.fsync(file.fileno())
-        _put_in_place(temporary, path)
+        _put_in_place(temporary, path, permissions)
         temporary = None
     except OSError as error:
         if error.errno in _UNWRITABLE:
@@ -95,9 +99,9 @@ def _new_file(path: Path) -> tuple[int, str]:
         raise cannot_write(path, error) from error
 
 
-def _put_in_place(temporary: str, path: Path) -> None:
+def _put_in_place(temporary: str, path: Path, permissions: int) -> None:
     try:
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, permissions)
         os.replace(temporary, path)
         _sync_directory(path.parent)
     except OSError as error:
@@ -160,10 +164,15 @@ def write_table(
     path: str | os.PathLike[str], kind: str, key: str, table: pa.Table, payload: Mapping[str, Any]
 ) -> None:
     """Write a Parquet artefact atomically; ``payload`` goes into the schema metadata."""
-    header = {"kind": kind, "version": VERSION, "key": key, **payload}
-    table = table.replace_schema_metadata({HEADER: json.dumps(header, allow_nan=False).encode()})
+    table = table.replace_schema_metadata(table_metadata(kind, key, payload))
     with atomic_write(path) as file:
         pq.write_table(table, file, compression="zstd")
+
+
+def table_metadata(kind: str, key: str, payload: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """The schema metadata of a Parquet artefact, for those who write one in pieces."""
+    header = {"kind": kind, "version": VERSION, "key": key, **payload}
+    return {HEADER: json.dumps(header, allow_nan=False).encode()}
 
 
 def read_table(path: str | os.PathLike[str], kind: str) -> tuple[pa.Table, dict[str, Any]]:

@@ -55,6 +55,13 @@ def users_mistake(error: BaseException) -> str | None:
     return None
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose own mistakes, and those of its sub-commands, are told in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise NDSError(f"command line: {message}; {self.prog} --help lists the arguments.")
+
+
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The parsed command line; what is wrong with it is told in one line, as everything else.
 

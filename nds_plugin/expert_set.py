@@ -18,25 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torchvision.models import ResNet
 
-from nds_plugin.artifacts import VERSION, atomic_write, content_hash, file_hash, read_json
+from nds_plugin.artifacts import VERSION, atomic_write, file_hash
 from nds_plugin.errors import NDSError
-from nds_plugin.images import resize_size
-from nds_plugin.networks import ARCH, empty_network
+from nds_plugin.expert_manifest import ARCH, MANIFEST, SHARED, read_manifest
+from nds_plugin.networks import empty_network
 
-KIND = "experts"
-MANIFEST = "manifest.json"
-SHARED = "shared.safetensors"
 _HEADER = "nds"  # the only metadata key: safetensors writes several in no fixed order
-_FIELDS = {
-    "hash": str, "task": str, "arch": str, "crop_size": int, "resize_size": int, "mean": list, "std": list,
-    "classes": list, "partition": str, "index": str, "sources": list, "config": dict, "experts": list,
-}  # fmt: skip
-_EXPERT_FIELDS = {"cluster": int, "file": str, "sha256": str, "images": int, "steps": int}
-
-
-def expert_file(cluster: int) -> str:
-    """File name of a cluster's expert."""
-    return f"expert_{cluster:04d}.safetensors"
 
 
 def write_network(
@@ -154,14 +141,6 @@ def _describe(tensor: torch.Tensor) -> str:
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
-def set_hash(manifest: Mapping[str, Any]) -> str:
-    """Hash of an expert set: of its files' hashes and of all that decides how they are used."""
-    files = [[entry["cluster"], entry["sha256"]] for entry in manifest["experts"]]
-    shared = manifest["shared"]["sha256"] if manifest.get("shared") else None
-    used = {k: manifest[k] for k in ("task", "arch", "crop_size", "resize_size", "mean", "std", "config")}
-    return content_hash([files, shared, used])
-
-
 class ExpertSet:
     """A folder of experts whose manifest has been checked; the networks are read when asked for.
 
@@ -183,9 +162,7 @@ class ExpertSet:
             NDSError: no manifest, one that was changed by hand, or a missing file.
         """
         directory = Path(directory)
-        path = directory / MANIFEST
-        manifest = read_json(path, KIND)
-        _check_manifest(manifest, path)
+        manifest = read_manifest(directory / MANIFEST)
         experts = cls(directory, manifest)
         names = [entry["file"] for entry in manifest["experts"]] + [SHARED] * experts.has_shared
         missing = [name for name in names if not (directory / name).is_file()]
@@ -255,27 +232,3 @@ class ExpertSet:
     def _load(self, entry: Mapping[str, Any]) -> ResNet:
         path = self.directory / entry["file"]
         return load_network(path, outputs=len(self.manifest["classes"]), sha256=entry["sha256"])
-
-
-def _check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
-    entries = manifest.get("experts")
-    rows: list[tuple[Any, dict[str, Any]]] = [(manifest, _FIELDS)]
-    rows += [(entry, _EXPERT_FIELDS) for entry in (entries if isinstance(entries, list) else [])]
-    for row, fields in rows:
-        for name, kind in fields.items():
-            if not isinstance(row, Mapping) or not isinstance(row.get(name), kind):
-                raise NDSError(f"{path}: field {name!r} should be of type {kind.__name__}: make it again.")
-    if not entries:
-        raise NDSError(f"{path}: holds no experts: make it again.")
-    files = [entry["file"] for entry in manifest["experts"]]
-    if any(Path(name).name != name for name in files):
-        raise NDSError(f"{path}: an expert's file lies outside the folder; the manifest is not nds_plugin's.")
-    if manifest["arch"] != ARCH:
-        raise NDSError(f"{path}: experts of architecture {manifest['arch']!r}, this release reads {ARCH!r}.")
-    if manifest["resize_size"] != resize_size(manifest["crop_size"]):
-        raise NDSError(
-            f"{path}: crops of {manifest['crop_size']} from {manifest['resize_size']} pixels, this release "
-            f"takes them from {resize_size(manifest['crop_size'])}: train the experts again."
-        )
-    if manifest["hash"] != set_hash(manifest):
-        raise NDSError(f"{path}: its hash is not that of its content; it was changed by hand: make it again.")

@@ -20,21 +20,11 @@ import torch
 
 from nds_plugin.artifacts import content_hash, file_hash, is_valid, write_json
 from nds_plugin.errors import NDSError
-from nds_plugin.expert_set import (
-    KIND,
-    MANIFEST,
-    SHARED,
-    ExpertSet,
-    expert_file,
-    load_network,
-    read_network,
-    set_hash,
-    valid_header,
-    write_network,
-)
+from nds_plugin.expert_manifest import ARCH, KIND, MANIFEST, SHARED, expert_file, set_hash
+from nds_plugin.expert_set import ExpertSet, load_network, read_network, valid_header, write_network
 from nds_plugin.images import resize_size
 from nds_plugin.index import NO_LABEL, SourceIndex
-from nds_plugin.networks import ARCH, MEAN, STD
+from nds_plugin.networks import MEAN, STD
 from nds_plugin.tasks import Task, get_task
 from nds_plugin.training import (
     ExpertConfig,

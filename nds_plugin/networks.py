@@ -14,7 +14,6 @@ from torchvision.models.resnet import BasicBlock
 
 from nds_plugin.errors import NDSError, unknown_name
 
-ARCH = "resnet18"
 FEATURES = 512  # channels of ResNet-18 after average pooling
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, RGB in [0, 1]
 STD = (0.229, 0.224, 0.225)

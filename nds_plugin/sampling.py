@@ -143,6 +143,24 @@ def resolve_budget(images: int, count: int = 0, share: float = 0.0) -> int:
     return int(budget)
 
 
+def expected_draws(weights: Floats, sizes: Ints, budget: int) -> Floats:
+    """Images of each cluster in a draw of ``budget``, in expectation, shape (K,); sums to the budget.
+
+    Small clusters of a large weight are drawn empty, so that this is not budget x w. The clocks of
+    :func:`draw_subset` are taken to stop at the time by which ``budget`` rang in expectation.
+
+    Raises:
+        NDSError: the budget is not in 1 .. number of images with a positive probability.
+    """
+    rates = image_rates(weights, sizes)
+    positive = rates > 0
+    budget = resolve_budget(int(sizes[positive].sum()), count=int(budget) or -1)
+    time = _time_of(float(budget), rates[positive], sizes[positive])
+    found = np.zeros(len(rates))
+    found[positive] = sizes[positive] * -np.expm1(-rates[positive] * time)
+    return found
+
+
 def draw_subset(weights: Floats, cluster: npt.NDArray[np.integer], budget: int, seed: int) -> Ints:
     """Draw exactly ``budget`` images without replacement, successively in proportion to p.
 
@@ -211,9 +229,10 @@ def _time_of(wanted: float, rates: Floats, sizes: Ints) -> float:
     """The time at which ``wanted`` clocks rang in expectation (infinite when that is too many)."""
     if wanted >= sizes.sum():
         return float("inf")
-    low, high = 0.0, 1.0 / float(rates.min())
-    while (sizes * -np.expm1(-rates * high)).sum() < wanted:
-        high *= 2.0
+    # All clocks together ring once per unit of time at most, so that it takes ``wanted`` units or more.
+    low, high = 0.0, float(wanted)
+    while (sizes * -np.expm1(-rates * high)).sum() < wanted and high < 1e300:
+        low, high = high, high * 2.0
     for _ in range(60):
         middle = (low + high) / 2.0
         if (sizes * -np.expm1(-rates * middle)).sum() < wanted:

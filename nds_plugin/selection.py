@@ -29,7 +29,7 @@ from nds_plugin.streams import IndexStream, ShuffledStream, WeightedStream
 KIND = "selection"
 MODES = ("subset", "stream")
 SELECTORS = ("nds", "uniform", "full")
-_COLUMNS = ("source", "image_id", "cluster", "p", "url", "license", "checksum")
+COLUMNS = ("source", "image_id", "cluster", "p", "url", "license", "checksum")
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Selection:
             NDSError: missing, cut short, or not a selection.
         """
         table, header = read_table(path, KIND)
-        missing = [name for name in _COLUMNS if name not in table.column_names]
+        missing = [name for name in COLUMNS if name not in table.column_names]
         if missing:
             raise NDSError(f"{path}: a selection needs the columns {', '.join(missing)} too: draw it again.")
         weights = np.asarray(header.pop("weights"), dtype=np.float64)
@@ -187,29 +187,59 @@ def select(
         )
     sizes = partition.sizes
     weights = selector_weights(config, sizes, scores)
-    drawable = int(sizes[weights > 0].sum())
+    rows = draw_rows(config, weights, sizes, partition.cluster)
+    info = selection_info(config, sizes, scores, index.sources, (index.hash, partition.hash), len(rows))
+    return Selection(_rows(index, partition, weights, rows), config.mode, weights, info)
+
+
+def draw_rows(
+    config: SelectionConfig,
+    weights: npt.NDArray[np.float64],
+    sizes: npt.NDArray[np.int64],
+    cluster: npt.NDArray[np.integer],
+) -> npt.NDArray[np.int64]:
+    """Rows of the index that are selected, ascending.
+
+    Args:
+        config: selector, mode, budget and seed.
+        weights, sizes: of the clusters, shape (K,).
+        cluster: of every image, shape (N,); -1 is never selected.
+
+    Raises:
+        NDSError: no budget, or one larger than what can be drawn.
+    """
     if config.mode == "stream" or config.selector == "full":
         # In a stream those of weight 0, too: a later scoring may give their cluster one.
-        rows = np.flatnonzero(partition.cluster >= 0)
-    else:
-        budget = sampling.resolve_budget(drawable, config.count, config.share)
-        rows = sampling.draw_subset(weights, partition.cluster, budget, config.seed)
-    info = {
+        return np.flatnonzero(cluster >= 0)
+    budget = sampling.resolve_budget(int(sizes[weights > 0].sum()), config.count, config.share)
+    return sampling.draw_subset(weights, cluster, budget, config.seed)
+
+
+def selection_info(
+    config: SelectionConfig,
+    sizes: npt.NDArray[np.int64],
+    scores: Scores | None,
+    sources: Sequence[str],
+    hashes: tuple[str, str],
+    images: int,
+) -> dict[str, Any]:
+    """How a selection came to be; ``hashes`` are those of the index and of the partition."""
+    by_scores = scores if config.selector == "nds" else None
+    return {
         "selector": config.selector,
         "seed": config.seed,
-        "budget": len(rows),
+        "budget": images,
         "temperature": config.temperature,
         "normalisation": config.normalisation,
-        "metric": scores.metric if scores and config.selector == "nds" else None,
-        "z": [float(z) for z in scores.z] if scores and config.selector == "nds" else None,
-        "sources": index.sources,
+        "metric": by_scores.metric if by_scores else None,
+        "z": [float(z) for z in by_scores.z] if by_scores else None,
+        "sources": list(sources),
         "sizes": sizes.tolist(),
-        "index": index.hash,
-        "partition": partition.hash,
-        "expert_set": scores.expert_set if scores and config.selector == "nds" else None,
-        "target_images": scores.images if scores and config.selector == "nds" else None,
+        "index": hashes[0],
+        "partition": hashes[1],
+        "expert_set": by_scores.expert_set if by_scores else None,
+        "target_images": by_scores.images if by_scores else None,
     }
-    return Selection(_rows(index, partition, weights, rows), config.mode, weights, info)
 
 
 def selector_weights(
@@ -239,7 +269,7 @@ def _rows(
     columns = {name: taken.column(name) for name in ("source", "image_id", "url", "license", "checksum")}
     columns["cluster"] = pa.array(cluster.astype(np.int32))
     columns["p"] = pa.array(p)
-    return pa.table({name: columns[name] for name in _COLUMNS})
+    return pa.table({name: columns[name] for name in COLUMNS})
 
 
 def cluster_table(selection: Selection, index: SourceIndex, partition: Partition) -> list[dict[str, Any]]:

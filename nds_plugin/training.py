@@ -18,7 +18,8 @@ from tqdm import tqdm
 from nds_plugin.artifacts import content_hash
 from nds_plugin.crops import CACHE_BYTES, CropBatch, RandomCrops, Unreadable, crop_loader
 from nds_plugin.errors import NDSError, unknown_name
-from nds_plugin.networks import ARCH, PRECISIONS, build_network, precision_name, repeatable, resolve_precision
+from nds_plugin.expert_manifest import ARCH
+from nds_plugin.networks import PRECISIONS, build_network, precision_name, repeatable, resolve_precision
 from nds_plugin.tasks import TASKS, Task
 
 logger = logging.getLogger(__name__)

@@ -51,6 +51,14 @@ def tiny_datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def service_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published store of three sources and as many clusters, which tests copy before they change it."""
+    from service_demo import build_store
+
+    return build_store(tmp_path_factory.mktemp("service"))
+
+
 def _number_from_one(file: Path) -> None:
     document = json.loads(file.read_text())
     number = {image["id"]: i for i, image in enumerate(document["images"], start=1)}

@@ -17,7 +17,8 @@ from nds_plugin.artifacts import file_hash
 from nds_plugin.d2.config import load_config
 from nds_plugin.d2.loader import build_nds_train_loader
 from nds_plugin.errors import NDSError
-from nds_plugin.expert_set import read_network, set_hash, write_network
+from nds_plugin.expert_manifest import set_hash
+from nds_plugin.expert_set import read_network, write_network
 from nds_plugin.experts import train_experts
 from nds_plugin.partition import Partition
 from nds_plugin.scoring import ScoringConfig, score_experts

@@ -17,7 +17,8 @@ from tiny_experts import TINY, edit_manifest, trained, two_domains, write_domain
 from nds_plugin.artifacts import read_json
 from nds_plugin.crops import RandomCrops
 from nds_plugin.errors import NDSError
-from nds_plugin.expert_set import ExpertSet, expert_file, load_network, read_network, write_network
+from nds_plugin.expert_manifest import expert_file
+from nds_plugin.expert_set import ExpertSet, load_network, read_network, write_network
 from nds_plugin.experts import (
     experts_key,
     is_complete,

@@ -13,20 +13,22 @@ PACKAGE = Path(__file__).parents[1] / "nds_plugin"
 # A module may import those of its own line and of the lines above it. Packages count as one.
 LAYERS = (
     {"errors"},
-    {"artifacts", "counter_rng", "class_names", "images", "packed", "pickles"},
-    {"index", "sampling", "networks", "supervised", "crops", "clustering"},
+    {"artifacts", "counter_rng", "class_names", "images", "packed", "pickles", "safetensors_header"},
+    {"expert_manifest", "index", "sampling", "networks", "supervised", "crops", "clustering"},
     {"partition", "streams", "scores", "backbones", "tasks", "training"},
     {"selection", "sampler", "features", "expert_set", "experts", "scoring"},
     {"locking"},
     {"store"},
     {"datasets"},
     {"report", "cli", "preparing"},
+    {"service"},
     {"d2"},
 )
 SELECTING = {"sampling", "streams", "scores", "selection", "sampler"}
 LEARNING = {"networks", "supervised", "tasks", "training", "expert_set", "experts", "backbones", "features"}
 WITHOUT_TORCH = (
     *("errors", "artifacts", "counter_rng", "class_names", "images", "packed", "pickles", "index"),
+    *("expert_manifest", "safetensors_header"),
     *("sampling", "clustering", "partition", "streams", "scores", "selection", "locking", "store"),
     *("datasets", "report", "cli", "preparing"),
 )

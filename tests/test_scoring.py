@@ -19,7 +19,8 @@ from tiny_experts import TINY, trained, two_domains, write_domain
 
 from nds_plugin import crops, networks, scoring
 from nds_plugin.errors import NDSError
-from nds_plugin.expert_set import ExpertSet, expert_file
+from nds_plugin.expert_manifest import expert_file
+from nds_plugin.expert_set import ExpertSet
 from nds_plugin.images import read_center_crop
 from nds_plugin.index import SourceIndex
 from nds_plugin.networks import InferenceNetwork, normalise

@@ -29,7 +29,8 @@ from nds_plugin.d2.subset import selection_label_space
 from nds_plugin.d2.training import finetune_config
 from nds_plugin.datasets.folder import check_files
 from nds_plugin.errors import NDSError
-from nds_plugin.expert_set import SHARED, ExpertSet, load_network
+from nds_plugin.expert_manifest import SHARED
+from nds_plugin.expert_set import ExpertSet, load_network
 from nds_plugin.experts import (
     ExpertConfig,
     experts_key,

@@ -1,0 +1,98 @@
+"""The web service as an ASGI app."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from nds_plugin import __version__
+from nds_plugin.errors import NDSError
+from nds_plugin.service import api_admin, api_searches, api_sets, problems
+from nds_plugin.service.context import Context
+from nds_plugin.service.database import connect
+from nds_plugin.service.docs import ALWAYS
+from nds_plugin.service.searches import SearchBook
+from nds_plugin.service.security import (
+    BodyLimit,
+    RateLimit,
+    SecurityHeaders,
+    Timeouts,
+    content_security_policy,
+)
+from nds_plugin.service.settings import Settings
+from nds_plugin.service.store import Store
+
+API = "/api/v1"
+STATIC = Path(__file__).parent / "static"
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The app of a server.
+
+    Raises:
+        NDSError: the database cannot be reached. A store without a set is no error: one may be
+            published while the server runs.
+    """
+    store = Store(settings.store)
+    context = Context(
+        settings, store, SearchBook(connect(settings.database_url), settings.limits.searches_per_token)
+    )
+    app = FastAPI(
+        title="Neural Data Server",
+        version=__version__,
+        description="Experts of indexed sources out, K scores in, links to the images' providers back.",
+        openapi_url=f"{API}/openapi.json",
+        # The stock pages load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        responses=ALWAYS,
+        redirect_slashes=False,
+    )
+    app.state.context = context
+    problems.add_handlers(app)
+    for router in (api_sets.router, api_searches.router, api_admin.router):
+        app.include_router(router, prefix=API)
+    _add_page(app)
+    # The last added is the outermost.
+    app.add_middleware(BodyLimit, limits=settings.limits)
+    app.add_middleware(Timeouts, limits=settings.limits)
+    app.add_middleware(RateLimit, limits=settings.limits, heavy=is_heavy)
+    app.add_middleware(SecurityHeaders, policy=_Policy(context))
+    return app
+
+
+def is_heavy(scope: Scope) -> bool:
+    """Whether a request draws or sends much."""
+    path, method = str(scope["path"]), scope["method"]
+    return (method == "POST" and path == f"{API}/searches") or path.endswith(("/manifest", "/mosaic"))
+
+
+class _Policy:
+    """The content security policy, made anew where another set is current."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._made: dict[str, str] = {"": content_security_policy()}
+
+    def __call__(self) -> str:
+        try:
+            current = self._context.store.current_id() if self._context.settings.thumbnails else ""
+            if current not in self._made:
+                sources = self._context.store.record(current).info["sources"]
+                hosts = [host for entry in sources if entry["thumbnails"] for host in entry["hosts"]]
+                self._made = {"": self._made[""], current: content_security_policy(hosts)}
+        except (NDSError, KeyError):
+            current = ""
+        return self._made[current]
+
+
+def _add_page(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    def page() -> FileResponse:
+        return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")

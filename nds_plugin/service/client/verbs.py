@@ -1,0 +1,258 @@
+"""What each verb of ``nds-client`` does."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tabulate import tabulate
+
+from nds_plugin.artifacts import check_writable
+from nds_plugin.errors import NDSError
+from nds_plugin.expert_manifest import MANIFEST, read_manifest
+from nds_plugin.scores import Scores
+from nds_plugin.service import fastadapt
+from nds_plugin.service.client.cache import current_set, fetch_experts, remote_set
+from nds_plugin.service.client.checks import known_placeholders
+from nds_plugin.service.client.download import FAILURES, DownloadConfig, Summary, download
+from nds_plugin.service.client.fetch import FetchConfig
+from nds_plugin.service.client.hosts import Politeness
+from nds_plugin.service.client.http import Service, printable
+from nds_plugin.service.client.manifest import read_manifest as read_images
+from nds_plugin.service.client.privacy import parse_privacy
+from nds_plugin.service.client.search import (
+    SearchOptions,
+    check_current,
+    checked_id,
+    current_hash,
+    disclosure,
+    make_request,
+    own_searches,
+    read_search,
+    send,
+)
+
+if TYPE_CHECKING:
+    from nds_plugin.index import SourceIndex
+
+logger = logging.getLogger(__name__)
+MANIFESTS = ("csv", "json", "parquet", "coco", "d2")
+_ENDINGS = {".parquet": "parquet", ".json": "json", ".yaml": "d2", ".yml": "d2"}
+MISSING_IMAGES = 1  # exit status of a download that could not fetch everything
+
+
+def sources(args: argparse.Namespace) -> None:
+    """List the indexed sources."""
+    with Service(args.server) as service:
+        found = service.get("sources")
+    rows = [
+        {
+            "source": printable(entry.get("name"), 60),
+            "images": entry.get("images"),
+            "with link": entry.get("linked_images"),
+            "clusters": len(entry.get("clusters") or ()),
+            "licences": printable(", ".join(map(str, entry.get("licenses") or ())), 60),
+            "homepage": printable(entry.get("homepage"), 80),
+        }
+        for entry in found["sources"]
+    ]
+    print(tabulate(rows, headers="keys"))
+    print(f"expert set {printable(found['expert_set'], 64)}")
+
+
+def experts(args: argparse.Namespace) -> None:
+    """Download a set of experts into the cache."""
+    with Service(args.server) as service:
+        remote = remote_set(service, args.set) if args.set else current_set(service)
+        folder = fetch_experts(service, remote)
+    print(f"{len(remote.manifest['experts'])} experts of set {remote.id} (hash {remote.hash}) in {folder}")
+    if args.fastadapt:
+        from nds_plugin.expert_set import ExpertSet
+        from nds_plugin.service.client.export import export_fastadapt
+
+        files = export_fastadapt(ExpertSet.load(folder), args.fastadapt)
+        print(f"{len(files)} files for the paper authors' client in {args.fastadapt}")
+
+
+def score(args: argparse.Namespace) -> None:
+    """Score the current experts on the user's images."""
+    check_writable(Path(args.output).parent)  # before the work that would be lost
+    with Service(args.server) as service:
+        folder = fetch_experts(service, current_set(service))
+    from nds_plugin.expert_set import ExpertSet
+    from nds_plugin.networks import choose_device
+    from nds_plugin.scoring import ScoringConfig, score_experts
+
+    config = ScoringConfig(
+        metric=args.metric, max_images=args.max_images, seed=args.seed, precision=args.precision,
+        num_workers=args.num_workers,
+    )  # fmt: skip
+    scores = score_experts(ExpertSet.load(folder), _target(args), config, choose_device(args.device))
+    scores.save(args.output)
+    for cluster, z, stderr in zip(scores.clusters, scores.z, scores.stderr):
+        print(f"cluster {cluster:4d}: {scores.metric} {z:.4f} +- {stderr:.4f}")
+    print(
+        f"{scores.images} images scored, {scores.unreadable} unreadable; wrote {args.output}. Nothing was sent: "
+        f"nds-client search --scores {args.output} --budget N"
+    )
+
+
+def _target(args: argparse.Namespace) -> SourceIndex | str:
+    if args.images is not None:
+        return str(args.images)
+    from nds_plugin.datasets.coco import index_coco
+
+    return index_coco(*args.coco)
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Turn ``z.pickle`` into scores."""
+    data = _read_pickle(Path(args.pickle))
+    if args.experts:
+        manifest = read_manifest(Path(args.experts) / MANIFEST)
+    else:
+        with Service(args.server) as service:
+            manifest = current_set(service).manifest
+    clusters = [int(entry["cluster"]) for entry in manifest["experts"]]
+    found = fastadapt.convert(data, manifest["hash"], clusters)
+    # The file tells neither the number of images nor how sure its numbers are.
+    unknown = {"converted_from": "fastadapt", "stderr": "unknown"}
+    Scores(
+        found["clusters"], found["z"], [0.0] * len(found["z"]), "accuracy", 0, manifest["hash"], manifest["task"],
+        details=unknown, partition=manifest["partition"],
+    ).save(args.output)  # fmt: skip
+    print(f"{len(found['z'])} scores of expert set {manifest['hash'][:16]} in {args.output}")
+
+
+def _read_pickle(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(fastadapt.MAX_BYTES + 1)
+    except OSError as error:
+        raise NDSError(f"cannot read {path}: {error.strerror}.") from None
+
+
+def search(args: argparse.Namespace) -> None:
+    """Show what will be sent, ask, send."""
+    scores = Scores.load(args.scores) if args.scores else None
+    options = SearchOptions(
+        args.budget, args.share, None if args.source is None else tuple(args.source), args.temperature,
+        args.normalisation, args.selector, args.seed, args.title, parse_privacy(args.privacy),
+    )  # fmt: skip
+    with Service(args.server) as service:
+        current = current_hash(service)
+        if scores is not None:
+            check_current(scores, current, service.address)
+        body = make_request(scores, current, options)
+        print(disclosure(body, scores, options, service.address), flush=True)
+        if not args.yes:
+            _ask()
+        found = send(service, body)
+    result = found["result"]
+    print(tabulate(sorted(result["share_by_source"].items(), key=lambda item: -item[1]), ["source", "share"]))
+    print(
+        f"{result['images']} images; {result['effective_clusters']:.1f} effective clusters, effective sample size "
+        f"{result['effective_sample_size']:.0f}."
+    )
+    print(f"search {found['id']}: nds-client download --search {found['id']} --output DIR")
+
+
+def _ask() -> None:
+    if not sys.stdin.isatty():
+        raise NDSError("nobody is there to ask: add --yes to send this. Nothing was sent.")
+    if input("Send it? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise NDSError("not sent.")
+
+
+def searches(args: argparse.Namespace) -> None:
+    """List the user's searches, or delete one."""
+    with Service(args.server) as service:
+        if args.delete:
+            service.delete(f"searches/{checked_id(args.delete)}")
+            print(f"deleted {args.delete}")
+            return
+        rows = [
+            {
+                "search": printable(entry.get("id"), 64),
+                "created": printable(entry.get("created"), 40),
+                "images": entry.get("result", {}).get("images"),
+                "title": printable(entry.get("request", {}).get("title", ""), 60),
+            }
+            for entry in own_searches(service)
+        ]
+    print(tabulate(rows, headers="keys") if rows else "no searches.")
+
+
+def manifest(args: argparse.Namespace) -> None:
+    """Download the list of a search's images."""
+    kind = args.format or _ENDINGS.get(Path(args.output).suffix, "csv")
+    with Service(args.server) as service:
+        _save_manifest(service, args.search, kind, Path(args.output))
+    print(f"wrote {args.output}")
+
+
+def _save_manifest(service: Service, search_id: str, kind: str, path: Path) -> None:
+    here = f"searches/{checked_id(search_id)}"
+    if kind == "d2":
+        service.save(f"{here}/config", {}, path)
+    else:
+        service.save(f"{here}/manifest", {"format": kind}, path)
+
+
+def download_images(args: argparse.Namespace) -> None:
+    """Fetch the images of a search."""
+    config = DownloadConfig(
+        connections=args.connections,
+        politeness=Politeness(args.per_host, args.rate),
+        fetch=FetchConfig(
+            retries=args.retries, timeout=args.timeout, max_bytes=args.max_mb << 20,
+            placeholders=known_placeholders(args.placeholder),
+        ),
+        retry_failed=args.retry_failed,
+    )  # fmt: skip
+    with _list_of_images(args) as path:
+        images = read_images(path)
+    summary = download(images, args.output, config)
+    print(report(summary, Path(args.output)))
+    if summary.failed:
+        raise SystemExit(MISSING_IMAGES)
+
+
+@contextmanager
+def _list_of_images(args: argparse.Namespace) -> Iterator[Path]:
+    if args.manifest:
+        yield Path(args.manifest)
+        return
+    with Service(args.server) as service, tempfile.TemporaryDirectory(prefix="nds-") as folder:
+        images = read_search(service, args.search)["result"].get("images")
+        path = Path(folder) / "manifest.csv"
+        _save_manifest(service, args.search, "csv", path)
+        found = len(read_images(path))
+        if found != images:
+            raise NDSError(f"the manifest of {args.search} lists {found} images, the search has {images}.")
+        yield path
+
+
+def report(summary: Summary, folder: Path) -> str:
+    """A download's outcome for people."""
+    megabytes, seconds = summary.fetched_bytes / 1e6, max(summary.seconds, 1e-9)
+    lines = [
+        f"{summary.there + summary.fetched} of {summary.wanted} images in {folder}: {summary.fetched} fetched "
+        f"({megabytes:.1f} MB, {summary.fetched / seconds:.1f} images a second), {summary.there} were there."
+    ]
+    if summary.failed:
+        lines.append(tabulate(summary.failed.most_common(), headers=["not there because", "images"]))
+        again = f" {summary.not_tried} were not tried again (--retry-failed)." if summary.not_tried else ""
+        lines.append(f"{folder / FAILURES} lists them.{again}")
+    for md5, count in summary.suspicious.items():
+        lines.append(
+            f"{count} images have the same bytes (MD5 {md5}): if that is a picture for removed photos, start "
+            f"again with --placeholder {md5}."
+        )
+    return "\n".join(lines)

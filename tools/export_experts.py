@@ -1,0 +1,46 @@
+#!/usr/bin/env python
+"""Write experts in the form that the paper authors' client (NeuralDataServer-FastAdapt, 2019) reads.
+
+    python tools/export_experts.py --experts experts --format fastadapt
+
+One file per expert goes to experts/fastadapt (or --output); `nds-serve publish` hands that folder out, too.
+A client of the authors then runs, in their repository, on the downloaded folder:
+
+    python main.py --imagedir my_photos --experts_dir fastadapt
+
+and its z.pickle is turned into scores by `nds-client convert z.pickle`. At CPU size: seconds for any set.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nds_plugin.cli import parse, run
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    description, _, examples = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--experts", required=True, help="folder of experts")
+    parser.add_argument("--format", default="fastadapt", choices=("fastadapt",), help="default fastadapt")
+    parser.add_argument("--output", help="the folder to write (default: EXPERTS/fastadapt)")
+    return parse(parser)
+
+
+def main() -> None:
+    """Parse the command line and export."""
+    args = parse_arguments()
+    from nds_plugin.expert_set import ExpertSet
+    from nds_plugin.service.client.export import FOLDER, export_fastadapt
+
+    experts = ExpertSet.load(args.experts)
+    files = export_fastadapt(experts, args.output or Path(args.experts) / FOLDER)
+    print(f"{len(files)} experts of set {experts.hash[:16]} in {files[0].parent}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,14 @@
+#!/usr/bin/env python
+"""Serve a store of published sets: page and API. The same as ``nds-serve``.
+
+    python tools/serve.py publish --store store --index index.parquet --partition partition.parquet \\
+        --experts experts
+    python tools/serve.py --store store --port 8000
+
+On the embedded sample: make demo-service.
+"""
+
+from nds_plugin.service.commands import main
+
+if __name__ == "__main__":
+    main()
