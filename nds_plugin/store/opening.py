@@ -34,6 +34,8 @@ class StoreSpec:
         normalised: see :class:`StoreWriter`.
         where: what the data are called in messages; by default the name.
         companions: files that ``read`` leaves beside the store; without them it is not whole.
+        outdated: says, in words, why the store is to be made again though its inputs are the same;
+            None if it is not. Default: never.
     """
 
     name: str
@@ -43,6 +45,7 @@ class StoreSpec:
     normalised: bool = False
     where: str = ""
     companions: Sequence[Path] = ()
+    outdated: Callable[[], str | None] | None = None
 
 
 def open_or_build(spec: StoreSpec) -> AnnotationStore:
@@ -84,6 +87,8 @@ def _valid(spec: StoreSpec, inputs: Inputs) -> AnnotationStore | None:
         logger.info("%s: the store is made again: %s is gone.", spec.name, gone[0])
         return None
     change = built_from(store.header["inputs"], inputs, spec.path)
+    if change is None and spec.outdated is not None:
+        change = spec.outdated()
     if change is not None:
         logger.info("%s: the store is made again: %s.", spec.name, change)
         return None
