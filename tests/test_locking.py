@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -40,6 +41,27 @@ def test_waiting_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
         thread.join(10)
     assert built == [1]
     assert "another process is making" in caplog.text
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)  # no such file system is at hand
+    with pytest.raises(NDSError, match=r"cannot lock .*/\.x\.lock: .* has no file locks .*local_lock=flock"):
+        build_once(tmp_path / "x", lambda: False, lambda: pytest.fail("built without a lock"))
+
+
+def test_whoever_shares_a_folder_can_lock_its_files(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        build_once(tmp_path / "x", lambda: False, lambda: None)
+    finally:
+        os.umask(before)
+    assert (tmp_path / ".x.lock").stat().st_mode & 0o777 == 0o666
 
 
 def test_a_read_only_tree_is_cached_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
