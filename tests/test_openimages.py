@@ -29,6 +29,7 @@ from nds_plugin.datasets.openimages_hierarchy import read_hierarchy
 from nds_plugin.datasets.openimages_png import MaskJob, run_lengths
 from nds_plugin.datasets.openimages_read import turn_corners
 from nds_plugin.datasets.public import Split
+from nds_plugin.datasets.seen_files import SeenFiles
 from nds_plugin.datasets.store_index import index_store
 from nds_plugin.errors import NDSError
 from nds_plugin.images import load_image, read_header
@@ -302,6 +303,38 @@ def test_images_that_are_missing_or_broken_are_counted(
     assert "1 of 5 image files are not readable (first: train/70aabbccddeeff00.jpg)" in caplog.text
 
 
+@pytest.mark.parametrize("split", [TRAIN, MASKS], ids=["boxes", "masks"])
+def test_images_that_come_later_are_noticed_and_turned(tmp_path: Path, split: Split) -> None:
+    tree = some_images()
+    folder = tree.write(tmp_path)
+    whole = records(tmp_path, split)
+    late = folder / "train" / "70aabbccddeeff01.jpg"  # which is turned
+    late.rename(tmp_path / "late.jpg")
+    store = split.spec(tmp_path).path
+    assert build(tmp_path, split).column("width").tolist().count(0) == 1
+    stamp = store.stat().st_mtime_ns
+    (folder / "train" / "stray.txt").write_text("not of the dataset")
+    build(tmp_path, split)
+    assert store.stat().st_mtime_ns == stamp
+    (tmp_path / "late.jpg").rename(late)
+    assert records(tmp_path, split) == whole
+
+
+def test_unpacked_masks_that_were_written_anew_are_noticed(tmp_path: Path) -> None:
+    tree = some_images()
+    folder = tree.write(tmp_path, zips=False)
+    store = build(tmp_path, MASKS).path
+    stamp = store.stat().st_mtime_ns
+    (folder / "masks" / "train-masks-0" / "stray.png").write_bytes(b"")
+    build(tmp_path, MASKS)
+    assert store.stat().st_mtime_ns == stamp
+    name = next(row["MaskPath"] for row in tree.masks if row["LabelName"] == "/m/01yrx")
+    tree.pixels[name] = ~tree.pixels[name]
+    tree.write_masks(folder / "masks", zips=False)
+    (cat,) = records(tmp_path, MASKS)[name[:16]]["annotations"]
+    assert np.array_equal(mask_util.decode(cat["segmentation"]), tree.pixels[name])
+
+
 def test_headers_are_read_the_same_by_any_number_of_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,7 +344,7 @@ def test_headers_are_read_the_same_by_any_number_of_processes(
     found = []
     for processes in ("1", "3"):
         monkeypatch.setenv("NDS_PROCESSES", processes)
-        headers = read_headers(iter([names]), folder, tmp_path / processes, "test", len(names))
+        headers = read_headers(iter([names]), folder, tmp_path / processes, "test", SeenFiles(folder))
         found.append([headers.width.tolist(), headers.height.tolist(), headers.orientation.tolist()])
     assert found[0] == found[1]
     assert found[0][0][:6] == [0, 60, 30, 20, 16, 40]
@@ -451,6 +484,30 @@ def test_rows_that_cannot_be_are_refused(
     with pytest.raises(NDSError, match=message):
         build(tmp_path, split)
     assert not split.spec(tmp_path).path.exists()
+
+
+@pytest.mark.parametrize("value", ["", "NA", "nan", "inf"])
+@pytest.mark.parametrize(
+    ("rows", "column", "split"),
+    [("boxes", "YMax", TRAIN), ("boxes", "IsGroupOf", TRAIN), ("masks", "BoxXMin", MASKS)],
+)
+def test_a_number_that_is_none_is_refused(
+    tmp_path: Path, rows: str, column: str, split: Split, value: str
+) -> None:
+    tree = some_images()
+    getattr(tree, rows)[2][column] = value
+    tree.write(tmp_path)
+    what = "is cut short or damaged" if (column, value) == ("IsGroupOf", "inf") else f"{column}, first line 4"
+    with pytest.raises(NDSError, match=what):
+        build(tmp_path, split)
+
+
+def test_a_heading_that_names_a_column_twice_is_refused(tmp_path: Path) -> None:
+    folder = some_images().write(tmp_path)
+    path = folder / "annotations" / "oidv6-train-annotations-bbox.csv"
+    path.write_text(path.read_text().replace("YMin", "XMin", 1))
+    with pytest.raises(NDSError, match="has the column XMin more than once"):
+        build(tmp_path)
 
 
 def test_a_missing_archive_of_masks_is_named(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from nds_plugin.datasets.seen_files import SeenFiles, sample
 from nds_plugin.images import ImageError, read_header
 from nds_plugin.store.parts import Unit, map_parts, unit_key
 
@@ -49,7 +50,7 @@ class Headers:
 
 
 def read_headers(
-    names: Iterable[pa.Array], root: Path, parts: Path, where: str, total: int | None = None
+    names: Iterable[pa.Array], root: Path, parts: Path, where: str, seen: SeenFiles, total: int | None = None
 ) -> Headers:
     """Read the headers of images.
 
@@ -57,17 +58,20 @@ def read_headers(
         names: file names relative to ``root``, in pieces.
         parts: folder of finished parts; see :func:`map_parts`.
         where: the dataset, for messages.
+        seen: is told of some of the files.
         total: number of names, for the progress bar.
     """
     tables = list(map_parts(_units(names, root), _read, parts, f"headers of {where}", total))
-    whole = pa.concat_tables(tables) if tables else _table([], [], [], [])
+    whole = pa.concat_tables(tables) if tables else _table(pa.array([], pa.string()), [], [], [], [])
     status = whole.column("status").to_numpy()
-    for kind, what in ((_MISSING, "not there"), (_BROKEN, "not readable")):
+    for kind, what in ((_THERE, ""), (_MISSING, "not there"), (_BROKEN, "not readable")):
         rows = np.flatnonzero(status == kind)
-        if len(rows):
+        some = whole.column("name").take(pa.array(sample(rows))).to_pylist()
+        (seen.add_missing if kind == _MISSING else seen.add_read)(some)
+        if kind != _THERE and len(rows):
             logger.warning(
                 "%s: %d of %d image files are %s (first: %s): their sizes are looked up when they are used.",
-                *(where, len(rows), len(status), what, whole.column("name")[int(rows[0])].as_py()),
+                *(where, len(rows), len(status), what, some[0]),
             )
     width, height, orientation = (
         whole.column(name).to_numpy() for name in ("width", "height", "orientation")
@@ -100,15 +104,15 @@ def _read(argument: tuple[str, pa.Array]) -> pa.Table:
         width.append(size[0])
         height.append(size[1])
         orientation.append(turned)
-    table = _table(width, height, orientation, status)
-    # Only the first name of each kind is ever told; the others are not kept twice.
-    told = [name if kind != _THERE else "" for name, kind in zip(names.to_pylist(), status)]
-    return table.append_column("name", pa.array(told, pa.string()))
+    return _table(names, width, height, orientation, status)
 
 
-def _table(width: list[int], height: list[int], orientation: list[int], status: list[int]) -> pa.Table:
+def _table(
+    names: pa.Array, width: list[int], height: list[int], orientation: list[int], status: list[int]
+) -> pa.Table:
     return pa.table(
         {
+            "name": names,
             "width": pa.array(width, pa.int32()),
             "height": pa.array(height, pa.int32()),
             "orientation": pa.array(orientation, pa.int8()),

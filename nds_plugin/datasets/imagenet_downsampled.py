@@ -30,6 +30,7 @@ from nds_plugin.store import Images, Inputs, StoreSpec, StoreWriter
 from nds_plugin.store.parts import Unit, default_processes, map_parts, unit_key
 
 FOLDER = "downsampled_imagenet"
+READER = 1  # of what the reader makes of the same files; a store of another one is made again
 SIZES = (32, 64)
 IMAGES = {"train": 1_281_167, "val": 50_000}
 _MEMORY = 4 << 30  # bytes that the batches being converted at a time may take; our choice
@@ -64,7 +65,7 @@ def _inputs(root: Path, size: int, split: str) -> Inputs:
     names = _names_file(root)
     return Inputs(
         files=[*paths, *([names] if names.is_file() else [])],
-        settings=["downsampled-imagenet", size, split, names.is_file()],
+        settings=["downsampled-imagenet", READER, size, split, names.is_file()],
     )
 
 

@@ -23,9 +23,11 @@ from nds_plugin.datasets.openimages_hierarchy import Hierarchy, read_hierarchy
 from nds_plugin.datasets.openimages_mask_read import read_mask_split
 from nds_plugin.datasets.openimages_read import Job, read_box_split
 from nds_plugin.datasets.public import PublicDataset, Split, missing_tree, store_path
+from nds_plugin.datasets.seen_files import SeenFiles, note_path, what_changed
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.store import Inputs, StoreSpec, StoreWriter
 
+READER = 1  # of what the readers make of the same files; a store of another one is made again
 IMAGES = {"train": 1_743_042, "validation": 41_620, "test": 125_436}
 
 TREE = """\
@@ -117,12 +119,15 @@ def _quick_count(split: str, root: Path) -> tuple[int, str]:
 
 
 def _spec(variant: Variant, root: Path) -> StoreSpec:
+    path = store_path(root, variant.name)
     return StoreSpec(
         name=variant.name,
-        path=store_path(root, variant.name),
+        path=path,
         inputs=functools.partial(_inputs, variant, root),
         read=functools.partial(_read, variant, root),
         normalised=True,
+        companions=[note_path(path)],
+        outdated=functools.partial(what_changed, note_path(path), root / FOLDER),
     )
 
 
@@ -134,30 +139,33 @@ def _inputs(variant: Variant, root: Path) -> Inputs:
     for path in needed:
         if not path.is_file():
             raise missing_tree(OPENIMAGES, root, path)
-    folders: list[Path] = []
     if variant.masks:
         places = dict.fromkeys(place for digit in HEX for place in files.mask_places(digit))
-        folders = [place for place in places if place.is_dir()]
         needed += [place for place in places if place.is_file()]
         needed += [files.mask_classes] if files.mask_classes else []
         if not places:
             raise missing_tree(OPENIMAGES, root, files.mask_archive("0"))
-    # Whether images are there decides whether the store knows their sizes.
-    settings = ["openimages", variant.name, files.image_pattern() or "no images"]
-    return Inputs(files=needed, tree=folders, settings=settings)
+    # Whether images are there decides whether the store knows their sizes. Single images and masks in
+    # folders are too many to be inputs: see seen_files.
+    settings = ["openimages", READER, variant.name, files.image_pattern() or "no images"]
+    return Inputs(files=needed, settings=settings)
 
 
 def _read(variant: Variant, root: Path, writer: StoreWriter, parts: Path) -> list[tuple[int, str]]:
+    seen = SeenFiles(root / FOLDER)
     job = Job(
         files=Files(root, variant.split),
         name=variant.name,
         expand=variant.expand,
         unmasked=variant.unmasked,
         missing=functools.partial(missing_tree, OPENIMAGES, root),
+        seen=seen,
         writer=writer,
         parts=parts,
     )
-    return read_mask_split(job) if variant.masks else read_box_split(job)
+    categories = read_mask_split(job) if variant.masks else read_box_split(job)
+    seen.write(note_path(store_path(root, variant.name)))
+    return categories
 
 
 OPENIMAGES = PublicDataset(

@@ -109,6 +109,9 @@ def stream_csv(path: Path, columns: Mapping[str, pa.DataType]) -> Iterator[pa.Re
         NDSError: missing, empty, cut short, a column that is not there, or a value of another kind.
     """
     present = _heading(path)
+    twice = [name for name in columns if present.count(name) > 1]
+    if twice:
+        raise NDSError(f"{path} has the column {twice[0]} more than once: get it again.")
     lacking = [name for name in columns if name not in present]
     if lacking:
         raise NDSError(
@@ -127,12 +130,33 @@ def stream_csv(path: Path, columns: Mapping[str, pa.DataType]) -> Iterator[pa.Re
             arrow_csv.open_csv(file, read, parse, convert) as reader,
             tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None, delay=2) as bar,
         ):
+            rows = 0
             for batch in reader:
+                _check_numbers(batch, path, rows)
+                rows += len(batch)
                 yield batch
                 bar.update(file.tell() - bar.n)
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
         cause = " ".join(str(error).split())[:200]
         raise NDSError(f"{path} is cut short or damaged ({cause}): get it again.") from None
+
+
+def _check_numbers(batch: pa.RecordBatch, path: Path, before: int) -> None:
+    """Refuse numbers that are empty or none ("NA", "nan").
+
+    Args:
+        before: rows of the file before the batch.
+    """
+    for name, column in zip(batch.schema.names, batch.columns):
+        valid = column.is_valid()
+        if pa.types.is_floating(column.type):
+            valid = pc.and_(valid, pc.fill_null(pc.is_finite(column), False))
+        bad = np.flatnonzero(~valid.to_numpy(zero_copy_only=False))
+        if len(bad):
+            raise NDSError(
+                f"{path}: {len(bad)} of the rows from line {before + 2} on have no number in {name}, first line "
+                f"{before + 2 + int(bad[0])}: repair the file or get it again."
+            )
 
 
 def _heading(path: Path) -> list[str]:

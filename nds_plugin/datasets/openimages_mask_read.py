@@ -25,10 +25,13 @@ from nds_plugin.datasets.openimages_hierarchy import Expansion
 from nds_plugin.datasets.openimages_masks import BoxMatcher, MaskRows, read_mask_rows
 from nds_plugin.datasets.openimages_png import EMPTY, MISSING, THERE, MaskJob, run_lengths
 from nds_plugin.datasets.openimages_read import Job, add_images, box_columns, headers_of, turn_corners
+from nds_plugin.datasets.seen_files import SAMPLE, sample
 from nds_plugin.errors import NDSError
 from nds_plugin.store.parts import Unit, map_parts, unit_key
 
 logger = logging.getLogger(__name__)
+
+Group = tuple[str, tuple[Path, ...], slice]  # a first digit, where its masks are, their rows
 
 _UNIT = 1000  # masks of a part
 _JOINED = 1_000_000  # boxes that are looked up among the masks at a time
@@ -120,9 +123,10 @@ def _add_masks(
         job.writer.add_annotations(box_columns(boxes.take(copies, category), codes, sizes[kept[copies]]))
         start = stop
     _report(job, masks, status, groups)
+    _look_again(job, masks, status, groups)
 
 
-def _by_digit(job: Job, masks: MaskRows) -> list[tuple[str, tuple[Path, ...], slice]]:
+def _by_digit(job: Job, masks: MaskRows) -> list[Group]:
     """The masks that lie together: first digit of their images' ids, where they are, their rows."""
     first = pc.utf8_slice_codeunits(masks.images, 0, 1)
     starts = np.flatnonzero(np.r_[True, pc.not_equal(first[1:], first[:-1]).to_numpy(zero_copy_only=False)])
@@ -151,9 +155,19 @@ def _units(
         yield Unit(unit_key("masks", stamp, *content), MaskJob(places, names, size, orientation), len(some))
 
 
-def _report(
-    job: Job, masks: MaskRows, status: npt.NDArray[np.int8], groups: list[tuple[str, tuple[Path, ...], slice]]
-) -> None:
+def _look_again(job: Job, masks: MaskRows, status: npt.NDArray[np.int8], groups: list[Group]) -> None:
+    """Remember some of the masks that lie in folders; zip files are inputs of the store."""
+    for _, places, rows in groups:
+        folders = [place.relative_to(job.files.folder) for place in places if place.is_dir()]
+        size = SAMPLE // (len(groups) * max(1, len(folders)))
+        for was_missing in (True, False):
+            chosen = rows.start + np.flatnonzero((status[rows] == MISSING) == was_missing)
+            names = masks.name.take(pa.array(sample(chosen, max(1, size)))).to_pylist()
+            paths = [str(folder / name) for name in names for folder in folders]
+            (job.seen.add_missing if was_missing else job.seen.add_read)(paths)
+
+
+def _report(job: Job, masks: MaskRows, status: npt.NDArray[np.int8], groups: list[Group]) -> None:
     """Tell what is not there; all of an archive is too much.
 
     Raises:

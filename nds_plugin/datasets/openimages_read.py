@@ -24,6 +24,7 @@ from nds_plugin.datasets.openimages_csv import (
 )
 from nds_plugin.datasets.openimages_files import Files
 from nds_plugin.datasets.openimages_hierarchy import Expansion, read_hierarchy
+from nds_plugin.datasets.seen_files import SeenFiles
 from nds_plugin.errors import NDSError
 from nds_plugin.store import Annotations, Images, Ragged, StoreWriter
 from nds_plugin.store.schema import GROUP_OF
@@ -41,6 +42,7 @@ class Job:
         expand: give boxes to all the classes that theirs is a kind of.
         unmasked: with masks: also the boxes that have none.
         missing: makes the error that shows the expected tree.
+        seen: is told of some of the files that are too many to be inputs of the store.
         writer, parts: see :class:`StoreSpec`.
     """
 
@@ -49,6 +51,7 @@ class Job:
     expand: bool
     unmasked: bool
     missing: Callable[[Path], NDSError]
+    seen: SeenFiles
     writer: StoreWriter
     parts: Path
 
@@ -121,7 +124,7 @@ def headers_of(job: Job, ids: Iterator[pa.Array]) -> Headers | None:
         logger.info("%s: its images are not there; their sizes are looked up when they are used.", job.name)
         return None
     names = (file_names(part, pattern) for part in ids)
-    return read_headers(names, job.files.folder, job.parts, job.name)
+    return read_headers(names, job.files.folder, job.parts, job.name, job.seen)
 
 
 def file_names(ids: pa.Array, pattern: str) -> pa.Array:
