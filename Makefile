@@ -13,6 +13,7 @@ DETECTRON2_NEEDS := "setuptools<81" wheel black pycocotools fvcore iopath "omega
 	tabulate termcolor cloudpickle tensorboard matplotlib shapely
 export DETECTRON2_DATASETS ?= $(CURDIR)/datasets
 DEMO := output/demo
+TEST_PROCESSES ?= 2
 SERVICE := output/service
 SERVICE_PORT := 8000
 SERVICE_DOMAINS := street room meadow harbour desert shelf
@@ -51,7 +52,7 @@ demo-service: install
 		$(PYTHON) tools/serve.py run --store $(SERVICE)/store --thumbnails --port $(SERVICE_PORT)
 
 test: install
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 check: install
 	$(VENV)/bin/ruff check .
