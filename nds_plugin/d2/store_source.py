@@ -238,11 +238,11 @@ def say_unfiltered(name: str, dicts: Sequence[dict[str, Any]]) -> None:
     if empty:
         logger.warning(
             "dataset %r: %d of its %d images have no instance. Detectron2's own loaders do not leave them out "
-            "(DATALOADER.FILTER_EMPTY_ANNOTATIONS is for lists): train on %r, or with build_nds_train_loader.",
+            "(DATALOADER.FILTER_EMPTY_ANNOTATIONS is for lists): train on %s, or with build_nds_train_loader.",
             name,
             empty,
             len(dicts),
-            name + ANNOTATED if name + ANNOTATED in DatasetCatalog else "dicts.annotated()",
+            repr(name + ANNOTATED) if name + ANNOTATED in DatasetCatalog else "its dicts.annotated()",
         )
 
 
