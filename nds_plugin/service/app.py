@@ -19,6 +19,7 @@ from nds_plugin.service.docs import ALWAYS
 from nds_plugin.service.searches import SearchBook
 from nds_plugin.service.security import (
     BodyLimit,
+    Defects,
     RateLimit,
     SecurityHeaders,
     Timeouts,
@@ -62,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, limits=settings.limits)
     app.add_middleware(Timeouts, limits=settings.limits)
     app.add_middleware(RateLimit, limits=settings.limits, heavy=is_heavy, free=is_page)
+    app.add_middleware(Defects)
     app.add_middleware(SecurityHeaders, policy=_Policy(context))
     return app
 
