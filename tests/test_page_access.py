@@ -1,37 +1,17 @@
 """The page for everybody: by keyboard alone, on a phone, for screen readers, in light and dark, and without leaving home."""
 
+# ruff: noqa: F401, F811 (fixtures are imported, and then named as arguments)
+
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from page_tools import NARROW, TITLE, WIDE, Visit, chromium, every_state, to_scores, visit, write_scores
+from page_fixtures import browser, expert_hash, scores, server
+from page_tools import NARROW, TITLE, WIDE, Visit, every_state, to_scores, visit
 from service_demo import ROOT, copied, running
-
-FREE = ("--requests-per-minute", "0", "--heavy-per-minute", "0")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def server(browser: Any, service_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    store = copied(service_store, tmp_path_factory.mktemp("access") / "copy")
-    with running(store, *FREE) as address:
-        yield address
-
-
-@pytest.fixture
-def scores(server: str, tmp_path: Path) -> Path:
-    expert_hash = httpx.get(f"{server}/api/v1/expert-sets").json()["expert_sets"][0]["hash"]
-    return write_scores(tmp_path / "scores.json", expert_hash, [0.9, 0.7, 0.4])
-
 
 # Of what has the focus: its accessible name or text, and whether it is seen to have it.
 FOCUSED = """() => {
@@ -231,3 +211,24 @@ def test_names_in_charts_lose_what_all_share(
     with visit(browser, server) as visitor:
         visitor.open()
         assert visitor.page.evaluate(SHORT, names) == short
+
+
+def test_visitors_who_reload_are_not_kept_out_by_the_rate_limit_and_fetch_little_again(
+    browser: Any, service_store: Path, tmp_path: Path
+) -> None:
+    store = copied(service_store, tmp_path / "copy")
+    with running(store) as address, visit(browser, address) as visitor:
+        statuses: list[int] = []
+        visitor.page.on(
+            "response", lambda answer: statuses.append(answer.status) if "/static/" in answer.url else None
+        )
+        visitor.open()
+        for _ in range(12):
+            visitor.page.reload()
+            visitor.heading("Find the pretraining images")
+        assert visitor.troubles == []
+        assert not {status for status in statuses if status >= 400}
+        first = httpx.get(f"{address}/static/app.js")
+        again = httpx.get(f"{address}/static/app.js", headers={"If-None-Match": first.headers["etag"]})
+    assert first.headers["cache-control"] == "no-cache"
+    assert again.status_code == 304

@@ -317,6 +317,16 @@ def test_every_answer_carries_the_security_headers(client: TestClient, current: 
         assert answer.headers["referrer-policy"] == "no-referrer"
 
 
+def test_even_a_defect_of_the_server_carries_the_security_headers(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with client_of(store) as client:
+        monkeypatch.setattr(client.app.state.context.store, "current_id", lambda: 1 / 0)  # type: ignore[attr-defined]
+        answer = client.get("/health")
+    refused(answer, 500, "a defect of the server")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
 def test_scores_may_come_with_the_hash_of_their_experts(
     client: TestClient, body: dict[str, Any], current: str
 ) -> None:

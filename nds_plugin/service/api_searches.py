@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Optional
 
 import anyio.to_thread
@@ -15,6 +15,7 @@ from nds_plugin.service.d2_snippet import snippet
 from nds_plugin.service.docs import problems
 from nds_plugin.service.problems import ProblemError
 from nds_plugin.service.searches import Search, TooManyError
+from nds_plugin.service.streaming import ManifestResponse
 
 router = APIRouter(tags=["searches"])
 Shared = Annotated[Context, Depends(context_of)]
@@ -190,18 +191,7 @@ async def manifest(
     pieces = await anyio.to_thread.run_sync(start)
     media_type, suffix = manifests.FORMATS[format]
     disposition = f'attachment; filename="nds-{search.id}.{suffix}"'
-    return StreamingResponse(
-        _in_threads(pieces, context.encoders),
-        media_type=media_type,
-        headers={"Content-Disposition": disposition},
-    )
-
-
-async def _in_threads(pieces: Iterator[bytes], limiter: anyio.CapacityLimiter) -> AsyncIterator[bytes]:
-    """Make each piece in a worker thread; a slow reader waits between pieces and holds one at most."""
-    while (piece := await anyio.to_thread.run_sync(next, pieces, None, limiter=limiter)) is not None:
-        if piece:
-            yield piece
+    return ManifestResponse(pieces, context.places, media_type, {"Content-Disposition": disposition})
 
 
 @router.get(

@@ -6,7 +6,6 @@ import hmac
 import time
 from typing import Annotated, Any
 
-import anyio
 from fastapi import Request, Security
 from fastapi.security import HTTPBearer
 
@@ -17,6 +16,7 @@ from nds_plugin.service.searches import Search, SearchBook
 from nds_plugin.service.selecting import Query, make_query
 from nds_plugin.service.settings import Settings, token_hash
 from nds_plugin.service.store import PublishedSet, SetRecord, Store
+from nds_plugin.service.streaming import Places
 
 _MAX_TOKEN = 200
 
@@ -27,7 +27,7 @@ class Context:
     def __init__(self, settings: Settings, store: Store, book: SearchBook) -> None:
         self.settings, self.store, self.book = settings, store, book
         self.draws = Draws()
-        self.encoders = anyio.CapacityLimiter(settings.limits.encoders)
+        self.places = Places(settings.limits.downloads, settings.limits.encoders)
         self.started = time.monotonic()
 
     def published(self, set_id: str) -> PublishedSet:

@@ -27,11 +27,15 @@ def image_batches(
     published: PublishedSet, drawn: Drawn, start: int = 0, stop: int | None = None
 ) -> Iterator[pa.RecordBatch]:
     """The drawn images in record batches with the columns ``CSV_COLUMNS``."""
-    for batch in published.rows.take(drawn.rows[start:stop]):
-        p = drawn.rates[batch.column("cluster").to_numpy()]
+
+    def with_p(batch: pa.RecordBatch) -> pa.RecordBatch:
         columns = {name: batch.column(name) for name in CSV_COLUMNS if name != "p"}
-        columns["p"] = pa.array(p)
-        yield pa.record_batch({name: columns[name] for name in CSV_COLUMNS})
+        columns["p"] = pa.array(drawn.rates[batch.column("cluster").to_numpy()])
+        return pa.record_batch({name: columns[name] for name in CSV_COLUMNS})
+
+    # By map here and below, not in a generator's loop: its variables would hold the last batch of every
+    # download while the client takes its time.
+    return map(with_p, published.rows.take(drawn.rows[start:stop]))
 
 
 def image_rows(published: PublishedSet, drawn: Drawn, start: int, stop: int) -> list[dict[str, Any]]:
@@ -49,25 +53,26 @@ def rows_at(published: PublishedSet, rows: list[int]) -> list[dict[str, Any]]:
 def as_csv(published: PublishedSet, drawn: Drawn) -> Iterator[bytes]:
     """Comma-separated values with a header line; text is quoted where it must be."""
     yield (",".join(CSV_COLUMNS) + "\n").encode()
-    options = pa.csv.WriteOptions(include_header=False, quoting_style="needed")
-    text = [pa.field(name, pa.string()) for name in ("source", "license")]
-    for batch in image_batches(published, drawn):
-        for field in text:
-            position = batch.schema.get_field_index(field.name)
-            batch = batch.set_column(position, field, batch.column(position).cast(pa.string()))
-        sink = pa.BufferOutputStream()
-        pa.csv.write_csv(batch, sink, options)
-        yield sink.getvalue().to_pybytes()
+    yield from map(_csv_lines, image_batches(published, drawn))
+
+
+def _csv_lines(batch: pa.RecordBatch) -> bytes:
+    for name in ("source", "license"):
+        position = batch.schema.get_field_index(name)
+        text = batch.column(position).cast(pa.string())
+        batch = batch.set_column(position, pa.field(name, pa.string()), text)
+    sink = pa.BufferOutputStream()
+    pa.csv.write_csv(batch, sink, pa.csv.WriteOptions(include_header=False, quoting_style="needed"))
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def as_json(published: PublishedSet, drawn: Drawn, head: dict[str, Any]) -> Iterator[bytes]:
     """A JSON object: ``head`` and ``images``, a list of objects."""
     opening = json.dumps({**head, "images": []}, allow_nan=False)
     yield opening[:-2].encode()
-    comma = b""
-    for batch in image_batches(published, drawn):
-        yield comma + _json_objects(batch)
-        comma = b","
+    pieces = map(_json_objects, image_batches(published, drawn))
+    yield next(pieces, b"")
+    yield from (b"," + piece for piece in pieces)
     yield b"]}\n"
 
 
@@ -130,7 +135,7 @@ def as_parquet(published: PublishedSet, drawn: Drawn) -> Iterator[bytes]:
             held.append(batch)
             if sum(map(len, held)) >= _ROW_GROUP:
                 writer.write_table(_cast(held, schema))
-                held = []
+                held, batch = [], None
                 yield sink.taken()
         if held:
             writer.write_table(_cast(held, schema))

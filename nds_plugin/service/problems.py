@@ -54,14 +54,13 @@ def problem_response(
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Turn every error of an app into a problem."""
+    """Turn every foreseen error of an app into a problem; ``security.Defects`` has the others."""
     app.add_exception_handler(ProblemError, _on_problem)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _on_http)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _on_validation)  # type: ignore[arg-type]
     app.add_exception_handler(NDSError, _on_nds)  # type: ignore[arg-type]
     app.add_exception_handler(BusyError, _on_busy)  # type: ignore[arg-type]
     app.add_exception_handler(SQLAlchemyError, _on_database)
-    app.add_exception_handler(Exception, _on_defect)
 
 
 def _path(request: Request) -> str:
@@ -113,8 +112,3 @@ async def _on_database(request: Request, error: Exception) -> Response:
     return problem_response(
         503, "the database does not answer; try again.", _path(request), {"Retry-After": "5"}
     )
-
-
-async def _on_defect(request: Request, error: Exception) -> Response:
-    logger.exception("defect while answering %s %s", request.method, _path(request), exc_info=error)
-    return problem_response(500, "a defect of the server; its log says more.", _path(request))

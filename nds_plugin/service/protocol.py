@@ -10,6 +10,8 @@ import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from nds_plugin.service.security import ABORT
+
 MAX_HEAD = 32 * 1024
 HEAD_SECONDS = 10.0
 
@@ -42,10 +44,11 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refuse("431 Request Header Fields Too Large")
 
     def on_message_begin(self) -> None:
-        """Start the clock of a further request on the connection."""
+        """Start the clock of a further request on the connection, and let the app drop the connection."""
         if not self._in_head:
             self._expect_head()
         super().on_message_begin()
+        self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]
 
     def on_headers_complete(self) -> None:
         """Stop the clock."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -14,6 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from nds_plugin.service.problems import MEDIA_TYPE, problem_document
 from nds_plugin.service.settings import Limits
 
+logger = logging.getLogger(__name__)
+ABORT = "nds.abort"  # where a request's scope has the function that drops its connection
 _MOST_ADDRESSES = 20_000
 _MOST_HOSTS = 40
 
@@ -81,6 +84,29 @@ class SecurityHeaders:
             await send(message)
 
         await self.app(scope, receive, with_headers)
+
+
+class Defects:
+    """An exception that nobody foresaw becomes a 500 that tells nothing; the log has its traceback."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except Exception:
+            if begun or scope["type"] != "http":
+                raise
+            logger.exception("defect while answering %s %s", scope["method"], scope["path"])
+            await refuse(send, scope, 500, "a defect of the server; its log says more.")
 
 
 class BodyLimit:
@@ -181,8 +207,11 @@ class Timeouts:
             if not watch.expired:
                 raise
             if begun:
-                # Nothing more can be said on this connection: the server closes it.
-                raise ConnectionAbortedError("the client does not take its answer") from None
+                # Nothing more can be said on this connection, not even what is in its buffer.
+                logger.info("%s: not read for %g s, connection closed", scope["path"], self._limits.stall_s)
+                if ABORT in scope:
+                    scope[ABORT]()
+                return
             await refuse(send, scope, 503, "the server is too busy; try again.", {"Retry-After": "10"})
         finally:
             watch.stop()
@@ -222,6 +251,7 @@ class RateLimit:
 
     Args:
         heavy: tells the requests that cost much, which have a bucket of their own.
+        free: tells the requests that do not count.
         clock: seconds, for tests.
     """
 
@@ -231,8 +261,10 @@ class RateLimit:
         limits: Limits,
         heavy: Callable[[Scope], bool],
         clock: Callable[[], float] = time.monotonic,
+        free: Callable[[Scope], bool] = lambda _: False,
     ) -> None:
         self.app, self._limits, self._heavy, self._clock = app, limits, heavy, clock
+        self._free = free
         self._buckets: OrderedDict[tuple[str, bool], tuple[float, float]] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -246,6 +278,8 @@ class RateLimit:
 
     def wait(self, scope: Scope) -> float:
         """Seconds to wait before this request would be taken; 0 takes it."""
+        if self._free(scope):
+            return 0.0
         address = _network((scope.get("client") or ("", 0))[0])
         limits = self._limits
         wait = self._take((address, False), limits.requests_per_minute, limits.burst)

@@ -25,6 +25,7 @@ class Limits:
         receive_s: seconds for a request's body to arrive.
         respond_s: seconds for an answer to begin.
         stall_s: seconds that a download may stand still.
+        downloads: manifests that are sent at the same time; the others get a 503.
         encoders: manifests that are encoded at the same moment; the others wait for their next piece.
         searches_per_token: searches that are kept of one token.
     """
@@ -36,6 +37,7 @@ class Limits:
     receive_s: float = 10.0
     respond_s: float = 30.0
     stall_s: float = 60.0
+    downloads: int = 200
     encoders: int = 4
     searches_per_token: int = 1000
 
