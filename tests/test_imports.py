@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "nds_plugin"
 # A module may import those of its own line and of the lines above it. Packages count as one.
 LAYERS = (
     {"errors"},
-    {"artifacts", "counter_rng", "class_names", "images", "pickles"},
+    {"artifacts", "counter_rng", "class_names", "images", "locks", "pickles"},
     {"index", "sampling", "networks", "supervised", "crops", "clustering"},
     {"partition", "streams", "scores", "backbones", "tasks", "training"},
     {"selection", "sampler", "features", "expert_set", "experts", "scoring"},
@@ -24,7 +24,7 @@ LAYERS = (
 SELECTING = {"sampling", "streams", "scores", "selection", "sampler"}
 LEARNING = {"networks", "supervised", "tasks", "training", "expert_set", "experts", "backbones", "features"}
 WITHOUT_TORCH = (
-    *("errors", "artifacts", "counter_rng", "class_names", "images", "pickles", "index", "sampling"),
+    *("errors", "artifacts", "counter_rng", "class_names", "images", "locks", "pickles", "index", "sampling"),
     *("clustering", "partition", "streams", "scores", "selection", "datasets", "report", "cli"),
 )
 HOSTS = {"detectron2", "fvcore", "iopath", "omegaconf", "hydra", "mmengine", "mmdet"}

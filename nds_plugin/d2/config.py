@@ -89,6 +89,9 @@ def add_nds_config(cfg: CN) -> None:
     cfg.NDS.TRANSFER.LOOSE_NAMES = False  # also near names, such as rider from person
     cfg.NDS.TRANSFER.REQUIRE_SHARED_CLASSES = False
 
+    # Also test the pretrained detector on the target before fine-tuning, over the shared classes.
+    cfg.NDS.EVALUATE_PRETRAINED = False
+
     cfg.NDS.LOADER = CN()
     # Stop when more than this share of the images cannot be read; the others are replaced.
     cfg.NDS.LOADER.MAX_UNREADABLE = 0.01

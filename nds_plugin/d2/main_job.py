@@ -19,9 +19,11 @@ from nds_plugin.d2.evaluation import KIND as RESULTS_KIND
 from nds_plugin.d2.evaluation import summarise, write_results
 from nds_plugin.d2.fingerprints import dataset_fingerprint
 from nds_plugin.d2.hooks import Rescore
+from nds_plugin.d2.pretrained import evaluate_pretrained
 from nds_plugin.d2.registration import dataset_classes
 from nds_plugin.d2.selecting import Selected, SelectionSteps, agreed
 from nds_plugin.errors import NDSError
+from nds_plugin.locks import folder_lock
 from nds_plugin.selection import cluster_table, effective_numbers, source_shares
 
 logger = logging.getLogger(__name__)
@@ -68,10 +70,12 @@ def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
     if comm.is_main_process():
         check_target(cfg)
     timed = Timings()
-    selected = None
+    selected = before = None
     if cfg.NDS.SELECTOR != NO_PRETRAINING:
         steps = SelectionSteps(cfg, timed)
-        selected = steps.run()
+        # Jobs that share the folder and start together would all train the same experts.
+        with folder_lock(steps.folder) if comm.is_main_process() else contextlib.nullcontext():
+            selected = steps.run()
         pretrain_cfg = training.pretrain_config(cfg, selected.path, selected.key)
         hooks = [Rescore(cfg.NDS.RESCORE.ITERS, steps.rescore)] if cfg.NDS.RESCORE.ITERS else []
         inputs = [
@@ -81,6 +85,9 @@ def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
         ]
         pretrain_key = training.training_key(pretrain_cfg, inputs)
         pretrained = training.train(pretrain_cfg, pretrain_key, resume=resume, timed=timed, extra_hooks=hooks)
+        if cfg.NDS.EVALUATE_PRETRAINED:
+            with timed("evaluate_pretrained"):
+                before = evaluate_pretrained(cfg, pretrain_cfg, pretrained, pretrain_key)
     finetune_cfg = training.finetune_config(cfg)
     data = training.target_fingerprint(cfg)
     if selected:
@@ -93,7 +100,7 @@ def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
         inputs = [training.weights_fingerprint(cfg), *data]
     finetune_key = training.training_key(finetune_cfg, inputs)
     weights = training.train(finetune_cfg, finetune_key, resume=resume, timed=timed, initialise=start)
-    return _results(cfg, finetune_cfg, weights, finetune_key, selected, timed)
+    return _results(cfg, finetune_cfg, weights, finetune_key, selected, timed, before)
 
 
 def _source_labels(cfg: CN) -> str:
@@ -121,12 +128,19 @@ def evaluate_only(cfg: CN, weights: str | None) -> dict[str, Any]:
 
 
 def _results(
-    cfg: CN, finetune_cfg: CN, weights: Path, finetune_key: str, selected: Selected | None, timed: Timings
+    cfg: CN,
+    finetune_cfg: CN,
+    weights: Path,
+    finetune_key: str,
+    selected: Selected | None,
+    timed: Timings,
+    before: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Evaluate unless that is done, and write results.json and the report."""
     path = Path(cfg.OUTPUT_DIR) / "results.json"
     tests = [[name, dataset_fingerprint(name)] for name in cfg.DATASETS.TEST]
-    key = content_hash([RESULTS_KIND, finetune_key, tests, finetune_cfg.TEST.dump()])
+    also = ["pretrained"] if before is not None else []
+    key = content_hash([RESULTS_KIND, finetune_key, tests, finetune_cfg.TEST.dump(), *also])
     if comm.all_gather(is_valid(path, RESULTS_KIND, key))[0]:
         logger.info("evaluation: kept %s", path)
         return read_json(path, RESULTS_KIND) if comm.is_main_process() else {}
@@ -140,6 +154,7 @@ def _results(
         "test": first,
         "selector": cfg.NDS.SELECTOR,
         "selection": _selection_summary(selected),
+        "pretrained": before,
         "transfer": training.transfer_report(finetune_cfg) if selected else None,
         "other_tests": {name: summarise(results[name], dataset_classes(name)) for name in others},
     }

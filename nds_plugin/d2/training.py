@@ -46,6 +46,7 @@ _IRRELEVANT = (
     "NDS.WORK_DIR",
     "NDS.SELECTION",
     "NDS.PRETRAIN",
+    "NDS.EVALUATE_PRETRAINED",
     "NDS.LOADER",  # a limit at which the run stops
     "NDS.TRANSFER",  # of the start of fine-tuning: an input of that stage alone
 )
