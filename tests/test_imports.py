@@ -19,13 +19,14 @@ LAYERS = (
     {"selection", "sampler", "features", "expert_set", "experts", "scoring"},
     {"datasets"},
     {"report", "cli"},
+    {"grid"},
     {"d2"},
 )
 SELECTING = {"sampling", "streams", "scores", "selection", "sampler"}
 LEARNING = {"networks", "supervised", "tasks", "training", "expert_set", "experts", "backbones", "features"}
 WITHOUT_TORCH = (
     *("errors", "artifacts", "counter_rng", "class_names", "images", "locks", "pickles", "index", "sampling"),
-    *("clustering", "partition", "streams", "scores", "selection", "datasets", "report", "cli"),
+    *("clustering", "partition", "streams", "scores", "selection", "datasets", "report", "cli", "grid"),
 )
 HOSTS = {"detectron2", "fvcore", "iopath", "omegaconf", "hydra", "mmengine", "mmdet"}
 

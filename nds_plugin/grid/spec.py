@@ -73,6 +73,9 @@ class Grid:
         rows: in the order of the table.
         seeds: by default.
         categories: of each client, in the order of the table's columns.
+        test_images: of each client.
+        digits: decimals of the table.
+        from_random: training starts from random weights, not from those of ImageNet.
     """
 
     name: str
@@ -81,6 +84,14 @@ class Grid:
     rows: tuple[Row, ...]
     seeds: tuple[int, ...]
     categories: dict[str, tuple[str, ...]]
+    test_images: dict[str, int]
+    digits: int = 1
+    from_random: bool = False
+
+    @property
+    def clients(self) -> list[str]:
+        """Names of the clients, in order; each has a table of its own."""
+        return list(self.categories)
 
     def cells(self, seeds: Sequence[int] | None = None, only: Sequence[str] = ()) -> list[Cell]:
         """The cells seed by seed, all rows of one seed before the next: a partial grid is balanced.
@@ -95,9 +106,7 @@ class Grid:
         for pattern in only:
             if not any(fnmatch.fnmatchcase(row.name, pattern) for row in self.rows):
                 raise unknown_name(f"row of table {self.name}", pattern, [row.name for row in self.rows])
-        rows = [
-            row for row in self.rows if not only or any(fnmatch.fnmatchcase(row.name, p) for p in only)
-        ]
+        rows = [row for row in self.rows if not only or any(fnmatch.fnmatchcase(row.name, p) for p in only)]
         return [Cell(row, seed) for seed in (self.seeds if seeds is None else seeds) for row in rows]
 
 
@@ -108,7 +117,10 @@ def _paper_rows(folder: str, budgets: Sequence[int], full: int) -> tuple[Row, ..
         for budget in budgets
         for selector in ("uniform", "nds")
     ]
-    none, whole = Row(client, "none", 0, f"{folder}/none.yaml"), Row(client, "full", full, f"{folder}/full.yaml")
+    none, whole = (
+        Row(client, "none", 0, f"{folder}/none.yaml"),
+        Row(client, "full", full, f"{folder}/full.yaml"),
+    )
     return (none, *drawn, whole)
 
 
@@ -134,6 +146,7 @@ GRIDS = {
         _paper_rows("table4", (23_000, 47_000, 59_000), 118_000),
         (0, 1, 2),
         {"cityscapes": CITYSCAPES},
+        {"cityscapes": 500},
     ),
     "5": Grid(
         "5",
@@ -142,6 +155,7 @@ GRIDS = {
         _paper_rows("table5", (118_000, 200_000), 1_743_042),
         (0, 1, 2),
         {"cityscapes": CITYSCAPES},
+        {"cityscapes": 500},
     ),
     "mini": Grid(
         "mini",
@@ -150,6 +164,9 @@ GRIDS = {
         (*_mini_rows("cityscapes"), *_mini_rows("ccp_modanet13")),
         (0, 1, 2),
         {"cityscapes": CITYSCAPES, "ccp_modanet13": CCP},
+        {"cityscapes": 200, "ccp_modanet13": 120},
+        digits=2,
+        from_random=True,
     ),
 }
 

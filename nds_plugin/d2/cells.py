@@ -1,0 +1,123 @@
+"""The configs of a grid's cells: overrides by seed and folder, the hash of a row, and what a run will do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode as CN
+from detectron2.modeling import build_model
+
+from nds_plugin.artifacts import content_hash
+from nds_plugin.d2.config import load_config, merged
+from nds_plugin.grid.estimate import Stage, Work
+from nds_plugin.grid.spec import Cell, Row
+
+NEEDS_EXPERTS = ("nds",)
+# What a seed, a folder or a machine decides, not the row.
+_NOT_OF_THE_ROW = (
+    *("SEED", "OUTPUT_DIR", "VERSION", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE", "SOLVER.CHECKPOINT_PERIOD"),
+    *("VIS_PERIOD", "CUDNN_BENCHMARK", "TEST.EVAL_PERIOD", "NDS.SEED", "NDS.WORK_DIR", "NDS.LOADER"),
+    "NDS.EVALUATE_PRETRAINED",
+)
+# All that selectors without scores read of cfg.NDS: settings of the experts do not make their runs other ones.
+_PLAIN_KEYS = ("SELECTOR", "TARGET", "OPTIMIZER", "LABEL_SPACES")
+_DRAWN_KEYS = (*_PLAIN_KEYS, "MODE", "BUDGET", "SOURCE", "PRETRAIN", "TRANSFER")
+_KEYS_OF = {
+    "none": _PLAIN_KEYS,
+    "uniform": _DRAWN_KEYS,
+    "full": _DRAWN_KEYS,
+    "oracle": (*_DRAWN_KEYS, "ORACLE"),
+}
+
+
+def cell_overrides(cell: Cell, output: Path, extra: Sequence[str] = ()) -> list[str]:
+    """``KEY VALUE`` pairs that make a row's config that of a cell under the grid's folder ``output``."""
+    return [
+        *("SEED", str(cell.seed), "NDS.SEED", str(cell.seed)),
+        *("OUTPUT_DIR", str(output / cell.name), "NDS.WORK_DIR", str(output / "nds")),
+        *extra,
+    ]
+
+
+def row_config(row: Row, extra: Sequence[str] = ()) -> CN:
+    """The config of a row, with overrides that hold for the whole grid.
+
+    Raises:
+        NDSError: see :func:`nds_plugin.d2.config.load_config`.
+    """
+    return load_config(row.config, list(extra))
+
+
+def config_hash(cfg: CN) -> str:
+    """Hash of what makes a row what it is: all that differs from the defaults but seeds, folders, machine.
+
+    A key that a later release adds with a default changes no hash.
+    """
+    from detectron2.config import get_cfg
+
+    from nds_plugin.d2.config import add_nds_config
+
+    defaults = get_cfg()
+    add_nds_config(defaults)
+    own, default = _flat(yaml.safe_load(cfg.dump())), _flat(yaml.safe_load(defaults.dump()))
+    keys = _KEYS_OF.get(cfg.NDS.SELECTOR)
+    deciding = {
+        name: value
+        for name, value in own.items()
+        if (name not in default or default[name] != value)
+        and not any(name == n or name.startswith(f"{n}.") for n in _NOT_OF_THE_ROW)
+        and (keys is None or not name.startswith("NDS.") or name.split(".")[1] in keys)
+    }
+    return content_hash(deciding)[:16]
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {prefix[:-1]: node}
+    pairs: dict[str, Any] = {}
+    for key, value in node.items():
+        pairs |= _flat(value, f"{prefix}{key}.")
+    return pairs
+
+
+def planned_work(cfg: CN, test_images: int, parameters: int) -> Work:
+    """What one run of a row does, for the estimate of its cost.
+
+    Args:
+        test_images: of the target's test datasets.
+        parameters: of the detector, see :func:`count_parameters`.
+    """
+    nds = cfg.NDS
+    pretrains = nds.SELECTOR != "none"
+    experts = nds.SELECTOR in NEEDS_EXPERTS
+    crops = nds.EXPERTS.SHARED_STEPS + nds.PARTITION.NUM_CLUSTERS * nds.EXPERTS.STEPS
+    target = nds.SCORING.MAX_IMAGES or nds.TARGET.NUM_IMAGES or _TARGET_IMAGES
+    return Work(
+        pretrain=_stage(merged(cfg, nds.PRETRAIN)) if pretrains else None,
+        finetune=_stage(cfg),
+        test_images=test_images * (2 if pretrains and nds.EVALUATE_PRETRAINED else 1),
+        expert_crops=crops * nds.EXPERTS.BATCH_SIZE if experts else 0,
+        scored=4 * nds.PARTITION.NUM_CLUSTERS * target if experts else 0,
+        parameters=parameters,
+        states=2 if nds.OPTIMIZER == "SGD" else 3,
+        on_gpu=cfg.MODEL.DEVICE != "cpu",
+    )
+
+
+_TARGET_IMAGES = 2975  # Cityscapes' training images, where the config takes all
+
+
+def _stage(cfg: CN) -> Stage:
+    solver = cfg.SOLVER
+    return Stage(solver.MAX_ITER, solver.IMS_PER_BATCH, (solver.MAX_ITER - 1) // solver.CHECKPOINT_PERIOD + 1)
+
+
+def count_parameters(cfg: CN) -> int:
+    """Numbers in the detector of fine-tuning."""
+    small = cfg.clone()
+    small.defrost()
+    small.MODEL.DEVICE = "cpu"
+    return sum(p.numel() for p in build_model(small).parameters())
