@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from nds_plugin.artifacts import content_hash
-from nds_plugin.d2.config import load_config, merged
+from nds_plugin.d2.config import add_nds_config, load_config, merged
+from nds_plugin.d2.evaluation import plain
 from nds_plugin.grid.estimate import Stage, Work
 from nds_plugin.grid.spec import Cell, Row
 
 NEEDS_EXPERTS = ("nds",)
+_TARGET_IMAGES = 2975  # Cityscapes' training images, where the config takes all
 # What a seed, a folder or a machine decides, not the row.
 _NOT_OF_THE_ROW = (
     *("SEED", "OUTPUT_DIR", "VERSION", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE", "SOLVER.CHECKPOINT_PERIOD"),
@@ -56,13 +59,7 @@ def config_hash(cfg: CN) -> str:
 
     A key that a later release adds with a default changes no hash.
     """
-    from detectron2.config import get_cfg
-
-    from nds_plugin.d2.config import add_nds_config
-
-    defaults = get_cfg()
-    add_nds_config(defaults)
-    own, default = _flat(yaml.safe_load(cfg.dump())), _flat(yaml.safe_load(defaults.dump()))
+    own, default = _flat(cfg), _defaults()
     keys = _KEYS_OF.get(cfg.NDS.SELECTOR)
     deciding = {
         name: value
@@ -74,9 +71,17 @@ def config_hash(cfg: CN) -> str:
     return content_hash(deciding)[:16]
 
 
+@functools.lru_cache(maxsize=1)
+def _defaults() -> dict[str, Any]:
+    cfg = get_cfg()
+    add_nds_config(cfg)
+    return _flat(cfg)
+
+
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Keys with dots and their plain values."""
     if not isinstance(node, dict):
-        return {prefix[:-1]: node}
+        return {prefix[:-1]: plain(node)}
     pairs: dict[str, Any] = {}
     for key, value in node.items():
         pairs |= _flat(value, f"{prefix}{key}.")
@@ -105,9 +110,6 @@ def planned_work(cfg: CN, test_images: int, parameters: int) -> Work:
         states=2 if nds.OPTIMIZER == "SGD" else 3,
         on_gpu=cfg.MODEL.DEVICE != "cpu",
     )
-
-
-_TARGET_IMAGES = 2975  # Cityscapes' training images, where the config takes all
 
 
 def _stage(cfg: CN) -> Stage:

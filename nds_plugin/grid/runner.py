@@ -9,6 +9,7 @@ cell whose runner was killed is left alone until it has ended.
 from __future__ import annotations
 
 import collections
+import contextlib
 import datetime
 import logging
 import os
@@ -179,11 +180,17 @@ class _Runner:
     def _stop(self) -> None:
         """End what runs; a later start goes on from its checkpoints."""
         for running in self._running:
-            running.process.terminate()
+            _signal_group(running.process, signal.SIGTERM)
         for running in self._running:
             running.process.wait()
+            _signal_group(running.process, signal.SIGKILL)  # what it started and left behind
             _note_end(running.job.folder, time.monotonic() - running.start, running.process.returncode)
             os.close(running.lock)
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def _interrupt(*_: Any) -> None:
@@ -204,6 +211,7 @@ def _start(job: Job, slot: Mapping[str, str], lock: int) -> _Running:
             stderr=subprocess.STDOUT,
             env={**os.environ, **slot},
             pass_fds=(lock,),
+            start_new_session=True,  # so that all that it starts can be ended with it
         )
     return _Running(job, process, slot, lock, time.monotonic())
 
