@@ -13,17 +13,34 @@ PACKAGE = Path(__file__).parents[1] / "nds_plugin"
 # A module may import those of its own line and of the lines above it. Packages count as one.
 LAYERS = (
     {"errors"},
-    {"artifacts", "counter_rng", "class_names", "images", "locks", "pickles"},
-    {"index", "sampling", "networks", "supervised", "crops", "clustering"},
-    {"partition", "streams", "scores", "backbones", "tasks", "training"},
-    {"selection", "sampler", "features", "expert_set", "experts", "scoring"},
+    {"artifacts", "cost", "counter_rng", "class_names", "images", "locks", "pickles"},
+    {"index", "sampling", "networks", "linear", "supervised", "crops", "clustering"},
+    {
+        "partition",
+        "objects",
+        "streams",
+        "scores",
+        "image_weights",
+        "selection_config",
+        "backbones",
+        "tasks",
+        "training",
+    },
+    {"selection", "selection_tables", "sampler", "features", "expert_set", "experts", "scoring"},
     {"datasets"},
+    {"selectors"},
     {"report", "cli"},
     {"grid"},
     {"d2"},
 )
-SELECTING = {"sampling", "streams", "scores", "selection", "sampler"}
-LEARNING = {"networks", "supervised", "tasks", "training", "expert_set", "experts", "backbones", "features"}
+SELECTING = {
+    *("sampling", "streams", "scores", "image_weights", "selection_config", "selection", "selection_tables"),
+    "sampler",
+}
+LEARNING = {
+    *("networks", "linear", "supervised", "tasks", "training", "expert_set", "experts", "backbones"),
+    "features",
+}
 WITHOUT_TORCH = (
     *("errors", "artifacts", "counter_rng", "class_names", "images", "locks", "pickles", "index", "sampling"),
     *("clustering", "partition", "streams", "scores", "selection", "datasets", "report", "cli", "grid"),

@@ -31,17 +31,9 @@ from nds_plugin.index import SourceIndex
 from nds_plugin.partition import Partition
 from nds_plugin.sampling import NORMALISATIONS
 from nds_plugin.scores import Scores
-from nds_plugin.selection import (
-    KIND,
-    MODES,
-    SELECTORS,
-    Selection,
-    SelectionConfig,
-    cluster_table,
-    effective_numbers,
-    select,
-    source_shares,
-)
+from nds_plugin.selection import KIND, Selection, select
+from nds_plugin.selection_config import MODES, SELECTORS, SelectionConfig
+from nds_plugin.selection_tables import cluster_table, effective_numbers, source_shares
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -22,7 +22,7 @@ from nds_plugin.datasets.folder import check_files
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.index import NO_LABEL, SourceIndex
 from nds_plugin.networks import choose_device
-from nds_plugin.selection import SELECTORS
+from nds_plugin.selection_config import SELECTORS
 
 logger = logging.getLogger(__name__)
 

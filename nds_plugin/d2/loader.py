@@ -156,11 +156,11 @@ def _build(
     check_registered(names)
     selection = _selection(selection, sampler, names)
     dicts, sources = load_dicts(names, filter_empty)
-    cluster = (
-        np.zeros(len(dicts), dtype=np.int32)
-        if selection is None
-        else selection.clusters_of(sources, [str(d["image_id"]) for d in dicts])
-    )
+    cluster = np.zeros(len(dicts), dtype=np.int32)
+    if selection is not None:
+        ids = [str(d["image_id"]) for d in dicts]
+        selection = selection.placed(sources, ids)
+        cluster = selection.clusters_of(sources, ids)
     streams = [(0, TRAIN_SAMPLERS.get(sampler)(selection, cluster, seed))]
     if selection is not None:
         streams += [(position, selection.reweighted(w).stream(cluster, seed)) for position, w in updates]

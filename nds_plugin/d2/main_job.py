@@ -21,10 +21,11 @@ from nds_plugin.d2.fingerprints import dataset_fingerprint
 from nds_plugin.d2.hooks import Rescore
 from nds_plugin.d2.pretrained import evaluate_pretrained
 from nds_plugin.d2.registration import dataset_classes
-from nds_plugin.d2.selecting import Selected, SelectionSteps, agreed
+from nds_plugin.d2.selecting import Selected, SelectionSteps
+from nds_plugin.d2.work_folder import agreed
 from nds_plugin.errors import NDSError
 from nds_plugin.locks import folder_lock
-from nds_plugin.selection import cluster_table, effective_numbers, source_shares
+from nds_plugin.selection_tables import cluster_table, effective_numbers, source_shares
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +74,9 @@ def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
     selected = before = None
     if cfg.NDS.SELECTOR != NO_PRETRAINING:
         steps = SelectionSteps(cfg, timed)
-        # Jobs that share the folder and start together would all train the same experts.
-        with folder_lock(steps.folder) if comm.is_main_process() else contextlib.nullcontext():
+        with (
+            _alone(steps.folder) if cfg.NDS.SELECTOR not in ("uniform", "full") else contextlib.nullcontext()
+        ):
             selected = steps.run()
         pretrain_cfg = training.pretrain_config(cfg, selected.path, selected.key)
         hooks = [Rescore(cfg.NDS.RESCORE.ITERS, steps.rescore)] if cfg.NDS.RESCORE.ITERS else []
@@ -101,6 +103,14 @@ def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
     finetune_key = training.training_key(finetune_cfg, inputs)
     weights = training.train(finetune_cfg, finetune_key, resume=resume, timed=timed, initialise=start)
     return _results(cfg, finetune_cfg, weights, finetune_key, selected, timed, before)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Jobs that share the folder and start together would all train the same experts: one at a time."""
+    with folder_lock(folder) if comm.is_main_process() else contextlib.nullcontext():
+        comm.synchronize()
+        yield
 
 
 def _source_labels(cfg: CN) -> str:
