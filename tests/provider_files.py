@@ -26,48 +26,57 @@ _LABELS = {
 }
 
 
-def coco_document(
-    names: list[str], classes: tuple[str, ...], masks: bool = True, seed: int = 0
-) -> dict[str, Any]:
-    """Two boxes per image, of classes in turn; polygons where ``masks``."""
+Categories = list[dict[str, Any]]
+
+
+def numbered(classes: tuple[str, ...]) -> Categories:
+    """Categories with ids from 1."""
+    return [{"id": i + 1, "name": name} for i, name in enumerate(classes)]
+
+
+def coco_document(names: list[str], categories: Categories, masks: bool = True) -> dict[str, Any]:
+    """Two boxes per image, of the categories in turn; polygons where ``masks``."""
     annotations = []
     for i in range(2 * len(names)):
-        x, y, side = 4 + (i + seed) % 3 * 14, 4 + i % 2 * 6, 24
+        x, y, side = 4 + i % 3 * 14, 4 + i % 2 * 6, 24
         polygon = [[x, y, x + side, y, x + side, y + side, x, y + side]]
         annotations.append(
-            {"id": i + 1, "image_id": i // 2 + 1, "category_id": (i + seed) % len(classes) + 1, "iscrowd": 0,
+            {"id": i + 1, "image_id": i // 2 + 1, "category_id": categories[i % len(categories)]["id"], "iscrowd": 0,
              "bbox": [x, y, side, side], "area": side * side, **({"segmentation": polygon} if masks else {})}
         )  # fmt: skip
     return {
         "images": [{"id": i + 1, "file_name": n, "width": 64, "height": 48} for i, n in enumerate(names)],
         "annotations": annotations,
-        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(classes)],
+        "categories": categories,
     }
 
 
-def _write(images: Path, json_file: Path, classes: tuple[str, ...], count: int, masks: bool = True) -> None:
+def _write(images: Path, json_file: Path, categories: Categories, count: int, masks: bool = True) -> None:
     names = [f"{i:012d}.jpg" for i in range(1, count + 1)]
     for i, name in enumerate(names):
         write_image(images / name, seed=i)
-    write_coco(json_file.parent, coco_document(names, classes, masks), json_file.name)
+    write_coco(json_file.parent, coco_document(names, categories, masks), json_file.name)
 
 
 def write_coco_2017(root: Path, count: int = 12) -> None:
-    """``coco/train2017`` and ``coco/annotations``."""
-    coco = root / "coco"
-    _write(coco / "train2017", coco / "annotations/instances_train2017.json", _coco_classes(), count)
-
-
-def _coco_classes() -> tuple[str, ...]:
+    """``coco/train2017`` and ``coco/annotations``, with COCO's own category ids, which leave gaps."""
     from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-    return tuple(c["name"] for c in COCO_CATEGORIES if c["isthing"])
+    categories = [{"id": c["id"], "name": c["name"]} for c in COCO_CATEGORIES if c["isthing"]]
+    coco = root / "coco"
+    _write(coco / "train2017", coco / "annotations/instances_train2017.json", categories, count)
 
 
 def write_openimages(root: Path, count: int = 12) -> None:
     """``openimages/train`` and ``openimages/annotations``: boxes without masks."""
     folder = root / "openimages"
-    _write(folder / "train", folder / "annotations/instances_train.json", SOURCE_CLASSES, count, masks=False)
+    _write(
+        folder / "train",
+        folder / "annotations/instances_train.json",
+        numbered(SOURCE_CLASSES),
+        count,
+        masks=False,
+    )
 
 
 def write_cityscapes(root: Path, count: int = 4) -> None:
@@ -96,12 +105,18 @@ def write_photographs(root: Path, sources: list[str], count: int = 6) -> None:
 
     for name in sources:
         folder = root / "detection" / name
-        _write(folder / "images", folder / "train.json", SOURCE_CLASSES, count, masks=name != "openimages")
+        _write(
+            folder / "images",
+            folder / "train.json",
+            numbered(SOURCE_CLASSES),
+            count,
+            masks=name != "openimages",
+        )
     for name, labelling, classes in (("cityscapes", "", CLASSES), ("ccp", "_modanet13", CCP)):
         folder = root / "detection" / name
         for split in ("train", "val"):
-            _write(folder / "images", folder / f"{split}{labelling}.json", tuple(classes), count)
+            _write(folder / "images", folder / f"{split}{labelling}.json", numbered(tuple(classes)), count)
             if labelling:
                 (folder / f"{split}.json").write_text(
-                    json.dumps(coco_document(["000000000001.jpg"], ("other",)))
+                    json.dumps(coco_document(["000000000001.jpg"], numbered(("other",))))
                 )

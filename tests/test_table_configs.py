@@ -87,6 +87,7 @@ def _two_iterations(root: Path, output: Path, names: list[str]) -> list[dict[str
         "DETECTRON2_DATASETS": str(root),
         "NDS_DATA": str(root),
         "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(CONFIG_DIR.parents[1]),
     }
     script = str(Path(__file__).with_name("two_iterations.py"))
     done = subprocess.run(

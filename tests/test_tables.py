@@ -263,7 +263,7 @@ def test_the_curve_is_the_same_file_for_the_same_table(tmp_path: Path, suffix: s
     assert first.read_bytes() == second.read_bytes()
     if suffix == "png":
         with Image.open(first) as image:
-            assert image.width > 600
+            assert image.width > 450
 
 
 def test_a_curve_of_nothing_is_refused(tmp_path: Path) -> None:

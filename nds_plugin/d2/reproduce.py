@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode as CN
@@ -21,6 +22,7 @@ from nds_plugin.grid.runner import CELL, Job, Outcome, run_jobs
 from nds_plugin.grid.spec import Cell, Grid, Row
 from nds_plugin.report.benchmark_page import page_text
 from nds_plugin.report.curve import budget_curve
+from nds_plugin.report.grid_page import write_grid_page
 from nds_plugin.report.paper import paper_table
 from nds_plugin.report.result_table import ResultTable, build_table
 from nds_plugin.report.table_formats import write_tables
@@ -170,8 +172,9 @@ class Reproduction:
         return page_text(tables, current, others, document["details"])
 
     def write(self, tables: Mapping[str, ResultTable]) -> list[Path]:
-        """Write the tables in all formats, and the curves of AP against budget; the paths."""
+        """Write the tables in all formats, the curves of AP against budget and the page; the paths."""
         paths: list[Path] = []
+        curves: list[Path] = []
 
         def write(name: str, content: str) -> None:
             paths.append(self.output / name)
@@ -184,8 +187,18 @@ class Reproduction:
             for metric in ("AP_bb", "AP"):
                 if any(row.values[metric].mean is not None for row in table.rows):
                     name = f"{stem.replace('table', 'curve')}_{metric}.png"
-                    paths.append(budget_curve(table, self.output / name, metric))
+                    curves.append(budget_curve(table, self.output / name, metric))
+        paths += curves
+        paths.append(write_grid_page(self.output / "report.html", tables, curves, self._shown_run()))
         return paths
+
+    def _shown_run(self) -> dict[str, Any] | None:
+        """The results document of a finished run that selected by scores, for the pictures of the page."""
+        for cell in self.cells:
+            path = self.output / cell.name / "results.json"
+            if cell.row.selector == "nds" and path.is_file():
+                return read_json(path, "results")
+        return None
 
 
 def slots_of(jobs: int, processes: int, gpus: int) -> list[dict[str, str]]:

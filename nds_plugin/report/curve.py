@@ -41,7 +41,7 @@ def budget_curve(table: ResultTable, path: str | os.PathLike[str], metric: str =
     drawn = [row for row in table.rows if row.values[metric].mean is not None]
     if not drawn:
         raise NDSError(f"curve: not one cell of the table has {metric}.")
-    figure = new_figure(6.4, 4.0)
+    figure = new_figure(4.8, 4.4)  # narrow: a phone shows it whole
     axes = figure.add_subplot()
     budgets = sorted({row.budget for row in table.rows if row.selector not in FIXED})
     for selector in dict.fromkeys(row.selector for row in drawn if row.selector not in FIXED):
@@ -50,11 +50,11 @@ def budget_curve(table: ResultTable, path: str | os.PathLike[str], metric: str =
         _level(axes, row, metric, table)
     axes.set_xticks(budgets, [budget_label(budget) for budget in budgets])
     axes.set_xlabel(f"budget ({'images' if budgets and budgets[-1] > 1 else 'share'} of {table.source})")
-    axes.set_title(f"{_NAMES.get(metric, metric)} on the target, band: ± standard deviation over seeds")
+    axes.set_title(f"{_NAMES.get(metric, metric)}, band: ± standard deviation over seeds")
     axes.set_axisbelow(True)
     axes.yaxis.grid(True, color=GRID)
     axes.tick_params(length=0)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     figure.tight_layout()
     return save_figure(figure, path)
 

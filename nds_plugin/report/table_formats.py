@@ -23,8 +23,8 @@ METHODS = {
     "oracle": "Oracle **",
 }
 _STARS = (
-    ("*", "looks at the target's images or at features of them; NDS and the gate see K numbers only"),
-    ("**", "draws from source datasets that were chosen by hand: an upper bound, no method"),
+    ("*", "looks at the target's images or at features of them; NDS and the gate see K numbers only."),
+    ("**", "draws from source datasets that were chosen by hand: an upper bound, no method."),
 )
 _PLAIN = {"AP_bb": "AP^bb", "AP50_bb": "AP50^bb", "AP": "AP", "AP50": "AP50", "motorcycle": "mcycle"}
 _PAPER = {**_PLAIN, "AP_bb": "AP^{bb}", "AP50_bb": "AP_{50}^{bb}", "AP50": "AP_{50}"}
@@ -143,6 +143,28 @@ FORMATS: dict[str, Callable[[ResultTable], str]] = {
     "csv": comma_separated,
     "json": as_json,
 }
+
+
+def as_sections(table: ResultTable, title: str) -> list[dict[str, Any]]:
+    """The table and its differences for a page; see ``tables`` in :func:`nds_plugin.report.html.write_report`."""
+    caption = " ".join(
+        [_caption(table), *(line.strip() for note in _notes(table) for line in note.splitlines())]
+    )
+    sections = [(title, caption, _values(table, _PLAIN))]
+    if any(row.differences for row in table.rows):
+        text = _difference_caption().rstrip(":") + "."
+        sections.append((f"{title}: difference to uniform", text, _differences(table, _PLAIN)))
+    # Budget and method in one cell, which stays in view where a narrow screen scrolls the table.
+    names = [
+        " ".join(filter(None, (row.budget and budget_label(row.budget), _method(table, row))))
+        for row in table.rows
+    ]
+    changed = [name for name, row in zip(names, table.rows) if row.differences]
+    return [
+        {"title": heading, "text": text, "header": ["", *header[2:]],
+         "rows": [[name, *line[2:]] for name, line in zip(labels, body)]}
+        for (heading, text, (header, body)), labels in zip(sections, (names, changed))
+    ]  # fmt: skip
 
 
 def difference_text(change: Difference, digits: int = 1) -> str:
