@@ -73,6 +73,16 @@ class Selected:
     paths: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Weighed:
+    """What a draw is made from; see :func:`nds_plugin.selection.select`."""
+
+    index: SourceIndex
+    partition: Partition
+    scores: Scores | None
+    weights: ImageWeights | None
+
+
 class SelectionSteps:
     """The steps of one config; every process of a job calls :meth:`run` together."""
 
@@ -94,6 +104,13 @@ class SelectionSteps:
         Raises:
             NDSError: bad input; finished steps are kept.
         """
+        found = self.weigh()
+        selection, path, key = self._selection(found)
+        log_selection(selection, found.index, found.partition)
+        return Selected(selection, path, key, found.index, found.partition, found.scores, self.work.paths)
+
+    def weigh(self) -> Weighed:
+        """All that comes before the draw: what the selector knows of clusters or single images."""
         index = self.source.index()
         self._check_sizes(index)
         selector = self.nds.SELECTOR
@@ -106,9 +123,7 @@ class SelectionSteps:
             scores = self._scores(index, partition)
         elif selector in IMAGE_SELECTORS:
             partition, weights = Partition.by_source(index), self._image_weights(index)
-        selection, path, key = self._selection(index, partition, scores, weights)
-        log_selection(selection, index, partition)
-        return Selected(selection, path, key, index, partition, scores, self.work.paths)
+        return Weighed(index, partition, scores, weights)
 
     def _check_sizes(self, index: SourceIndex) -> None:
         """What only the index can tell, before experts are trained."""
@@ -232,16 +247,18 @@ class SelectionSteps:
         key = content_hash([WEIGHTS_KIND, selector.name, settings_of(selector), index.hash, looked_at])
 
         def make(path: Path) -> None:
-            evidence = Evidence(index)
-            if selector.needs_features:
-                network, crop = self.source.feature_network(index), self.nds.EXPERTS.CROP_SIZE
-                seen = target_features(network, self.target, crop, where, self.device)
-                evidence = Evidence(index, self.source.features(index), seen)
+            evidence = self.evidence(index) if selector.needs_features else Evidence(index)
             weigh_images(selector, evidence).save(path, key)
 
         if selector.needs_features:
             self.source.prepare_features(index)
         return ImageWeights.load(self.work.artefact("image_weights", WEIGHTS_KIND, key, ".parquet", make))
+
+    def evidence(self, index: SourceIndex) -> Evidence:
+        """Features of both sides for an image selector; of one process, the network must be there."""
+        network, crop = self.source.feature_network(index), self.nds.EXPERTS.CROP_SIZE
+        seen = target_features(network, self.target, crop, settings.target_config(self.cfg), self.device)
+        return Evidence(index, self.source.features(index), seen)
 
     def rescore(self, iteration: int) -> npt.NDArray[np.float64]:
         """w from scores on the target's images as they are now, another draw of them each time."""
@@ -251,9 +268,8 @@ class SelectionSteps:
         partition = Partition.load(self.work.paths["partition"])
         return selector_weights(settings.selection_config(self.cfg), partition.sizes, scores)
 
-    def _selection(
-        self, index: SourceIndex, partition: Partition, scores: Scores | None, weights: ImageWeights | None
-    ) -> tuple[Selection, Path, str]:
+    def _selection(self, found: Weighed) -> tuple[Selection, Path, str]:
+        index, partition, scores, weights = found.index, found.partition, found.scores, found.weights
         config = settings.selection_config(self.cfg)
         scored = [scores.expert_set, scores.metric, list(scores.z)] if scores else None
         by = weights.hash if weights else scored
