@@ -185,19 +185,20 @@ def test_missing_and_failed_cells_are_marked() -> None:
     shown = text(table)
     assert "10 of 15 cells are missing" in shown
     assert "NDS 20 % seed 2 (failed)" in shown
-    assert "Full source 100 % seeds 0, 1, 2" in shown
+    assert "; all of ImageNet Initialization 0, Oracle ‡ 20 %, Full source 100 %." in shown
     line = next(line for line in shown.splitlines() if line.startswith("100 %"))
     assert line.split() == ["100", "%", "Full", "source", "0/3", *["missing"] * 5]
     assert "2/3" in next(line for line in shown.splitlines() if " NDS " in line)
 
 
-def test_selectors_that_look_at_the_target_are_starred() -> None:
+def test_selectors_that_look_at_the_target_are_marked() -> None:
     table = build_table(
         [("knn", 0.2), ("oracle", 0.2), ("nds", 0.2)], [], title="T.", source="s", categories=(), seeds=(0,)
     )
-    assert "* looks at the target's images" in text(table)
-    assert "** draws from source datasets that were chosen by hand" in text(table)
-    assert "*" not in text(small([])).replace("Oracle **", "").replace("** draws", "")
+    assert "Nearest neighbours †" in text(table)
+    assert "† looks at the target's images" in text(table)
+    assert "‡ draws from source datasets that were chosen by hand" in text(table)
+    assert "†" not in text(small([]))
 
 
 def test_one_seed_twice_is_refused() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,14 +119,15 @@ class ResultsFile:
 
 def write_results_file(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
     """Write the document atomically, a line per cell and per detail, so that changes are easy to read."""
-    cells = ",\n  ".join(json.dumps(entry, allow_nan=False) for entry in document["cells"])
-    lines = [
-        f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}"
-        for key, value in document["details"].items()
-    ]
-    listed = ",\n  ".join(lines)
+    cells = [json.dumps(entry, allow_nan=False) for entry in document["cells"]]
+    kept = document["details"].items()
+    details = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in kept]
     with atomic_write(path, "w") as file:
-        file.write(f'{{\n "cells": [\n  {cells}\n ],\n "details": {{\n  {listed}\n }}\n}}\n')
+        file.write(f'{{\n "cells": [{_lines(cells)}],\n "details": {{{_lines(details)}}}\n}}\n')
+
+
+def _lines(texts: Sequence[str]) -> str:
+    return "\n  " + ",\n  ".join(texts) + "\n " if texts else ""
 
 
 def of_configs(

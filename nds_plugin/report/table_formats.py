@@ -18,13 +18,13 @@ METHODS = {
     "uniform": "Uniform Sampling",
     "nds": "NDS",
     "gate": "Gate",
-    "knn": "Nearest neighbours *",
-    "domain_classifier": "Domain classifier *",
-    "oracle": "Oracle **",
+    "knn": "Nearest neighbours †",
+    "domain_classifier": "Domain classifier †",
+    "oracle": "Oracle ‡",
 }
-_STARS = (
-    ("*", "looks at the target's images or at features of them; NDS and the gate see K numbers only."),
-    ("**", "draws from source datasets that were chosen by hand: an upper bound, no method."),
+_MARKS = (
+    ("†", "looks at the target's images or at features of them; NDS and the gate see K numbers only."),
+    ("‡", "draws from source datasets that were chosen by hand: an upper bound, no method."),
 )
 _PLAIN = {"AP_bb": "AP^bb", "AP50_bb": "AP50^bb", "AP": "AP", "AP50": "AP50", "motorcycle": "mcycle"}
 _PAPER = {**_PLAIN, "AP_bb": "AP^{bb}", "AP50_bb": "AP_{50}^{bb}", "AP50": "AP_{50}"}
@@ -155,10 +155,7 @@ def as_sections(table: ResultTable, title: str) -> list[dict[str, Any]]:
         text = _difference_caption().rstrip(":") + "."
         sections.append((f"{title}: difference to uniform", text, _differences(table, _PLAIN)))
     # Budget and method in one cell, which stays in view where a narrow screen scrolls the table.
-    names = [
-        " ".join(filter(None, (row.budget and budget_label(row.budget), _method(table, row))))
-        for row in table.rows
-    ]
+    names = [f"{budget_label(row.budget)} {_method(table, row)}".removeprefix("0 ") for row in table.rows]
     changed = [name for name, row in zip(names, table.rows) if row.differences]
     return [
         {"title": heading, "text": text, "header": ["", *header[2:]],
@@ -233,17 +230,26 @@ def _difference_caption() -> str:
 
 def _notes(table: ResultTable) -> list[str]:
     labels = [_method(table, row) for row in table.rows]
-    notes = [f"{star} {meaning}" for star, meaning in _STARS if any(m.endswith(f" {star}") for m in labels)]
+    notes = [f"{mark} {meaning}" for mark, meaning in _MARKS if any(m.endswith(mark) for m in labels)]
     if table.missing:
-        listed = "; ".join(
-            f"{label} {budget_label(row.budget)} seed{'s' if len(row.status) > 1 else ''} "
-            + ", ".join(f"{s}{'' if why == MISSING else f' ({why})'}" for s, why in row.status.items())
-            for row, label in zip(table.rows, labels)
-            if row.status
-        )
         whole = len(table.rows) * len(table.seeds)
-        notes.append(f"{table.missing} of {whole} cells are missing: {listed}.")
-    return ["\n".join(f"{note}  " if note.startswith("*") else note for note in notes)] if notes else []
+        notes.append(f"{table.missing} of {whole} cells are missing: {_missing(table)}.")
+    return (
+        ["\n".join(f"{note}  " for note in notes[:-1]) + "\n" * bool(notes[:-1]) + notes[-1]] if notes else []
+    )
+
+
+def _missing(table: ResultTable) -> str:
+    """Rows of which nothing is there in one list, the others with their seeds."""
+    empty, partly = [], []
+    for row in table.rows:
+        name = f"{_method(table, row)} {budget_label(row.budget)}"
+        seeds = ", ".join(f"{s}{'' if why == MISSING else f' ({why})'}" for s, why in row.status.items())
+        if not row.seeds and set(row.status.values()) == {MISSING}:
+            empty.append(name)
+        elif row.status:
+            partly.append(f"{name} seed{'s' if len(row.status) > 1 else ''} {seeds}")
+    return "; ".join([*partly, *([f"all of {', '.join(empty)}"] if empty else [])])
 
 
 def _method(table: ResultTable, row: TableRow) -> str:
@@ -263,6 +269,8 @@ def _tex(cell: str) -> str:
         ("_", r"\_"),
         ("#", r"\#"),
         ("±", r"$\pm$"),
+        ("†", r"$\dagger$"),
+        ("‡", r"$\ddagger$"),
         ("^bb", ""),
     ):
         cell = cell.replace(plain, escaped)
