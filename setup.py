@@ -27,11 +27,12 @@ setup(
         "fvcore",
         "safetensors",
         "scikit-learn>=1.3",
+        "scipy",
         "matplotlib",
         "torch>=2.3",
         "torchvision",
     ],
     extras_require={
-        "dev": ["pytest", "pytest-timeout", "ruff", "mypy", "psutil"],
+        "dev": ["pytest", "pytest-timeout", "ruff", "mypy", "psutil", "playwright"],
     },
 )

@@ -23,8 +23,9 @@ from nds_plugin.report.benchmark_page import BEGIN, END, generated_part, write_p
 
 ROOT = Path(__file__).parents[1]
 OVERRIDES = [*SMALL, "NDS.TARGET.NUM_IMAGES", "4", "SOLVER.CHECKPOINT_PERIOD", "1"]
-CELLS = ["--only", "cityscapes_none", "--only", "cityscapes_*_20", "--seeds", "0"]
-ROWS = ("none", "uniform", "nds", "gate", "knn", "domain_classifier", "oracle")
+ROWS = ("none", "uniform", "nds", "oracle")
+PATTERNS = ["cityscapes_none", *(f"cityscapes_{selector}_20" for selector in ROWS[1:])]
+CELLS = [*(word for pattern in PATTERNS for word in ("--only", pattern)), "--seeds", "0"]
 
 
 def _start(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -88,7 +89,7 @@ def _reproduction(root: Path) -> Reproduction:
 
 @pytest.mark.slow
 def test_a_finished_cell_keeps_one_checkpoint_a_stage(finished: Path) -> None:
-    left = {p.relative_to(finished / "out").as_posix() for p in (finished / "out").rglob("*.pth")}
+    left = {p.relative_to(finished / "out").as_posix() for p in (finished / "out").rglob("model_*.pth")}
     assert "cityscapes_nds_20/seed0/finetune/model_final.pth" in left
     assert {Path(name).name for name in left if "/seed0/" in name} == {"model_final.pth"}
 
@@ -111,7 +112,7 @@ def test_cells_that_only_the_file_holds_are_finished_too(finished: Path, tmp_pat
         overrides=OVERRIDES,
     )
     assert elsewhere.jobs() == []
-    assert "6 finished" in elsewhere.plan()
+    assert "4 finished" in elsewhere.plan()
 
 
 @pytest.mark.slow
