@@ -120,7 +120,8 @@ class Reproduction:
             if not keep_checkpoints:
                 remove_intermediate_checkpoints(job.folder)
 
-        slots = slots_of(jobs, self._processes, torch.cuda.device_count())
+        on_gpu = any(cfg.MODEL.DEVICE.startswith("cuda") for cfg in self.configs.values())
+        slots = slots_of(jobs, self._processes, torch.cuda.device_count() if on_gpu else 0)
         outcome = run_jobs(self.jobs(), slots, finish, retries=retries, time_limit=time_limit)
         self.collect()
         return outcome

@@ -97,7 +97,34 @@ def build_table(
         NDSError: the same seed of a row twice.
     """
     columns = (*means, *categories)
-    found: dict[tuple[str, float], dict[int, Mapping[str, Any]]] = {row: {} for row in rows}
+    found = _by_row(rows, entries)
+    printed = _paper_rows(paper)
+    built = tuple(
+        TableRow(
+            selector=row[0],
+            budget=row[1],
+            values={c: estimate(list(_by_seed(found[row], c).values())) for c in columns},
+            differences=_differences(row, found, columns),
+            seeds=tuple(sorted(found[row])),
+            paper=printed.get(row, {}),
+            status={
+                seed: "failed" if (*row, seed) in (failed or {}) else "missing"
+                for seed in seeds
+                if seed not in found[row]
+            },
+        )
+        for row in rows
+    )
+    return ResultTable(title, source, columns, built, tuple(seeds), digits, from_random)
+
+
+_Row = tuple[str, float]
+_Found = dict[_Row, dict[int, Mapping[str, Any]]]
+
+
+def _by_row(rows: Sequence[_Row], entries: Sequence[Mapping[str, Any]]) -> _Found:
+    """The cells of each row by their seed."""
+    found: _Found = {row: {} for row in rows}
     for entry in entries:
         cells = found.get((entry["selector"], entry["budget"]))
         if cells is None:
@@ -108,30 +135,14 @@ def build_table(
                 "configs? Keep those of one."
             )
         cells[entry["seed"]] = entry
-    printed = _paper_rows(paper)
-    built = []
-    for selector, budget in rows:
-        cells = found[selector, budget]
-        baseline = found.get((BASELINE, budget), {}) if selector != BASELINE else {}
-        absent = [seed for seed in seeds if seed not in cells]
-        built.append(
-            TableRow(
-                selector=selector,
-                budget=budget,
-                values={c: estimate(list(_by_seed(cells, c).values())) for c in columns},
-                differences={
-                    c: paired_difference(_by_seed(cells, c), _by_seed(baseline, c))
-                    for c in columns
-                    if baseline
-                },
-                seeds=tuple(sorted(cells)),
-                paper=printed.get((selector, budget), {}),
-                status={
-                    s: "failed" if (selector, budget, s) in (failed or {}) else "missing" for s in absent
-                },
-            )
-        )
-    return ResultTable(title, source, columns, tuple(built), tuple(seeds), digits, from_random)
+    return found
+
+
+def _differences(row: _Row, found: _Found, columns: Sequence[str]) -> dict[str, Difference]:
+    baseline = found.get((BASELINE, row[1]))
+    if baseline is None or row[0] == BASELINE:
+        return {}
+    return {c: paired_difference(_by_seed(found[row], c), _by_seed(baseline, c)) for c in columns}
 
 
 def table_of_paper(paper: Mapping[str, Any], *, title: str, source: str) -> ResultTable:
