@@ -66,7 +66,7 @@ def test_every_cell_is_in_the_file_with_exactly_its_fields(finished: Path) -> No
 def test_the_tables_and_curves_are_written_and_the_table_printed(finished: Path) -> None:
     names = {path.name for path in (finished / "out").iterdir() if path.is_file()}
     for client in ("cityscapes", "ccp_modanet13"):
-        assert {f"table_{client}.{suffix}" for suffix in ("txt", "md", "tex", "csv", "json")} <= names
+        assert {f"table_{client}.{suffix}" for suffix in ("txt", "tsv", "md", "tex", "csv", "json")} <= names
     assert {"curve_cityscapes_AP_bb.png", "curve_cityscapes_AP.png"} <= names
     assert (finished / "out/table_cityscapes.txt").read_text() in (finished / "log").read_text()
 
@@ -108,7 +108,7 @@ def test_cells_that_only_the_file_holds_are_finished_too(finished: Path, tmp_pat
         tmp_path,
         finished / "cells.json",
         seeds=[0],
-        only=["cityscapes_*_20"],
+        only=PATTERNS,
         overrides=OVERRIDES,
     )
     assert elsewhere.jobs() == []
@@ -129,13 +129,13 @@ def test_cells_of_another_config_are_run_again_and_the_earlier_ones_kept_apart(f
 
 @pytest.mark.slow
 def test_a_failed_cell_is_told_in_one_line_and_in_the_table(finished: Path) -> None:
-    """The images of the client are gone, which only the cell itself notices."""
-    images = finished / "detection/ccp/images"
-    images.rename(images.with_name("away"))
+    """An image of the client is gone, which only the cell itself notices."""
+    image = finished / "detection/ccp/images/000000000002.jpg"
+    image.rename(image.with_name("away"))
     try:
         done = _start(finished, "--only", "ccp_modanet13_none", "--seeds", "0", *OVERRIDES)
     finally:
-        images.with_name("away").rename(images)
+        image.with_name("away").rename(image)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]

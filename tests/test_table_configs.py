@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from provider_files import write_cityscapes, write_coco_2017, write_openimages, write_photographs
 
-from nds_plugin.d2.cells import cell_overrides, config_hash, row_config
+from nds_plugin.d2.cells import cell_overrides, config_hash, deciding_settings, row_config
 from nds_plugin.d2.config import CONFIG_DIR, load_config
 from nds_plugin.grid.spec import GRIDS, Cell, Grid, Row
 
@@ -72,6 +72,16 @@ def test_the_hash_of_a_row_knows_neither_seed_nor_folder_nor_machine(tmp_path: P
         ["NDS.TEMPERATURE", "0.3"],
     ):
         assert config_hash(row_config(row, change)) != plain
+
+
+def test_a_setting_decides_also_where_it_is_the_default() -> None:
+    """Or a new default would pass for the old one."""
+    rows = {row.selector: deciding_settings(row_config(row)) for row in GRIDS["mini"].rows[:12]}
+    assert rows["nds"]["NDS.TEMPERATURE"] == row_config(GRIDS["mini"].rows[2]).NDS.TEMPERATURE
+    assert "NDS.TEMPERATURE" not in rows["uniform"]
+    assert "NDS.GATE.DRAW" in rows["gate"]
+    assert "NDS.GATE.DRAW" not in rows["nds"]
+    assert "NDS.ORACLE.SOURCES" in rows["oracle"]
 
 
 def test_settings_of_experts_leave_the_rows_that_have_none() -> None:

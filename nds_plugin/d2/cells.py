@@ -17,15 +17,14 @@ from nds_plugin.d2.evaluation import plain
 from nds_plugin.grid.estimate import Stage, Work
 from nds_plugin.grid.spec import Cell, Row
 
-NEEDS_EXPERTS = ("nds",)
 _TARGET_IMAGES = 2975  # Cityscapes' training images, where the config takes all
 # What a seed, a folder or a machine decides, not the row.
 _NOT_OF_THE_ROW = (
     *("SEED", "OUTPUT_DIR", "VERSION", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE", "SOLVER.CHECKPOINT_PERIOD"),
     *("VIS_PERIOD", "CUDNN_BENCHMARK", "TEST.EVAL_PERIOD", "NDS.SEED", "NDS.WORK_DIR", "NDS.LOADER"),
-    "NDS.EVALUATE_PRETRAINED",
+    *("NDS.EVALUATE_PRETRAINED", "NDS.PRESET"),
 )
-# All that selectors without scores read of cfg.NDS: settings of the experts do not make their runs other ones.
+# All that selectors without networks read of cfg.NDS: the experts' settings do not make their runs other ones.
 _PLAIN_KEYS = ("SELECTOR", "TARGET", "OPTIMIZER", "LABEL_SPACES")
 _DRAWN_KEYS = (*_PLAIN_KEYS, "MODE", "BUDGET", "SOURCE", "PRETRAIN", "TRANSFER")
 _KEYS_OF = {
@@ -34,6 +33,8 @@ _KEYS_OF = {
     "full": _DRAWN_KEYS,
     "oracle": (*_DRAWN_KEYS, "ORACLE"),
 }
+# Nodes that a single selector reads.
+_OWN_NODES = {"gate": "GATE", "knn": "KNN", "domain_classifier": "DOMAIN_CLASSIFIER", "oracle": "ORACLE"}
 
 
 def cell_overrides(cell: Cell, output: Path, extra: Sequence[str] = ()) -> list[str]:
@@ -55,20 +56,30 @@ def row_config(row: Row, extra: Sequence[str] = ()) -> CN:
 
 
 def config_hash(cfg: CN) -> str:
-    """Hash of what makes a row what it is: all that differs from the defaults but seeds, folders, machine.
+    """Hash of what makes a row what it is, see :func:`deciding_settings`."""
+    return content_hash(deciding_settings(cfg))[:16]
 
-    A key that a later release adds with a default changes no hash.
+
+def deciding_settings(cfg: CN) -> dict[str, Any]:
+    """The settings that a row's results depend on, but for seeds, folders and the machine.
+
+    Of Detectron2's keys those that differ from its defaults; of ``cfg.NDS`` all that the row's
+    selector reads, so that another default makes another row.
     """
-    own, default = _flat(cfg), _defaults()
-    keys = _KEYS_OF.get(cfg.NDS.SELECTOR)
-    deciding = {
-        name: value
-        for name, value in own.items()
-        if (name not in default or default[name] != value)
-        and not any(name == n or name.startswith(f"{n}.") for n in _NOT_OF_THE_ROW)
-        and (keys is None or not name.startswith("NDS.") or name.split(".")[1] in keys)
-    }
-    return content_hash(deciding)[:16]
+    selector = cfg.NDS.SELECTOR
+    only = _KEYS_OF.get(selector)
+    foreign = [node for owner, node in _OWN_NODES.items() if owner != selector]
+    defaults = _defaults()
+
+    def decides(name: str, value: Any) -> bool:
+        if any(name == n or name.startswith(f"{n}.") for n in _NOT_OF_THE_ROW):
+            return False
+        if not name.startswith("NDS."):
+            return bool(defaults.get(name) != value)
+        node = name.split(".")[1]
+        return node not in foreign if only is None else node in only
+
+    return {name: value for name, value in _flat(cfg).items() if decides(name, value)}
 
 
 @functools.lru_cache(maxsize=1)
@@ -97,15 +108,16 @@ def planned_work(cfg: CN, test_images: int, parameters: int) -> Work:
     """
     nds = cfg.NDS
     pretrains = nds.SELECTOR != "none"
-    experts = nds.SELECTOR in NEEDS_EXPERTS
-    crops = nds.EXPERTS.SHARED_STEPS + nds.PARTITION.NUM_CLUSTERS * nds.EXPERTS.STEPS
+    networks = nds.PARTITION.NUM_CLUSTERS if nds.SELECTOR == "nds" else 0
+    looks = nds.SELECTOR not in ("none", "uniform", "full", "oracle")  # at features of a shared network
+    steps = nds.EXPERTS.SHARED_STEPS * looks + networks * nds.EXPERTS.STEPS
     target = nds.SCORING.MAX_IMAGES or nds.TARGET.NUM_IMAGES or _TARGET_IMAGES
     return Work(
         pretrain=_stage(merged(cfg, nds.PRETRAIN)) if pretrains else None,
         finetune=_stage(cfg),
         test_images=test_images * (2 if pretrains and nds.EVALUATE_PRETRAINED else 1),
-        expert_crops=crops * nds.EXPERTS.BATCH_SIZE if experts else 0,
-        scored=4 * nds.PARTITION.NUM_CLUSTERS * target if experts else 0,
+        expert_crops=steps * nds.EXPERTS.BATCH_SIZE,
+        scored=target * (4 * networks or int(looks)),
         parameters=parameters,
         states=2 if nds.OPTIMIZER == "SGD" else 3,
         on_gpu=cfg.MODEL.DEVICE != "cpu",

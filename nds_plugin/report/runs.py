@@ -109,13 +109,23 @@ def selection_parts(run: Mapping[str, Any], path: Path, seed: int) -> dict[str, 
     return {
         "pictures": _pictures(selection, path, seed) if selection else [],
         "clusters": _with_stderr(selection),
-        "selection": {name: selection[name] for name in kept if selection.get(name) is not None},
+        "selection": {
+            **{name: selection[name] for name in kept if selection.get(name) is not None},
+            **_cost(selection.get("cost") or {}),
+        },
         "sources": selection.get("sources", []),
         "transfer": run["transfer"] or {},
         "timings": run["times"],
         "versions": {**run["versions"], **{k: str(v) for k, v in run["machine"].items()}},
         "config": run["config"],
     }
+
+
+def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:
+    """What the selection cost the client; nothing where it did not look at the client's images."""
+    if not cost.get("forward_passes"):
+        return {}
+    return {"client's forward passes": cost["forward_passes"], "client's seconds": round(cost["seconds"], 1)}
 
 
 def before_finetuning(runs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -138,6 +138,7 @@ def as_json(table: ResultTable) -> str:
 
 FORMATS: dict[str, Callable[[ResultTable], str]] = {
     "txt": text,
+    "tsv": paper_form,
     "md": markdown,
     "tex": latex,
     "csv": comma_separated,
