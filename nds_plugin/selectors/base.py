@@ -96,7 +96,7 @@ def weigh_images(selector: ImageSelector, evidence: Evidence) -> ImageWeights:
     """
     values, facts = selector.weights(evidence)
     p = normalise_probabilities(values, f"the weights by {selector.name}")
-    cost = evidence.target.cost if evidence.target is not None else Cost()
+    cost = evidence.target.cost if selector.needs_features and evidence.target is not None else Cost()
     details = {"settings": settings(selector), **facts}
     logger.info(
         "%s: %d of %d images can be drawn; the client's cost: %s", selector.name, (p > 0).sum(), len(p), cost
