@@ -78,6 +78,9 @@ def test_the_page_is_made_from_the_file_and_what_is_written_by_hand_stays(finish
     assert page.endswith("The end.\n")
     assert "Noise and room" in page
     assert "old" not in page
+    linked = re.findall(r"\]\(([^)]*\.svg)\)", page)
+    assert linked == ["benchmark_cityscapes.svg"]
+    assert (finished / linked[0]).read_text().startswith("<?xml")
     again = _reproduction(finished)
     assert generated_part(finished / "page.md") == again.page(again.tables())
 
@@ -206,3 +209,5 @@ def test_docs_benchmark_md_is_made_from_docs_benchmark_json(tmp_path: Path) -> N
         assert tuple(entry) == FIELDS
     benchmark = Reproduction(GRIDS["mini"], tmp_path, results)
     assert generated_part(ROOT / "docs/benchmark.md") == benchmark.page(benchmark.tables())
+    for name in re.findall(r"\]\(([^)]*\.svg)\)", (ROOT / "docs/benchmark.md").read_text()):
+        assert (ROOT / "docs" / name).is_file()

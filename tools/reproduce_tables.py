@@ -23,7 +23,6 @@ from nds_plugin.cli import parse, run
 from nds_plugin.d2.reproduce import Reproduction
 from nds_plugin.errors import NDSError
 from nds_plugin.grid.spec import GRIDS, grid_of, parse_seeds
-from nds_plugin.report.benchmark_page import write_page
 from nds_plugin.report.table_formats import text
 
 logger = logging.getLogger("nds_plugin")
@@ -95,7 +94,7 @@ def main() -> None:
     for path in reproduction.write(tables):
         logger.info("wrote %s", path)
     if args.page:
-        write_page(args.page, reproduction.page(tables))
+        reproduction.write_page(Path(args.page), tables)
     if failed:
         lines = "; ".join(f"{name}: {why}" for name, why in failed.items())
         raise NDSError(f"{len(failed)} cells failed and will be tried again at the next start: {lines}")

@@ -20,7 +20,7 @@ from nds_plugin.grid.estimate import PlannedRow, plan_text
 from nds_plugin.grid.results import ResultsFile, details, of_configs, record
 from nds_plugin.grid.runner import CELL, Job, Outcome, run_jobs
 from nds_plugin.grid.spec import Cell, Grid, Row
-from nds_plugin.report.benchmark_page import page_text
+from nds_plugin.report.benchmark_page import curve_name, has_curve, page_text, write_page
 from nds_plugin.report.curve import budget_curve
 from nds_plugin.report.grid_page import write_grid_page
 from nds_plugin.report.paper import paper_table
@@ -165,6 +165,17 @@ class Reproduction:
             )
             for client in self.grid.clients
         }
+
+    def write_page(self, path: Path, tables: Mapping[str, ResultTable]) -> None:
+        """Write the generated part of ``docs/benchmark.md``, and the curves beside it.
+
+        Raises:
+            NDSError: see :func:`nds_plugin.report.benchmark_page.write_page`.
+        """
+        write_page(path, self.page(tables))
+        for client, table in tables.items():
+            if has_curve(table):
+                budget_curve(table, path.with_name(curve_name(client)))
 
     def page(self, tables: Mapping[str, ResultTable]) -> str:
         """The generated part of ``docs/benchmark.md``."""

@@ -60,6 +60,8 @@ def page_text(
     for client, table in tables.items():
         entries = [entry for entry in with_details if entry["client"] == client]
         parts.append(f"### {client}\n\n{markdown(table)}")
+        if has_curve(table):
+            parts.append(f"![Box AP against budget, {client}]({curve_name(client)})\n")
         if entries:
             parts.append(f"#### Noise and room, {client}\n\n{_noise(entries)}")
             parts.append(_before(table, entries))
@@ -67,6 +69,16 @@ def page_text(
     if others:
         parts.append(_earlier(others))
     return "\n".join(part for part in parts if part)
+
+
+def has_curve(table: ResultTable) -> bool:
+    """Whether there is anything to draw."""
+    return any(row.values["AP_bb"].mean is not None for row in table.rows)
+
+
+def curve_name(client: str) -> str:
+    """The curve's file beside the page."""
+    return f"benchmark_{client}.svg"
 
 
 def _key(entry: _Entry) -> str:
