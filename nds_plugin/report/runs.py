@@ -116,7 +116,7 @@ def selection_parts(run: Mapping[str, Any], path: Path, seed: int) -> dict[str, 
         "sources": selection.get("sources", []),
         "transfer": run["transfer"] or {},
         "timings": run["times"],
-        "versions": {**run["versions"], **{k: str(v) for k, v in run["machine"].items()}},
+        "versions": {**run["versions"], **{k: _listed(v) for k, v in run["machine"].items()}},
         "config": run["config"],
     }
 
@@ -145,6 +145,10 @@ def before_finetuning(runs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, A
     )
     header = ["", "box AP", "mask AP", *classes]
     return [{"title": "Before fine-tuning", "text": text, "header": header, "rows": lines}]
+
+
+def _listed(value: Any) -> str:
+    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
 
 
 def _one_decimal(value: float | None) -> str:

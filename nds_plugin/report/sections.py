@@ -37,7 +37,8 @@ def results(rows: _Rows, baseline: str) -> str:
         body += f"<h3>{label} per category</h3>"
         body += _table(["", *map(_text, names)], _metric_rows(per_category, names, baseline), sticky=True)
     seeds = {name: row["seeds"] for name, row in rows.items() if row.get("seeds")}
-    text = "COCO-style AP on the target's test images, in percent; the best of each column is bold."
+    best = "; the best of each column is bold" if len(rows) > 1 else ""
+    text = f"COCO-style AP on the target's test images, in percent{best}."
     if seeds:
         text += " Runs: " + ", ".join(f"{name} {count}" for name, count in seeds.items()) + "."
         text += " &plusmn; is the standard deviation over seeds." if _has_spread(rows) else ""
