@@ -215,8 +215,9 @@ def _select_images(
     drawable = np.flatnonzero(p > 0)
     rows = drawable
     if config.mode == "subset":
-        budget = sampling.resolve_budget(len(drawable), config.count, config.share)
-        rows = sampling.draw_by_probability(p, budget, config.seed)
+        # A share is one of the whole source, as for all selectors, however few images can be drawn.
+        wanted = sampling.resolve_budget(int(partition.sizes.sum()), config.count, config.share)
+        rows = sampling.draw_by_probability(p, wanted, config.seed)
     weights = np.bincount(partition.cluster[drawable], weights=p[drawable], minlength=partition.num_clusters)
     info = _info(index, partition, config, len(rows), image_weights.cost)
     info["by_image"], info["sees_target"] = True, image_weights.sees_target

@@ -175,6 +175,8 @@ def test_the_oracle_draws_nothing_else_unless_it_has_a_rest() -> None:
         select(
             given.index, Partition.by_source(given.index), SelectionConfig("oracle", count=100), None, weights
         )
+    a_tenth = SelectionConfig("oracle", share=0.1)
+    assert len(select(given.index, Partition.by_source(given.index), a_tenth, None, weights)) == 30
     filled = weigh_images(Oracle(sources=("near",), rest=0.001), given)
     config = SelectionConfig("oracle", count=100)
     selection = select(given.index, Partition.by_source(given.index), config, None, filled)

@@ -272,7 +272,7 @@ class SelectionSteps:
         index, partition, scores, weights = found.index, found.partition, found.scores, found.weights
         config = settings.selection_config(self.cfg)
         scored = [scores.expert_set, scores.metric, list(scores.z)] if scores else None
-        by = weights.hash if weights else scored
+        by = ["images", weights.hash] if weights else scored
         key = content_hash([SELECTION_KIND, index.hash, partition.hash, by, config.identity()])
 
         def make(path: Path) -> None:
