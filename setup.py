@@ -57,7 +57,16 @@ setup(
         "cityscapes": ["shapely"],
         # pyquaternion: cityscapesscripts' own conversion, which the tests compare with, imports it.
         "dev": [
-            *("pytest", "pytest-timeout", "pytest-xdist", "ruff", "mypy", "psutil", "shapely", "pyquaternion"),
+            *(
+                "pytest",
+                "pytest-timeout",
+                "pytest-xdist",
+                "ruff",
+                "mypy",
+                "psutil",
+                "shapely",
+                "pyquaternion",
+            ),
             *(*SERVICE, "schemathesis>=4", "hypothesis", "httpx2", "playwright", "axe-playwright-python"),
         ],
     },
