@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from coco_files import write_coco, write_image
+from openimages_trees import Tree
 from PIL import Image
 
 from nds_plugin.datasets.cityscapes import CLASSES
@@ -68,15 +69,19 @@ def write_coco_2017(root: Path, count: int = 12) -> None:
 
 
 def write_openimages(root: Path, count: int = 12) -> None:
-    """``openimages/train`` and ``openimages/annotations``: boxes without masks."""
-    folder = root / "openimages"
-    _write(
-        folder / "train",
-        folder / "annotations/instances_train.json",
-        numbered(SOURCE_CLASSES),
-        count,
-        masks=False,
-    )
+    """``openimages`` in the published form: two boxes an image, without masks."""
+    labels = {f"/m/0{i}": name.capitalize() for i, name in enumerate(SOURCE_CLASSES)}
+    tree = Tree("train")
+    for i in range(count):
+        image_id = f"{i:016x}"
+        tree.add_image(image_id, (64, 48))
+        for n in (2 * i, 2 * i + 1):
+            x, y = 4 + n % 3 * 14, 4 + n % 2 * 6
+            corners = (x / 64, (x + 24) / 64, y / 48, (y + 24) / 48)
+            tree.add_box(image_id, list(labels)[n % len(labels)], corners)
+    folder = tree.write(root)
+    lines = "".join(f"{label},{name}\n" for label, name in labels.items())
+    (folder / "annotations/class-descriptions-boxable.csv").write_text(lines)
 
 
 def write_cityscapes(root: Path, count: int = 4) -> None:
