@@ -158,6 +158,12 @@ def test_the_dry_run_of_the_papers_tables_shows_hours_and_disk(tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["4", "5"])
+def test_the_plans_in_the_docs_are_those_of_the_dry_run(name: str, tmp_path: Path) -> None:
+    plan = Reproduction(GRIDS[name], tmp_path, tmp_path / "cells.json").plan()
+    assert f"```\n{plan}```" in (ROOT / "docs/benchmark.md").read_text()
+
+
 def test_places_have_gpus_or_cores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert slots_of(2, 2, 4) == [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}]

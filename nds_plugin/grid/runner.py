@@ -113,13 +113,19 @@ class _Runner:
         self._running: list[_Running] = []
         self._failures: collections.Counter[str] = collections.Counter()
         self._total = len(self._queue)
+        self._told_to_stop = False
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
-        before = signal.signal(signal.SIGTERM, _interrupt)
+        # Noted, and acted upon between two steps: raised inside Popen, it would leave a process unknown.
+        before = {
+            number: signal.signal(number, self._note_signal) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             while self._queue or self._running:
                 self._start_some()
+                if self._told_to_stop:
+                    raise KeyboardInterrupt
                 if self._running:
                     time.sleep(_POLL)
                 for running in [r for r in self._running if r.process.poll() is not None]:
@@ -128,11 +134,15 @@ class _Runner:
             self._stop()
             raise
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
         return self.outcome
 
+    def _note_signal(self, *_: Any) -> None:
+        self._told_to_stop = True
+
     def _start_some(self) -> None:
-        while self._queue and self._free:
+        while self._queue and self._free and not self._told_to_stop:
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 self.outcome.not_started += [job.cell.name for job in self._queue]
                 logger.info("time limit: %d cells are not started.", len(self._queue))
@@ -191,10 +201,6 @@ class _Runner:
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def _start(job: Job, slot: Mapping[str, str], lock: int) -> _Running:
