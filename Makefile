@@ -48,7 +48,7 @@ demo-service: install
 	$(PYTHON) tools/serve.py publish --store $(SERVICE)/store --index $(SERVICE)/index.parquet \
 		--partition $(SERVICE)/partition.parquet --experts $(SERVICE)/experts --sources configs/service/sample.yaml
 	$(PYTHON) -m http.server 8001 --bind 127.0.0.1 --directory $(DETECTRON2_DATASETS)/nds_sample >/dev/null 2>&1 & \
-		provider=$$!; trap "kill $$provider" EXIT; \
+		provider=$$!; trap "kill $$provider" EXIT; trap "exit 130" INT TERM; \
 		$(PYTHON) tools/serve.py run --store $(SERVICE)/store --thumbnails --port $(SERVICE_PORT)
 
 test: install

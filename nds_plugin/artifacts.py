@@ -219,12 +219,20 @@ def table_header(schema: pa.Schema, path: str | os.PathLike[str]) -> dict[str, A
     """The header that an Arrow schema carries.
 
     Raises:
-        NDSError: there is none.
+        NDSError: there is none, or it is damaged.
     """
     raw = (schema.metadata or {}).get(HEADER)
     if raw is None:
         raise NDSError(f"{path} is a whole file, but not one that nds_plugin wrote.")
-    header: dict[str, Any] = json.loads(raw)
+    try:
+        header = json.loads(raw)
+    except ValueError as error:
+        raise NDSError(f"the header of {path} is damaged ({error}): make the file again.") from None
+    if not isinstance(header, dict):
+        raise NDSError(
+            f"the header of {path} is damaged: expected a JSON object, got a {type(header).__name__}: "
+            "make the file again."
+        )
     return header
 
 

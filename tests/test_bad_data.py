@@ -184,7 +184,7 @@ DATA: dict[str, tuple[Callable[[Path], Any] | None, list[str], str]] = {
     "no box of the source has an area": (_annotations("room", lambda d: _every_box(d, [5, 5, 0, 0])), ROOM, "none of the 24 images of bad_room_train has an annotated object"),
     "all boxes of the target leave it": (_annotations("city", lambda d: _every_box(d, [500, 5, 9, 9])), [], "'bad_city_train': none of its 24 images has an annotation"),
     "masks are numbers": (_annotations("street", lambda d: _every_mask(d, 5)), UNIFORM, "annotation .* of image .* has a segmentation that is neither polygons"),
-    "masks are text": (_annotations("street", lambda d: _every_mask(d, [list("abcdef")])), UNIFORM, "annotations of .*: a box or a polygon is not of numbers"),
+    "masks are text": (_annotations("street", lambda d: _every_mask(d, [list("abcdef")])), UNIFORM, "annotation 1 of image .* has a segmentation that is neither polygons"),
     "test set of other classes": (None, ["DATASETS.TEST", "('bad_room_val',)"], "'bad_room_val' has the classes chair.*'bad_city_train'.* has bicycle"),
     "no shared class": (_annotations("room", _rename), [*ROOM, *REQUIRED], "source and target share no class .source: no chair.* target: bicycle"),
     "no such mapping": (None, ["NDS.SOURCE.LABEL_MAPPING", "no.json"], "class mapping file not found: no.json"),

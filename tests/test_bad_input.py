@@ -203,7 +203,7 @@ PARTITION: dict[str, tuple[list[str], str]] = {
     "unknown dataset": (["--dataset", "coco_2017_trian"], "unknown dataset 'coco_2017_trian'. Did you mean"),
     "no such GPU": (["--device", "cuda:63"], "device 'cuda:63': torch sees . GPUs here"),
     "weights are none": (["--weights", "scores.json"], "scores.json cannot be read without running code"),
-    "annotations missing": (["--coco", "no.json", "night"], "annotation file not found: no.json"),
+    "annotations missing": (["--coco", "no.json", "night"], "annotation file not found: .*no.json"),
     "not COCO": (
         ["--coco", "scores.json", "night"],
         "scores.json is not COCO json: 'images' must be a list, got a int",

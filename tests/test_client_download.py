@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 from as_user import ROOT, cut, full_disk
+from PIL import Image
 from provider import Provider, photo, provider
 
 from nds_plugin.errors import NDSError
 from nds_plugin.images import list_images
-from nds_plugin.service.client.checks import known_placeholders
+from nds_plugin.service.client.checks import image_fault, known_placeholders
 from nds_plugin.service.client.download import DownloadConfig, Summary, download
 from nds_plugin.service.client.fetch import FetchConfig
 from nds_plugin.service.client.hosts import Politeness
@@ -300,9 +301,28 @@ def test_two_downloads_never_share_a_folder_at_once(tmp_path: Path) -> None:
         download(_wanted("http://127.0.0.1/a"), tmp_path, QUICK, progress=False)
 
 
+def test_a_file_that_cannot_be_written_does_not_stop_the_others(server: Provider, tmp_path: Path) -> None:
+    rows = [_row(server, f"ok/{i}", i) for i in range(3)]
+    rows[0]["file_name"], rows[1]["file_name"] = "a", "a/b.jpg"
+    summary = download(plan(rows, "test"), tmp_path, replace(QUICK, connections=1), progress=False)
+    assert (summary.fetched, dict(summary.failed)) == (2, {"file": 1})
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "MPO"])
+def test_images_of_the_usual_formats_are_images(kind: str, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a", kind)
+    assert image_fault(tmp_path / "a", decode=True) is None
+
+
+def test_files_that_pillow_would_hand_to_other_programs_are_no_images(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    assert "cannot identify" in str(image_fault(path, decode=True))
+
+
 def test_a_full_disk_ends_the_download_and_what_was_fetched_stays(server: Provider, tmp_path: Path) -> None:
     images = plan([_row(server, "ok/small", 1), _row(server, "large/big", 2)], "test")
-    one_by_one = replace(QUICK, connections=1, politeness=Politeness(connections=1, rate=0))
+    one_by_one = DownloadConfig(connections=1, politeness=Politeness(connections=1, rate=0))
     with full_disk(150_000), pytest.raises(NDSError, match=r"disk full while writing .*0002\.jpg"):
         download(images, tmp_path, one_by_one, progress=False)
     assert [Path(path).name for path in list_images(tmp_path)] == ["0001.jpg"]

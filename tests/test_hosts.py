@@ -172,7 +172,9 @@ def test_detectron2s_own_script_trains_on_a_drawn_subset_by_its_name(work: Works
         *("--config-file", "own.yaml", "OUTPUT_DIR", "stock", "DATASETS.TRAIN", "('nds_mine',)"),
         DETECTRON2_ENV_MODULE="nds_plugin.d2.env",
     )
-    assert "16 images left" in (work.root / "stock/log.txt").read_text()
+    assert "nds_mine" in (work.root / "stock/log.txt").read_text()
+    count = "from detectron2.data import DatasetCatalog; print(len(DatasetCatalog.get('nds_mine')))"
+    assert work.python("-c", count, DETECTRON2_ENV_MODULE="nds_plugin.d2.env").split()[-1] == "16"
     metrics = [json.loads(line) for line in (work.root / "stock/metrics.json").read_text().splitlines()]
     assert metrics[-1]["iteration"] == 1
     assert metrics[-1]["loss_mask"] > 0

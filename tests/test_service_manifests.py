@@ -118,7 +118,7 @@ def test_no_image_is_lost_at_the_edges_of_batches(tmp_path: Path, images: int, s
 
 
 def test_a_manifest_comes_in_pieces_of_bounded_size(tmp_path: Path) -> None:
-    published = made_up(tmp_path, 20 * BATCH)
+    published = made_up(tmp_path, 40 * BATCH)
     drawn = drawn_from(published)
     for kind in manifests.FORMATS:
         sizes = [len(piece) for piece in manifests.stream(kind, published, drawn, {})]

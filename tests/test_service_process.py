@@ -192,6 +192,13 @@ def test_the_admin_switches_the_set_of_every_server_on_a_store(store: Path) -> N
         assert httpx.get(f"{two}/api/v1/health").json()["expert_set"] == first_set
 
 
+def test_an_interrupt_ends_the_server_without_a_traceback(store: Path) -> None:
+    process, _ = start(store)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    assert "Traceback" not in (store / "server.log").read_text()
+
+
 def test_a_stopped_server_finishes_the_downloads_that_run(store: Path) -> None:
     process, address = start(store, *FREE)
     with client_of(address) as client:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from coco_files import document, write_coco
 
 from nds_plugin.d2 import load_config
 from nds_plugin.d2.main_job import _source_labels
@@ -35,7 +36,7 @@ def test_what_changes_the_weights_changes_the_key(override: tuple[str, str]) -> 
 
 def test_changed_annotations_or_another_mapping_of_the_source_are_noticed(tmp_path: Path) -> None:
     annotations, mapping = tmp_path / "a.json", tmp_path / "mapping.json"
-    annotations.write_text("{}")
+    write_coco(tmp_path, document(), annotations.name)
     mapping.write_text("{}")
     with registered_temporarily("labels_of_a_source", json_file=str(annotations), image_root=str(tmp_path)):
         overrides = [
@@ -46,7 +47,8 @@ def test_changed_annotations_or_another_mapping_of_the_source_are_noticed(tmp_pa
         ]
         cfg = load_config(CONFIG, overrides)
         found = [_source_labels(cfg)]
-        for path in (annotations, mapping):
-            path.write_text('{"changed": 1}')
-            found.append(_source_labels(cfg))
+        annotations.write_text(annotations.read_text() + " ")
+        found.append(_source_labels(cfg))
+        mapping.write_text('{"changed": 1}')
+        found.append(_source_labels(cfg))
     assert len(set(found)) == 3

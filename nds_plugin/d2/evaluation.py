@@ -20,9 +20,8 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDete
 
 from nds_plugin.artifacts import content_hash, write_json
 from nds_plugin.d2.ground_truth import check_coco_file, mask_counts, write_coco_document
-from nds_plugin.d2.registration import check_registered, dataset_classes, dataset_dicts, store_source
+from nds_plugin.d2.registration import check_registered, dataset_classes, dataset_dicts
 from nds_plugin.d2.store_dataset import StoreDataset
-from nds_plugin.d2.store_source import CocoDataset
 from nds_plugin.d2.voc_evaluation import VOCEvaluator
 from nds_plugin.errors import NDSError, unknown_name
 
@@ -222,9 +221,9 @@ def _per_category(metrics: Mapping[str, Any], classes: Sequence[str]) -> dict[st
 def _has_masks(name: str) -> bool:
     """Whether every annotation has a mask; raises where COCO's evaluation would fail."""
     dicts = dataset_dicts(name)
-    source = store_source(name)
-    if isinstance(source, CocoDataset) and isinstance(dicts, StoreDataset):
-        check_coco_file(dicts, source.json_file)
+    json_file = MetadataCatalog.get(name).get("json_file")
+    if json_file and isinstance(dicts, StoreDataset):
+        check_coco_file(dicts, str(json_file))
     annotations, masks = mask_counts(dicts)
     if not annotations:
         raise NDSError(f"dataset {name!r} has no annotations to evaluate against.")

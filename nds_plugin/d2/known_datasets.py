@@ -130,6 +130,7 @@ def register_split(split: Split, root: str | os.PathLike[str] | None = None) -> 
 def _metadata(given: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """A split's metadata: values that depend on the root are called with it; "like" names a dataset to follow."""
     values = {key: value(root) if callable(value) else value for key, value in given.items()}
+    values = {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
     model = values.pop("like", None)
     if model is not None:
         known = MetadataCatalog.get(model)

@@ -19,7 +19,7 @@ from nds_plugin.d2.store_source import CocoDataset, StoreSource, missing_file
 from nds_plugin.datasets.store_index import main_classes
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.index import ImageRecord, SourceIndex
-from nds_plugin.store.boxes import ROUNDING_PIXELS
+from nds_plugin.store.boxes import clipped
 
 __all__ = [
     "CocoDataset",
@@ -37,7 +37,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_STOCK_COCO = "register_coco_instances.<locals>.<lambda>"
+_STOCK_COCO = ("detectron2.data.datasets.coco", "register_coco_instances.<locals>.<lambda>")
 
 
 def check_registered(names: Sequence[str]) -> None:
@@ -61,11 +61,23 @@ def store_source(name: str) -> StoreSource | None:
     function = DatasetCatalog[name]
     if isinstance(function, StoreSource):
         return function
-    metadata = MetadataCatalog.get(name)
-    # The metadata alone would not do: derived datasets name a json file for evaluation only.
-    if getattr(function, "__qualname__", "") == _STOCK_COCO and metadata.get("json_file"):
-        return CocoDataset(name, str(metadata.json_file), str(metadata.image_root))
-    return None
+    files = _stock_coco_files(function)
+    return None if files is None else CocoDataset(name, *files)
+
+
+def _stock_coco_files(function: Callable[..., Any]) -> tuple[str, str] | None:
+    """Annotation file and image folder of what ``register_coco_instances`` registered; None for others.
+
+    Not those of the metadata: derived datasets name a json file there for evaluation only. Copies of
+    that function, and changed ones (which load "extra_annotation_keys", say), load by themselves.
+    """
+    code = getattr(function, "__code__", None)
+    if code is None or (function.__module__, function.__qualname__) != _STOCK_COCO:
+        return None
+    values = dict(zip(code.co_freevars, (cell.cell_contents for cell in function.__closure__ or ())))
+    if set(values) != {"json_file", "image_root", "name"} or any(c is not None for c in code.co_consts):
+        return None
+    return os.fspath(values["json_file"]), os.fspath(values["image_root"])
 
 
 def dataset_dicts(name: str) -> Sequence[dict[str, Any]]:
@@ -258,38 +270,38 @@ def _call(name: str) -> Sequence[dict[str, Any]]:
 
 
 def _with_clean_boxes(dicts: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    cleaned, clipped, dropped = [], 0, 0
-    for record in dicts:
-        annotations, changed = [], False
-        for annotation in record.get("annotations", ()):
-            new = _clean(annotation, record.get("width"), record.get("height"))
-            clipped += new is not None and new is not annotation
-            dropped += new is None
-            changed |= new is not annotation
-            if new is not None:
-                annotations.append(new)
-        cleaned.append({**record, "annotations": annotations} if changed else record)
-    if clipped or dropped:
+    """The dicts, with clean copies of those that hold an unusable box; the rule is that of the stores."""
+    places, boxes, limits = [], [], []
+    for number, record in enumerate(dicts):
+        size = float(record.get("width") or 0), float(record.get("height") or 0)
+        for position, annotation in enumerate(record.get("annotations", ())):
+            if annotation.get("bbox_mode") in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
+                places.append((number, position))
+                boxes.append(_corner_and_size(annotation))
+                limits.append(size)
+    if not boxes:
+        return list(dicts)
+    clean, leaving, empty = clipped(np.array(boxes, np.float64), np.array(limits, np.float64))
+    cleaned = list(dicts)
+    for row in np.flatnonzero(leaving | empty).tolist():
+        number, position = places[row]
+        if cleaned[number] is dicts[number]:
+            cleaned[number] = {**dicts[number], "annotations": list(dicts[number]["annotations"])}
+        x, y, width, height = clean[row].tolist()
+        new = {"bbox": [x, y, x + width, y + height], "bbox_mode": BoxMode.XYXY_ABS}
+        annotations = cleaned[number]["annotations"]
+        annotations[position] = None if empty[row] else {**annotations[position], **new}
+    for number in {places[row][0] for row in np.flatnonzero(empty).tolist()}:
+        cleaned[number]["annotations"] = [a for a in cleaned[number]["annotations"] if a is not None]
+    if leaving.any() or empty.any():
         what = "%d boxes leave their image and were clipped, %d have no area and were dropped."
-        logger.warning("dataset %r: " + what, name, clipped, dropped)
+        logger.warning("dataset %r: " + what, name, int(leaving.sum()), int(empty.sum()))
     return cleaned
 
 
-def _clean(annotation: dict[str, Any], width: Any, height: Any) -> dict[str, Any] | None:
-    """The annotation, a clipped copy of it, or None where its box has no area."""
-    mode = annotation.get("bbox_mode")
-    if mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
-        return annotation
-    x0, y0, x1, y1 = (float(v) for v in annotation["bbox"])
-    if mode == BoxMode.XYWH_ABS:
-        x1, y1 = x0 + x1, y0 + y1
-    right, bottom = float(width or np.inf), float(height or np.inf)
-    new = [max(x0, 0.0), max(y0, 0.0), min(x1, right), min(y1, bottom)]
-    if not np.isfinite((x0, y0, x1, y1)).all() or not (new[2] > new[0] and new[3] > new[1]):
-        return None
-    if max(-x0, -y0, x1 - right, y1 - bottom) <= ROUNDING_PIXELS:
-        return annotation
-    return {**annotation, "bbox": new, "bbox_mode": BoxMode.XYXY_ABS}
+def _corner_and_size(annotation: dict[str, Any]) -> tuple[float, float, float, float]:
+    a, b, c, d = (float(v) for v in annotation["bbox"])
+    return (a, b, c, d) if annotation["bbox_mode"] == BoxMode.XYWH_ABS else (a, b, c - a, d - b)
 
 
 def _area(annotation: dict[str, Any]) -> float:

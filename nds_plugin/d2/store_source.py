@@ -17,11 +17,11 @@ from detectron2.data import MetadataCatalog
 
 from nds_plugin.d2.store_dataset import StoreDataset
 from nds_plugin.datasets.coco_store import KEYS, check_keys, coco_spec
-from nds_plugin.datasets.public import STORES, datasets_root
 from nds_plugin.datasets.store_index import index_store
 from nds_plugin.errors import NDSError
 from nds_plugin.index import SourceIndex
-from nds_plugin.store import AnnotationStore, StoreSpec, open_or_build
+from nds_plugin.store import AnnotationStore, StoreSpec
+from nds_plugin.store.opening import open_once
 from nds_plugin.store.view import StoreView
 
 
@@ -43,10 +43,12 @@ class StoreSource(abc.ABC):
     def open(self) -> AnnotationStore:
         """The store, built first where it is missing or out of date; safe in many processes at once.
 
+        A process looks through the files that it is made from once.
+
         Raises:
             NDSError: its files are missing or broken, or it cannot be written.
         """
-        return open_or_build(self.spec())
+        return open_once(self.spec())
 
     def __call__(self) -> StoreDataset:
         """The dataset's dicts; sets ``thing_classes`` and the id map of its metadata."""
@@ -57,12 +59,22 @@ class StoreSource(abc.ABC):
                 thing_classes=store.classes, thing_dataset_id_to_contiguous_id=ids
             )
         except AssertionError:
-            known = MetadataCatalog.get(self.name).thing_classes
-            raise NDSError(
-                f"dataset {self.name!r}: {self.where} lists the classes {_few(store.classes)}, but that "
-                f"name is registered for the classes {_few(known)}: it is another dataset."
-            ) from None
+            raise self._other_classes(store.classes, ids) from None
         return StoreDataset([StoreView.whole(store, self.image_root, self.name)])
+
+    def _other_classes(self, classes: list[str], ids: dict[int, int]) -> NDSError:
+        known = MetadataCatalog.get(self.name)
+        if known.thing_classes != classes:
+            return NDSError(
+                f"dataset {self.name!r}: {self.where} lists the classes {_few(classes)}, but that "
+                f"name is registered for the classes {_few(known.thing_classes)}: it is another dataset."
+            )
+        registered = known.thing_dataset_id_to_contiguous_id
+        return NDSError(
+            f"dataset {self.name!r}: {self.where} numbers its categories {_few(list(map(str, ids)))}, but that name "
+            f"is registered for the ids {_few(list(map(str, registered)))} (thing_dataset_id_to_contiguous_id) of the "
+            "same classes: number the categories alike, or register the file under another name."
+        )
 
     @property
     def where(self) -> str:
@@ -103,7 +115,7 @@ class CocoDataset(StoreSource):
 
     def spec(self) -> StoreSpec:
         """How the store is made; the annotation file is made ready first."""
-        return coco_spec(self.located(), self.name, self._stores())
+        return coco_spec(self.located(), self.name)
 
     def open(self) -> AnnotationStore:
         """The store of the file, which must have images, annotations and categories."""
@@ -131,11 +143,6 @@ class CocoDataset(StoreSource):
         if not os.path.isfile(path):
             raise missing_file(self.name, path)
         return path
-
-    def _stores(self) -> Path | None:
-        """Stores of what lies below DETECTRON2_DATASETS lie together there, others beside their file."""
-        root = Path(os.path.abspath(datasets_root()))
-        return root / STORES if root in Path(os.path.abspath(self.json_file)).parents else None
 
 
 @dataclass(frozen=True)

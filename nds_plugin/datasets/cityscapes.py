@@ -124,7 +124,7 @@ def _files(folder: Path, suffix: str) -> dict[str, str]:
 def _inputs(split: str, masks: str, root: Path) -> Inputs:
     frames = find_frames(root, split, masks)
     tree = [path for frame in frames for path in (frame.image, frame.annotation)]
-    return Inputs(tree=tree, settings=["cityscapes", masks, list(CLASSES), _FORMAT])
+    return Inputs(tree=tree, settings=["cityscapes", masks, list(CLASSES), _FORMAT], root=root)
 
 
 def _read(split: str, masks: str, root: Path, writer: StoreWriter, parts: Path) -> list[tuple[int, str]]:

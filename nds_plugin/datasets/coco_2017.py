@@ -7,9 +7,10 @@ import functools
 import os
 from pathlib import Path
 
-from nds_plugin.datasets.coco_store import coco_spec
-from nds_plugin.datasets.public import PublicDataset, Split, missing_tree, store_path
+from nds_plugin.datasets.coco_store import SETTINGS, coco_spec
+from nds_plugin.datasets.public import PublicDataset, Split, missing_tree
 from nds_plugin.store import Inputs, StoreSpec
+from nds_plugin.store.opening import STORES
 
 TREE = """\
 coco/
@@ -23,17 +24,17 @@ coco/
 def _inputs(root: Path, json_file: Path) -> Inputs:
     if not json_file.is_file():
         raise missing_tree(COCO, root, json_file)
-    return Inputs(files=(json_file,), settings=["coco"])
+    return Inputs(files=(json_file,), settings=SETTINGS)
 
 
 def _spec(split: str, root: Path) -> StoreSpec:
-    name = f"nds_coco_2017_{split}"
-    json_file = root / "coco" / "annotations" / f"instances_{split}2017.json"
-    return dataclasses.replace(
-        coco_spec(json_file, name),
-        path=store_path(root, name),
-        inputs=functools.partial(_inputs, root, json_file),
-    )
+    json_file = _json_file(split, root)
+    spec = coco_spec(json_file, f"nds_coco_2017_{split}", root / STORES)
+    return dataclasses.replace(spec, inputs=functools.partial(_inputs, root, json_file))
+
+
+def _json_file(split: str, root: Path) -> Path:
+    return root / "coco" / "annotations" / f"instances_{split}2017.json"
 
 
 def _image_root(split: str, root: Path) -> Path:
@@ -51,7 +52,7 @@ def _split(split: str, images: int, paper_images: int | None) -> Split:
         split=split,
         spec=functools.partial(_spec, split),
         image_root=functools.partial(_image_root, split),
-        metadata={"like": "coco_2017_train"},
+        metadata={"like": "coco_2017_train", "json_file": functools.partial(_json_file, split)},
         paper_images=paper_images,
         images=images,
         quick_count=functools.partial(_count, split),
@@ -71,7 +72,7 @@ COCO = PublicDataset(
     download="train2017.zip, val2017.zip, annotations_trainval2017.zip",
     splits=(_split("train", 118_287, 118_287), _split("val", 5_000, None)),
     remarks=(
-        "Detectron2's own names, coco_2017_train and coco_2017_val, go through stores of the same files, too, "
-        "wherever this plugin reads them."
+        "Detectron2's own names, coco_2017_train and coco_2017_val, share the stores of these, wherever this "
+        "plugin reads them."
     ),
 )

@@ -16,9 +16,8 @@ from typing import Any
 from nds_plugin.artifacts import content_hash
 from nds_plugin.datasets.coco_columns import CocoColumns
 from nds_plugin.datasets.json_stream import stream_object
-from nds_plugin.datasets.public import STORES
+from nds_plugin.datasets.public import datasets_root
 from nds_plugin.errors import NDSError
-from nds_plugin.locking import writable_folder
 from nds_plugin.store import (
     AnnotationStore,
     Inputs,
@@ -26,9 +25,19 @@ from nds_plugin.store import (
     StoreWriter,
     open_or_build,
 )
+from nds_plugin.store.opening import STORES, store_place
 
 KEYS = ("images", "annotations", "categories")
 _IMAGE_ID = {"images": "id", "annotations": "image_id"}
+READER = 1  # raised when this module or coco_columns makes other records of the same file
+SETTINGS = ["coco", READER]
+# Files whose store is called as a dataset, by their place below DETECTRON2_DATASETS.
+_NAMES = {
+    "coco/annotations/instances_train2017.json": "nds_coco_2017_train",
+    "coco/annotations/instances_val2017.json": "nds_coco_2017_val",
+    "modanet/annotations/modanet2018_instances_train.json": "modanet_train",
+    "modanet/annotations/modanet2018_instances_val.json": "modanet_val",
+}
 _CHUNK = 20_000  # items that are Python objects at a time
 
 
@@ -40,19 +49,40 @@ def coco_spec(
     Args:
         json_file: the annotation file.
         name: of the dataset, for messages.
-        root: folder of stores; default ``nds_stores`` beside the file, or the user's cache where
-            that cannot be written.
+        root: folder of stores; default: see :func:`coco_store_path`.
     """
     path = Path(os.path.abspath(json_file))
-    folder = writable_folder(Path(root) if root is not None else path.parent / STORES, STORES)
-    file_name = f"{path.stem}-{content_hash(str(path))[:10]}.arrow"
     return StoreSpec(
         name=name,
-        path=folder / file_name,
-        inputs=functools.partial(Inputs, files=(path,), settings=["coco"]),
+        path=store_place(coco_store_path(path, root)),
+        inputs=functools.partial(Inputs, files=(path,), settings=SETTINGS),
         read=functools.partial(read_coco, path),
         where=os.fspath(json_file),
     )
+
+
+def coco_store_path(json_file: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Path:
+    """Where the store of a COCO file should lie: one place for a file, whatever it is registered as.
+
+    Args:
+        root: folder of stores; default ``$DETECTRON2_DATASETS/nds_stores`` for a file below
+            DETECTRON2_DATASETS, for others ``nds_stores`` beside the file.
+    """
+    if root is None:
+        root = (datasets_root() if _below(json_file, datasets_root()) else Path(json_file).parent) / STORES
+    folder = Path(root)
+    place = _below(json_file, folder.parent) or os.path.realpath(json_file)
+    # Relative to the stores' own folder: moved with it, or reached through a link, it is the same one.
+    return folder / f"{_NAMES.get(place) or f'{Path(place).stem}-{content_hash(place)[:10]}'}.arrow"
+
+
+def _below(path: str | os.PathLike[str], folder: Path) -> str:
+    """The path relative to a folder that it is in, by name or behind links; else empty."""
+    for resolve in (os.path.abspath, os.path.realpath):
+        found, top = Path(resolve(path)), Path(resolve(folder))
+        if top in found.parents:
+            return found.relative_to(top).as_posix()
+    return ""
 
 
 def open_coco(

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from nds_plugin.artifacts import content_hash, is_valid, read_json, write_json
-from nds_plugin.datasets.coco_store import coco_spec, read_coco
+from nds_plugin.datasets.coco_store import SETTINGS, coco_spec, read_coco
 from nds_plugin.datasets.public import PublicDataset, Split, missing_tree, store_path
 from nds_plugin.errors import NDSError
 from nds_plugin.store import Inputs, StoreSpec, StoreWriter, open_or_build
+from nds_plugin.store.opening import STORES
 
 logger = logging.getLogger(__name__)
 
@@ -107,22 +108,21 @@ def draw_path(root: Path) -> Path:
 
 def spec(split: str, root: Path) -> StoreSpec:
     """How the store of the whole "train" or "val" is made."""
-    name, json_file = f"modanet_{split}", _json_file(root, split)
-    return dataclasses.replace(
-        coco_spec(json_file, name),
-        path=store_path(root, name),
-        inputs=functools.partial(_inputs, root, json_file, ["coco"]),
-    )
+    json_file = _json_file(split, root)
+    whole = coco_spec(json_file, f"modanet_{split}", root / STORES)
+    return dataclasses.replace(whole, inputs=functools.partial(_inputs, root, json_file, SETTINGS))
 
 
 def mini_spec(split: str, root: Path) -> StoreSpec:
     """How the store of a draw is made; ``split`` is "train" or "val"."""
-    json_file = _json_file(root, "train")
+    json_file = _json_file("train", root)
     name = f"minimodanet_{split}"
     return StoreSpec(
         name=name,
         path=store_path(root, name),
-        inputs=functools.partial(_inputs, root, json_file, ["minimodanet", _RULE, SEED, MINI_IMAGES]),
+        inputs=functools.partial(
+            _inputs, root, json_file, [*SETTINGS, "minimodanet", _RULE, SEED, MINI_IMAGES]
+        ),
         read=functools.partial(_read_mini, split, root, json_file),
         where=str(json_file),
     )
@@ -136,7 +136,7 @@ def _read_mini(
     return read_coco(json_file, writer, parts, frozenset(getattr(drawn, split)))
 
 
-def _json_file(root: Path, split: str) -> Path:
+def _json_file(split: str, root: Path) -> Path:
     return root / "modanet" / "annotations" / f"modanet2018_instances_{split}.json"
 
 
@@ -164,7 +164,10 @@ def _split(
         split=split,
         spec=functools.partial(make, split),
         image_root=_image_root,
-        metadata={"evaluator_type": "coco"},
+        metadata={
+            "evaluator_type": "coco",
+            **({"json_file": functools.partial(_json_file, split)} if make is spec else {}),
+        },
         paper_images=paper_images,
         images=images,
         note=note,

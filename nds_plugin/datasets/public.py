@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nds_plugin.artifacts import content_hash
 from nds_plugin.errors import NDSError
-from nds_plugin.locking import writable_folder
 from nds_plugin.store import StoreSpec
+from nds_plugin.store.opening import STORES, store_place
 
 ROOT = "DETECTRON2_DATASETS"  # the environment variable, as everywhere in Detectron2
-STORES = "nds_stores"  # folder of all stores, below DETECTRON2_DATASETS
 
 
 @dataclass(frozen=True)
@@ -79,10 +77,8 @@ class PublicDataset:
 
 
 def store_path(root: Path, name: str) -> Path:
-    """Where the store of a split lies, given DETECTRON2_DATASETS; the user's cache if that is read-only."""
-    # Two read-only roots must not share a store, or each would rebuild the other's.
-    cache = f"{STORES}/{content_hash(str(root.absolute()))[:12]}"
-    return writable_folder(root / STORES, cache) / f"{name}.arrow"
+    """Where the store of a split lies, given DETECTRON2_DATASETS; see :func:`store_place`."""
+    return store_place(root / STORES / f"{name}.arrow")
 
 
 def datasets_root() -> Path:

@@ -100,7 +100,7 @@ def _inputs(split: str, root: Path) -> Inputs:
     tree = [folder / "Annotations" / f"{i}.xml" for i in ids]
     for i in _with_masks(folder, ids):
         tree += _mask_paths(folder, i)
-    return Inputs(files=(_list_path(root, split),), tree=tree, settings=["voc", _FORMAT])
+    return Inputs(files=(_list_path(root, split),), tree=tree, settings=["voc", _FORMAT], root=root)
 
 
 def _names(folder: Path) -> set[str]:

@@ -140,7 +140,8 @@ def _run(args: argparse.Namespace) -> None:
     keep_small()
     # Whoever starts a server on port 0 reads here where it is.
     print(f"serving {args.store} on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-    uvicorn.Server(config).run(sockets=[bound])
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after it has shut down
+        uvicorn.Server(config).run(sockets=[bound])
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from nds_plugin.artifacts import atomic_write
 from nds_plugin.errors import NDSError
 
-BATCH = 8192
+BATCH = 4096
 SCHEMA = pa.schema(
     [
         ("source", pa.dictionary(pa.int32(), pa.string())),

@@ -24,6 +24,8 @@ PLACEHOLDERS = {
 }
 # Where Flickr and Imgur redirect to instead; the picture behind it has changed over the years.
 _PLACEHOLDER_PAGES = re.compile(r"(photo_unavailable(_[a-z])?\.(png|gif|jpg)|removed\.png)", re.IGNORECASE)
+# No others: Pillow hands some formats (EPS, say) to other programs.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
 _HEX = {32: "md5", 64: "sha256"}
 _BASE64 = {24: "md5", 44: "sha256"}
 
@@ -118,7 +120,7 @@ def image_fault(path: Path, *, decode: bool) -> str | None:
         decode: also decode it, which finds a file that was cut short; else only the header is read.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             if decode:
                 image.load()
     except Image.DecompressionBombError:

@@ -96,6 +96,7 @@ class Fetcher:
         self._client, self._hosts, self._slots = client, hosts, slots
         self._folder, self._parts, self._config = folder, parts, config
         self._number = 0
+        self._decoding = asyncio.Lock()
 
     async def fetch(self, wanted: Wanted) -> Entry:
         """Fetch one image, as often as it takes; its entry says what came of it.
@@ -110,7 +111,9 @@ class Fetcher:
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise cannot_write(self._folder / wanted.path, error) from error
-            raise
+            # A name that this file system does not take, or a file where a folder should be.
+            detail = f"{self._folder / wanted.path}: {error.strerror}"
+            return Entry(wanted.path, wanted.url, wanted.checksum, "file", detail)
         finally:
             with contextlib.suppress(OSError):
                 part.unlink()
@@ -178,13 +181,18 @@ class Fetcher:
         self._check(wanted, checksum, digests)
         # Only a published size or checksum, or the length of the answer, tells that nothing is missing.
         whole = checksum is not None or bool(wanted.size) or length.isdigit()
-        fault = await asyncio.to_thread(image_fault, part, decode=not whole)
+        fault = image_fault(part, decode=False) if whole else await self._decode(part)
         if fault is not None:
             raise _FailedError("not an image", fault)
         place = self._folder / wanted.path
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(part, place)
         return digests
+
+    async def _decode(self, part: Path) -> str | None:
+        # One at a time: a decoded image may take some hundred megabytes.
+        async with self._decoding:
+            return await asyncio.to_thread(image_fault, part, decode=True)
 
     async def _copy(self, response: httpx.Response, file: IO[bytes], digests: Digests) -> None:
         # Raw: no bytes are unpacked, so that none can swell.

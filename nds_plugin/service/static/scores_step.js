@@ -114,7 +114,7 @@ function sending(set) {
   });
   show();
   return h("details", {}, h("summary", {}, "What will be sent"), sent,
-    field("Rounding", round, { hint: "Scores say a little about your images; rounded ones say less and choose almost the same." }).element);
+    field("Rounding", round, { hint: "Scores say a little about your images; rounded ones say less. The preview shows what rounding changes." }).element);
 }
 
 const ROUNDING = [["", "as they are"], ["3", "3 digits after the point"], ["2", "2 digits after the point"], ["1", "1 digit after the point"]];
