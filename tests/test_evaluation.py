@@ -13,7 +13,8 @@ pytest.importorskip("detectron2")
 
 import torch
 from detectron2.config import get_cfg
-from detectron2.evaluation import PascalVOCDetectionEvaluator
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from pycocotools import mask as mask_util
 
@@ -95,6 +96,42 @@ def test_masks_are_evaluated_where_model_and_dataset_have_them(
             assert results["bbox"]["AP"] == pytest.approx(100)
             assert set(_evaluate(build_evaluator(_config(tmp_path, masks=False), name), name)) == {"bbox"}
     assert "'mixed': 1 of 5 annotations have no mask" in caplog.text
+
+
+@pytest.mark.parametrize("stock", [False, True])
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("nds_coco_2017_val", "coco/annotations/instances_val2017.json"),
+        ("modanet_train", "modanet/annotations/modanet2018_instances_train.json"),
+    ],
+)
+def test_public_coco_files_are_evaluated_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, file: str, stock: bool
+) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    monkeypatch.setattr("nds_plugin.d2.known_datasets._CLASS_METADATA", ())  # the classes are not COCO's
+    content = document(masks=True)
+    content["annotations"][0] |= {"bbox": [-5, 4, 19, 10], "area": 190}  # the store's is clipped
+    path = write_coco(tmp_path, content, file)
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        catalog.pop(name, None)
+    register_all()
+    try:
+        assert dataset_dicts(name)[1]["annotations"][0]["bbox"] == [0, 4, 14, 10]
+        if stock:
+            evaluator = COCOEvaluator(name, ("bbox",), output_dir=str(tmp_path / "out"), use_fast_impl=False)
+        else:
+            evaluator = build_evaluator(_config(tmp_path), name)
+        assert MetadataCatalog.get(name).json_file == str(path)
+        assert evaluator._coco_api.anns[1]["bbox"] == [-5, 4, 19, 10]
+        assert not list(tmp_path.rglob("*_coco_format.json"))
+        assert summarise(_evaluate(evaluator, name))["AP50_bb"] == pytest.approx(100)
+    finally:
+        for catalog in (DatasetCatalog, MetadataCatalog):
+            catalog.pop(name, None)
+        monkeypatch.undo()
+        register_all()
 
 
 def test_a_subset_is_evaluated_on_its_own_images(tmp_path: Path) -> None:

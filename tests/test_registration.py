@@ -28,6 +28,7 @@ from nds_plugin.d2.registration import (
     register_image_subset,
     registered_temporarily,
 )
+from nds_plugin.d2.store_dataset import StoreDataset
 from nds_plugin.datasets.sample import DOMAINS
 from nds_plugin.errors import NDSError
 from nds_plugin.images import ImageError
@@ -179,6 +180,90 @@ def test_index_of_a_coco_file_and_of_dicts_agree(tmp_path: Path) -> None:
     assert direct.sources == ["ours"]
     assert direct.column("label").tolist() == [1, 0, NO_LABEL]
     assert direct.classes == through_dicts.classes == ("cat", "dog")
+
+
+@pytest.fixture
+def coco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """DETECTRON2_DATASETS with the annotations of COCO 2017: one of three images has a crowd alone."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    monkeypatch.delenv("NDS_DATA", raising=False)
+    content = document(masks=True)
+    content["annotations"] = [a for a in content["annotations"] if a["id"] != 4]
+    for split in ("train", "val"):
+        write_coco(tmp_path / "coco" / "annotations", content, f"instances_{split}2017.json")
+    for split in ("train", "val"):
+        for name in (f"nds_coco_2017_{split}", f"nds_coco_2017_{split}_annotated"):
+            if name in DatasetCatalog:
+                DatasetCatalog.remove(name)
+                MetadataCatalog.remove(name)
+    monkeypatch.setattr("nds_plugin.d2.store_source._told", set())
+    monkeypatch.setattr("nds_plugin.d2.known_datasets._CLASS_METADATA", ())  # the classes are not COCO's
+    register_all()
+    return tmp_path
+
+
+@pytest.mark.usefixtures("coco")
+def test_stock_loaders_are_told_once_that_they_do_not_filter_and_by_which_name_they_do(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert [r["image_id"] for r in dataset_dicts("nds_coco_2017_train")] == [3, 12, 20]
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+    for _ in range(2):
+        assert len(get_detection_dataset_dicts(["nds_coco_2017_train"])) == 3
+    assert caplog.text.count("2 of its 3 images have no instance") == 1
+    assert "train on 'nds_coco_2017_train_annotated', or with build_nds_train_loader" in caplog.text
+    caplog.clear()
+    assert len(get_detection_dataset_dicts(["nds_coco_2017_val"])) == 3
+    annotated = get_detection_dataset_dicts(["nds_coco_2017_train_annotated"])
+    assert [annotated[i]["image_id"] for i in range(len(annotated))] == [12]
+    assert len(dataset_dicts("nds_coco_2017_train_annotated")) == 1
+    assert dataset_classes("nds_coco_2017_train_annotated") == ["cat", "dog"]
+    assert not MetadataCatalog.get("nds_coco_2017_train_annotated").get("json_file")
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+@pytest.mark.usefixtures("coco")
+def test_a_list_before_a_store_is_a_list_and_filtered_and_behind_it_is_not() -> None:
+    list_of_dicts = [{**_plain()[0], "annotations": []}, *_plain()]
+    with registered_temporarily("listed", lambda: list_of_dicts, thing_classes=["cat", "dog"]):
+        first = get_detection_dataset_dicts(["listed", "nds_coco_2017_train"])
+        assert isinstance(first, list)
+        assert [r["image_id"] for r in first] == ["x", 12]
+        last = get_detection_dataset_dicts(["nds_coco_2017_train", "listed"])
+        assert len(last) == 5
+
+
+def test_category_ids_that_differ_alone_are_named(tmp_path: Path) -> None:
+    path = write_coco(tmp_path, document())
+    ids = {"thing_classes": ["cat", "dog"], "thing_dataset_id_to_contiguous_id": {1: 0, 2: 1}}
+    with (
+        registered_temporarily("other_ids", json_file=str(path), **ids),
+        pytest.raises(NDSError, match=r"numbers its categories 2, 5, but .* for the ids 1, 2 .*same classes"),
+    ):
+        dataset_dicts("other_ids")
+
+
+def test_what_detectron2_registered_is_read_from_the_file_that_it_was_registered_with(tmp_path: Path) -> None:
+    path = write_coco(tmp_path, document())
+    register_coco_instances("stock", {}, path, tmp_path / "images")
+    MetadataCatalog.get("stock").__dict__["json_file"] = "another.json"  # for evaluation, say
+    assert isinstance(dataset_dicts("stock"), StoreDataset)
+    assert dataset_dicts("stock")[0]["file_name"] == str(tmp_path / "images" / "a.jpg")
+
+
+def test_extra_annotation_keys_of_a_changed_copy_are_kept(tmp_path: Path) -> None:
+    content = document()
+    for annotation in content["annotations"]:
+        annotation["score"] = 0.5
+    path = write_coco(tmp_path, content)
+
+    def register_coco_instances(name: str, json_file: str, image_root: str) -> None:
+        load = lambda: load_coco_json(json_file, image_root, name, extra_annotation_keys=["score"])  # noqa: E731
+        DatasetCatalog.register(name, load)
+        MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root)
+
+    register_coco_instances("downstream", str(path), "images")
+    assert {a["score"] for r in dataset_dicts("downstream") for a in r["annotations"]} == {0.5}
 
 
 def test_a_map_style_dataset_is_as_good_as_a_list() -> None:

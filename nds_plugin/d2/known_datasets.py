@@ -3,6 +3,8 @@
 ======================================== ==========================================================
 every split of a public dataset          :mod:`nds_plugin.datasets.catalogue`, where the files are
                                          described; docs/datasets.md
+``NAME_annotated``                       the images of a detection split for training that have an
+                                         instance, for Detectron2's own loaders
 ``nds_sample_DOMAIN_{train,val}``        the package's synthetic sample, made on first use
 ``nds_data_NAME_SPLIT``                  every ``$NDS_DATA/detection/NAME`` with ``images`` and
                                          ``SPLIT.json``
@@ -24,7 +26,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from nds_plugin.d2.store_source import CocoDataset, PublicSplit, StoreSource
+from nds_plugin.d2.store_source import CocoDataset, PublicSplit, StoreSource, register_annotated
 from nds_plugin.datasets.public import Split, datasets_root
 from nds_plugin.errors import NDSError
 from nds_plugin.locking import build_once, writable_folder
@@ -111,6 +113,8 @@ def _register_public(root: str) -> None:
     for public in DATASETS:
         for split in public.splits:
             register_split(split, root)
+            if public.task == "detection" and split.split.startswith("train"):
+                register_annotated(split.name)
 
 
 def register_split(split: Split, root: str | os.PathLike[str] | None = None) -> None:

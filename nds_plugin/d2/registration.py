@@ -15,7 +15,7 @@ from detectron2.structures import BoxMode
 
 from nds_plugin.d2.known_datasets import register_all, register_coco, register_coco_folder
 from nds_plugin.d2.store_dataset import StoreDataset
-from nds_plugin.d2.store_source import CocoDataset, StoreSource, missing_file
+from nds_plugin.d2.store_source import CocoDataset, StoreSource, copy_metadata, missing_file, plain_dicts
 from nds_plugin.datasets.store_index import main_classes
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.index import ImageRecord, SourceIndex
@@ -105,7 +105,7 @@ def raw_dicts(name: str) -> Sequence[dict[str, Any]]:
         NDSError: unknown name, or its files are missing or broken.
     """
     source = store_source(name)
-    return _call(name) if source is None else source()
+    return _call(name) if source is None else source.dicts()
 
 
 def dataset_classes(name: str) -> list[str]:
@@ -176,7 +176,7 @@ class ImageSubset:
                 f"dataset {self.name!r}: expected at most the {len(dicts)} images of {self.base!r}, "
                 f"got {self.num_images}."
             )
-        _copy_metadata(self.base, self.name)
+        copy_metadata(self.base, self.name)
         if isinstance(dicts, StoreDataset):
             ids = dicts.image_ids().to_pylist()
         else:
@@ -207,7 +207,7 @@ def register_image_subset(name: str, base: str, num_images: int, seed: int = 0) 
             raise NDSError(f"a dataset {name!r} is registered already: give the subset another name.")
         _unregister(name)
     DatasetCatalog.register(name, subset)
-    _copy_metadata(base, name)
+    copy_metadata(base, name)
 
 
 @contextlib.contextmanager
@@ -245,15 +245,9 @@ def _unregister(name: str) -> None:
             catalog.remove(name)
 
 
-def _copy_metadata(base: str, name: str) -> None:
-    own = {"name", "json_file", "image_root"}
-    values = {k: v for k, v in MetadataCatalog.get(base).as_dict().items() if k not in own}
-    MetadataCatalog.get(name).set(**values)
-
-
 def _call(name: str) -> Sequence[dict[str, Any]]:
     try:
-        result = DatasetCatalog.get(name)
+        result = plain_dicts(DatasetCatalog[name])
         # A map-style dataset is as good as a list to Detectron2's loader.
         is_read = isinstance(result, (list, StoreDataset))
         return result if is_read else [result[i] for i in range(len(result))]

@@ -7,13 +7,15 @@ when they are asked for.
 from __future__ import annotations
 
 import abc
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.build import filter_images_with_only_crowd_annotations
 
 from nds_plugin.d2.store_dataset import StoreDataset
 from nds_plugin.datasets.coco_store import KEYS, check_keys, coco_spec
@@ -24,8 +26,26 @@ from nds_plugin.store import AnnotationStore, StoreSpec
 from nds_plugin.store.opening import open_once
 from nds_plugin.store.view import StoreView
 
+logger = logging.getLogger(__name__)
 
-class StoreSource(abc.ABC):
+ANNOTATED = "_annotated"  # of the names of datasets without images that have no instance
+_told: set[str] = set()
+
+
+class RegisteredDicts(abc.ABC):
+    """What ``DatasetCatalog`` calls for a dataset of ours."""
+
+    @abc.abstractmethod
+    def dicts(self) -> Sequence[dict[str, Any]]:
+        """The dataset's dicts, as they are for ourselves."""
+
+
+def plain_dicts(function: Callable[[], Any]) -> Any:
+    """What a registered function returns, without what is said to stock loaders."""
+    return function.dicts() if isinstance(function, RegisteredDicts) else function()
+
+
+class StoreSource(RegisteredDicts):
     """What ``DatasetCatalog`` calls for a dataset that is an annotation store.
 
     Attributes:
@@ -51,6 +71,13 @@ class StoreSource(abc.ABC):
         return open_once(self.spec())
 
     def __call__(self) -> StoreDataset:
+        """What ``DatasetCatalog.get`` returns: the dicts, and a word to who trains on them with a stock loader."""
+        dicts = self.dicts()
+        if "train" in self.name:
+            say_unfiltered(self.name, dicts)
+        return dicts
+
+    def dicts(self) -> StoreDataset:
         """The dataset's dicts; sets ``thing_classes`` and the id map of its metadata."""
         store = self.open()
         ids = {category: i for i, category in enumerate(store.category_ids)}
@@ -162,6 +189,61 @@ class PublicSplit(StoreSource):
     def spec(self) -> StoreSpec:
         """How the store is made."""
         return self.make_spec(Path(self.root))
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """The images of a registered dataset that have an instance, as a dataset of its own."""
+
+    name: str
+    base: str
+
+    def __call__(self) -> Sequence[dict[str, Any]]:
+        """The dicts, as Detectron2's ``filter_empty`` leaves them; sets the metadata of the base."""
+        dicts = plain_dicts(DatasetCatalog[self.base])
+        copy_metadata(self.base, self.name)
+        if isinstance(dicts, StoreDataset):
+            return dicts.annotated()
+        return list(filter_images_with_only_crowd_annotations(dicts))
+
+
+def register_annotated(base: str) -> None:
+    """Register ``BASE_annotated``: what Detectron2's loaders make of a list, which they do not filter in a store.
+
+    A dataset of that name that somebody else registered stays as it is.
+    """
+    name = base + ANNOTATED
+    if name not in DatasetCatalog:
+        DatasetCatalog.register(name, Annotated(name, base))
+    elif not isinstance(DatasetCatalog[name], Annotated):
+        return
+    elif name in MetadataCatalog:
+        MetadataCatalog.remove(name)  # the base may be another one now
+    copy_metadata(base, name)
+
+
+def copy_metadata(base: str, name: str) -> None:
+    """Give a dataset that is a part of another one its metadata, but for the annotation file."""
+    own = {"name", "json_file", "image_root"}
+    values = {k: v for k, v in MetadataCatalog.get(base).as_dict().items() if k not in own}
+    MetadataCatalog.get(name).set(**values)
+
+
+def say_unfiltered(name: str, dicts: Sequence[dict[str, Any]]) -> None:
+    """A WARNING, once in a process, that Detectron2's own loaders do not filter this dataset."""
+    if name in _told or not isinstance(dicts, StoreDataset) or any(v.store.has_labels for v in dicts.views):
+        return
+    _told.add(name)
+    empty = len(dicts) - len(dicts.annotated())
+    if empty:
+        logger.warning(
+            "dataset %r: %d of its %d images have no instance. Detectron2's own loaders do not leave them out "
+            "(DATALOADER.FILTER_EMPTY_ANNOTATIONS is for lists): train on %s, or with build_nds_train_loader.",
+            name,
+            empty,
+            len(dicts),
+            repr(name + ANNOTATED) if name + ANNOTATED in DatasetCatalog else "its dicts.annotated()",
+        )
 
 
 def missing_file(name: str, path: str) -> NDSError:

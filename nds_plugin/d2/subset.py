@@ -8,10 +8,10 @@ Detectron2's own ``train_net.py``, find the names with ``DETECTRON2_ENV_MODULE=n
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from nds_plugin.d2.registration import dataset_classes, dataset_dicts
 from nds_plugin.d2.store_dataset import StoreDataset
+from nds_plugin.d2.store_source import RegisteredDicts, register_annotated, say_unfiltered
 from nds_plugin.datasets.label_space import LabelSpace, unite
 from nds_plugin.datasets.public import datasets_root
 from nds_plugin.errors import NDSError
@@ -57,8 +58,32 @@ def register_selection(path: str | os.PathLike[str], name: str, label_mapping: s
     if name in DatasetCatalog.list():
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    DatasetCatalog.register(name, functools.partial(_load, str(path), name, label_mapping))
+    DatasetCatalog.register(name, DrawnDataset(str(path), name, label_mapping))
     MetadataCatalog.get(name).set(evaluator_type="coco", nds_selection=str(path))
+    register_annotated(name)
+
+
+@dataclass(frozen=True)
+class DrawnDataset(RegisteredDicts):
+    """What ``DatasetCatalog`` calls for a selection.
+
+    Attributes:
+        path: of the selection. name: that it is registered as. label_mapping: of a class mapping.
+    """
+
+    path: str
+    name: str
+    label_mapping: str = ""
+
+    def __call__(self) -> Sequence[dict[str, Any]]:
+        """What ``DatasetCatalog.get`` returns: the dicts, and a word to who trains on them with a stock loader."""
+        dicts = self.dicts()
+        say_unfiltered(self.name, dicts)
+        return dicts
+
+    def dicts(self) -> Sequence[dict[str, Any]]:
+        """The dicts of the selected images."""
+        return _load(self.path, self.name, self.label_mapping)
 
 
 def selection_label_space(

@@ -23,7 +23,7 @@ from nds_plugin.cli import users_mistake
 from nds_plugin.datasets.catalogue import find_split
 from nds_plugin.datasets.public import MissingFilesError
 from nds_plugin.store import AnnotationStore, StoreSpec, open_or_build
-from nds_plugin.store.opening import is_built
+from nds_plugin.store.opening import open_built
 from nds_plugin.store.parts import PROCESSES
 
 logger = logging.getLogger(__name__)
@@ -81,8 +81,9 @@ def _nothing_to_do(name: str, root: Path) -> Outcome | None:
     try:
         spec = _spec(name, root)
         spec.inputs()
-        if is_built(spec):
-            return _outcome_of(name, UP_TO_DATE, AnnotationStore(spec.path), start)
+        store = open_built(spec)
+        if store is not None:
+            return _outcome_of(name, UP_TO_DATE, store, start)
     except MissingFilesError as error:
         return Outcome(name, MISSING, reason=str(error))
     except Exception as error:  # the builder meets it again, and tells
@@ -97,7 +98,7 @@ def build_one(name: str, root: Path) -> Outcome:
         spec = _spec(name, root)
         before = _stamp(spec.path)
         store = open_or_build(spec)
-        return _outcome_of(name, UP_TO_DATE if _stamp(spec.path) == before else BUILT, store, start)
+        return _outcome_of(name, UP_TO_DATE if _stamp(store.path) == before else BUILT, store, start)
     except Exception as error:
         reason = users_mistake(error)
         if reason is None:

@@ -13,7 +13,7 @@ import numpy as np
 from nds_plugin.cli import users_mistake
 from nds_plugin.datasets.public import MissingFilesError, PublicDataset, Split
 from nds_plugin.store import AnnotationStore
-from nds_plugin.store.opening import is_built
+from nds_plugin.store.opening import open_built
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +101,8 @@ def check_split(split: Split, root: Path) -> SplitState:
     try:
         spec = split.spec(root)
         spec.inputs()
-        if is_built(spec):
-            store = AnnotationStore(spec.path)
+        store = open_built(spec)
+        if store is not None:
             problem = _missing_images(split, root, store)
             return SplitState(split, BUILT, len(store), "", len(store.classes), problem)
         images, counted = _quick_count(split, root)
