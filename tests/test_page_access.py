@@ -231,3 +231,24 @@ def test_names_in_charts_lose_what_all_share(
     with visit(browser, server) as visitor:
         visitor.open()
         assert visitor.page.evaluate(SHORT, names) == short
+
+
+def test_visitors_who_reload_are_not_kept_out_by_the_rate_limit_and_fetch_little_again(
+    browser: Any, service_store: Path, tmp_path: Path
+) -> None:
+    store = copied(service_store, tmp_path / "copy")
+    with running(store) as address, visit(browser, address) as visitor:
+        statuses: list[int] = []
+        visitor.page.on(
+            "response", lambda answer: statuses.append(answer.status) if "/static/" in answer.url else None
+        )
+        visitor.open()
+        for _ in range(12):
+            visitor.page.reload()
+            visitor.heading("Find the pretraining images")
+        assert visitor.troubles == []
+        assert not {status for status in statuses if status >= 400}
+        first = httpx.get(f"{address}/static/app.js")
+        again = httpx.get(f"{address}/static/app.js", headers={"If-None-Match": first.headers["etag"]})
+    assert first.headers["cache-control"] == "no-cache"
+    assert again.status_code == 304

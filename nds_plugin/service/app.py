@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.types import Scope
 
@@ -60,7 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
     # The last added is the outermost.
     app.add_middleware(BodyLimit, limits=settings.limits)
     app.add_middleware(Timeouts, limits=settings.limits)
-    app.add_middleware(RateLimit, limits=settings.limits, heavy=is_heavy)
+    app.add_middleware(RateLimit, limits=settings.limits, heavy=is_heavy, free=is_page)
     app.add_middleware(SecurityHeaders, policy=_Policy(context))
     return app
 
@@ -69,6 +70,13 @@ def is_heavy(scope: Scope) -> bool:
     """Whether a request draws or sends much."""
     path, method = str(scope["path"]), scope["method"]
     return (method == "POST" and path == f"{API}/searches") or path.endswith(("/manifest", "/mosaic"))
+
+
+def is_page(scope: Scope) -> bool:
+    """Whether a request is for the page itself: some thirty small files at each visit."""
+    return scope["method"] in ("GET", "HEAD") and (
+        scope["path"] == "/" or scope["path"].startswith("/static/")
+    )
 
 
 class _Policy:
@@ -90,9 +98,18 @@ class _Policy:
         return self._made[current]
 
 
+class _PageFiles(StaticFiles):
+    """The page's files; a browser keeps them, and asks whether they are still the same."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
 def _add_page(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
         return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
 
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.mount("/static", _PageFiles(directory=STATIC), name="static")

@@ -222,6 +222,7 @@ class RateLimit:
 
     Args:
         heavy: tells the requests that cost much, which have a bucket of their own.
+        free: tells the requests that do not count.
         clock: seconds, for tests.
     """
 
@@ -231,8 +232,10 @@ class RateLimit:
         limits: Limits,
         heavy: Callable[[Scope], bool],
         clock: Callable[[], float] = time.monotonic,
+        free: Callable[[Scope], bool] = lambda _: False,
     ) -> None:
         self.app, self._limits, self._heavy, self._clock = app, limits, heavy, clock
+        self._free = free
         self._buckets: OrderedDict[tuple[str, bool], tuple[float, float]] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -246,6 +249,8 @@ class RateLimit:
 
     def wait(self, scope: Scope) -> float:
         """Seconds to wait before this request would be taken; 0 takes it."""
+        if self._free(scope):
+            return 0.0
         address = _network((scope.get("client") or ("", 0))[0])
         limits = self._limits
         wait = self._take((address, False), limits.requests_per_minute, limits.burst)
