@@ -66,4 +66,4 @@ bench: install
 	$(PYTHON) benchmarks/privacy.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info $(DEMO)
+	rm -rf $(VENV) build *.egg-info $(DEMO) $(SERVICE)

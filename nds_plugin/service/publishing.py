@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nds_plugin.artifacts import cannot_write, check_writable, content_hash, file_hash, write_json
+from nds_plugin.artifacts import cannot_write, check_writable, content_hash, file_hash, sync, write_json
 from nds_plugin.errors import NDSError
 from nds_plugin.expert_manifest import MANIFEST, read_manifest
 from nds_plugin.index import NO_LABEL, SourceIndex
@@ -211,16 +211,8 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 def _put_in_place(half_made: Path, target: Path) -> None:
     """Flush everything to the disk, then rename; a set that is there already is the same one."""
     for path in [*half_made.rglob("*"), half_made]:
-        _sync(path)
+        sync(path)
     if not target.exists():
         os.chmod(half_made, 0o755)
         os.rename(half_made, target)
-        _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        sync(target.parent)

@@ -67,11 +67,14 @@ class AnnotationStore:
                 f"{self.path}: a store of format {self.header.get('format')}, this release reads {FORMAT}: "
                 "delete it, it is made again when its dataset is used."
             )
+        starts = self.header.get("batch_starts")
+        if not isinstance(starts, list) or len(starts) != self._file.num_record_batches:
+            raise NDSError(f"the header of {self.path} is damaged: delete the file, it is made again.")
         if key not in (None, self.header["key"]):
             raise NDSError(
                 f"{self.path} was built again while it was in use, from other annotations: start again."
             )
-        self.batch_starts: list[int] = list(self.header["batch_starts"])
+        self.batch_starts: list[int] = starts
         self._batches: list[pa.RecordBatch | None] = [None] * self._file.num_record_batches
         self._objects: list[Objects | None] = [None] * self._file.num_record_batches
 
