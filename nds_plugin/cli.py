@@ -125,3 +125,22 @@ def index_from_arguments(args: argparse.Namespace) -> SourceIndex:
     if not indexes:
         raise NDSError("no source given: name at least one by --dataset, --coco or --folder.")
     return SourceIndex.join(indexes)
+
+
+def add_target_arguments(parser: argparse._ActionsContainer, required: bool = True) -> None:
+    """Add the three ways to name a client's images, of which one is given."""
+    group = parser.add_mutually_exclusive_group(required=required)
+    group.add_argument("--images", help="a folder of images")
+    group.add_argument("--coco", nargs=2, metavar=("JSON", "IMAGES"), help="a COCO json and its images")
+    group.add_argument("--dataset", help=DATASET_HELP)
+
+
+def target_from_arguments(args: argparse.Namespace) -> SourceIndex | str:
+    """The client's images that :func:`add_target_arguments` parsed: an index, or a folder."""
+    if args.images is not None:
+        return str(args.images)
+    if args.coco is not None:
+        from nds_plugin.datasets.coco import index_coco
+
+        return index_coco(*args.coco)
+    return index_named(args.dataset)

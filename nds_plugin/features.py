@@ -26,7 +26,7 @@ from nds_plugin.errors import NDSError
 from nds_plugin.images import ImageError, load_image
 from nds_plugin.index import SourceIndex
 from nds_plugin.networks import repeatable
-from nds_plugin.partition import check_readable
+from nds_plugin.partition import MAX_UNREADABLE, check_readable
 
 MICRO_BATCH = 32  # images in one forward pass; our choice
 SHARD_SIZE = 20_000  # images in one file of the cache; a multiple of MICRO_BATCH
@@ -47,6 +47,7 @@ def extract_features(
     batch_size: int = 128,
     num_workers: int = 0,
     cache_dir: str | os.PathLike[str] | None = None,
+    max_unreadable: float = MAX_UNREADABLE,
 ) -> tuple[Features, npt.NDArray[np.bool_]]:
     """L2-normalised features of the central crop of every image, in the index's order.
 
@@ -63,13 +64,14 @@ def extract_features(
         num_workers: processes that decode images; 0 for none.
         cache_dir: where finished shards are kept, so that a killed extraction goes on where it
             was. Shards of other inputs in it are removed. By default nothing is kept.
+        max_unreadable: share of the images that may be unreadable; never all of them.
 
     Returns:
         Features of shape (N, D), zeros for an image that cannot be read, and whether each image
         could be read, shape (N,).
 
     Raises:
-        NDSError: more than a tenth of the images cannot be read, the network's features are not
+        NDSError: more images than ``max_unreadable`` allows cannot be read, the network's features are not
             finite, or a number is out of range.
     """
     for name, value, low in (
@@ -90,7 +92,7 @@ def extract_features(
             shard, errors = (kept, []) if kept is not None else extractor.run(paths[rows], progress)
             readable[rows] = ~np.isnan(shard[:, 0])
             # Checked before it is kept: a folder that is not mounted must not end in the cache.
-            check_readable(readable, *errors[:1])
+            check_readable(readable, max_unreadable, *errors[:1])
             if kept is not None:
                 progress.update(len(kept))
             elif cache is not None:

@@ -1,12 +1,14 @@
 """Reading photographs: one loader with one kind of error, and the crops that networks see.
 
-An image is a file, or a row of an array of images (:mod:`nds_plugin.packed`). Crops are uint8 arrays of shape (size, size, 3), RGB. All resizing is Pillow's bilinear filter,
+An image is a file, a row of an array of images (:mod:`nds_plugin.packed`), or a rectangle of one of
+these. Crops are uint8 arrays of shape (size, size, 3), RGB. All resizing is Pillow's bilinear filter,
 which antialiases; what a crop holds depends on nothing but the file and the arguments.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -25,6 +27,8 @@ MIN_CROP_SHARE = 0.5  # of the shorter side, in random_crop; our choice
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif")
 _EXIF_ORIENTATION = 0x0112
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+# A rectangle of an image in the form of W3C Media Fragments: photo.jpg#xywh=160,120,320,240
+_REGION = re.compile(r"(.+)#xywh=(\d+),(\d+),(\d+),(\d+)", re.DOTALL)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,22 +44,40 @@ class ImageError(NDSError):
     """An image file that cannot be used; the message names the file and the cause."""
 
 
+def region_path(path: str | os.PathLike[str], x: int, y: int, width: int, height: int) -> str:
+    """The name under which :func:`load_image` gives a rectangle of an image file, in upright pixels."""
+    return f"{os.fspath(path)}#xywh={x},{y},{width},{height}"
+
+
+def split_region(path: str | os.PathLike[str]) -> tuple[str, tuple[int, int, int, int] | None]:
+    """The file of a name and its rectangle (x, y, width, height), or None for the whole image."""
+    match = _REGION.fullmatch(os.fspath(path))
+    if match is None:
+        return os.fspath(path), None
+    x, y, width, height = (int(number) for number in match.groups()[1:])
+    return match[1], (x, y, width, height)
+
+
 def load_image(path: str | os.PathLike[str], shorter_side: int | None = None) -> Image.Image:
     """Decode an image file to RGB, upright as its EXIF orientation says.
 
     Args:
-        path: the file, or ``FILE.npy#ROW`` for a row of an array of images.
+        path: the file, or ``FILE.npy#ROW`` for a row of an array of images; or a rectangle of
+            either (see :func:`region_path`).
         shorter_side: the size in pixels that the caller will scale the shorter side to. A JPEG
             is then decoded at 1/2, 1/4 or 1/8 of its size where that leaves at least twice as
-            many pixels, which is several times quicker. By default the full size is decoded.
+            many pixels, which is several times quicker. By default, and for a rectangle, the full
+            size is decoded.
 
     Raises:
         ImageError: the file is missing, empty, cut short, not an image, or larger than
-            ``MAX_PIXELS``.
+            ``MAX_PIXELS``; the rectangle lies outside of it.
     """
+    path, region = split_region(path)
     packed = split_name(path)
     if packed is not None:
-        return _load_packed(path, *packed)
+        image = _load_packed(path, *packed)
+        return image if region is None else _cut(image, region, path)
     try:
         # Checked by hand, since an empty file is only "not an image" to Pillow.
         if os.stat(path).st_size == 0:
@@ -64,7 +86,7 @@ def load_image(path: str | os.PathLike[str], shorter_side: int | None = None) ->
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             orientation = _orientation(image)
-            if shorter_side is not None:
+            if shorter_side is not None and region is None:
                 image.draft(None, (2 * shorter_side, 2 * shorter_side))
             upright = _to_rgb(image)
     except FileNotFoundError:
@@ -78,7 +100,19 @@ def load_image(path: str | os.PathLike[str], shorter_side: int | None = None) ->
     except _BROKEN as error:
         cause = "cut short" if "truncated" in str(error).lower() else "broken"
         raise ImageError(f"{path}: the image is {cause} ({error}).") from None
-    return turned(upright, orientation)
+    upright = turned(upright, orientation)
+    return upright if region is None else _cut(upright, region, path)
+
+
+def _cut(image: Image.Image, region: tuple[int, int, int, int], path: str) -> Image.Image:
+    x, y, width, height = region
+    box = (x, y, min(x + width, image.width), min(y + height, image.height))
+    if box[2] <= x or box[3] <= y:
+        raise ImageError(
+            f"{path}: the rectangle {width} x {height} at ({x}, {y}) lies outside of the {image.width} x "
+            f"{image.height} image: the annotations are of another image."
+        )
+    return image.crop(box)
 
 
 def _load_packed(name: str | os.PathLike[str], file: str, row: int) -> Image.Image:

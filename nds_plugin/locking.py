@@ -1,4 +1,7 @@
-"""Files that are made on first use, where several processes may ask at once."""
+"""Locks between processes that share a folder, and files that are made on first use by one of them.
+
+The locks are the kernel's (``flock``), so that they are gone when their holder is, even by kill -9.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,22 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from nds_plugin.artifacts import check_writable
 from nds_plugin.errors import NDSError
 
 logger = logging.getLogger(__name__)
 
+NAME = ".lock"  # of a whole folder
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def build_once(path: str | os.PathLike[str], is_ready: Callable[[], bool], build: Callable[[], None]) -> None:
     """Build ``path`` unless it is ready: one process builds, the others wait for it.
 
-    The lock is the kernel's (``flock`` on ``.NAME.lock`` beside the path), so it is gone when its
-    holder is, even by kill -9. ``build`` must leave a whole result or none.
+    The lock is ``.NAME.lock`` beside the path. ``build`` must leave a whole result or none.
 
     Raises:
         NDSError: the folder cannot be written, or its file system has no locks.
@@ -28,31 +32,75 @@ def build_once(path: str | os.PathLike[str], is_ready: Callable[[], bool], build
     if is_ready():
         return
     path = Path(path)
-    lock = path.parent / f".{path.name}.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise NDSError(f"cannot write {lock}: {error.strerror}.") from None
-    try:
-        with contextlib.suppress(OSError):  # of another user, who has made it usable
-            os.fchmod(descriptor, 0o666)  # whatever the umask: others who share the folder lock it, too
-        _lock(descriptor, path, lock)
+    with _held(path.parent / f".{path.name}.lock", f"another process is making {path}; waiting for it."):
         if not is_ready():
             build()
+
+
+@contextlib.contextmanager
+def folder_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Be the only process in the block for this folder; the others wait for as long as it takes.
+
+    Raises:
+        NDSError: the folder cannot be written, or its file system has no locks.
+    """
+    check_writable(folder)
+    with _held(Path(folder) / NAME, f"waiting for another process that works in {folder}."):
+        yield
+
+
+def try_lock(path: str | os.PathLike[str]) -> int | None:
+    """The descriptor of a lock file that this process now holds, None where another one does.
+
+    Closing the descriptor, in this process and in all that inherited it, releases the lock.
+
+    Raises:
+        NDSError: the folder cannot be written, or its file system has no locks.
+    """
+    path = Path(path)
+    check_writable(path.parent)
+    descriptor = _open(path)
+    try:
+        if _flock(descriptor, path, wait=False):
+            return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+@contextlib.contextmanager
+def _held(lock: Path, waiting: str) -> Iterator[None]:
+    descriptor = _open(lock)
+    try:
+        if not _flock(descriptor, lock, wait=False):
+            logger.info("%s", waiting)
+            _flock(descriptor, lock, wait=True)
+        yield
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, path: Path, lock: Path) -> None:
+def _open(lock: Path) -> int:
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise NDSError(f"cannot write {lock}: {error.strerror}.") from None
+    with contextlib.suppress(OSError):  # of another user, who has made it usable
+        os.fchmod(descriptor, 0o666)  # whatever the umask: others who share the folder lock it, too
+    return descriptor
+
+
+def _flock(descriptor: int, lock: Path, wait: bool) -> bool:
+    """Whether the lock is held now."""
     import fcntl
 
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("another process is making %s; waiting for it.", path)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
@@ -60,6 +108,7 @@ def _lock(descriptor: int, path: Path, lock: Path) -> None:
             f"cannot lock {lock}: {error.strerror}. Its file system has no file locks (on NFS: mount it with "
             "locks, or with local_lock=flock); else make the file on a machine whose disk has them, and copy it there."
         ) from None
+    return True
 
 
 def can_write(folder: str | os.PathLike[str]) -> bool:

@@ -116,6 +116,16 @@ class Partition:
         cluster = np.zeros(len(index), dtype=np.int32)
         return cls(cluster, index.table, index.hash, method="whole", seed=0)
 
+    @classmethod
+    def by_source(cls, index: SourceIndex) -> Partition:
+        """The partition whose clusters are the source datasets, in the order of the index.
+
+        For selectors that weigh single images: their draw is told by dataset.
+        """
+        number = {name: k for k, name in enumerate(index.sources)}
+        cluster = np.array([number[name] for name in index.column("source")], dtype=np.int32)
+        return cls(cluster, index.table, index.hash, method="source", seed=0)
+
     @property
     def num_clusters(self) -> int:
         """K."""
@@ -296,17 +306,19 @@ def check_num_clusters(num_clusters: int, images: int) -> None:
         raise NDSError(f"cannot cut {images} images into {num_clusters} clusters: lower num_clusters.")
 
 
-def check_readable(readable: npt.NDArray[np.bool_], detail: str = "") -> None:
-    """Refuse a source of which more than ``MAX_UNREADABLE`` cannot be read.
+def check_readable(readable: npt.NDArray[np.bool_], limit: float = MAX_UNREADABLE, detail: str = "") -> None:
+    """Refuse images of which more than a share cannot be read, or all.
 
     Args:
         readable: shape (N,).
+        limit: the share that may be unreadable.
         detail: added to the message, such as the first image's error.
     """
     broken = int((~readable).sum())
-    if broken > MAX_UNREADABLE * len(readable):
+    if broken > limit * len(readable) or broken == len(readable):
+        share = "all of them" if broken == len(readable) else f"more than {limit:.0%}"
         raise NDSError(
-            f"{broken} of {len(readable)} images cannot be read, more than {MAX_UNREADABLE:.0%}: is the "
+            f"{broken} of {len(readable)} images cannot be read, {share}: is the "
             f"image folder right?{detail and f' First: {detail}'}"
         )
 

@@ -107,6 +107,24 @@ def effective_sample_size(weights: Floats, sizes: Ints) -> float:
     return float(1.0 / (sizes * rates**2).sum())
 
 
+def normalise_probabilities(p: npt.ArrayLike, what: str = "the images' weights") -> Floats:
+    """Weights of single images as probabilities that sum to one, shape (N,).
+
+    Args:
+        p: 0 or more each.
+        what: what an error calls them.
+
+    Raises:
+        NDSError: not a list of numbers of 0 or more, one of which at least is above 0.
+    """
+    weights = np.asarray(p, dtype=np.float64)
+    if weights.ndim != 1 or not np.isfinite(weights).all() or (weights < 0).any():
+        raise NDSError(f"{what} must be a list of finite numbers of 0 or more.")
+    if not weights.sum() > 0:
+        raise NDSError(f"{what} are all 0: nothing can be drawn.")
+    return np.asarray(weights / weights.sum())
+
+
 def check_budget(count: int = 0, share: float = 0.0) -> None:
     """What can be said of a budget without knowing the images.
 
@@ -186,7 +204,31 @@ def draw_subset(weights: Floats, cluster: npt.NDArray[np.integer], budget: int, 
     resolve_budget(drawable, count=int(budget) or -1)
     words = random_words(stream_key(seed, _SUBSET), 0, len(cluster))
     candidates = _early_ringers(words, cluster, rates, sizes, budget)
-    clocks = -np.log(to_open_unit(words[candidates])) / rates[cluster[candidates]]
+    return _first_to_ring(words, candidates, rates[cluster[candidates]], budget)
+
+
+def draw_by_probability(p: Floats, budget: int, seed: int) -> Ints:
+    """:func:`draw_subset` from probabilities of single images: the same draw where they are the same.
+
+    Args:
+        p: of each image, shape (N,); one of 0 is never drawn.
+        budget, seed: as there.
+
+    Raises:
+        NDSError: bad probabilities, or a budget beyond the images with a positive one.
+    """
+    p = normalise_probabilities(p)
+    candidates = np.flatnonzero(p > 0)
+    resolve_budget(len(candidates), count=int(budget) or -1)
+    words = random_words(stream_key(seed, _SUBSET), 0, len(p))
+    return _first_to_ring(words, candidates, p[candidates], budget)
+
+
+def _first_to_ring(words: npt.NDArray[np.uint64], candidates: Ints, rates: Floats, budget: int) -> Ints:
+    """The ``budget`` of the candidates whose clocks ring first, ascending; ``rates`` are theirs."""
+    # A vanishing rate gives an infinite clock, last of all and settled by position.
+    with np.errstate(over="ignore"):
+        clocks = -np.log(to_open_unit(words[candidates])) / rates
     if len(candidates) > budget:
         # Sorting settles ties by position, as a partial sort would not.
         first = np.argpartition(clocks, budget - 1)

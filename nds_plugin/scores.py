@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nds_plugin.artifacts import content_hash, read_json, write_json
+from nds_plugin.cost import Cost
 from nds_plugin.errors import NDSError, unknown_name
 
 KIND = "scores"
-METRICS = ("accuracy", "log_likelihood", "relative_accuracy", "relative_log_likelihood")
+METRICS = ("accuracy", "log_likelihood", "relative_accuracy", "relative_log_likelihood")  # of experts
+GATE_METRIC = "posterior"  # of a gate
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,10 @@ class Scores:
         clusters: the experts' clusters, ascending.
         z: the chosen metric of each, the higher the better: ``accuracy`` in [0, 1],
             ``log_likelihood`` (mean log-probability of the right answer, nats, at most 0), or
-            ``relative_*``: the same minus the shared network's on the same images.
+            ``relative_*``: the same minus the shared network's on the same images; of a gate, the
+            ``posterior``: the mean probability of the cluster, in [0, 1].
         stderr: standard error of each z; the image is the unit, its rotations are averaged first.
-        metric: one of ``METRICS``.
+        metric: one of ``METRICS``, or ``GATE_METRIC``.
         images: scored images.
         expert_set: hash of the experts.
         task: the proxy task.
@@ -35,6 +38,7 @@ class Scores:
         details: each metric's values and standard errors under its name, the shared network's
             under ``shared``, and how they were computed.
         partition: hash of the partition that the experts belong to; empty where it is not known.
+        cost: on the client; two scorings that differ in nothing else are equal.
     """
 
     clusters: list[int]
@@ -47,9 +51,10 @@ class Scores:
     unreadable: int = 0
     details: dict[str, Any] = field(default_factory=dict)
     partition: str = ""
+    cost: Cost = field(default_factory=Cost, compare=False)
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
+        if self.metric not in (*METRICS, GATE_METRIC):
             raise unknown_name("metric", self.metric, METRICS)
 
     def save(self, path: str | os.PathLike[str], key: str | None = None) -> None:
@@ -64,7 +69,8 @@ class Scores:
         """
         _refuse_not_finite(self, "the scores")
         payload = asdict(self)
-        write_json(path, KIND, key if key is not None else content_hash(payload), payload)
+        decisive = {name: value for name, value in payload.items() if name != "cost"}
+        write_json(path, KIND, key if key is not None else content_hash(decisive), payload)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scores:
@@ -76,11 +82,13 @@ class Scores:
         document = read_json(path, KIND)
         kinds = {"clusters": list, "z": list, "stderr": list, "metric": str, "images": int,
                  "expert_set": str, "task": str, "unreadable": int, "details": dict,
-                 "partition": str}  # fmt: skip
+                 "partition": str, "cost": dict}  # fmt: skip
+        document.setdefault("cost", {})  # files of before costs were kept
         for name, kind in kinds.items():
             if not isinstance(document.get(name), kind):
                 raise NDSError(f"{path}: field {name!r} should be a {kind.__name__}: score again.")
-        scores = cls(**{name: document[name] for name in kinds})
+        fields = {name: document[name] for name in kinds}
+        scores = cls(**{**fields, "cost": Cost.from_dict(document["cost"])})
         _refuse_not_finite(scores, path)
         return scores
 
@@ -90,8 +98,10 @@ class Scores:
         Raises:
             NDSError: an unknown metric, or a relative one where no shared network was scored.
         """
-        if metric not in METRICS:
+        if metric not in (*METRICS, GATE_METRIC):
             raise unknown_name("metric", metric, METRICS)
+        if metric not in self.details and GATE_METRIC in (metric, self.metric):
+            raise NDSError(f"scores of a {self.task} are of metric {self.metric!r} alone, not {metric!r}.")
         if metric not in self.details:
             raise NDSError(
                 f"scores of task {self.task!r} hold no {metric!r}: the experts have no shared network; use "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Union
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
+from nds_plugin.cost import Cost
 from nds_plugin.crops import CenterCrops, crop_loader
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.expert_set import ExpertSet
@@ -119,6 +121,7 @@ def score_experts(
     config = config or ScoringConfig()
     paths, labels = _client_images(images, experts.task, config)
     dtype = resolve_precision(config.precision, device)
+    start = time.perf_counter()
     with torch.inference_mode(), repeatable():
         result = _forward_all(experts, paths, config, device, dtype, progress)
     unreadable = _report_unreadable(result.errors, paths)
@@ -132,9 +135,12 @@ def score_experts(
         "max_images": config.max_images, "seed": config.seed,
     }  # fmt: skip
     first = details["accuracy"]
+    networks = len(experts.clusters) + experts.has_shared
+    passes = len(result.rows) * networks * (ROTATIONS if experts.task == "rotation" else 1)
+    cost = Cost(len(result.rows), passes, round(time.perf_counter() - start, 3))
     scores = Scores(
         experts.clusters, first["z"], first["stderr"], "accuracy", len(result.rows), experts.hash,
-        experts.task, unreadable, details, experts.manifest["partition"],
+        experts.task, unreadable, details, experts.manifest["partition"], cost,
     )  # fmt: skip
     return scores.with_metric(config.metric)
 

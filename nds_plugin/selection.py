@@ -20,50 +20,17 @@ import pyarrow.compute as pc
 
 from nds_plugin import sampling
 from nds_plugin.artifacts import read_table, write_table
-from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.cost import Cost
+from nds_plugin.errors import NDSError
+from nds_plugin.image_weights import ImageWeights
 from nds_plugin.index import SourceIndex
 from nds_plugin.partition import Partition
-from nds_plugin.scores import Scores
-from nds_plugin.streams import IndexStream, ShuffledStream, WeightedStream
+from nds_plugin.scores import GATE_METRIC, Scores
+from nds_plugin.selection_config import CLUSTER_SELECTORS, IMAGE_SELECTORS, SelectionConfig
+from nds_plugin.streams import IndexStream, ProbabilityStream, ShuffledStream, WeightedStream
 
 KIND = "selection"
-MODES = ("subset", "stream")
-SELECTORS = ("nds", "uniform", "full")
 COLUMNS = ("source", "image_id", "cluster", "p", "url", "license", "checksum")
-
-
-@dataclass(frozen=True)
-class SelectionConfig:
-    """How to select.
-
-    Attributes:
-        selector: ``nds`` (by the experts' scores), ``uniform`` (every image alike) or ``full``
-            (every image, the whole source).
-        mode: ``subset`` or ``stream``.
-        count, share: the budget of a subset, as a number of images or as a share of the source.
-        temperature, normalisation: T of the softmax and the scaling of z before it.
-        seed: of the draw.
-    """
-
-    selector: str = "nds"
-    mode: str = "subset"
-    count: int = 0
-    share: float = 0.0
-    temperature: float = 0.1
-    normalisation: str = "minmax"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.selector not in SELECTORS:
-            raise unknown_name("selector", self.selector, SELECTORS)
-        if self.mode not in MODES:
-            raise unknown_name("selection mode", self.mode, MODES)
-        sampling.check_softmax(self.temperature, self.normalisation)
-
-    @property
-    def needs_budget(self) -> bool:
-        """Whether images are drawn and their number must be given."""
-        return self.mode == "subset" and self.selector != "full"
 
 
 @dataclass(frozen=True)
@@ -71,11 +38,13 @@ class Selection:
     """Images with their cluster and probability, and how they came to be selected.
 
     Attributes:
-        table: columns source, image_id, cluster, p, url, license, checksum; a row per image.
+        table: columns source, image_id, cluster, p, url, license, checksum; a row per image. Where
+            single images were weighed, the clusters are the source datasets.
         mode: ``subset`` or ``stream``.
         weights: w over the clusters, shape (K,).
-        info: selector, seed, budget, temperature, normalisation, z, sizes and the hashes of the
-            index, the partition and the expert set.
+        info: selector, seed, budget, temperature, normalisation, z, sizes, whether the selector
+            looked at the client's images (``sees_target``), its cost there, its details, and the
+            hashes of the index, the partition and the expert set.
     """
 
     table: pa.Table
@@ -106,10 +75,17 @@ class Selection:
         Raises:
             NDSError: none of the images is in the selection.
         """
+        rows = self._rows_of(sources, image_ids)
+        return np.append(self.column("cluster").to_numpy(), np.int32(-1))[rows].astype(np.int32)
+
+    def _rows_of(
+        self, sources: Sequence[str] | pa.Array, image_ids: Sequence[str] | pa.Array
+    ) -> npt.NDArray[np.int64]:
+        """Row of each image of a dataset in the table, -1 for those that are not in it; shape (N,)."""
         sources, image_ids = _text(sources), _text(image_ids)
         own_sources = self.column("source").cast(pa.string()).combine_chunks()
-        own_ids, own_clusters = self.column("image_id").combine_chunks(), self.column("cluster").to_numpy()
-        found = np.full(len(image_ids), -1, dtype=np.int32)
+        own_ids = self.column("image_id").combine_chunks()
+        rows = np.full(len(image_ids), -1, dtype=np.int64)
         names = pc.unique(sources).to_pylist()
         for name in names:
             there = np.flatnonzero(pc.equal(sources, name).to_numpy(zero_copy_only=False))
@@ -117,20 +93,42 @@ class Selection:
             if len(own) == 0:
                 continue
             places = pc.index_in(image_ids.take(pa.array(there)), value_set=own_ids.take(pa.array(own)))
-            rows = pc.fill_null(places, -1).to_numpy(zero_copy_only=False)
-            found[there] = np.where(rows >= 0, own_clusters[own[rows]], -1)
-        if not (found >= 0).any():
+            found = pc.fill_null(places, -1).to_numpy(zero_copy_only=False)
+            rows[there] = np.where(found >= 0, own[found], -1)
+        if not (rows >= 0).any():
             raise NDSError(
                 f"none of the {len(image_ids)} images of the dataset ({', '.join(sorted(names))}) is in "
                 f"the selection, which was made from {', '.join(self.sources)}: train on those sources."
             )
-        return found
+        return rows
+
+    def placed(self, sources: Sequence[str] | pa.Array, image_ids: Sequence[str] | pa.Array) -> Selection:
+        """The selection with its rows in the order of a dataset, those that this does not hold left out.
+
+        A stream of single images draws by the rows of the table, so that these must be the dataset's.
+
+        Raises:
+            NDSError: none of the images is in the selection.
+        """
+        rows = self._rows_of(sources, image_ids)
+        return dataclasses.replace(self, table=self.table.take(pa.array(rows[rows >= 0])))
 
     def stream(self, cluster: npt.NDArray[np.integer], seed: int) -> IndexStream:
-        """The stream of positions in a dataset whose images have these clusters (-1: not selected)."""
-        if self.mode == "stream":
+        """The stream of positions in a dataset whose images have these clusters (-1: not selected).
+
+        Raises:
+            NDSError: a stream of single images whose rows are not the dataset's, see :meth:`placed`.
+        """
+        if self.mode != "stream":
+            return ShuffledStream(np.flatnonzero(np.asarray(cluster) >= 0), seed)
+        if not self.info.get("by_image"):
             return WeightedStream(self.weights, cluster, seed)
-        return ShuffledStream(np.flatnonzero(np.asarray(cluster) >= 0), seed)
+        selected = np.flatnonzero(np.asarray(cluster) >= 0)
+        if not np.array_equal(np.asarray(cluster)[selected], self.column("cluster").to_numpy()):
+            raise NDSError("the selection's rows are not those of the dataset: call Selection.placed first.")
+        p = np.zeros(len(cluster))
+        p[selected] = self.column("p").to_numpy()
+        return ProbabilityStream(p, seed)
 
     def reweighted(self, weights: npt.NDArray[np.float64]) -> Selection:
         """The same images under other cluster weights (those of a later scoring).
@@ -138,8 +136,10 @@ class Selection:
         Raises:
             NDSError: a subset, whose images are drawn already, or another number of clusters.
         """
-        if self.mode != "stream":
-            raise NDSError("only a selection of mode stream can be reweighted; a subset is drawn already.")
+        if self.mode != "stream" or self.info.get("by_image"):
+            raise NDSError(
+                "only a selection of mode stream by clusters can be reweighted; a subset is drawn already."
+            )
         if len(weights) != len(self.weights):
             raise NDSError(f"{len(weights)} weights for the {len(self.weights)} clusters of the selection.")
         return dataclasses.replace(self, weights=np.asarray(weights, dtype=np.float64))
@@ -167,20 +167,29 @@ class Selection:
 
 
 def select(
-    index: SourceIndex, partition: Partition, config: SelectionConfig, scores: Scores | None = None
+    index: SourceIndex,
+    partition: Partition,
+    config: SelectionConfig,
+    scores: Scores | None = None,
+    image_weights: ImageWeights | None = None,
 ) -> Selection:
     """Select images of a partitioned source.
 
     Args:
         index, partition: the source and its clusters; they must belong together.
         config: selector, mode, budget, temperature, seed.
-        scores: the client's scores; needed by ``nds``, ignored by the others.
+        scores: the client's scores; needed by cluster selectors that get no ``image_weights``.
+        image_weights: probabilities of the single images, which the draw then follows; needed by image
+            selectors. The partition says by which groups the draw is told, such as
+            :meth:`~nds_plugin.partition.Partition.by_source`.
 
     Raises:
         NDSError: what does not fit together, or a bad budget, temperature or score.
     """
     partition.check_matches(index)
-    if config.selector == "nds" and scores and scores.partition not in ("", partition.hash):
+    if image_weights is not None or config.selector in IMAGE_SELECTORS:
+        return _select_images(index, partition, config, image_weights)
+    if config.selector in CLUSTER_SELECTORS and scores and scores.partition not in ("", partition.hash):
         raise NDSError(
             f"the scores are of an expert set of another partition: expected {partition.hash[:12]}, got "
             f"{scores.partition[:12]}; score the experts that were trained on this partition."
@@ -189,7 +198,8 @@ def select(
     weights = selector_weights(config, sizes, scores)
     rows = draw_rows(config, weights, sizes, partition.cluster)
     info = selection_info(config, sizes, scores, index.sources, (index.hash, partition.hash), len(rows))
-    return Selection(_rows(index, partition, weights, rows), config.mode, weights, info)
+    p = sampling.image_rates(weights, sizes)[partition.cluster[rows]]
+    return Selection(_rows(index, partition, p, rows), config.mode, weights, info)
 
 
 def draw_rows(
@@ -198,7 +208,7 @@ def draw_rows(
     sizes: npt.NDArray[np.int64],
     cluster: npt.NDArray[np.integer],
 ) -> npt.NDArray[np.int64]:
-    """Rows of the index that are selected, ascending.
+    """Rows of the index that are selected by clusters, ascending.
 
     Args:
         config: selector, mode, budget and seed.
@@ -215,6 +225,37 @@ def draw_rows(
     return sampling.draw_subset(weights, cluster, budget, config.seed)
 
 
+def _select_images(
+    index: SourceIndex, partition: Partition, config: SelectionConfig, image_weights: ImageWeights | None
+) -> Selection:
+    if image_weights is None:
+        raise NDSError(
+            f"the {config.selector} selector needs weights of the source's images: weigh them first."
+        )
+    if image_weights.selector != config.selector:
+        raise NDSError(
+            f"the images were weighed by the selector {image_weights.selector}, not by {config.selector}: weigh "
+            "them again, or name that selector."
+        )
+    image_weights.check_matches(index)
+    p = np.where(partition.cluster >= 0, image_weights.p, 0.0)
+    drawable = np.flatnonzero(p > 0)
+    rows = drawable
+    if config.mode == "subset":
+        # A share is one of the whole source, as for all selectors, however few images can be drawn.
+        wanted = sampling.resolve_budget(int(partition.sizes.sum()), config.count, config.share)
+        rows = sampling.draw_by_probability(p, wanted, config.seed)
+    weights = np.bincount(partition.cluster[drawable], weights=p[drawable], minlength=partition.num_clusters)
+    hashes = (index.hash, partition.hash)
+    info = selection_info(config, partition.sizes, None, index.sources, hashes, len(rows))
+    info["cost"] = dataclasses.asdict(image_weights.cost)
+    info["by_image"], info["sees_target"] = True, image_weights.sees_target
+    info["target_images"] = image_weights.cost.images or None
+    info["details"] = image_weights.details
+    info["effective_sample_size"] = float(1.0 / np.square(p / p.sum()).sum())
+    return Selection(_rows(index, partition, p[rows], rows), config.mode, weights / weights.sum(), info)
+
+
 def selection_info(
     config: SelectionConfig,
     sizes: npt.NDArray[np.int64],
@@ -223,14 +264,21 @@ def selection_info(
     hashes: tuple[str, str],
     images: int,
 ) -> dict[str, Any]:
-    """How a selection came to be; ``hashes`` are those of the index and of the partition."""
-    by_scores = scores if config.selector == "nds" else None
+    """How a selection came to be; what a selector has not is None.
+
+    ``hashes`` are those of the index and of the partition.
+    """
+    by_scores = scores if config.selector in CLUSTER_SELECTORS else None
     return {
         "selector": config.selector,
+        "sees_target": False,
+        "by_image": False,
+        "cost": dataclasses.asdict(by_scores.cost if by_scores else Cost()),
         "seed": config.seed,
         "budget": images,
         "temperature": config.temperature,
         "normalisation": config.normalisation,
+        "gate_draw": config.gate_draw if config.selector == "gate" else None,
         "metric": by_scores.metric if by_scores else None,
         "z": [float(z) for z in by_scores.z] if by_scores else None,
         "sources": list(sources),
@@ -239,89 +287,45 @@ def selection_info(
         "partition": hashes[1],
         "expert_set": by_scores.expert_set if by_scores else None,
         "target_images": by_scores.images if by_scores else None,
+        "details": {},
     }
 
 
 def selector_weights(
     config: SelectionConfig, sizes: npt.NDArray[np.int64], scores: Scores | None
 ) -> npt.NDArray[np.float64]:
-    """w over the clusters, shape (K,): of the experts' scores, or in proportion to the clusters' sizes."""
-    if config.selector != "nds":
+    """w over the clusters, shape (K,): of the client's scores, or in proportion to the clusters' sizes."""
+    if config.selector not in CLUSTER_SELECTORS:
         return np.asarray(sizes / sizes.sum(), dtype=np.float64)
     if scores is None:
-        raise NDSError("the nds selector needs the client's scores: score the experts first.")
+        scorer = "the gate" if config.selector == "gate" else "the experts"
+        raise NDSError(f"the {config.selector} selector needs the client's scores: score {scorer} first.")
+    if (scores.metric == GATE_METRIC) != (config.selector == "gate"):
+        raise NDSError(
+            f"the {config.selector} selector cannot use scores of metric {scores.metric}: experts are scored by "
+            "tools/score_experts.py, a gate by tools/score_gate.py."
+        )
     if list(scores.clusters) != list(range(len(sizes))):
         raise NDSError(
             f"the scores are of clusters {list(scores.clusters)}, the partition has 0 to {len(sizes) - 1}: "
             "score the expert set that belongs to this partition."
         )
+    if config.selector == "gate" and config.gate_draw == "plain":
+        return sampling.available_weights(np.asarray(scores.z, dtype=np.float64), sizes)
     return sampling.available_weights(
         sampling.cluster_weights(scores.z, config.temperature, config.normalisation), sizes
     )
 
 
 def _rows(
-    index: SourceIndex, partition: Partition, weights: npt.NDArray[np.float64], rows: npt.NDArray[np.int64]
+    index: SourceIndex, partition: Partition, p: npt.NDArray[np.float64], rows: npt.NDArray[np.int64]
 ) -> pa.Table:
-    cluster = partition.cluster[rows]
-    p = sampling.image_rates(weights, partition.sizes)[cluster]
+    """The table of a selection; ``p`` is that of the rows."""
     taken = index.table.take(pa.array(rows))
     columns = {name: taken.column(name) for name in ("source", "image_id", "url", "license", "checksum")}
-    columns["cluster"] = pa.array(cluster.astype(np.int32))
+    columns["cluster"] = pa.array(partition.cluster[rows].astype(np.int32))
     columns["p"] = pa.array(p)
     return pa.table({name: columns[name] for name in COLUMNS})
-
-
-def cluster_table(selection: Selection, index: SourceIndex, partition: Partition) -> list[dict[str, Any]]:
-    """One row per cluster, heaviest first: main sources, images, z, w and share of the draw.
-
-    The share of the draw is the expected one of a stream and the drawn one of a subset.
-    """
-    sources = index.column("source")
-    drawn = np.bincount(selection.column("cluster").to_numpy(), minlength=len(selection.weights))
-    z = selection.info["z"]
-    rows = []
-    for k in np.argsort(-selection.weights, kind="stable").tolist():
-        names, counts = np.unique(sources[partition.cluster == k].astype(str), return_counts=True)
-        order = np.argsort(-counts, kind="stable")[:3]
-        main = ", ".join(f"{names[i]} {counts[i] / counts.sum():.0%}" for i in order)
-        share = selection.weights[k] if selection.mode == "stream" else drawn[k] / max(1, drawn.sum())
-        rows.append(
-            {
-                "cluster": k,
-                "sources": main,
-                "images": int(partition.sizes[k]),
-                "z": None if z is None else float(z[k]),
-                "w": float(selection.weights[k]),
-                "share": float(share),
-            }
-        )
-    return rows
-
-
-def source_shares(selection: Selection, index: SourceIndex) -> list[dict[str, Any]]:
-    """Per source: its share of the index and of the selection (by p in a stream, by count in a subset)."""
-    names, counts = np.unique(index.column("source").astype(str), return_counts=True)
-    chosen = np.asarray(selection.column("source").cast(pa.string()).to_pylist(), dtype=str)
-    amount = selection.column("p").to_numpy() if selection.mode == "stream" else np.ones(len(chosen))
-    total = float(amount.sum())
-    return [
-        {
-            "source": str(name),
-            "index_share": float(count / counts.sum()),
-            "draw_share": float(amount[chosen == name].sum() / total),
-        }
-        for name, count in zip(names, counts)
-    ]
-
-
-def effective_numbers(selection: Selection) -> dict[str, float]:
-    """The effective number of clusters and the effective sample size of the weights."""
-    sizes = np.asarray(selection.info["sizes"], dtype=np.int64)
-    return {
-        "effective_clusters": sampling.effective_clusters(selection.weights),
-        "effective_sample_size": sampling.effective_sample_size(selection.weights, sizes),
-    }
 
 
 def _text(values: Sequence[str] | pa.Array) -> pa.Array:

@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from nds_plugin.counter_rng import random_words, stream_key, to_unit
 from nds_plugin.errors import NDSError
-from nds_plugin.sampling import Floats, Ints, available_weights, cluster_sizes
+from nds_plugin.sampling import Floats, Ints, available_weights, cluster_sizes, normalise_probabilities
 
-_WEIGHTED, _SHUFFLED, _BATCHES, _REDRAW = 2, 3, 4, 5  # purposes, see counter_rng.stream_key
+_WEIGHTED, _SHUFFLED, _BATCHES, _REDRAW, _SINGLE = 2, 3, 4, 5, 8  # purposes, see counter_rng.stream_key
 _FEISTEL_ROUNDS = 6
 _CELLS = 1 << 12  # of the table that finds a draw's cluster; a power of two, so that cells are exact
 
@@ -68,6 +68,27 @@ class WeightedStream:
         crossed = np.flatnonzero(chosen != self._guide[cell + 1])
         chosen[crossed] = np.searchsorted(self._cumulative, unit[crossed], side="right")
         return np.asarray(chosen)
+
+
+class ProbabilityStream:
+    """Draws single images with replacement by their own probabilities, one random word each.
+
+    Args:
+        p: of each image, shape (N,), 0 or more; an image with 0 is never drawn.
+        seed: 0 or more.
+    """
+
+    def __init__(self, p: Floats, seed: int) -> None:
+        self._key = stream_key(seed, _SINGLE)
+        drawable = np.flatnonzero(normalise_probabilities(p) > 0)
+        # Over the drawable images alone: rounding at the end must not fall on an image of 0.
+        self._members = drawable
+        self._cumulative = np.cumsum(np.asarray(p, dtype=np.float64)[drawable])
+        self._cumulative /= self._cumulative[-1]
+
+    def draw(self, start: int, stop: int) -> Ints:
+        unit = to_unit(random_words(self._key, start, stop - start))
+        return np.asarray(self._members[np.searchsorted(self._cumulative, unit, side="right")])
 
 
 def redraw(members: npt.NDArray[np.integer], seed: int, position: int, attempt: int) -> int:

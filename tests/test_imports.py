@@ -13,24 +13,35 @@ PACKAGE = Path(__file__).parents[1] / "nds_plugin"
 # A module may import those of its own line and of the lines above it. Packages count as one.
 LAYERS = (
     {"errors"},
-    {"artifacts", "counter_rng", "class_names", "images", "packed", "pickles", "safetensors_header"},
-    {"expert_manifest", "index", "sampling", "networks", "supervised", "crops", "clustering"},
-    {"partition", "streams", "scores", "backbones", "tasks", "training"},
-    {"selection", "sampler", "features", "expert_set", "experts", "scoring"},
+    {"artifacts", "cost", "counter_rng", "class_names", "images", "packed", "pickles", "safetensors_header"},
+    {"expert_manifest", "index", "sampling", "networks", "linear", "supervised", "crops", "clustering"},
+    {
+        *("partition", "objects", "streams", "scores", "image_weights", "selection_config"),
+        *("backbones", "tasks", "training"),
+    },
+    {"selection", "selection_tables", "sampler", "features", "expert_set", "experts", "scoring"},
     {"locking"},
     {"store"},
     {"datasets"},
+    {"selectors"},
     {"report", "cli", "preparing"},
     {"service"},
+    {"grid"},
     {"d2"},
 )
-SELECTING = {"sampling", "streams", "scores", "selection", "sampler"}
-LEARNING = {"networks", "supervised", "tasks", "training", "expert_set", "experts", "backbones", "features"}
+SELECTING = {
+    *("sampling", "streams", "scores", "image_weights", "selection_config", "selection", "selection_tables"),
+    "sampler",
+}
+LEARNING = {
+    *("networks", "linear", "supervised", "tasks", "training", "expert_set", "experts", "backbones"),
+    "features",
+}
 WITHOUT_TORCH = (
-    *("errors", "artifacts", "counter_rng", "class_names", "images", "packed", "pickles", "index"),
-    *("expert_manifest", "safetensors_header"),
-    *("sampling", "clustering", "partition", "streams", "scores", "selection", "locking", "store"),
-    *("datasets", "report", "cli", "preparing"),
+    *("errors", "artifacts", "cost", "counter_rng", "class_names", "images", "packed", "pickles", "index"),
+    *("expert_manifest", "safetensors_header", "sampling", "clustering", "partition", "objects", "streams"),
+    *("scores", "image_weights", "selection_config", "selection", "selection_tables", "locking", "store"),
+    *("datasets", "report", "cli", "preparing", "grid"),
 )
 HOSTS = {"detectron2", "fvcore", "iopath", "omegaconf", "hydra", "mmengine", "mmdet"}
 

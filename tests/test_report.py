@@ -18,7 +18,7 @@ from nds_plugin.datasets import sample
 from nds_plugin.errors import NDSError
 from nds_plugin.index import ImageRecord, SourceIndex
 from nds_plugin.partition import Partition
-from nds_plugin.report import embed, figures, mosaic
+from nds_plugin.report import canvas, embed, figures, mosaic
 from nds_plugin.report.html import render, write_report
 
 DATA = os.environ.get("NDS_DATA")
@@ -180,7 +180,7 @@ def test_a_sheet_of_wrong_lengths_or_counts_is_refused(
 
 def amber(path: Path) -> np.ndarray:
     """Number of pixels of the weights' colour in each row of a chart."""
-    colour = np.array([int(figures._AMBER[i : i + 2], 16) for i in (1, 3, 5)])
+    colour = np.array([int(canvas.AMBER[i : i + 2], 16) for i in (1, 3, 5)])
     return (np.abs(pixels(path) - colour).sum(axis=2) < 12).sum(axis=1)
 
 

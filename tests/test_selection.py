@@ -13,14 +13,9 @@ from nds_plugin.errors import NDSError
 from nds_plugin.index import ImageRecord, SourceIndex
 from nds_plugin.partition import Partition
 from nds_plugin.scores import Scores
-from nds_plugin.selection import (
-    Selection,
-    SelectionConfig,
-    cluster_table,
-    effective_numbers,
-    select,
-    source_shares,
-)
+from nds_plugin.selection import Selection, select
+from nds_plugin.selection_config import SelectionConfig
+from nds_plugin.selection_tables import cluster_table, effective_numbers, source_shares
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +121,10 @@ def test_a_budget_above_the_drawable_images_is_refused(index: SourceIndex, parti
 
 
 def test_an_unknown_selector_lists_the_known_ones() -> None:
-    with pytest.raises(NDSError, match=r"unknown selector 'ndz'.*'nds'.*Known: full, nds, uniform"):
+    with pytest.raises(
+        NDSError,
+        match=r"unknown selector 'ndz'.*'nds'.*Known: domain_classifier, full, gate, knn, nds, oracle, uniform",
+    ):
         SelectionConfig(selector="ndz")
 
 

@@ -1,4 +1,4 @@
-"""Draw a subset of a partitioned source by a client's scores, or uniformly.
+"""Draw a subset of a source by a client's scores, by weights of its images, or uniformly.
 
     python tools/draw_subset.py --index index.parquet --partition partition.parquet \\
         --scores scores.json --images 23000 --name cityscapes_23k
@@ -19,29 +19,22 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 from tabulate import tabulate
 
 from nds_plugin.artifacts import content_hash
 from nds_plugin.cli import parse, run
+from nds_plugin.cost import Cost
 from nds_plugin.errors import NDSError
+from nds_plugin.image_weights import ImageWeights
 from nds_plugin.index import SourceIndex
 from nds_plugin.partition import Partition
 from nds_plugin.sampling import NORMALISATIONS
 from nds_plugin.scores import Scores
-from nds_plugin.selection import (
-    KIND,
-    MODES,
-    SELECTORS,
-    Selection,
-    SelectionConfig,
-    cluster_table,
-    effective_numbers,
-    select,
-    source_shares,
-)
+from nds_plugin.selection import KIND, Selection, select
+from nds_plugin.selection_config import CLUSTER_SELECTORS, GATE_DRAWS, MODES, SELECTORS, SelectionConfig
+from nds_plugin.selection_tables import cluster_table, effective_numbers, source_shares
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -49,8 +42,9 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--index", required=True, help="index.parquet of the source")
-    parser.add_argument("--partition", required=True, help="partition.parquet of that index")
-    parser.add_argument("--scores", help="the client's scores.json; needed by the nds selector")
+    parser.add_argument("--partition", help="partition.parquet of that index; needed by nds and gate")
+    parser.add_argument("--scores", help="the client's scores.json; needed by nds and gate")
+    parser.add_argument("--image-weights", help="what weigh_images.py wrote; needed by the other selectors")
     parser.add_argument("--experts", help="folder of experts: refuse scores of any other expert set")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--images", type=int, default=0, help="budget as a number of images")
@@ -61,6 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--temperature", type=float, default=0.1, help="T of w = softmax(z / T)")
     parser.add_argument("--normalisation", default="minmax", choices=NORMALISATIONS)
+    parser.add_argument("--gate-draw", default="plain", choices=GATE_DRAWS, help="by z itself or by softmax")
     parser.add_argument("--seed", type=int, default=0)
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--output", help="path of the selection, a .parquet file")
@@ -104,26 +99,39 @@ def describe_dataset(name: str, selection: Selection) -> str:
     return "\n".join(lines)
 
 
+def _partition(args: argparse.Namespace, index: SourceIndex) -> Partition:
+    """The groups that the draw is told by; cluster selectors draw by them."""
+    if args.partition:
+        return Partition.load(args.partition)
+    if args.selector in CLUSTER_SELECTORS and not args.image_weights:
+        raise NDSError(f"--selector {args.selector} draws by clusters: give the source's --partition.")
+    return Partition.by_source(index)
+
+
 def main() -> None:
     args = parse_arguments()
     config = SelectionConfig(
-        args.selector, args.mode, args.images, args.share, args.temperature, args.normalisation, args.seed
-    )
+        args.selector, args.mode, args.images, args.share, args.temperature, args.normalisation, args.seed,
+        args.gate_draw,
+    )  # fmt: skip
     if args.name and args.mode == "stream":
         raise NDSError(
             "--name registers a drawn subset, --mode stream keeps every image: write it by --output and name "
             "that file in NDS.SELECTION, for DATALOADER.SAMPLER_TRAIN NDSTrainingSampler."
         )
     path = output_path(args)
-    index, partition = SourceIndex.load(args.index), Partition.load(args.partition)
+    index = SourceIndex.load(args.index)
+    weights = ImageWeights.load(args.image_weights) if args.image_weights else None
+    partition = _partition(args, index)
     scores = Scores.load(args.scores) if args.scores else None
     if scores and args.experts:
         from nds_plugin.expert_set import ExpertSet
 
         experts = ExpertSet.load(args.experts)
         scores.check_matches(experts.hash, experts.clusters)
-    selection = select(index, partition, config, scores)
-    key = content_hash([KIND, index.hash, partition.hash, scores.z if scores else None, asdict(config)])
+    selection = select(index, partition, config, scores, weights)
+    by = weights.hash if weights else scores.z if scores else None
+    key = content_hash([KIND, index.hash, partition.hash, by, config.identity()])
     dataset = describe_dataset(args.name, selection) if args.name else ""
     selection.save(path, key)
     numbers = effective_numbers(selection)
@@ -131,7 +139,9 @@ def main() -> None:
     print(tabulate(source_shares(selection, index), headers="keys", floatfmt=".3f"))
     print(
         f"{len(selection)} images in {path}; {numbers['effective_clusters']:.1f} effective clusters, "
-        f"effective sample size {numbers['effective_sample_size']:.0f}."
+        f"effective sample size {numbers['effective_sample_size']:.0f}; the client's cost: "
+        f"{Cost.from_dict(selection.info['cost'])}."
+        + (" The selector looks at the client's images." if selection.info["sees_target"] else "")
     )
     if dataset:
         print(dataset)

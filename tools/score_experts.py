@@ -21,8 +21,7 @@ import argparse
 from pathlib import Path
 
 from nds_plugin.artifacts import check_writable
-from nds_plugin.cli import DATASET_HELP, index_named, parse, run
-from nds_plugin.index import SourceIndex
+from nds_plugin.cli import add_target_arguments, parse, run, target_from_arguments
 from nds_plugin.scores import METRICS
 
 
@@ -33,10 +32,7 @@ def parse_arguments() -> argparse.Namespace:
         description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--experts", required=True, help="folder of experts")
-    target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--images", help="a folder of images")
-    target.add_argument("--coco", nargs=2, metavar=("JSON", "IMAGES"), help="a COCO json and its images")
-    target.add_argument("--dataset", help=DATASET_HELP)
+    add_target_arguments(parser)
     parser.add_argument("--output", required=True, help="the scores (JSON)")
     parser.add_argument("--metric", default="accuracy", help=", ".join(METRICS) + " (default accuracy)")
     parser.add_argument("--max-images", type=int, default=None, help="score a random draw of this many")
@@ -63,21 +59,13 @@ def main() -> None:
     )
     check_writable(Path(args.output).parent)  # before the work that would be lost
     experts = ExpertSet.load(args.experts)
-    scores = score_experts(experts, _target(args), config, choose_device(args.device))
+    scores = score_experts(experts, target_from_arguments(args), config, choose_device(args.device))
     scores.save(args.output)
     for cluster, z, stderr in zip(scores.clusters, scores.z, scores.stderr):
         print(f"cluster {cluster:4d}: {scores.metric} {z:.4f} +- {stderr:.4f}")
-    print(f"{scores.images} images scored, {scores.unreadable} unreadable; wrote {args.output}")
-
-
-def _target(args: argparse.Namespace) -> SourceIndex | str:
-    if args.images is not None:
-        return str(args.images)
-    if args.coco is not None:
-        from nds_plugin.datasets.coco import index_coco
-
-        return index_coco(*args.coco)
-    return index_named(args.dataset)
+    print(
+        f"{scores.images} images scored, {scores.unreadable} unreadable; {scores.cost}; wrote {args.output}"
+    )
 
 
 if __name__ == "__main__":

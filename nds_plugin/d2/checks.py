@@ -22,7 +22,7 @@ from nds_plugin.datasets.folder import check_files
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.index import NO_LABEL, SourceIndex
 from nds_plugin.networks import choose_device
-from nds_plugin.selection import SELECTORS
+from nds_plugin.selection_config import SELECTORS
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +55,10 @@ def check_config(cfg: CN, processes: int | None = None) -> None:
         raise NDSError("DATASETS.TRAIN and DATASETS.TEST must name the target's training and test datasets.")
     check_registered([*nds.SOURCE.DATASETS, *nds.TARGET.DATASETS, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     _check_device(cfg.MODEL.DEVICE)
-    if nds.RESCORE.ITERS and (nds.SELECTOR != "nds" or nds.MODE != "stream"):
+    if nds.RESCORE.ITERS and (nds.SELECTOR, nds.MODE, nds.UNIT) != ("nds", "stream", "image"):
         raise NDSError(
-            "NDS.RESCORE.ITERS needs NDS.SELECTOR nds and NDS.MODE stream: a subset is drawn already."
+            "NDS.RESCORE.ITERS needs NDS.SELECTOR nds, NDS.MODE stream and NDS.UNIT image: a subset is drawn "
+            "already, and only weights of clusters of images can change during training."
         )
     if any(iteration < 1 for iteration in nds.RESCORE.ITERS):
         raise NDSError(f"NDS.RESCORE.ITERS must be 1 or more, got {list(nds.RESCORE.ITERS)}.")

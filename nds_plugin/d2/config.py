@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode as CN
 
+from nds_plugin.d2.presets import apply_preset
+from nds_plugin.d2.selector_nodes import add_selector_nodes
 from nds_plugin.errors import NDSError, did_you_mean, unknown_name
 from nds_plugin.training import ExpertConfig
 
@@ -22,8 +24,13 @@ _PRETRAIN = "NDS.PRETRAIN."
 def add_nds_config(cfg: CN) -> None:
     """Add the default ``cfg.NDS`` to a Detectron2 config."""
     cfg.NDS = CN()
-    # Which images to pretrain on: nds, uniform, full, or none (no pretraining at all).
+    # Named settings, laid under the other keys of the place that names it; see presets.py.
+    cfg.NDS.PRESET = ""
+    # Which images to pretrain on: nds, gate, knn, domain_classifier, oracle, uniform, full, or none
+    # (no pretraining at all). knn and domain_classifier look at the client's images.
     cfg.NDS.SELECTOR = "nds"
+    # What is clustered, scored and compared: image, or object (crops of annotated boxes).
+    cfg.NDS.UNIT = "image"
     # subset: a fixed draw without replacement. stream: draws by p for as long as it trains.
     cfg.NDS.MODE = "subset"
     # Budget of a subset: give one of the two.
@@ -81,6 +88,8 @@ def add_nds_config(cfg: CN) -> None:
     cfg.NDS.SCORING.METRIC = "accuracy"
     cfg.NDS.SCORING.MAX_IMAGES = 0  # a seeded draw of the target's images; 0: all
 
+    add_selector_nodes(cfg.NDS)
+
     # What differs in pretraining: any of Detectron2's own nodes, merged over the config.
     cfg.NDS.PRETRAIN = CN(new_allowed=True)
 
@@ -88,6 +97,9 @@ def add_nds_config(cfg: CN) -> None:
     cfg.NDS.TRANSFER = CN()
     cfg.NDS.TRANSFER.LOOSE_NAMES = False  # also near names, such as rider from person
     cfg.NDS.TRANSFER.REQUIRE_SHARED_CLASSES = False
+
+    # Also test the pretrained detector on the target before fine-tuning, over the shared classes.
+    cfg.NDS.EVALUATE_PRETRAINED = False
 
     cfg.NDS.LOADER = CN()
     # Stop when more than this share of the images cannot be read; the others are replaced.
@@ -121,14 +133,36 @@ def find_config(name: str) -> str:
 def load_config(name: str, overrides: list[str] | None = None) -> CN:
     """Detectron2's defaults, ``cfg.NDS``, a config file and ``KEY VALUE`` overrides, in this order.
 
+    A preset (``NDS.PRESET``) that the file names comes before the file, one that the overrides name
+    between the file and the other overrides: what stands beside its name wins.
+
     Raises:
-        NDSError: no such file, or a key or value that the config does not know.
+        NDSError: no such file, or a key, value or preset that the config does not know.
     """
+    overrides = overrides or []
+    if len(overrides) % 2:
+        raise NDSError(f"command line: {overrides[-1]!r} at the end is not a pair of KEY VALUE.")
+    named = dict(zip(overrides[::2], overrides[1::2])).get("NDS.PRESET")
+    path = find_config(name)
+    cfg = _from_file(path)
+    if named is None and cfg.NDS.PRESET:
+        cfg = _from_file(path, cfg.NDS.PRESET)
+    apply_preset(cfg, named or "")
+    _add_pretrain_keys(cfg, overrides)
+    try:
+        cfg.merge_from_list(overrides)
+    except (KeyError, ValueError, AssertionError) as error:
+        raise _refused("command line", error, cfg) from None
+    return cfg
+
+
+def _from_file(path: str, preset: str = "") -> CN:
+    """Detectron2's defaults and ``cfg.NDS``, a preset over them, a config file over that."""
     from detectron2.config import get_cfg
 
     cfg = get_cfg()
     add_nds_config(cfg)
-    path = find_config(name)
+    apply_preset(cfg, preset)
     _check_files(path, cfg)
     try:
         # Detectron2 would by default run Python code that a config asks for.
@@ -136,14 +170,6 @@ def load_config(name: str, overrides: list[str] | None = None) -> CN:
     except (KeyError, ValueError, AssertionError, RecursionError) as error:
         raise _refused(f"config {path}", error, cfg) from None
     _decode(cfg.NDS.PRETRAIN)
-    overrides = overrides or []
-    if len(overrides) % 2:
-        raise NDSError(f"command line: {overrides[-1]!r} at the end is not a pair of KEY VALUE.")
-    _add_pretrain_keys(cfg, overrides)
-    try:
-        cfg.merge_from_list(overrides)
-    except (KeyError, ValueError, AssertionError) as error:
-        raise _refused("command line", error, cfg) from None
     return cfg
 
 

@@ -208,11 +208,11 @@ def _build(
     check_registered(names)
     selection = _selection(selection, sampler, names)
     records = load_dicts(names, filter_empty)
-    cluster = (
-        np.zeros(len(records.dicts), dtype=np.int32)
-        if selection is None
-        else selection.clusters_of(*records.identities())
-    )
+    cluster = np.zeros(len(records.dicts), dtype=np.int32)
+    if selection is not None:
+        sources, ids = records.identities()
+        selection = selection.placed(sources, ids)
+        cluster = selection.clusters_of(sources, ids)
     streams = [(0, TRAIN_SAMPLERS.get(sampler)(selection, cluster, seed))]
     if selection is not None:
         streams += [(position, selection.reweighted(w).stream(cluster, seed)) for position, w in updates]

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,17 @@ from nds_plugin.d2.evaluation import KIND as RESULTS_KIND
 from nds_plugin.d2.evaluation import summarise, write_results
 from nds_plugin.d2.fingerprints import dataset_fingerprint
 from nds_plugin.d2.hooks import Rescore
+from nds_plugin.d2.pretrained import evaluate_pretrained
 from nds_plugin.d2.registration import dataset_classes
-from nds_plugin.d2.selecting import Selected, SelectionSteps, agreed
+from nds_plugin.d2.selecting import Selected, SelectionSteps
+from nds_plugin.d2.work_folder import agreed
 from nds_plugin.errors import NDSError
-from nds_plugin.selection import cluster_table, effective_numbers, source_shares
+from nds_plugin.locking import folder_lock
+from nds_plugin.selection_tables import cluster_table, effective_numbers, source_shares
 
 logger = logging.getLogger(__name__)
+
+_QUICK_SELECTORS = ("uniform", "full", "oracle")  # that train nothing which another job might train, too
 
 
 class Timings:
@@ -40,6 +46,17 @@ class Timings:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class _Pretrained:
+    """What pretraining leaves: the selection, its config, weights and key, and its results where they were asked for."""
+
+    selected: Selected
+    cfg: CN
+    weights: Path
+    key: str
+    results: dict[str, Any] | None
 
 
 def check_job(cfg: CN, processes: int | None = None) -> None:
@@ -68,32 +85,48 @@ def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
     if comm.is_main_process():
         check_target(cfg)
     timed = Timings()
-    selected = None
-    if cfg.NDS.SELECTOR != NO_PRETRAINING:
-        steps = SelectionSteps(cfg, timed)
-        selected = steps.run()
-        pretrain_cfg = training.pretrain_config(cfg, selected.path, selected.key)
-        hooks = [Rescore(cfg.NDS.RESCORE.ITERS, steps.rescore)] if cfg.NDS.RESCORE.ITERS else []
-        inputs = [
-            selected.key,
-            agreed(lambda: _source_labels(cfg)),
-            training.weights_fingerprint(pretrain_cfg),
-        ]
-        pretrain_key = training.training_key(pretrain_cfg, inputs)
-        pretrained = training.train(pretrain_cfg, pretrain_key, resume=resume, timed=timed, extra_hooks=hooks)
+    pretrained = _pretrain(cfg, timed, resume) if cfg.NDS.SELECTOR != NO_PRETRAINING else None
     finetune_cfg = training.finetune_config(cfg)
     data = training.target_fingerprint(cfg)
-    if selected:
-        start = training.transfer_into(
-            finetune_cfg, pretrained, dataset_classes(cfg.DATASETS.TRAIN[0]), pretrain_cfg.MODEL.MASK_ON
-        )
-        inputs = [pretrain_key, cfg.NDS.TRANSFER.dump(), *data]
+    if pretrained:
+        classes, masks = dataset_classes(cfg.DATASETS.TRAIN[0]), pretrained.cfg.MODEL.MASK_ON
+        start = training.transfer_into(finetune_cfg, pretrained.weights, classes, masks)
+        inputs = [pretrained.key, cfg.NDS.TRANSFER.dump(), *data]
     else:
         start = None
         inputs = [training.weights_fingerprint(cfg), *data]
     finetune_key = training.training_key(finetune_cfg, inputs)
     weights = training.train(finetune_cfg, finetune_key, resume=resume, timed=timed, initialise=start)
-    return _results(cfg, finetune_cfg, weights, finetune_key, selected, timed)
+    return _results(cfg, finetune_cfg, weights, finetune_key, pretrained, timed)
+
+
+def _pretrain(cfg: CN, timed: Timings, resume: bool) -> _Pretrained:
+    """Select, pretrain and, where it is asked for, test the pretrained detector on the target."""
+    steps = SelectionSteps(cfg, timed)
+    with contextlib.nullcontext() if cfg.NDS.SELECTOR in _QUICK_SELECTORS else _alone(steps.folder):
+        selected = steps.run()
+    pretrain_cfg = training.pretrain_config(cfg, selected.path, selected.key)
+    hooks = [Rescore(cfg.NDS.RESCORE.ITERS, steps.rescore)] if cfg.NDS.RESCORE.ITERS else []
+    inputs = [
+        selected.key,
+        agreed(lambda: _source_labels(cfg)),
+        training.weights_fingerprint(pretrain_cfg),
+    ]
+    key = training.training_key(pretrain_cfg, inputs)
+    weights = training.train(pretrain_cfg, key, resume=resume, timed=timed, extra_hooks=hooks)
+    results = None
+    if cfg.NDS.EVALUATE_PRETRAINED:
+        with timed("evaluate_pretrained"):
+            results = evaluate_pretrained(cfg, pretrain_cfg, weights, key)
+    return _Pretrained(selected, pretrain_cfg, weights, key, results)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Jobs that share the folder and start together would all train the same experts: one at a time."""
+    with folder_lock(folder) if comm.is_main_process() else contextlib.nullcontext():
+        comm.synchronize()
+        yield
 
 
 def _source_labels(cfg: CN) -> str:
@@ -121,12 +154,19 @@ def evaluate_only(cfg: CN, weights: str | None) -> dict[str, Any]:
 
 
 def _results(
-    cfg: CN, finetune_cfg: CN, weights: Path, finetune_key: str, selected: Selected | None, timed: Timings
+    cfg: CN,
+    finetune_cfg: CN,
+    weights: Path,
+    finetune_key: str,
+    pretrained: _Pretrained | None,
+    timed: Timings,
 ) -> dict[str, Any]:
     """Evaluate unless that is done, and write results.json and the report."""
     path = Path(cfg.OUTPUT_DIR) / "results.json"
     tests = [[name, dataset_fingerprint(name)] for name in cfg.DATASETS.TEST]
-    key = content_hash([RESULTS_KIND, finetune_key, tests, finetune_cfg.TEST.dump()])
+    before = pretrained.results if pretrained else None
+    also = ["pretrained"] if before is not None else []
+    key = content_hash([RESULTS_KIND, finetune_key, tests, finetune_cfg.TEST.dump(), *also])
     if comm.all_gather(is_valid(path, RESULTS_KIND, key))[0]:
         logger.info("evaluation: kept %s", path)
         return read_json(path, RESULTS_KIND) if comm.is_main_process() else {}
@@ -139,8 +179,9 @@ def _results(
         "target": list(finetune_cfg.DATASETS.TRAIN),
         "test": first,
         "selector": cfg.NDS.SELECTOR,
-        "selection": _selection_summary(selected),
-        "transfer": training.transfer_report(finetune_cfg) if selected else None,
+        "selection": _selection_summary(pretrained.selected if pretrained else None),
+        "pretrained": before,
+        "transfer": training.transfer_report(finetune_cfg) if pretrained else None,
         "other_tests": {name: summarise(results[name], dataset_classes(name)) for name in others},
     }
     write_results(path, results[first], cfg, cfg.NDS.SEED, timed.seconds, dataset_classes(first), key, extra)

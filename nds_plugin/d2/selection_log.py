@@ -7,10 +7,12 @@ import logging
 import numpy as np
 from tabulate import tabulate
 
+from nds_plugin.cost import Cost
 from nds_plugin.index import SourceIndex
 from nds_plugin.partition import Partition
 from nds_plugin.scores import Scores
-from nds_plugin.selection import Selection, cluster_table, effective_numbers, source_shares
+from nds_plugin.selection import Selection
+from nds_plugin.selection_tables import cluster_table, effective_numbers, source_shares
 
 logger = logging.getLogger(__name__)
 
@@ -20,14 +22,18 @@ def log_selection(selection: Selection, index: SourceIndex, partition: Partition
     numbers = effective_numbers(selection)
     clusters = tabulate(cluster_table(selection, index, partition), headers="keys", floatfmt=".4f")
     shares = tabulate(source_shares(selection, index), headers="keys", floatfmt=".3f")
+    seen = ", which looks at the client's images" if selection.info["sees_target"] else ""
     logger.info(
-        "Selection by %s: %d images, mode %s, %.1f effective clusters of %d, effective sample size %.0f.\n%s\n\n%s",
+        "Selection by %s%s: %d images, mode %s, %.1f effective clusters of %d, effective sample size %.0f; the "
+        "client's cost: %s.\n%s\n\n%s",
         selection.info["selector"],
+        seen,
         len(selection),
         selection.mode,
         numbers["effective_clusters"],
         len(selection.weights),
         numbers["effective_sample_size"],
+        Cost.from_dict(selection.info["cost"]),
         clusters,
         shares,
     )

@@ -46,6 +46,15 @@ _IRRELEVANT = (
     "NDS.WORK_DIR",
     "NDS.SELECTION",
     "NDS.PRETRAIN",
+    "NDS.EVALUATE_PRETRAINED",
+    # What makes the selection, which is an input of pretraining.
+    "NDS.PRESET",
+    "NDS.UNIT",
+    "NDS.OBJECTS",
+    "NDS.GATE",
+    "NDS.KNN",
+    "NDS.DOMAIN_CLASSIFIER",
+    "NDS.ORACLE",
     "NDS.LOADER",  # a limit at which the run stops
     "NDS.TRANSFER",  # of the start of fine-tuning: an input of that stage alone
 )

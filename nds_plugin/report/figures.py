@@ -5,59 +5,23 @@ Every function writes one PNG (Agg; no display is needed) atomically and returns
 
 from __future__ import annotations
 
-import functools
-import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nds_plugin.artifacts import atomic_write
 from nds_plugin.errors import NDSError
+from nds_plugin.report.canvas import AMBER, BLUE, DPI, GREY, GRID, MUTED, new_figure, save_figure, styled
 from nds_plugin.report.mosaic import CELL, GAP, cluster_images, mosaic_of
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from nds_plugin.index import SourceIndex
     from nds_plugin.partition import Partition
 
-DPI = 110
 MAX_LABELLED = 60  # bars with a name; more would not be readable
-_INK, _MUTED, _GRID = "#22303c", "#66737f", "#e4e8eb"
-_BLUE, _AMBER, _GREY = "#2f6f9f", "#d98a2b", "#b4bec7"
-_STYLE: Any = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture everywhere
-    "font.size": 9,
-    "text.color": _INK,
-    "axes.labelcolor": _MUTED,
-    "axes.edgecolor": _GREY,
-    "xtick.color": _MUTED,
-    "ytick.color": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-}
-
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def _styled(function: _Function) -> _Function:
-    """Run a function with the figures' style, without touching the user's."""
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        import matplotlib
-
-        with matplotlib.rc_context(_STYLE):
-            return function(*args, **kwargs)
-
-    return cast(_Function, wrapped)
 
 
 def top_clusters(z: npt.ArrayLike, weights: npt.ArrayLike, count: int) -> list[int]:
@@ -69,7 +33,7 @@ def top_clusters(z: npt.ArrayLike, weights: npt.ArrayLike, count: int) -> list[i
 _TITLE_NAME = 36  # letters of a source's name that fit over a sheet
 
 
-@_styled
+@styled
 def cluster_sheet(
     index: SourceIndex,
     partition: Partition,
@@ -103,7 +67,7 @@ def cluster_sheet(
     rows = -(-len(best) // columns)
     side = int(np.ceil(np.sqrt(images)))
     panel = (side * (CELL + GAP) / DPI, -(-images // side) * (CELL + GAP) / DPI)
-    figure = _figure(columns * (panel[0] + 0.22), rows * (panel[1] + 0.62))
+    figure = new_figure(columns * (panel[0] + 0.22), rows * (panel[1] + 0.62))
     for place, k in enumerate(best):
         axes = figure.add_subplot(rows, columns, place + 1)
         axes.imshow(mosaic_of(index, cluster_images(partition, k, images, seed), side, images))
@@ -111,10 +75,10 @@ def cluster_sheet(
         axes.set_title(_sheet_title(k, index, partition, z, w, stderr), fontsize=9, linespacing=1.4)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.5 / figure.get_figheight())
     figure.subplots_adjust(wspace=0.05, hspace=0.55 / panel[1])
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
-@_styled
+@styled
 def one_sheet_per_cluster(
     index: SourceIndex,
     partition: Partition,
@@ -132,16 +96,16 @@ def one_sheet_per_cluster(
     paths = []
     for k in top_clusters(z, w, clusters):
         mosaic = mosaic_of(index, cluster_images(partition, k, images, seed), side, images)
-        figure = _figure(mosaic.shape[1] / DPI, mosaic.shape[0] / DPI + 0.6)
+        figure = new_figure(mosaic.shape[1] / DPI, mosaic.shape[0] / DPI + 0.6)
         axes = figure.add_axes((0.0, 0.0, 1.0, 1 - 0.6 / figure.get_figheight()))
         axes.imshow(mosaic)
         axes.set_axis_off()
         axes.set_title(_sheet_title(k, index, partition, z, w, None), fontsize=9, linespacing=1.4)
-        paths.append(_save(figure, Path(folder) / f"cluster_{k:04d}.png"))
+        paths.append(save_figure(figure, Path(folder) / f"cluster_{k:04d}.png"))
     return paths
 
 
-@_styled
+@styled
 def weight_bars(
     weights: npt.ArrayLike,
     path: str | os.PathLike[str],
@@ -167,27 +131,27 @@ def weight_bars(
     names = [labels[k] if labels is not None else f"cluster {k}" for k in order]
     row = 0.25 if len(w) <= MAX_LABELLED else 15.0 / len(w)
     panels = 1 if scores is None else 2
-    figure = _figure(5.2 if panels == 1 else 8.6, max(1.9, 0.95 + row * len(w)))
+    figure = new_figure(5.2 if panels == 1 else 8.6, max(1.9, 0.95 + row * len(w)))
     places = np.arange(len(w))
     if scores is not None:
         axes = figure.add_subplot(1, 2, 1)
         errors = None if stderr is None else np.asarray(stderr, dtype=float)[order]
-        axes.errorbar(scores[order], places, xerr=errors, fmt="o", color=_BLUE, markersize=5, capsize=2)
+        axes.errorbar(scores[order], places, xerr=errors, fmt="o", color=BLUE, markersize=5, capsize=2)
         _bar_axes(
             axes,
             f"score z ({metric.replace('_', ' ')}" + (", ± standard error)" if errors is not None else ")"),
         )
         _name_bars(axes, places, names)
     axes = figure.add_subplot(1, panels, panels)
-    axes.barh(places, w[order], color=_AMBER, height=0.72)
-    axes.axvline(1 / len(w), color=_MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    axes.barh(places, w[order], color=AMBER, height=0.72)
+    axes.axvline(1 / len(w), color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     _bar_axes(axes, "weight w (dashed: all clusters alike)")
     _name_bars(axes, places, names if panels == 1 else None)
     figure.tight_layout()
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
-@_styled
+@styled
 def share_bars(sources: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
     """Share of the draw per source dataset beside its share of the index (what uniform would draw).
 
@@ -200,15 +164,15 @@ def share_bars(sources: Sequence[Mapping[str, Any]], path: str | os.PathLike[str
     drawn = np.array([float(row["draw_share"]) for row in rows])
     index = np.array([float(row["index_share"]) for row in rows])
     places = np.arange(len(rows))
-    figure = _figure(7.2, max(2.0, 0.95 + 0.42 * len(rows)))
+    figure = new_figure(7.2, max(2.0, 0.95 + 0.42 * len(rows)))
     axes = figure.add_subplot()
-    axes.barh(places - 0.19, drawn, height=0.36, color=_AMBER, label="share of the draw")
-    axes.barh(places + 0.19, index, height=0.36, color=_GREY, label="share of the source images (uniform)")
+    axes.barh(places - 0.19, drawn, height=0.36, color=AMBER, label="share of the draw")
+    axes.barh(places + 0.19, index, height=0.36, color=GREY, label="share of the source images (uniform)")
     for offset, values in ((-0.19, drawn), (0.19, index)):
         for place, value in zip(places, values):
             axes.annotate(
                 f"{value:.1%}", (value, place + offset), (4, 0), textcoords="offset points",
-                va="center", fontsize=7.5, color=_MUTED,
+                va="center", fontsize=7.5, color=MUTED,
             )  # fmt: skip
     _bar_axes(axes, "")
     _name_bars(axes, places, [str(row["source"]) for row in rows])
@@ -216,7 +180,7 @@ def share_bars(sources: Sequence[Mapping[str, Any]], path: str | os.PathLike[str
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.legend(loc="lower right", frameon=False, fontsize=8)
     figure.tight_layout()
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _per_cluster(
@@ -251,19 +215,10 @@ def _sheet_title(
     )
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _bar_axes(axes: Any, title: str) -> None:
     axes.set_title(title)
     axes.set_axisbelow(True)
-    axes.xaxis.grid(True, color=_GRID)
+    axes.xaxis.grid(True, color=GRID)
     axes.tick_params(length=0)
 
 
@@ -273,11 +228,3 @@ def _name_bars(axes: Any, places: npt.NDArray[np.int64], names: Sequence[str] | 
         axes.set_yticks([])
     else:
         axes.set_yticks(places, names)
-
-
-def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    with atomic_write(path) as file:
-        file.write(buffer.getvalue())
-    return Path(path)

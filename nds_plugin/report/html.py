@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # nothing from outside
 PARTS = (
-    "title", "subtitle", "synthetic", "notes", "results", "baseline", "pictures", "clusters", "selection",
-    "sources", "transfer", "timings", "versions", "config",
+    "title", "subtitle", "synthetic", "notes", "results", "baseline", "tables", "pictures", "clusters",
+    "selection", "sources", "transfer", "timings", "versions", "config",
 )  # fmt: skip
 
 
@@ -39,9 +39,12 @@ def write_report(path: str | os.PathLike[str], run: Mapping[str, Any]) -> Path:
                 example none, uniform, nds; an optional ``seeds`` (number of runs) and ``spread``
                 ({metric: standard deviation over seeds}).
             ``baseline``: name of the row to which the others are compared (default "uniform").
-            ``pictures``: list of {``path``, ``title``, ``caption``}; PNG or JPEG files, embedded.
+            ``tables``: list of {``title``, ``text``, ``header``: texts, ``rows``: lists of texts}, shown as
+                they are.
+            ``pictures``: list of {``path``, ``title``, ``caption``}; PNG or JPEG files, embedded;
+                ``narrow``: True for one that is readable at a phone's width.
             ``clusters``: rows {``cluster``, ``sources`` (text), ``images``, ``z``, ``w``, ``share``}
-                and ``stderr``; ``nds_plugin.selection.cluster_table`` makes them.
+                and ``stderr``; ``nds_plugin.selection_tables.cluster_table`` makes them.
             ``selection``: {name: value} beside the cluster table: budget, temperature,
                 ``effective_clusters``, ``effective_sample_size``, ...
             ``sources``: rows {``source``, ``index_share``, ``draw_share``}.
@@ -76,6 +79,7 @@ def render(run: Mapping[str, Any]) -> str:
     parts = [
         _header(run, title),
         sections.results(run.get("results") or {}, str(run.get("baseline") or "uniform")),
+        *(sections.plain_table(table) for table in run.get("tables") or []),
         sections.pictures(pictures, data_uris([picture["path"] for picture in pictures])),
         sections.clusters(run.get("clusters") or [], run.get("selection") or {}),
         sections.sources(run.get("sources") or []),

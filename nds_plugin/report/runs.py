@@ -84,24 +84,75 @@ def write_runs_report(
         )
     scored = [run for run in runs.values() if run["selection"] and run["selection"]["z"]]
     main = (scored or list(runs.values()))[-1]
-    selection = main["selection"] or {}
-    kept = ("selector", "mode", "images", "budget", "seed", "metric", "temperature", "normalisation",
-            "effective_clusters", "effective_sample_size", "target_images")  # fmt: skip
     page = {
         "title": title or f"Pretraining data for {main['target'][0]}",
         "subtitle": f"Tested on {tests[0]}; rows: {', '.join(runs)}.",
         "synthetic": tests[0].startswith("nds_sample_"),
         "results": {name: run["summary"] for name, run in runs.items()},
-        "pictures": _pictures(selection, Path(path), seed) if selection else [],
-        "clusters": _with_stderr(selection),
-        "selection": {name: selection[name] for name in kept if selection.get(name) is not None},
-        "sources": selection.get("sources", []),
-        "transfer": main["transfer"] or {},
-        "timings": main["times"],
-        "versions": {**main["versions"], **{k: str(v) for k, v in main["machine"].items()}},
-        "config": main["config"],
+        "tables": before_finetuning(runs),
+        **selection_parts(main, Path(path), seed),
     }
     return write_report(path, {name: value for name, value in page.items() if value})
+
+
+def selection_parts(run: Mapping[str, Any], path: Path, seed: int) -> dict[str, Any]:
+    """The parts of a page that show one run: pictures, clusters, draw, transfer, times, versions, config.
+
+    Args:
+        run: its results document.
+        path: of the page; pictures go beside it.
+        seed: of the images in the cluster sheet.
+    """
+    selection = run["selection"] or {}
+    kept = ("selector", "mode", "images", "budget", "seed", "metric", "temperature", "normalisation",
+            "effective_clusters", "effective_sample_size", "target_images")  # fmt: skip
+    return {
+        "pictures": _pictures(selection, path, seed) if selection else [],
+        "clusters": _with_stderr(selection),
+        "selection": {
+            **{name: selection[name] for name in kept if selection.get(name) is not None},
+            **_cost(selection.get("cost") or {}),
+        },
+        "sources": selection.get("sources", []),
+        "transfer": run["transfer"] or {},
+        "timings": run["times"],
+        "versions": {**run["versions"], **{k: _listed(v) for k, v in run["machine"].items()}},
+        "config": run["config"],
+    }
+
+
+def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:
+    """What the selection cost the client; nothing where it did not look at the client's images."""
+    if not cost.get("forward_passes"):
+        return {}
+    return {"client's forward passes": cost["forward_passes"], "client's seconds": round(cost["seconds"], 1)}
+
+
+def before_finetuning(runs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The table of the pretrained detectors' AP before fine-tuning, of the runs that measured it."""
+    measured = {name: run["pretrained"] for name, run in runs.items() if run.get("pretrained")}
+    if not measured:
+        return []
+    classes = list(dict.fromkeys(c for before in measured.values() for c in before["classes"]))
+    lines = [
+        [name, *(_one_decimal(before[m]) for m in ("AP_bb", "AP"))]
+        + [_one_decimal(before["per_category_bb"].get(c)) for c in classes]
+        for name, before in measured.items()
+    ]
+    text = (
+        "The pretrained detector on the target's test images: means over the classes that source and target share "
+        "by name, then box AP of each."
+    )
+    header = ["", "box AP", "mask AP", *classes]
+    return [{"title": "Before fine-tuning", "text": text, "header": header, "rows": lines}]
+
+
+def _listed(value: Any) -> str:
+    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
+
+
+def _one_decimal(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def _with_stderr(selection: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -37,7 +37,8 @@ def results(rows: _Rows, baseline: str) -> str:
         body += f"<h3>{label} per category</h3>"
         body += _table(["", *map(_text, names)], _metric_rows(per_category, names, baseline), sticky=True)
     seeds = {name: row["seeds"] for name, row in rows.items() if row.get("seeds")}
-    text = "COCO-style AP on the target's test images, in percent; the best of each column is bold."
+    best = "; the best of each column is bold" if len(rows) > 1 else ""
+    text = f"COCO-style AP on the target's test images, in percent{best}."
     if seeds:
         text += " Runs: " + ", ".join(f"{name} {count}" for name, count in seeds.items()) + "."
         text += " &plusmn; is the standard deviation over seeds." if _has_spread(rows) else ""
@@ -88,12 +89,28 @@ def _difference(
     return f"<tr class=difference>{''.join(cells)}</tr>"
 
 
+def plain_table(table: Mapping[str, Any]) -> str:
+    """A table of texts under its title; cells that say "missing" are set apart."""
+    lines = []
+    for row in table["rows"]:
+        cells = [
+            f"<td class=absent>{_text(cell)}</td>"
+            if str(cell).startswith("missing")
+            else f"<td>{_text(cell)}</td>"
+            for cell in row
+        ]
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    text = f"<p>{_text(table['text'])}</p>" if table.get("text") else ""
+    body = text + _table([_text(name) for name in table["header"]], lines, sticky=True)
+    return _section(_text(table["title"]), body)
+
+
 def pictures(rows: Sequence[Mapping[str, Any]], uris: Sequence[str]) -> str:
     """The embedded pictures."""
     if not rows:
         return ""
     figures = "".join(
-        f"<figure><figcaption>{_text(row.get('title', ''))}"
+        f"<figure{' class=narrow' if row.get('narrow') else ''}><figcaption>{_text(row.get('title', ''))}"
         + (f"<br><span>{_text(row['caption'])}</span>" if row.get("caption") else "")
         + f"</figcaption><div class=scroll><img src='{uri}' alt='{_text(row.get('title', 'picture'))}'></div></figure>"
         for row, uri in zip(rows, uris)

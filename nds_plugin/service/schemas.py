@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Optional
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from nds_plugin.selection import SelectionConfig
+from nds_plugin.selection_config import SelectionConfig
 from nds_plugin.service.store import MAX_CLUSTERS
 
 MAX_SEED = 2**53 - 1  # what JavaScript's numbers hold

@@ -25,7 +25,7 @@ class SearchOptions:
     Attributes:
         budget, share: images to draw, as a number or a share of what can be drawn; one of them.
         sources: names of the sources to draw from; None for all.
-        temperature, normalisation, seed: see :class:`nds_plugin.selection.SelectionConfig`.
+        temperature, normalisation, seed: see :class:`nds_plugin.selection_config.SelectionConfig`.
         selector: ``nds`` or ``uniform``.
         title: for the user's own list of searches.
         privacy: steps put on the scores.

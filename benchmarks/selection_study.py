@@ -1,0 +1,260 @@
+"""What each way of selecting draws for a client, and what it costs the client: no detector is trained.
+
+    NDS_DATA=/path/to/data python benchmarks/selection_study.py --work output/study --seeds 3
+
+For every setting, client and seed: the share of each source dataset in the draw of the config's budget,
+the share of the datasets that were labelled by hand as the client's own domain, forward passes and
+seconds on the client. Experts, partitions and scores are kept in the work folder, so that a second
+start and a new setting are quick. Without --setting the whole grid runs; one setting is a list of
+
+    selector=nds K=8 unit=image z=accuracy T=0.1 norm=minmax draw=plain neighbours=0 l2=0.01 pool=sum
+
+of which any may be left out, and of config keys such as NDS.EXPERTS.STEPS=160. In a minute, since no
+expert is trained for it:
+
+    python benchmarks/selection_study.py --setting selector=gate K=4 NDS.EXPERTS.SHARED_STEPS=20
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from nds_plugin.artifacts import atomic_write
+from nds_plugin.cli import parse, run
+from nds_plugin.errors import NDSError, unknown_name
+
+logger = logging.getLogger("selection_study")
+
+DRIVING = ("camvid", "highway", "carla", "urban_cam", "road_signs")
+CLIENTS = {"cityscapes": ("nds_mini.yaml", DRIVING), "ccp": ("nds_mini_ccp.yaml", ("uwear",))}
+# Short names of the keys that a setting may change.
+KEYS = {
+    "selector": "NDS.SELECTOR",
+    "K": "NDS.PARTITION.NUM_CLUSTERS",
+    "unit": "NDS.UNIT",
+    "z": "NDS.SCORING.METRIC",
+    "T": "NDS.TEMPERATURE",
+    "norm": "NDS.NORMALISATION",
+    "draw": "NDS.GATE.DRAW",
+    "neighbours": "NDS.KNN.NEIGHBOURS",
+    "l2": "NDS.DOMAIN_CLASSIFIER.L2",
+    "pool": "NDS.OBJECTS.POOL",
+}
+FROM_FEATURES = ("knn", "domain_classifier")
+# What only changes the draw from scores or features that are there: no step is run for it again.
+OF_THE_DRAW = {
+    "nds": ("selector", "z", "T", "norm"),
+    "gate": ("selector", "draw", "T", "norm"),
+    "features": ("selector", "T", "norm", "neighbours", "l2"),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Values by short name or config key, in the order given."""
+
+    values: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> Setting:
+        """From words NAME=VALUE.
+
+        Raises:
+            NDSError: another form, or a name that is neither short nor a config key.
+        """
+        pairs = [tuple(word.split("=", 1)) for word in words]
+        for word, pair in zip(words, pairs):
+            if len(pair) != 2:
+                raise NDSError(f"--setting: expected NAME=VALUE, got {word!r}.")
+            if pair[0] not in KEYS and "." not in pair[0]:
+                raise unknown_name("name in --setting", pair[0], KEYS)
+        return cls(tuple((name, value) for name, value in pairs))
+
+    def get(self, name: str, default: str) -> str:
+        """The value of a short name."""
+        return dict(self.values).get(name, default)
+
+    @property
+    def overrides(self) -> list[str]:
+        """As KEY VALUE of a config."""
+        return [item for name, value in self.values for item in (KEYS.get(name, name), value)]
+
+    @property
+    def evidence(self) -> tuple[tuple[str, str], ...]:
+        """The part that the draw's own settings do not change; scores and features are kept by it."""
+        selector, unit = self.get("selector", "nds"), self.get("unit", "image")
+        family = "features" if selector in FROM_FEATURES else selector
+        draw = OF_THE_DRAW[family] if unit == "image" and family in OF_THE_DRAW else ("selector",)
+        return (("selector", family), *(pair for pair in self.values if pair[0] not in draw))
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={value}" for name, value in self.values)
+
+
+def grid(clusters: Sequence[int], units: Sequence[str]) -> Iterator[Setting]:
+    """The settings of the study."""
+    for words in ("selector=uniform", "selector=oracle NDS.ORACLE.REST=0.001"):
+        yield Setting.parse(words.split())
+    for unit in units:
+        for neighbours in (0, 10):
+            for temperature in (0.03, 0.1, 0.3):
+                yield Setting.parse(
+                    f"selector=knn unit={unit} neighbours={neighbours} T={temperature}".split()
+                )
+        for l2 in (0.001, 0.01, 0.1):
+            yield Setting.parse(f"selector=domain_classifier unit={unit} l2={l2}".split())
+        for k in clusters:
+            yield Setting.parse(f"selector=gate unit={unit} K={k} draw=plain".split())
+            for norm in ("minmax", "none"):
+                for temperature in (0.03, 0.1, 0.3):
+                    tail = f"T={temperature} norm={norm}"
+                    yield Setting.parse(f"selector=gate unit={unit} K={k} draw=softmax {tail}".split())
+                    for z in ("accuracy", "log_likelihood"):
+                        yield Setting.parse(f"selector=nds unit={unit} K={k} z={z} {tail}".split())
+
+
+class Study:
+    """Draws of settings for clients; partitions, experts and scores in one work folder."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+        self._kept: dict[Any, Any] = {}
+
+    def row(self, setting: Setting, client: str, seed: int) -> dict[str, Any]:
+        """One draw: what it holds and what it cost."""
+        from nds_plugin.d2 import selector_settings
+        from nds_plugin.selection import select
+        from nds_plugin.selection_tables import effective_numbers, source_shares
+
+        cfg = self._config(setting, client, seed)
+        found = self._weighed(cfg, (setting.evidence, client, seed))
+        scores = found.scores
+        if scores is not None and cfg.NDS.SELECTOR == "nds":
+            scores = scores.with_metric(cfg.NDS.SCORING.METRIC)
+        config = selector_settings.selection_config(cfg)
+        selection = select(found.index, found.partition, config, scores, found.weights)
+        shares = {_short(r["source"]): r["draw_share"] for r in source_shares(selection, found.index)}
+        return {
+            "setting": str(setting),
+            "client": client,
+            "seed": seed,
+            "own_domain": sum(shares[name] for name in CLIENTS[client][1]),
+            "shares": shares,
+            "sees_target": selection.info["sees_target"],
+            **selection.info["cost"],
+            **effective_numbers(selection),
+        }
+
+    def _config(self, setting: Setting, client: str, seed: int) -> Any:
+        from nds_plugin.d2.config import load_config
+
+        name, own = CLIENTS[client]
+        overrides = ["NDS.WORK_DIR", str(self.work), "OUTPUT_DIR", str(self.work / "out")]
+        overrides += ["NDS.SEED", str(seed), "DATALOADER.NUM_WORKERS", "0"]
+        if setting.get("selector", "nds") == "oracle":
+            overrides += ["NDS.ORACLE.SOURCES", str(tuple(f"nds_data_{source}_train" for source in own))]
+        return load_config(name, [*overrides, *setting.overrides])
+
+    def _weighed(self, cfg: Any, key: Any) -> Any:
+        from nds_plugin.d2.main_job import Timings, check_job
+        from nds_plugin.d2.selecting import SelectionSteps, Weighed
+        from nds_plugin.d2.selector_settings import by_objects, image_selector
+        from nds_plugin.partition import Partition
+        from nds_plugin.selectors.base import weigh_images
+
+        steps = SelectionSteps(cfg, Timings())
+        from_features = cfg.NDS.SELECTOR in FROM_FEATURES and not by_objects(cfg)
+        if key not in self._kept:
+            check_job(cfg)
+            if from_features:
+                index = steps.source.index()
+                steps.source.prepare_features(index)
+                self._kept[key] = steps.evidence(index)
+            else:
+                self._kept[key] = steps.weigh()
+        if not from_features:
+            return self._kept[key]
+        evidence = self._kept[key]
+        weights = weigh_images(image_selector(cfg), evidence)
+        return Weighed(evidence.index, Partition.by_source(evidence.index), None, weights)
+
+
+def _short(source: str) -> str:
+    return source.removeprefix("nds_data_").removesuffix("_train")
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> str:
+    """A line per client and setting: means over seeds, the spread of the own domain's share."""
+    lines = []
+    for client, setting in dict.fromkeys((row["client"], row["setting"]) for row in rows):
+        group = [row for row in rows if (row["client"], row["setting"]) == (client, setting)]
+        own = [100 * row["own_domain"] for row in group]
+        mean = {name: statistics.fmean(row["shares"][name] for row in group) for name in group[0]["shares"]}
+        most = sorted(mean, key=mean.__getitem__, reverse=True)[:3]
+        lines.append(
+            [
+                client,
+                setting + (" *" if group[0]["sees_target"] else ""),
+                statistics.fmean(own),
+                statistics.stdev(own) if len(own) > 1 else None,
+                ", ".join(f"{name} {mean[name]:.0%}" for name in most),
+                statistics.fmean(row["effective_sample_size"] for row in group),
+                statistics.fmean(row["forward_passes"] for row in group),
+                statistics.fmean(row["seconds"] for row in group),
+            ]
+        )
+    headers = ["client", "setting", "own %", "sd", "most drawn", "ESS", "passes", "s"]
+    floats = ("", "", ".1f", ".1f", "", ".0f", ".0f", ".1f")
+    return tabulate(lines, headers, floatfmt=floats) + "\n* looks at the client's images"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    description, _, examples = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--client", action="append", choices=CLIENTS, help="repeatable; default all")
+    parser.add_argument("--setting", action="append", nargs="+", metavar="NAME=VALUE", help="repeatable")
+    parser.add_argument("--clusters", type=int, nargs="+", default=[4, 8, 16], help="K of the grid")
+    parser.add_argument("--units", nargs="+", default=["image", "object"], help="units of the grid")
+    parser.add_argument("--only", nargs="+", default=[], help="selectors of the grid to run; default all")
+    parser.add_argument("--seeds", type=int, default=3, help="of the target's images and of the draw")
+    parser.add_argument("--work", default="output/study", help="folder of partitions, experts and scores")
+    parser.add_argument("--output", help="rows as JSON; default WORK/study.json")
+    return parse(parser)
+
+
+def main() -> None:
+    """Parse the command line, run what is asked for, print a table."""
+    args = parse_arguments()
+    if args.seeds < 1:
+        raise NDSError(f"--seeds must be 1 or more, got {args.seeds}.")
+    import torch
+
+    torch.set_num_threads(1)
+    settings = [Setting.parse(words) for words in args.setting or []] or list(grid(args.clusters, args.units))
+    if args.only:
+        settings = [s for s in settings if s.get("selector", "nds") in args.only]
+    study, rows = Study(Path(args.work)), []
+    output = Path(args.output or Path(args.work) / "study.json")
+    for setting in settings:
+        for client in args.client or CLIENTS:
+            rows += [study.row(setting, client, seed) for seed in range(args.seeds)]
+        with atomic_write(output, "w") as file:  # after every setting: a stopped study leaves what it has
+            json.dump(rows, file, indent=1)
+    print(summary(rows))
+    print(f"wrote {output}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,208 @@
+"""What a grid costs before anything is run: GPU hours and disk, from published throughput, with the arithmetic.
+
+Detectron2's MODEL_ZOO.md, 8 V100: Mask R-CNN R50-FPN 1x trains at 0.261 s per iteration of 16 images;
+R50-FPN on Cityscapes at 0.240 s per iteration of 8, and tests at 0.078 s per image. It has no figure
+for a classifier: the speed of the experts' ResNet-18 is our assumption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tabulate import tabulate
+
+SOURCE = "https://github.com/facebookresearch/detectron2/blob/main/MODEL_ZOO.md"
+PRETRAIN_IMAGE = 0.261 * 8 / 16  # GPU seconds per image
+FINETUNE_IMAGE = 0.240 * 8 / 8
+TEST_IMAGE = 0.078
+EXPERT_INPUT = 1 / 1000  # GPU seconds of a ResNet-18 in training per input of 224 pixels: assumed
+EXPERT_FORWARD = 1 / 3000  # and in a forward pass: assumed
+# One core of the machine of docs/benchmark.md, thin ResNet-18 at 160 pixels and experts at 64.
+CPU_IMAGE, CPU_TEST, CPU_EXPERT_INPUT = 1 / 20, 1 / 20, 1 / 90
+ROTATIONS = 4
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training: iterations, images per iteration, and how many checkpoints it leaves."""
+
+    iterations: int
+    batch: int
+    checkpoints: int
+
+    @property
+    def images(self) -> int:
+        return self.iterations * self.batch
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one run does.
+
+    Attributes:
+        pretrain: None where there is none.
+        test_images: that are evaluated, all passes together.
+        expert_crops: of the shared network and all experts, trained once for all runs that share a work
+            folder; 0 where none is needed.
+        scored: inputs of the client's scoring, once per run.
+        parameters: of the detector.
+        states: numbers kept per parameter in a checkpoint (weight, momentum, ...).
+        on_gpu: else on one core.
+    """
+
+    pretrain: Stage | None
+    finetune: Stage
+    test_images: int
+    expert_crops: int
+    scored: int
+    parameters: int
+    states: int
+    on_gpu: bool
+
+    @property
+    def pretrain_hours(self) -> float:
+        """GPU (or core) hours of pretraining."""
+        images = self.pretrain.images if self.pretrain else 0
+        return images * (PRETRAIN_IMAGE if self.on_gpu else CPU_IMAGE) / 3600
+
+    @property
+    def finetune_hours(self) -> float:
+        """GPU (or core) hours of fine-tuning and testing."""
+        train, test = (FINETUNE_IMAGE, TEST_IMAGE) if self.on_gpu else (CPU_IMAGE, CPU_TEST)
+        return (self.finetune.images * train + self.test_images * test) / 3600
+
+    @property
+    def scoring_hours(self) -> float:
+        """GPU (or core) hours of scoring the client's images."""
+        return self.scored * (EXPERT_FORWARD if self.on_gpu else CPU_EXPERT_INPUT / 3) / 3600
+
+    @property
+    def hours(self) -> float:
+        """All of the run but the experts."""
+        return self.pretrain_hours + self.finetune_hours + self.scoring_hours
+
+    @property
+    def expert_hours(self) -> float:
+        """Of training shared network and experts, once."""
+        rate = EXPERT_INPUT if self.on_gpu else CPU_EXPERT_INPUT
+        return self.expert_crops * ROTATIONS * rate / 3600
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Size of one checkpoint, 4 bytes a number."""
+        return self.parameters * self.states * 4
+
+    @property
+    def kept_bytes(self) -> int:
+        """What a finished cell leaves: the last checkpoint of each stage."""
+        return self.checkpoint_bytes * (2 if self.pretrain else 1)
+
+    @property
+    def running_bytes(self) -> int:
+        """What a cell holds at its end, before intermediate checkpoints are removed."""
+        stages = [stage for stage in (self.pretrain, self.finetune) if stage]
+        return self.checkpoint_bytes * sum(stage.checkpoints for stage in stages)
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """A row of the plan: its name, what a run of it does, and how many cells are to run and finished."""
+
+    name: str
+    work: Work
+    to_run: int
+    finished: int
+
+
+def plan_text(title: str, rows: Sequence[PlannedRow], jobs: int, keep_checkpoints: bool = False) -> str:
+    """The plan of a grid: what is run, hours and disk, and how they were computed."""
+    on_gpu = rows[0].work.on_gpu
+    unit = "GPU h" if on_gpu else "core h"
+    header = ["row", "to run", "finished", "pretrain", "fine-tune", f"{unit} a run", unit, "GB a run"]
+    body = [
+        [
+            row.name,
+            row.to_run,
+            row.finished,
+            _stage(row.work.pretrain),
+            _stage(row.work.finetune),
+            f"{row.work.hours:.2f}",
+            f"{row.work.hours * row.to_run:.1f}",
+            f"{(row.work.running_bytes if keep_checkpoints else row.work.kept_bytes) / 1e9:.2f}",
+        ]
+        for row in rows
+    ]
+    table = tabulate(body, header, disable_numparse=True, colalign=("left", *["right"] * 7))
+    # Once for all: rows of one source share them.
+    experts = max((row.work.expert_hours for row in rows if row.to_run), default=0.0)
+    runs = sum(row.work.hours * row.to_run for row in rows)
+    lines = [
+        title,
+        "",
+        table,
+        "",
+        f"{sum(row.to_run for row in rows)} cells to run, {sum(row.finished for row in rows)} finished.",
+        f"Time: {runs:.1f} {unit} of runs + {experts:.1f} {unit} of experts, once = {runs + experts:.1f} {unit}"
+        + ("." if on_gpu else f"; {(runs + experts) / jobs:.1f} h on {jobs} idle cores."),
+        _disk(rows, jobs, keep_checkpoints),
+        "",
+        *(_gpu_arithmetic(rows) if on_gpu else _cpu_arithmetic(rows)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _stage(stage: Stage | None) -> str:
+    return f"{stage.iterations:,} x {stage.batch}" if stage else "-"
+
+
+def _disk(rows: Sequence[PlannedRow], jobs: int, keep: bool) -> str:
+    todo = [row for row in rows if row.to_run]
+    each = [(row.work.running_bytes if keep else row.work.kept_bytes) * row.to_run for row in todo]
+    kept = sum(each) / 1e9
+    peak = 0 if keep else max((row.work.running_bytes for row in todo), default=0) * jobs / 1e9
+    work = max((row.work for row in todo), key=lambda w: w.running_bytes, default=rows[0].work)
+    return (
+        f"Disk: {kept:.1f} GB of checkpoints + {peak:.1f} GB while {jobs} run at a time; one checkpoint is "
+        f"{work.parameters / 1e6:.1f} M parameters x {work.states} numbers x 4 bytes = "
+        f"{work.checkpoint_bytes / 1e9:.3f} GB. The datasets are not counted."
+    )
+
+
+def _example(rows: Sequence[PlannedRow]) -> PlannedRow:
+    return next((row for row in rows if row.work.pretrain), rows[0])
+
+
+def _gpu_arithmetic(rows: Sequence[PlannedRow]) -> list[str]:
+    row = _example(rows)
+    work, pretrain = row.work, row.work.pretrain
+    lines = [
+        f"How (throughput on 8 V100: {SOURCE}):",
+        f"  pretraining: 0.261 s x 8 GPUs / 16 images = {PRETRAIN_IMAGE:.4f} GPU s an image (Mask R-CNN R50-FPN 1x)",
+    ]
+    if pretrain:
+        lines.append(
+            f"    {row.name}: {pretrain.images:,} images x {PRETRAIN_IMAGE:.4f} / 3600 = {work.pretrain_hours:.2f} GPU h"
+        )
+    lines += [
+        f"  fine-tuning: 0.240 s x 8 GPUs / 8 images = {FINETUNE_IMAGE:.3f} GPU s an image (R50-FPN, Cityscapes)",
+        f"    {work.finetune.images:,} x {FINETUNE_IMAGE:.3f} / 3600 = {work.finetune.images * FINETUNE_IMAGE / 3600:.2f} GPU h",
+        f"  testing: {work.test_images:,} images x {TEST_IMAGE} s / 3600 = {work.test_images * TEST_IMAGE / 3600:.2f} GPU h",
+    ]
+    expert = max(rows, key=lambda r: r.work.expert_crops).work
+    if expert.expert_crops:
+        lines.append(
+            f"  experts, once: {expert.expert_crops:,} crops x {ROTATIONS} rotations / 1,000 a second (assumed: ResNet-18 "
+            f"at 224 pixels, no published figure) = {expert.expert_hours:.1f} GPU h"
+        )
+    return lines
+
+
+def _cpu_arithmetic(rows: Sequence[PlannedRow]) -> list[str]:
+    row = _example(rows)
+    work = row.work
+    images = (work.pretrain.images if work.pretrain else 0) + work.finetune.images + work.test_images
+    return [
+        f"How: {row.name}: {images:,} images (training and test) at {1 / CPU_IMAGE:.0f} a second on an idle core of a "
+        f"2-core EPYC = {images * CPU_IMAGE / 60:.1f} minutes."
+    ]

@@ -1,0 +1,198 @@
+"""``docs/benchmark.md``: the part of it that is made from ``docs/benchmark.json``, between two markers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from nds_plugin.artifacts import atomic_write
+from nds_plugin.errors import NDSError
+from nds_plugin.report.result_table import BASELINE, ResultTable, build_table, value_of
+from nds_plugin.report.statistics import Difference, estimate, paired_difference, seeds_needed
+from nds_plugin.report.table_formats import budget_label, markdown, method_label
+
+BEGIN, END = "<!-- made from benchmark.json: begin -->", "<!-- made from benchmark.json: end -->"
+ROOM = ("oracle", 0.2)  # the row whose lead over uniform is the room that a selector has
+_MEASURES = (("AP_bb", "box AP"), ("AP", "mask AP"), ("before", "box AP before fine-tuning, shared classes"))
+_Entry = Mapping[str, Any]
+
+
+def write_page(path: str | os.PathLike[str], generated: str) -> None:
+    """Replace the generated part of a page; the rest is written by hand.
+
+    Raises:
+        NDSError: the page does not hold the two markers.
+    """
+    page = Path(path).read_text(encoding="utf-8") if Path(path).is_file() else ""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise NDSError(f"{path}: expected the lines {BEGIN} and {END}, between which the tables go.")
+    with atomic_write(path, "w") as file:
+        file.write(f"{before}{BEGIN}\n{generated}{END}{after}")
+
+
+def generated_part(path: str | os.PathLike[str]) -> str:
+    """The generated part of a page, as :func:`page_text` made it."""
+    page = Path(path).read_text(encoding="utf-8")
+    return page.partition(f"{BEGIN}\n")[2].partition(END)[0]
+
+
+def page_text(
+    tables: Mapping[str, ResultTable],
+    current: Sequence[_Entry],
+    others: Sequence[_Entry],
+    details: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """Tables, noise and room, AP before fine-tuning, draws and costs, and the cells of other configs.
+
+    Args:
+        tables: of each client.
+        current, others: cells of the present configs, and those of earlier ones.
+        details: by :func:`nds_plugin.grid.results.key_of` of a cell.
+    """
+    with_details = [{**entry, "detail": details.get(_key(entry), {})} for entry in current]
+    parts = []
+    for client, table in tables.items():
+        entries = [entry for entry in with_details if entry["client"] == client]
+        parts.append(f"### {client}\n\n{markdown(table)}")
+        if has_curve(table):
+            parts.append(f"![Box AP against budget, {client}]({curve_name(client)})\n")
+        if entries:
+            parts.append(f"#### Noise and room, {client}\n\n{_noise(entries)}")
+            parts.append(_before(table, entries))
+            parts.append(_draws(table, entries))
+    if others:
+        parts.append(_earlier(others))
+    return "\n".join(part for part in parts if part)
+
+
+def has_curve(table: ResultTable) -> bool:
+    """Whether there is anything to draw."""
+    return any(row.values["AP_bb"].mean is not None for row in table.rows)
+
+
+def curve_name(client: str) -> str:
+    """The curve's file beside the page."""
+    return f"benchmark_{client}.svg"
+
+
+def _key(entry: _Entry) -> str:
+    return "/".join(str(entry[n]) for n in ("client", "selector", "budget", "seed", "config_hash"))
+
+
+def _measure(entry: _Entry, name: str) -> float | None:
+    if name != "before":
+        return value_of(entry, name)
+    before = entry["detail"].get("before_finetuning")
+    return None if not before else before["AP_bb"]
+
+
+def _by_seed(entries: Sequence[_Entry], row: tuple[str, float], name: str) -> dict[int, float]:
+    chosen = {e["seed"]: _measure(e, name) for e in entries if (e["selector"], e["budget"]) == row}
+    return {seed: value for seed, value in chosen.items() if value is not None}
+
+
+def _noise(entries: Sequence[_Entry]) -> str:
+    """Spread of uniform over seeds, the room up to the oracle, and how many seeds would show it."""
+    uniform = (BASELINE, ROOM[1])
+    lines = []
+    for name, label in _MEASURES:
+        base, top = _by_seed(entries, uniform, name), _by_seed(entries, ROOM, name)
+        noise, room = estimate(list(base.values())), paired_difference(top, base)
+        lines.append([label, *_noise_cells(noise.n, noise.mean, noise.spread), *_room_cells(room)])
+    header = ["measure", f"uniform {budget_label(uniform[1])}", "its spread", "seeds", "room (oracle - uniform)",
+              "standard error", "room / error", "pairs", "seeds for 3 errors"]  # fmt: skip
+    return tabulate(lines, header, tablefmt="github", disable_numparse=True) + "\n"
+
+
+def _noise_cells(n: int, mean: float | None, spread: float | None) -> list[str]:
+    return [_number(mean), _number(spread), str(n)]
+
+
+def _room_cells(room: Difference) -> list[str]:
+    needed = "-"
+    if room.mean is not None and room.error is not None:
+        needed = str(seeds_needed(room.mean, room.error * room.n**0.5) or "no room")
+    ratio = "-" if not room.error or room.mean is None else f"{room.mean / room.error:.1f}"
+    return [_number(room.mean, "+.2f"), _number(room.error), ratio, str(room.n), needed]
+
+
+def _number(value: float | None, form: str = ".2f") -> str:
+    return "-" if value is None else f"{value:{form}}"
+
+
+def _before(table: ResultTable, entries: Sequence[_Entry]) -> str:
+    """The table of AP before fine-tuning, over the classes that source and client share."""
+    measured = []
+    for entry in entries:
+        before = entry["detail"].get("before_finetuning")
+        if before:
+            measured.append({**entry, "AP_bb": before["AP_bb"], "AP": before["AP"],
+                             "per_category": before["per_category_bb"]})  # fmt: skip
+    if not measured:
+        return ""
+    classes = sorted({name for entry in measured for name in entry["per_category"]})
+    rows = [(row.selector, row.budget) for row in table.rows if row.selector != "none"]
+    shared = build_table(
+        rows,
+        measured,
+        title=f"Before fine-tuning: the pretrained detector on the client's test images, means over the {len(classes)} "
+        f"shared classes, then box AP of each.",
+        source=table.source,
+        categories=classes,
+        seeds=table.seeds,
+        digits=table.digits,
+        from_random=table.from_random,
+        means=("AP_bb", "AP"),
+    )
+    return f"#### Before fine-tuning\n\n{markdown(shared)}"
+
+
+def _draws(table: ResultTable, entries: Sequence[_Entry]) -> str:
+    """What each row draws, as means over its seeds, and what it costs the client."""
+    lines = []
+    for row in table.rows:
+        found = [e["detail"] for e in entries if (e["selector"], e["budget"]) == (row.selector, row.budget)]
+        drawn = [detail["drawn"] for detail in found if detail.get("drawn")]
+        if not drawn:
+            continue
+        names = sorted({name for shares in drawn for name in shares})
+        means = {name: sum(shares.get(name, 0.0) for shares in drawn) / len(drawn) for name in names}
+        first = sorted(means.items(), key=lambda item: -item[1])[:6]
+        costs = [detail["cost"] for detail in found if detail.get("cost")]
+        passes = f"{sum(c['forward_passes'] for c in costs) / len(costs):,.0f}" if costs else "0"
+        seconds = f"{sum(c['seconds'] for c in costs) / len(costs):.1f}" if costs else "0"
+        lines.append(
+            [
+                budget_label(row.budget),
+                method_label(row.selector, table.source, table.from_random),
+                f"{sum(d['images'] for d in found) / len(found):.0f}",
+                ", ".join(f"{_short(name)} {share:.0%}" for name, share in first),
+                passes,
+                seconds,
+            ]
+        )
+    if not lines:
+        return ""
+    header = ["Data", "Method", "images", "drawn from", "client's forward passes", "client's seconds"]
+    return f"#### What is drawn, and what it costs the client\n\n{tabulate(lines, header, tablefmt='github', disable_numparse=True)}\n"
+
+
+def _short(source: str) -> str:
+    return source.removeprefix("nds_data_").removesuffix("_train")
+
+
+def _earlier(others: Sequence[_Entry]) -> str:
+    lines = [
+        [e["client"], e["selector"], budget_label(e["budget"]), e["seed"], _number(e["AP_bb"]), _number(e["AP"]),
+         e["config_hash"], f"{e['seconds']:.0f}"]
+        for e in others
+    ]  # fmt: skip
+    header = ["client", "selector", "budget", "seed", "box AP", "mask AP", "config", "seconds"]
+    listed = tabulate(lines, header, tablefmt="github", disable_numparse=True)
+    return f"### Cells of earlier configs\n\nNot in the tables above.\n\n{listed}\n"

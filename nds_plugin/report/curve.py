@@ -1,0 +1,86 @@
+"""The figure of AP against budget: a line per selector, a band for the spread over seeds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nds_plugin.errors import NDSError
+from nds_plugin.report.canvas import AMBER, BLUE, GREY, GRID, INK, MUTED, new_figure, save_figure, styled
+from nds_plugin.report.result_table import BASELINE, ResultTable, TableRow
+from nds_plugin.report.table_formats import budget_label, method_label
+
+_COLOURS = {
+    "nds": AMBER,
+    BASELINE: BLUE,
+    "gate": "#3d8b5f",
+    "knn": "#8a5aa8",
+    "domain_classifier": "#b0455a",
+    "oracle": INK,
+}
+_NAMES = {"AP_bb": "box AP", "AP50_bb": "box AP50", "AP": "mask AP", "AP50": "mask AP50"}
+FIXED = ("none", "full")  # drawn as level lines: they have no budget to vary
+
+
+@styled
+def budget_curve(table: ResultTable, path: str | os.PathLike[str], metric: str = "AP_bb") -> Path:
+    """AP against budget.
+
+    Args:
+        table: of one client.
+        path: of the picture, PNG or SVG by its ending.
+        metric: a column of the table.
+
+    Raises:
+        NDSError: no such column, or not one value in it.
+    """
+    if metric not in table.columns:
+        raise NDSError(f"curve: the table has no column {metric!r}, but {', '.join(table.columns)}.")
+    drawn = [row for row in table.rows if row.values[metric].mean is not None]
+    if not drawn:
+        raise NDSError(f"curve: not one cell of the table has {metric}.")
+    figure = new_figure(4.8, 4.4)  # narrow: a phone shows it whole
+    axes = figure.add_subplot()
+    budgets = sorted({row.budget for row in table.rows if row.selector not in FIXED})
+    for selector in dict.fromkeys(row.selector for row in drawn if row.selector not in FIXED):
+        _line(axes, [row for row in drawn if row.selector == selector], metric, table)
+    for row in (row for row in drawn if row.selector in FIXED):
+        _level(axes, row, metric, table)
+    axes.set_xticks(budgets, [budget_label(budget) for budget in budgets])
+    axes.set_xlabel(f"budget ({'images' if budgets and budgets[-1] > 1 else 'share'} of {table.source})")
+    axes.set_title(f"{_NAMES.get(metric, metric)}, band: ± standard deviation over seeds")
+    axes.set_axisbelow(True)
+    axes.yaxis.grid(True, color=GRID)
+    axes.tick_params(length=0)
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+    figure.tight_layout()
+    return save_figure(figure, path)
+
+
+def _line(axes: Any, rows: Sequence[TableRow], metric: str, table: ResultTable) -> None:
+    rows = sorted(rows, key=lambda row: row.budget)
+    colour = _COLOURS.get(rows[0].selector, MUTED)
+    x = [row.budget for row in rows]
+    values = [row.values[metric] for row in rows]
+    means = [float(value.mean or 0.0) for value in values]
+    spreads = [value.spread or 0.0 for value in values]
+    label = method_label(rows[0].selector, table.source, table.from_random)
+    if len(rows) > 1:
+        axes.plot(x, means, "o-", color=colour, label=label, markersize=5)
+        low, high = zip(*((m - s, m + s) for m, s in zip(means, spreads)))
+        axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
+    else:  # a single budget: a point with its spread
+        error = spreads if values[0].spread is not None else None
+        axes.errorbar(x, means, yerr=error, fmt="D", color=colour, label=label, markersize=5, capsize=3)
+
+
+def _level(axes: Any, row: TableRow, metric: str, table: ResultTable) -> None:
+    value = row.values[metric]
+    mean = float(value.mean or 0.0)
+    style = (0, (4, 3)) if row.selector == "none" else "solid"
+    label = method_label(row.selector, table.source, table.from_random)
+    axes.axhline(mean, color=GREY, linewidth=1.2, linestyle=style, label=label)
+    if value.spread is not None:
+        axes.axhspan(mean - value.spread, mean + value.spread, color=GREY, alpha=0.15, linewidth=0)

@@ -1,0 +1,60 @@
+"""The page of a whole grid: tables with intervals, curves, and what one of its runs selected."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nds_plugin.report.html import write_report
+from nds_plugin.report.result_table import ResultTable
+from nds_plugin.report.runs import selection_parts
+from nds_plugin.report.table_formats import as_sections
+
+
+def write_grid_page(
+    path: str | os.PathLike[str],
+    tables: Mapping[str, ResultTable],
+    curves: Sequence[Path],
+    run: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Path:
+    """Write the page.
+
+    Args:
+        path: of the HTML page.
+        tables: of each client.
+        curves: pictures of AP against budget.
+        run: results document of a run whose clusters, weights and draw are shown.
+        seed: of the images in the cluster sheet.
+    """
+    missing = sum(table.missing for table in tables.values())
+    whole = sum(len(table.rows) * len(table.seeds) for table in tables.values())
+    title = " / ".join(
+        dict.fromkeys(table.title.partition(": ")[2] or table.title for table in tables.values())
+    )
+    parts = selection_parts(run, Path(path), seed) if run else {}
+    page = {
+        "title": title,
+        "subtitle": f"{whole - missing} of {whole} runs finished.",
+        "notes": [f"{missing} runs are missing: the comparison is not complete."] if missing else [],
+        "tables": [section for client, table in tables.items() for section in as_sections(table, client)],
+        **parts,
+        "pictures": [
+            *(
+                {"path": str(curve), "title": _curve_title(curve), "caption": "", "narrow": True}
+                for curve in curves
+            ),
+            *parts.get("pictures", []),
+        ],
+    }
+    return write_report(path, {name: value for name, value in page.items() if value})
+
+
+def _curve_title(curve: Path) -> str:
+    name = curve.stem.removeprefix("curve").strip("_")
+    client = name.removesuffix("AP_bb").removesuffix("AP").strip("_")
+    return f"{'Box' if name.endswith('AP_bb') else 'Mask'} AP against budget" + (
+        f", {client}" if client else ""
+    )

@@ -1,0 +1,184 @@
+"""Results of a grid as a table: rows of (selector, budget), one column per metric, over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nds_plugin.errors import NDSError
+from nds_plugin.report.statistics import Difference, Estimate, estimate, paired_difference
+
+MEANS = ("AP_bb", "AP50_bb", "AP", "AP50")
+BASELINE = "uniform"
+# The paper's words for methods and classes, where they differ.
+_METHODS = {"imagenet_init": "none"}
+_CLASSES = {"motorcycle": "mcycle"}
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row.
+
+    Attributes:
+        selector, budget: what was run; ``images`` or share, see :func:`budget_label`.
+        values: of each column, over the seeds.
+        differences: to ``uniform`` at the same budget, paired over seeds; empty for itself and where
+            there is no uniform row of that budget.
+        seeds: that are there.
+        paper: the paper's values by column, where it has this row.
+        status: of seeds that are not there: {seed: "missing" or "failed"}.
+    """
+
+    selector: str
+    budget: float
+    values: Mapping[str, Estimate]
+    differences: Mapping[str, Difference]
+    seeds: tuple[int, ...]
+    paper: Mapping[str, float] = field(default_factory=dict)
+    status: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """A table of one client.
+
+    Attributes:
+        title: caption.
+        source: name of the source ("COCO").
+        columns: metrics, then categories.
+        seeds: that every row should have.
+        digits: decimals that are shown.
+        from_random: training starts from random weights, not from those of ImageNet.
+    """
+
+    title: str
+    source: str
+    columns: tuple[str, ...]
+    rows: tuple[TableRow, ...]
+    seeds: tuple[int, ...]
+    digits: int = 1
+    from_random: bool = False
+
+    @property
+    def missing(self) -> int:
+        """Number of cells that are not there."""
+        return sum(len(row.status) for row in self.rows)
+
+
+def build_table(
+    rows: Sequence[tuple[str, float]],
+    entries: Sequence[Mapping[str, Any]],
+    *,
+    title: str,
+    source: str,
+    categories: Sequence[str],
+    seeds: Sequence[int],
+    paper: Mapping[str, Any] | None = None,
+    failed: Mapping[tuple[str, float, int], str] | None = None,
+    digits: int = 1,
+    from_random: bool = False,
+    means: Sequence[str] = MEANS,
+) -> ResultTable:
+    """A table from the cells of one client.
+
+    Args:
+        rows: (selector, budget) in the table's order.
+        entries: cells as in ``docs/benchmark.json``; those of other rows are left out.
+        title, source: see :class:`ResultTable`.
+        categories: of the columns after box and mask AP, in their order.
+        seeds: that every row should have; others that are there count too.
+        paper: the paper's table, as :func:`nds_plugin.report.paper.paper_table` gives it.
+        failed: cells that failed, by (selector, budget, seed).
+        digits, from_random: see :class:`ResultTable`.
+        means: the columns before the categories.
+
+    Raises:
+        NDSError: the same seed of a row twice.
+    """
+    columns = (*means, *categories)
+    found = _by_row(rows, entries)
+    printed = _paper_rows(paper)
+    built = tuple(
+        TableRow(
+            selector=row[0],
+            budget=row[1],
+            values={c: estimate(list(_by_seed(found[row], c).values())) for c in columns},
+            differences=_differences(row, found, columns),
+            seeds=tuple(sorted(found[row])),
+            paper=printed.get(row, {}),
+            status={
+                seed: "failed" if (*row, seed) in (failed or {}) else "missing"
+                for seed in seeds
+                if seed not in found[row]
+            },
+        )
+        for row in rows
+    )
+    return ResultTable(title, source, columns, built, tuple(seeds), digits, from_random)
+
+
+_Row = tuple[str, float]
+_Found = dict[_Row, dict[int, Mapping[str, Any]]]
+
+
+def _by_row(rows: Sequence[_Row], entries: Sequence[Mapping[str, Any]]) -> _Found:
+    """The cells of each row by their seed."""
+    found: _Found = {row: {} for row in rows}
+    for entry in entries:
+        cells = found.get((entry["selector"], entry["budget"]))
+        if cells is None:
+            continue
+        if entry["seed"] in cells:
+            raise NDSError(
+                f"two cells of {entry['selector']} at {entry['budget']} with seed {entry['seed']}: of different "
+                "configs? Keep those of one."
+            )
+        cells[entry["seed"]] = entry
+    return found
+
+
+def _differences(row: _Row, found: _Found, columns: Sequence[str]) -> dict[str, Difference]:
+    baseline = found.get((BASELINE, row[1]))
+    if baseline is None or row[0] == BASELINE:
+        return {}
+    return {c: paired_difference(_by_seed(found[row], c), _by_seed(baseline, c)) for c in columns}
+
+
+def table_of_paper(paper: Mapping[str, Any], *, title: str, source: str) -> ResultTable:
+    """The paper's own table in the same form: one run per row."""
+    names = {short: long for long, short in _CLASSES.items()}
+    columns = tuple(names.get(name, name) for name in paper["columns"])
+    rows = [
+        TableRow(
+            selector=_METHODS.get(row["method"], row["method"]),
+            budget=row["images"],
+            values={c: Estimate(v, None, 1) for c, v in zip(columns, row["values"])},
+            differences={},
+            seeds=(0,),
+        )
+        for row in paper["rows"]
+    ]
+    return ResultTable(title, source, columns, tuple(rows), (0,))
+
+
+def value_of(entry: Mapping[str, Any], column: str) -> float | None:
+    """A cell's number in a column: a metric, or the AP of a category."""
+    value = entry[column] if column in MEANS else entry["per_category"].get(column)
+    return None if value is None else float(value)
+
+
+def _by_seed(cells: Mapping[int, Mapping[str, Any]], column: str) -> dict[int, float]:
+    values = {seed: value_of(entry, column) for seed, entry in sorted(cells.items())}
+    return {seed: value for seed, value in values.items() if value is not None}
+
+
+def _paper_rows(paper: Mapping[str, Any] | None) -> dict[tuple[str, float], dict[str, float]]:
+    if paper is None:
+        return {}
+    names = {short: long for long, short in _CLASSES.items()}
+    columns = [names.get(name, name) for name in paper["columns"]]
+    return {
+        (_METHODS.get(row["method"], row["method"]), float(row["images"])): dict(zip(columns, row["values"]))
+        for row in paper["rows"]
+    }

@@ -1,0 +1,286 @@
+"""A :class:`ResultTable` as text, Markdown, LaTeX, CSV, JSON, and in the paper's own form."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from nds_plugin.report.result_table import ResultTable, TableRow
+from nds_plugin.report.statistics import CONFIDENCE, Difference
+
+METHODS = {
+    "none": "ImageNet Initialization",
+    "uniform": "Uniform Sampling",
+    "nds": "NDS",
+    "gate": "Gate",
+    "knn": "Nearest neighbours †",
+    "domain_classifier": "Domain classifier †",
+    "oracle": "Oracle ‡",
+}
+_MARKS = (
+    ("†", "looks at the target's images or at features of them; NDS and the gate see K numbers only."),
+    ("‡", "draws from source datasets that were chosen by hand: an upper bound, no method."),
+)
+_PLAIN = {"AP_bb": "AP^bb", "AP50_bb": "AP50^bb", "AP": "AP", "AP50": "AP50", "motorcycle": "mcycle"}
+_PAPER = {**_PLAIN, "AP_bb": "AP^{bb}", "AP50_bb": "AP_{50}^{bb}", "AP50": "AP_{50}"}
+_LATEX = {**_PLAIN, "AP_bb": "$AP^{bb}$", "AP50_bb": "$AP^{bb}_{50}$", "AP": "$AP$", "AP50": "$AP_{50}$"}
+MISSING = "missing"
+
+
+def budget_label(budget: float) -> str:
+    """``23K`` images, or ``20 %`` of the source."""
+    if budget > 1:
+        return f"{budget / 1000:.0f}K"
+    return "0" if budget == 0 else f"{100 * budget:.0f} %"
+
+
+def method_label(selector: str, source: str, from_random: bool = False) -> str:
+    """What the paper calls a row."""
+    if selector == "full":
+        return f"Full {source}"
+    if selector == "none" and from_random:
+        return "No pretraining"
+    return METHODS.get(selector, selector)
+
+
+def paper_form(table: ResultTable) -> str:
+    """The rows as the paper's supplementary material prints them: means with one decimal, tabs between."""
+    lines = [["Data (# Images)", "Method", *(_PAPER.get(c, c) for c in table.columns)]]
+    for row, label in zip(table.rows, _budget_column(table)):
+        means = [row.values[c].mean for c in table.columns]
+        shown = [MISSING if mean is None else f"{mean:.1f}" for mean in means]
+        lines.append([label, _method(table, row), *shown])
+    return "".join("\t".join(line).rstrip("\t") + "\n" for line in lines)
+
+
+def text(table: ResultTable) -> str:
+    """Aligned columns, then the differences to uniform, then what is missing."""
+    return _document(table, "simple")
+
+
+def markdown(table: ResultTable) -> str:
+    """The same as Markdown."""
+    return _document(table, "github")
+
+
+def latex(table: ResultTable) -> str:
+    r"""The same as two ``table`` environments; needs ``\usepackage{booktabs}``."""
+    parts = []
+    notes = " ".join(line.strip() for note in _notes(table) for line in note.splitlines())
+    for caption, (header, body) in (
+        (f"{_caption(table)} {notes}".strip(), _values(table, _LATEX)),
+        (_difference_caption().rstrip(":") + ".", _differences(table, _LATEX)),
+    ):
+        if not body:
+            continue
+        lines = [" & ".join(_tex(cell) for cell in line) + r" \\" for line in body]
+        parts.append(
+            "\\begin{table}\n\\centering\n\\caption{" + _tex(caption) + "}\n"
+            "\\begin{tabular}{ll" + "r" * (len(header) - 2) + "}\n\\toprule\n"
+            + " & ".join(h if "$" in h else _tex(h) for h in header)
+            + " \\\\\n\\midrule\n" + "\n".join(lines) + "\n\\bottomrule\n\\end{tabular}\n\\end{table}\n"
+        )  # fmt: skip
+    return "\n".join(parts)
+
+
+def comma_separated(table: ResultTable) -> str:
+    """One line per row and column, for other programs."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(
+        ["selector", "budget", "metric", "mean", "spread", "seeds", "paper", "difference", "low", "high", "pairs",
+         "missing_seeds"]
+    )  # fmt: skip
+    for row in table.rows:
+        absent = " ".join(f"{seed}:{status}" for seed, status in row.status.items())
+        for column in table.columns:
+            value, change = row.values[column], row.differences.get(column)
+            writer.writerow(
+                [row.selector, row.budget, column, value.mean, value.spread, value.n, row.paper.get(column)]
+                + ([change.mean, change.low, change.high, change.n] if change else [None] * 4)
+                + [absent]
+            )
+    return buffer.getvalue()
+
+
+def as_json(table: ResultTable) -> str:
+    """Columns and rows, shaped as the paper's: ``{"columns": [...], "rows": [{"images", "method", "values"}]}``.
+
+    Each row also holds ``spread``, ``seeds``, ``missing``, ``paper`` and ``difference`` ({column: [mean, low,
+    high, pairs]}).
+    """
+    rows = [
+        {
+            "images" if row.budget > 1 or row.budget == 0 else "share": row.budget,
+            "method": row.selector,
+            "values": [row.values[c].mean for c in table.columns],
+            "spread": [row.values[c].spread for c in table.columns],
+            "seeds": list(row.seeds),
+            "missing": {str(seed): status for seed, status in row.status.items()},
+            "paper": [row.paper.get(c) for c in table.columns] if row.paper else None,
+            "difference": {c: [d.mean, d.low, d.high, d.n] for c, d in row.differences.items()},
+        }
+        for row in table.rows
+    ]
+    document = {
+        "title": table.title,
+        "columns": list(table.columns),
+        "seeds": list(table.seeds),
+        "rows": rows,
+    }
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+
+FORMATS: dict[str, Callable[[ResultTable], str]] = {
+    "txt": text,
+    "tsv": paper_form,
+    "md": markdown,
+    "tex": latex,
+    "csv": comma_separated,
+    "json": as_json,
+}
+
+
+def as_sections(table: ResultTable, title: str) -> list[dict[str, Any]]:
+    """The table and its differences for a page; see ``tables`` in :func:`nds_plugin.report.html.write_report`."""
+    caption = " ".join(
+        [_caption(table), *(line.strip() for note in _notes(table) for line in note.splitlines())]
+    )
+    sections = [(title, caption, _values(table, _PLAIN))]
+    if any(row.differences for row in table.rows):
+        text = _difference_caption().rstrip(":") + "."
+        sections.append((f"{title}: difference to uniform", text, _differences(table, _PLAIN)))
+    # Budget and method in one cell, which stays in view where a narrow screen scrolls the table.
+    names = [f"{budget_label(row.budget)} {_method(table, row)}".removeprefix("0 ") for row in table.rows]
+    changed = [name for name, row in zip(names, table.rows) if row.differences]
+    return [
+        {"title": heading, "text": text, "header": ["", *header[2:]],
+         "rows": [[name, *line[2:]] for name, line in zip(labels, body)]}
+        for (heading, text, (header, body)), labels in zip(sections, (names, changed))
+    ]  # fmt: skip
+
+
+def difference_text(change: Difference, digits: int = 1) -> str:
+    """``+2.1 [+0.8, +3.4]``; without interval where there is one pair."""
+    if change.mean is None:
+        return MISSING
+    if change.low is None or change.high is None:
+        return f"{change.mean:+.{digits}f} [one seed]"
+    return f"{change.mean:+.{digits}f} [{change.low:+.{digits}f}, {change.high:+.{digits}f}]"
+
+
+def _document(table: ResultTable, form: str) -> str:
+    parts = [_caption(table)]
+    for title, (header, body) in (
+        ("", _values(table, _PLAIN)),
+        (_difference_caption(), _differences(table, _PLAIN)),
+    ):
+        if body:
+            right = ("left", "left", *["right"] * (len(header) - 2))
+            parts += [title] if title else []
+            parts.append(tabulate(body, header, tablefmt=form, disable_numparse=True, colalign=right))
+    return "\n\n".join([*parts, *_notes(table)]) + "\n"
+
+
+def _values(table: ResultTable, names: dict[str, str]) -> tuple[list[str], list[list[str]]]:
+    header = ["Data", "Method", "seeds", *(names.get(c, c) for c in table.columns)]
+    body = [
+        [label, _method(table, row), f"{len(row.seeds)}/{len(row.seeds) + len(row.status)}"]
+        + [_value(table, row, c) for c in table.columns]
+        for row, label in zip(table.rows, _budget_column(table))
+    ]
+    return header, body
+
+
+def _differences(table: ResultTable, names: dict[str, str]) -> tuple[list[str], list[list[str]]]:
+    header = ["Data", "Method", *(names.get(c, c) for c in table.columns)]
+    body = [
+        [budget_label(row.budget), _method(table, row)]
+        + [difference_text(row.differences[c], table.digits) for c in table.columns]
+        for row in table.rows
+        if row.differences
+    ]
+    return header, body
+
+
+def _value(table: ResultTable, row: TableRow, column: str) -> str:
+    value = row.values[column]
+    shown = MISSING if value.mean is None else f"{value.mean:.{table.digits}f}"
+    if value.spread is not None:
+        shown += f" ± {value.spread:.{table.digits}f}"
+    return shown + (f" ({row.paper[column]:.1f})" if column in row.paper else "")
+
+
+def _caption(table: ResultTable) -> str:
+    return f"{table.title} Means over seeds ± standard deviation" + (
+        "; in brackets the paper." if any(row.paper for row in table.rows) else "."
+    )
+
+
+def _difference_caption() -> str:
+    return (
+        f"Difference to uniform sampling at the same budget, paired over seeds, with its {CONFIDENCE:.0%} interval "
+        "(t distribution):"
+    )
+
+
+def _notes(table: ResultTable) -> list[str]:
+    labels = [_method(table, row) for row in table.rows]
+    notes = [f"{mark} {meaning}" for mark, meaning in _MARKS if any(m.endswith(mark) for m in labels)]
+    if table.missing:
+        whole = len(table.rows) * len(table.seeds)
+        notes.append(f"{table.missing} of {whole} cells are missing: {_missing(table)}.")
+    return (
+        ["\n".join(f"{note}  " for note in notes[:-1]) + "\n" * bool(notes[:-1]) + notes[-1]] if notes else []
+    )
+
+
+def _missing(table: ResultTable) -> str:
+    """Rows of which nothing is there in one list, the others with their seeds."""
+    empty, partly = [], []
+    for row in table.rows:
+        name = f"{_method(table, row)} {budget_label(row.budget)}"
+        seeds = ", ".join(f"{s}{'' if why == MISSING else f' ({why})'}" for s, why in row.status.items())
+        if not row.seeds and set(row.status.values()) == {MISSING}:
+            empty.append(name)
+        elif row.status:
+            partly.append(f"{name} seed{'s' if len(row.status) > 1 else ''} {seeds}")
+    return "; ".join([*partly, *([f"all of {', '.join(empty)}"] if empty else [])])
+
+
+def _method(table: ResultTable, row: TableRow) -> str:
+    return method_label(row.selector, table.source, table.from_random)
+
+
+def _budget_column(table: ResultTable) -> list[str]:
+    """Labels of the budgets, each once where rows of one budget follow each other."""
+    labels = [budget_label(row.budget) for row in table.rows]
+    return [label if i == 0 or labels[i - 1] != label else "" for i, label in enumerate(labels)]
+
+
+def _tex(cell: str) -> str:
+    for plain, escaped in (
+        ("%", r"\%"),
+        ("&", r"\&"),
+        ("_", r"\_"),
+        ("#", r"\#"),
+        ("±", r"$\pm$"),
+        ("†", r"$\dagger$"),
+        ("‡", r"$\ddagger$"),
+        ("^bb", ""),
+    ):
+        cell = cell.replace(plain, escaped)
+    return cell
+
+
+def write_tables(table: ResultTable, stem: str, write: Callable[[str, str], Any]) -> Sequence[str]:
+    """Write all formats by ``write(name, content)``; the names."""
+    names = [f"{stem}.{suffix}" for suffix in FORMATS]
+    for name, form in zip(names, FORMATS.values()):
+        write(name, form(table))
+    return names

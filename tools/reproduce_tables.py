@@ -1,0 +1,118 @@
+"""Make Table 4 or 5 of the paper, or the CPU-sized benchmark: run the missing cells, print the table.
+
+    python tools/reproduce_tables.py --table 4 --dry-run
+    python tools/reproduce_tables.py --table 4 --num-gpus 8
+
+At CPU size, on the real photographs of NDS_DATA (layout in docs/development.md), an hour at a time:
+
+    NDS_DATA=/path/to/data python tools/reproduce_tables.py --table mini --jobs 2 --time-limit 60
+
+Each cell is tools/train_net.py on the row's config with a seed of its own. Finished cells are never run
+again, interrupted ones go on, failed ones are tried again, now and at the next start. The command may
+run several times at once, also on several machines that share the folder: they deal the cells among
+themselves. Tables (text, Markdown, LaTeX, CSV, JSON) and curves are written into the output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from nds_plugin.cli import parse, run
+from nds_plugin.d2.reproduce import Reproduction
+from nds_plugin.errors import NDSError
+from nds_plugin.grid.spec import GRIDS, grid_of, parse_seeds
+from nds_plugin.report.table_formats import text
+
+logger = logging.getLogger("nds_plugin")
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARK = ROOT / "docs" / "benchmark.json"
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--table", required=True, metavar="|".join(GRIDS), help="which one")
+    parser.add_argument(
+        "--output", help="folder of the runs and tables (default output/table4, ..., output/mini)"
+    )
+    parser.add_argument(
+        "--results", help="file of finished cells (default OUTPUT/cells.json; mini: docs/benchmark.json)"
+    )
+    parser.add_argument("--seeds", help="such as 0-2 or 0,1,5 (default 0-2)")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="rows, such as 'cityscapes_*_20'; repeatable",
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs of each cell (processes, on CPUs)")
+    parser.add_argument("--time-limit", type=float, metavar="MINUTES", help="start no cell after that")
+    parser.add_argument(
+        "--retries", type=int, default=1, help="how often a failed cell is tried again in this call"
+    )
+    parser.add_argument("--keep-checkpoints", action="store_true", help="keep all of them of finished cells")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan: cells, GPU hours, disk")
+    parser.add_argument("--collect", action="store_true", help="run nothing: tables of what is finished")
+    parser.add_argument(
+        "--page", help="also write the tables into this Markdown page (mini: docs/benchmark.md)"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="of the config, for all cells")
+    return parse(parser)
+
+
+def main() -> None:
+    args = parse_arguments()
+    grid = grid_of(args.table)
+    folder = "mini" if args.table == "mini" else f"table{args.table}"
+    output = Path(args.output or Path("output") / folder)
+    results = Path(args.results or (BENCHMARK if args.table == "mini" else output / "cells.json"))
+    if args.retries < 0 or (args.time_limit is not None and args.time_limit < 0):
+        raise NDSError("--retries and --time-limit must be 0 or more.")
+    reproduction = Reproduction(
+        grid,
+        output,
+        results,
+        seeds=parse_seeds(args.seeds) if args.seeds else None,
+        only=args.only,
+        overrides=args.overrides,
+        processes=args.num_gpus,
+    )
+    if args.dry_run:
+        print(reproduction.plan(args.jobs, args.keep_checkpoints), end="")
+        return
+    failed = {} if args.collect else work(reproduction, args)
+    reproduction.collect()
+    tables = reproduction.tables(failed)
+    for table in tables.values():
+        print(text(table))
+    for path in reproduction.write(tables):
+        logger.info("wrote %s", path)
+    if args.page:
+        reproduction.write_page(Path(args.page), tables)
+    if failed:
+        lines = "; ".join(f"{name}: {why}" for name, why in failed.items())
+        raise NDSError(f"{len(failed)} cells failed and will be tried again at the next start: {lines}")
+
+
+def work(reproduction: Reproduction, args: argparse.Namespace) -> dict[str, str]:
+    """Run the missing cells; those that failed, with the reason."""
+    reproduction.check()
+    limit = None if args.time_limit is None else 60 * args.time_limit
+    outcome = reproduction.run(
+        args.jobs, retries=args.retries, time_limit=limit, keep_checkpoints=args.keep_checkpoints
+    )
+    logger.info(
+        "%d cells finished now, %d failed, %d in the hands of other processes, %d not started.",
+        len(outcome.done), len(outcome.failed), len(outcome.elsewhere), len(outcome.not_started),
+    )  # fmt: skip
+    return outcome.failed
+
+
+if __name__ == "__main__":
+    run(main)

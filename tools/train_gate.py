@@ -1,0 +1,67 @@
+#!/usr/bin/env python
+"""Train a gate: a classifier of a partition's clusters on the features of one network.
+
+    python tools/train_gate.py --index output/index.parquet --partition output/partition.parquet \\
+        --network output/experts/shared.safetensors --output output/gate
+
+CPU-sized: the same, with the --crop-size that the network was trained with.
+
+A client scores a gate by tools/score_gate.py with one forward pass an image, where K experts take 4 K.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from nds_plugin.artifacts import check_writable
+from nds_plugin.cli import parse, run
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    description, _, examples = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--index", required=True, help="index of the source (Parquet)")
+    parser.add_argument("--partition", required=True, help="partition of that index (Parquet)")
+    parser.add_argument("--network", required=True, help="shared.safetensors, or a ResNet's checkpoint")
+    parser.add_argument("--output", required=True, help="folder for the gate")
+    parser.add_argument("--crop-size", type=int, default=224, help="side of the crops (default 224)")
+    parser.add_argument(
+        "--l2", type=float, default=0.01, help="strength of the regularisation (default 0.01)"
+    )
+    parser.add_argument("--num-workers", type=int, default=2, help="loader processes (default 2)")
+    parser.add_argument("--device", default="", help="cpu, cuda, cuda:1; by default a GPU if there is one")
+    return parse(parser)
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    args = parse_arguments()
+    from nds_plugin.backbones import load_feature_network
+    from nds_plugin.features import extract_features
+    from nds_plugin.index import SourceIndex
+    from nds_plugin.networks import choose_device
+    from nds_plugin.partition import Partition
+    from nds_plugin.selectors.base import Features
+    from nds_plugin.selectors.gate import GateConfig, train_gate
+
+    config = GateConfig(l2=args.l2)
+    check_writable(args.output)  # before the work that would be lost
+    index, partition = SourceIndex.load(args.index), Partition.load(args.partition)
+    partition.check_matches(index)
+    network = load_feature_network(args.network)
+    values, readable = extract_features(
+        index, network, args.crop_size, device=choose_device(args.device), num_workers=args.num_workers
+    )
+    gate = train_gate(
+        index, partition, network, Features(values, readable), args.crop_size, config, args.output
+    )
+    accuracy, images = gate.manifest["train_accuracy"], gate.manifest["images"]
+    print(f"{gate.num_clusters} clusters, {images} images, training accuracy {accuracy:.3f}")
+    print(f"gate {gate.hash[:12]} in {args.output}")
+
+
+if __name__ == "__main__":
+    run(main)
