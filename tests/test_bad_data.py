@@ -63,7 +63,7 @@ CONFIG: dict[str, tuple[list[str], str]] = {
     "source is text": (["NDS.SOURCE.DATASETS", "bad_street_train"], "NDS.SOURCE.DATASETS must be a tuple, as .* got text"),
     "no target": (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN and DATASETS.TEST must name"),
     "unknown sampler": (["DATALOADER.SAMPLER_TRAIN", "TraningSampler"], "unknown DATALOADER.SAMPLER_TRAIN .* Did you mean 'TrainingSampler'"),
-    "unknown selector": (["NDS.SELECTOR", "nsd"], "unknown NDS.SELECTOR 'nsd'. Did you mean 'nds'. Known: full"),
+    "unknown selector": (["NDS.SELECTOR", "nsd"], "unknown NDS.SELECTOR 'nsd'. Did you mean 'nds'. Known: domain_classifier"),
     "unknown mode": (["NDS.MODE", "subsett"], "unknown selection mode 'subsett'"),
     "unknown normalisation": (["NDS.NORMALISATION", "maxmin"], "unknown score normalisation 'maxmin'"),
     "unknown metric": (["NDS.SCORING.METRIC", "acc"], "unknown metric 'acc'"),
