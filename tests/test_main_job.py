@@ -121,6 +121,17 @@ def test_a_second_start_trains_nothing_again(data: Path, unbroken: Path) -> None
         assert re.search(rf"{step}: kept ", log), step
 
 
+def test_a_run_killed_after_pretraining_tests_the_pretrained_detector_then(data: Path, unbroken: Path) -> None:
+    output = unbroken.parent / "killed_after_pretraining"
+    shutil.copytree(unbroken, output)
+    (output / "results.json").unlink()
+    log = _run(data, output, "NDS.EVALUATE_PRETRAINED", "True")
+    assert "pretrain: kept " in log
+    before = json.loads((output / "results.json").read_text())["pretrained"]
+    assert set(before["classes"]) == {"bicycle", "bus", "car", "person"}
+    assert set(before["per_category"]) == set(before["per_category_bb"]) == set(before["classes"])
+
+
 def _kill_in_a_checkpoint(data: Path, output: Path, *extra: str, processes: int = 1) -> None:
     """Start the job and kill -9 all of it while it writes a checkpoint of pretraining."""
     process = subprocess.Popen(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from detectron2.config import CfgNode as CN
 from detectron2.data import MetadataCatalog, build_detection_test_loader
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, hooks
+from detectron2.engine import DefaultTrainer, TrainerBase, hooks
 from detectron2.solver import build_optimizer
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
@@ -23,6 +23,7 @@ from nds_plugin.d2.evaluation import build_evaluator
 from nds_plugin.d2.hooks import DrawMonitor, IterationSeed
 from nds_plugin.d2.loader import ObservedLoader, build_nds_train_loader
 from nds_plugin.d2.mapper import NDSDatasetMapper
+from nds_plugin.d2.mixed_precision import trainer_type
 from nds_plugin.errors import unknown_name
 from nds_plugin.sampling import available_weights, cluster_sizes
 from nds_plugin.selection import Selection
@@ -36,9 +37,9 @@ Weights = npt.NDArray[np.float64]
 class NDSTrainer(DefaultTrainer):
     """The trainer of both stages.
 
-    Differs from DefaultTrainer in four ways: the loader starts at the iteration that a resumed
+    Differs from DefaultTrainer in five ways: the loader starts at the iteration that a resumed
     run has reached; checkpoints are written atomically and name the classes; several processes
-    train on CPUs too; AdamW may be chosen (``NDS.OPTIMIZER``).
+    train on CPUs too, and in mixed precision; AdamW may be chosen (``NDS.OPTIMIZER``).
     """
 
     def __init__(self, cfg: CN, extra_hooks: Sequence[hooks.HookBase] = ()) -> None:
@@ -51,8 +52,8 @@ class NDSTrainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         model = _data_parallel(model)
-        trainer_type = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = trainer_type(model, loader, optimizer)
+        step = trainer_type(cfg.SOLVER.AMP.ENABLED, cfg.MODEL.DEVICE)
+        self._trainer = step(model, loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = AtomicCheckpointer(
             model, cfg.OUTPUT_DIR, extra=_checkpoint_extra(cfg), trainer=weakref.proxy(self)
