@@ -121,7 +121,16 @@ def test_a_second_start_trains_nothing_again(data: Path, unbroken: Path) -> None
         assert re.search(rf"{step}: kept ", log), step
 
 
-def test_a_run_killed_after_pretraining_tests_the_pretrained_detector_then(data: Path, unbroken: Path) -> None:
+def test_another_job_of_the_same_pretraining_takes_it(data: Path, unbroken: Path) -> None:
+    output = unbroken.parent / "other_client"
+    log = _run(data, output, "SOLVER.MAX_ITER", "1", "NDS.TRANSFER.LOOSE_NAMES", "True")
+    assert "pretrain: taken from " in log
+    assert _equal(_weights(output, "pretrain"), _weights(unbroken, "pretrain"))
+
+
+def test_a_run_killed_after_pretraining_tests_the_pretrained_detector_then(
+    data: Path, unbroken: Path
+) -> None:
     output = unbroken.parent / "killed_after_pretraining"
     shutil.copytree(unbroken, output)
     (output / "results.json").unlink()
@@ -134,6 +143,8 @@ def test_a_run_killed_after_pretraining_tests_the_pretrained_detector_then(data:
 
 def _kill_in_a_checkpoint(data: Path, output: Path, *extra: str, processes: int = 1) -> None:
     """Start the job and kill -9 all of it while it writes a checkpoint of pretraining."""
+    for kept in (output.parent / "nds").glob("pretraining-*"):  # of an earlier run, which it would take
+        shutil.rmtree(kept)
     process = subprocess.Popen(
         _command(output, *extra, processes=processes),
         env=_environment(data),

@@ -20,6 +20,7 @@ from nds_plugin.d2.evaluation import KIND as RESULTS_KIND
 from nds_plugin.d2.evaluation import summarise, write_results
 from nds_plugin.d2.fingerprints import dataset_fingerprint
 from nds_plugin.d2.hooks import Rescore
+from nds_plugin.d2.kept_pretraining import KeptPretraining
 from nds_plugin.d2.pretrained import evaluate_pretrained
 from nds_plugin.d2.registration import dataset_classes
 from nds_plugin.d2.selecting import Selected, SelectionSteps
@@ -113,7 +114,15 @@ def _pretrain(cfg: CN, timed: Timings, resume: bool) -> _Pretrained:
         training.weights_fingerprint(pretrain_cfg),
     ]
     key = training.training_key(pretrain_cfg, inputs)
+    # What follows new scores during training is this client's own.
+    shared = bool(cfg.NDS.WORK_DIR) and not hooks and comm.is_main_process()
+    kept = KeptPretraining(steps.folder, key) if shared else None
+    if kept:
+        kept.take(Path(pretrain_cfg.OUTPUT_DIR))
+    comm.synchronize()
     weights = training.train(pretrain_cfg, key, resume=resume, timed=timed, extra_hooks=hooks)
+    if kept:
+        kept.keep(Path(pretrain_cfg.OUTPUT_DIR))
     results = None
     if cfg.NDS.EVALUATE_PRETRAINED:
         with timed("evaluate_pretrained"):

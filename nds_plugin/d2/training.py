@@ -152,7 +152,7 @@ def train(
         return folder / FINAL
     go_on = comm.all_gather(_can_go_on(folder, key, resume))[0]
     if comm.is_main_process() and not go_on:
-        _set_aside(folder)
+        set_aside(folder)
         write_json(folder / STARTED, KIND, key, {"config": cfg.dump()})
     comm.synchronize()
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
@@ -190,7 +190,7 @@ def _can_go_on(folder: Path, key: str, resume: bool) -> bool:
     return False
 
 
-def _set_aside(folder: Path) -> None:
+def set_aside(folder: Path) -> None:
     """Rename what another run left, so that neither run can pick up the other's checkpoints."""
     if not (folder / STARTED).exists() and not (folder / "last_checkpoint").exists():
         return
