@@ -19,6 +19,7 @@ from nds_plugin.selection import Selection
 from nds_plugin.service.app import create_app
 from nds_plugin.service.publishing import publish
 from nds_plugin.service.settings import Limits, Settings, token_hash
+from nds_plugin.service.store import Store
 
 FREE = Limits(requests_per_minute=0, heavy_per_minute=0)
 
@@ -420,6 +421,25 @@ def test_a_store_without_a_set_answers_503_until_one_is_published(
             assert answer.headers["retry-after"] == "30"
         set_id = publish(folder / "empty", **parts_of(folder / "store"))
         assert client.get("/health").json()["expert_set"] == set_id
+
+
+def test_a_damaged_set_is_the_servers_trouble_and_hides_no_other(
+    service_store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = copied(service_store, tmp_path / "copy")
+    parts = parts_of(folder)
+    whole = publish(
+        folder, **{**parts, "experts": other_experts(parts["experts"], folder.parent / "experts1")}
+    )
+    [damaged] = set(Store(folder).ids()) - {whole}
+    (folder / "sets" / damaged / "set.json").write_text("{")
+    with TestClient(create_app(Settings(folder)), base_url="http://test/api/v1") as client:
+        assert [entry["id"] for entry in client.get("/expert-sets").json()["expert_sets"]] == [whole]
+        answer = client.get(f"/expert-sets/{damaged}")
+        assert answer.status_code == 503
+        assert answer.json()["detail"] == "this expert set is damaged on the server, whose log says more."
+        assert client.get("/expert-sets/" + "0" * 16).status_code == 404
+    assert f"the set {damaged} is damaged" in caplog.text
 
 
 def test_a_token_has_a_limit_of_searches(service_store: Path, tmp_path: Path, body: dict[str, Any]) -> None:

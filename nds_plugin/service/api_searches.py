@@ -80,6 +80,12 @@ def create(
         raise ProblemError(422, f"this token has {most} searches already: delete some.") from None
     if not new:
         return _repeated(search, body, response)
+    if not context.store.has(published.id):
+        # It was replaced and pruned since it was looked up. Asked after the search is kept: see pruning.py.
+        context.book.delete(token or fresh or "", search.id)
+        raise ProblemError(
+            409, f"the expert set {published.id} was removed meanwhile: look what is current now."
+        )
     response.headers["Location"] = f"{_PREFIX}/{search.id}"
     return _shown(search, fresh)
 
