@@ -45,7 +45,7 @@ demo-service: install
 	$(PYTHON) tools/partition_source.py $(SERVICE_DOMAINS:%=--dataset nds_sample_%_train) --method superclass \
 		--num-clusters 6 --crop-size 48 --shared-steps 80 --shared-batch 16 --output $(SERVICE)
 	$(PYTHON) tools/train_experts.py --index $(SERVICE)/index.parquet --partition $(SERVICE)/partition.parquet \
-		--crop-size 48 --shared-steps 80 --batch-size 16 --steps 24 --output $(SERVICE)/experts
+		--crop-size 48 --shared-steps 80 --batch-size 16 --steps 40 --output $(SERVICE)/experts
 	$(PYTHON) tools/serve.py publish --store $(SERVICE)/store --index $(SERVICE)/index.parquet \
 		--partition $(SERVICE)/partition.parquet --experts $(SERVICE)/experts --sources configs/service/sample.yaml
 	@echo 'To play a client, in another terminal:'

@@ -154,7 +154,8 @@ def search(args: argparse.Namespace) -> None:
             _ask()
         found = send(service, body)
     result = found["result"]
-    print(tabulate(sorted(result["share_by_source"].items(), key=lambda item: -item[1]), ["source", "share"]))
+    shares = sorted(result["share_by_source"].items(), key=lambda item: -item[1])
+    print(tabulate([(printable(name, 60), f"{share:.1%}") for name, share in shares], ["source", "share"]))
     print(
         f"{result['images']} images; {result['effective_clusters']:.1f} effective clusters, effective sample size "
         f"{result['effective_sample_size']:.0f}."
