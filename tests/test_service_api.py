@@ -220,6 +220,11 @@ def test_a_repeated_request_makes_no_second_search(client: TestClient, body: dic
     assert first.json() == again.json()
     assert len(client.get("/searches", headers=bearer(token)).json()["searches"]) == 1
     refused(client.post("/searches", json={**body, "seed": 9}, headers=headers), 422, "Idempotency-Key")
+    refused(
+        client.post("/searches", json={**body, "expert_set": "0" * 16}, headers=headers),
+        422,
+        "Idempotency-Key",
+    )
     other = bearer(client.post("/tokens").json()["token"])
     assert (
         client.post("/searches", json=body, headers={**other, "Idempotency-Key": "0123456789"}).status_code
@@ -367,6 +372,22 @@ def test_scores_of_an_older_set_get_a_409_and_an_old_search_keeps_its_set(
         back = client.post("/admin/current", json={"expert_set": body["expert_set"]}, headers=bearer(ADMIN))
         assert back.status_code == 200
         assert client.post("/searches", json=body).status_code == 201
+
+
+def test_scores_of_a_set_whose_experts_still_serve_are_not_asked_for_again(
+    service_store: Path, tmp_path: Path, body: dict[str, Any]
+) -> None:
+    store = copied(service_store, tmp_path / "copy")
+    parts = parts_of(store)
+    parts["notes"].write_text("street: {homepage: 'https://example.org/new'}")
+    with client_of(store) as client:
+        publish(store, **parts)
+        problem = refused(
+            client.post("/searches", json=body), 409, "its experts are the same, name their hash"
+        )
+        assert "score again" not in problem["detail"]
+        same = client.get("/expert-sets").json()["expert_sets"][0]["hash"]
+        assert client.post("/searches", json={**body, "expert_set": same}).status_code == 201
 
 
 def test_only_the_admin_switches_sets_and_reads_statistics(
