@@ -16,6 +16,7 @@ DEMO := output/demo
 TEST_PROCESSES ?= 2
 SERVICE := output/service
 SERVICE_PORT := 8000
+PROVIDER_PORT := 8001
 SERVICE_DOMAINS := street room meadow harbour desert shelf
 
 .PHONY: install demo demo-service test check bench clean
@@ -39,7 +40,7 @@ demo: install
 	$(PYTHON) tools/train_net.py --config nds_sample.yaml OUTPUT_DIR $(DEMO)/selected NDS.WORK_DIR $(DEMO)/nds
 	$(PYTHON) tools/compare_runs.py $(DEMO)/none $(DEMO)/uniform $(DEMO)/selected --output $(DEMO)/report.html
 
-# A file server on port 8001 plays the provider of the images; configs/service/sample.yaml has its links.
+# A file server plays the provider of the images; configs/service/sample.yaml has its links, with its port.
 demo-service: install
 	$(PYTHON) tools/partition_source.py $(SERVICE_DOMAINS:%=--dataset nds_sample_%_train) --method superclass \
 		--num-clusters 6 --crop-size 48 --shared-steps 80 --shared-batch 16 --output $(SERVICE)
@@ -47,8 +48,11 @@ demo-service: install
 		--crop-size 48 --shared-steps 80 --batch-size 16 --steps 40 --output $(SERVICE)/experts
 	$(PYTHON) tools/serve.py publish --store $(SERVICE)/store --index $(SERVICE)/index.parquet \
 		--partition $(SERVICE)/partition.parquet --experts $(SERVICE)/experts --sources configs/service/sample.yaml
-	$(PYTHON) -m http.server 8001 --bind 127.0.0.1 --directory $(DETECTRON2_DATASETS)/nds_sample >/dev/null 2>&1 & \
-		provider=$$!; trap "kill $$provider" EXIT; trap "exit 130" INT TERM; \
+	@echo 'To play a client, in another terminal:'
+	@echo '  $(VENV)/bin/nds-client score --images $(DETECTRON2_DATASETS)/nds_sample/farm/images --output scores.json'
+	$(PYTHON) -m http.server $(PROVIDER_PORT) --bind 127.0.0.1 --directory $(DETECTRON2_DATASETS)/nds_sample \
+		>/dev/null 2>&1 & provider=$$!; trap "kill $$provider" EXIT; trap "exit 130" INT TERM; sleep 1; \
+		kill -0 $$provider || { echo 'error: port $(PROVIDER_PORT) of the file server is taken.'; exit 2; }; \
 		$(PYTHON) tools/serve.py run --store $(SERVICE)/store --thumbnails --port $(SERVICE_PORT)
 
 test: install

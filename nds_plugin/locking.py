@@ -32,7 +32,7 @@ def build_once(path: str | os.PathLike[str], is_ready: Callable[[], bool], build
     if is_ready():
         return
     path = Path(path)
-    with _held(path.parent / f".{path.name}.lock", f"another process is making {path}; waiting for it."):
+    with held(path.parent / f".{path.name}.lock", f"another process is making {path}; waiting for it."):
         if not is_ready():
             build()
 
@@ -45,7 +45,7 @@ def folder_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
         NDSError: the folder cannot be written, or its file system has no locks.
     """
     check_writable(folder)
-    with _held(Path(folder) / NAME, f"waiting for another process that works in {folder}."):
+    with held(Path(folder) / NAME, f"waiting for another process that works in {folder}."):
         yield
 
 
@@ -71,7 +71,12 @@ def try_lock(path: str | os.PathLike[str]) -> int | None:
 
 
 @contextlib.contextmanager
-def _held(lock: Path, waiting: str) -> Iterator[None]:
+def held(lock: Path, waiting: str) -> Iterator[None]:
+    """Hold a lock file, which is made if need be; where another process has it, log ``waiting`` and wait.
+
+    Raises:
+        NDSError: the folder cannot be written, or its file system has no locks.
+    """
     descriptor = _open(lock)
     try:
         if not _flock(descriptor, lock, wait=False):

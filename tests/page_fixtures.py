@@ -17,9 +17,6 @@ from service_demo import copied, running
 Z = [0.9, 0.7, 0.4]
 FREE = ("--requests-per-minute", "0", "--heavy-per-minute", "0")
 
-Z = [0.9, 0.7, 0.4]
-FREE = ("--requests-per-minute", "0", "--heavy-per-minute", "0")
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:

@@ -110,7 +110,7 @@ def copied(store: Path, target: Path) -> Path:
         store.parent,
         target,
         copy_function=_link,
-        ignore=shutil.ignore_patterns("sample", "*.sqlite*", "*.log"),
+        ignore=shutil.ignore_patterns("sample", "*.sqlite*", "*.log", "databases.json"),
     )
     return target / store.name
 

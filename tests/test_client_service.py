@@ -399,6 +399,20 @@ def test_the_token_is_private_and_never_printed(user_here: UserHere, local_score
     assert stat.S_IMODE(user_here.config.stat().st_mode) == 0o700
 
 
+def test_a_token_that_the_server_does_not_know_is_named_with_its_file(
+    user_here: UserHere, local_scores: Scores
+) -> None:
+    path = _save(local_scores, user_here)
+    user_here.config.mkdir(parents=True)
+    file = user_here.config / "tokens.json"
+    file.write_text(json.dumps({user_here.server: "nds_of-another-database"}))
+    for arguments in (("searches",), ("search", "--scores", path, "--budget", 5, "--yes")):
+        said = user_here.fails(*arguments)
+        assert "401 Unauthorized: unknown token." in said
+        assert f"in {file} is of another database or was forgotten: take it out there" in said
+    assert "nds_of-another-database" not in said
+
+
 def test_noise_is_sent_in_the_place_of_the_scores(user_here: UserHere, local_scores: Scores) -> None:
     path = _save(local_scores, user_here)
     outputs = [

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from page_fixtures import FREE, browser, expert_hash, scores, server, visitor
-from page_tools import Visit, to_scores, to_selection, visit
+from page_tools import TITLE, Visit, to_result, to_scores, to_selection, visit, write_scores
 from service_demo import copied, other_experts, parts_of, running
 
 from nds_plugin.service.publishing import publish
@@ -138,6 +138,22 @@ def test_a_repeated_click_or_a_lost_answer_makes_one_search(visitor: Visit, scor
     assert lost == [201, 200]
     visitor.open("#/searches")
     assert visitor.page.locator("tbody tr").count() == 1
+    visitor.troubles[:] = [text for text in visitor.troubles if "ERR_FAILED" not in text]
+
+
+def test_a_search_that_could_not_be_deleted_is_said_and_stays(visitor: Visit, scores: Path) -> None:
+    to_result(visitor, scores)
+    visitor.page.route("**/api/v1/searches/*", lambda route: route.abort())
+    for place, button in ((None, "Delete this search"), ("#/searches", f"Delete {TITLE}")):
+        if place:
+            visitor.open(place)
+        visitor.page.get_by_role("button", name=button).click()
+        visitor.page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        visitor.page.get_by_role("alert").filter(has_text="The server does not answer").wait_for()
+    visitor.page.unroute("**/api/v1/searches/*")
+    visitor.page.get_by_role("button", name=f"Delete {TITLE}").click()
+    visitor.page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    visitor.page.get_by_text("No searches under this token").wait_for()
     visitor.troubles[:] = [text for text in visitor.troubles if "ERR_FAILED" not in text]
 
 

@@ -19,6 +19,7 @@ from nds_plugin.selection import Selection
 from nds_plugin.service.app import create_app
 from nds_plugin.service.publishing import publish
 from nds_plugin.service.settings import Limits, Settings, token_hash
+from nds_plugin.service.store import Store
 
 FREE = Limits(requests_per_minute=0, heavy_per_minute=0)
 
@@ -219,6 +220,11 @@ def test_a_repeated_request_makes_no_second_search(client: TestClient, body: dic
     assert first.json() == again.json()
     assert len(client.get("/searches", headers=bearer(token)).json()["searches"]) == 1
     refused(client.post("/searches", json={**body, "seed": 9}, headers=headers), 422, "Idempotency-Key")
+    refused(
+        client.post("/searches", json={**body, "expert_set": "0" * 16}, headers=headers),
+        422,
+        "Idempotency-Key",
+    )
     other = bearer(client.post("/tokens").json()["token"])
     assert (
         client.post("/searches", json=body, headers={**other, "Idempotency-Key": "0123456789"}).status_code
@@ -368,6 +374,22 @@ def test_scores_of_an_older_set_get_a_409_and_an_old_search_keeps_its_set(
         assert client.post("/searches", json=body).status_code == 201
 
 
+def test_scores_of_a_set_whose_experts_still_serve_are_not_asked_for_again(
+    service_store: Path, tmp_path: Path, body: dict[str, Any]
+) -> None:
+    store = copied(service_store, tmp_path / "copy")
+    parts = parts_of(store)
+    parts["notes"].write_text("street: {homepage: 'https://example.org/new'}")
+    with client_of(store) as client:
+        publish(store, **parts)
+        problem = refused(
+            client.post("/searches", json=body), 409, "its experts are the same, name their hash"
+        )
+        assert "score again" not in problem["detail"]
+        same = client.get("/expert-sets").json()["expert_sets"][0]["hash"]
+        assert client.post("/searches", json={**body, "expert_set": same}).status_code == 201
+
+
 def test_only_the_admin_switches_sets_and_reads_statistics(
     client: TestClient, current: str, store: Path
 ) -> None:
@@ -420,6 +442,25 @@ def test_a_store_without_a_set_answers_503_until_one_is_published(
             assert answer.headers["retry-after"] == "30"
         set_id = publish(folder / "empty", **parts_of(folder / "store"))
         assert client.get("/health").json()["expert_set"] == set_id
+
+
+def test_a_damaged_set_is_the_servers_trouble_and_hides_no_other(
+    service_store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = copied(service_store, tmp_path / "copy")
+    parts = parts_of(folder)
+    whole = publish(
+        folder, **{**parts, "experts": other_experts(parts["experts"], folder.parent / "experts1")}
+    )
+    [damaged] = set(Store(folder).ids()) - {whole}
+    (folder / "sets" / damaged / "set.json").write_text("{")
+    with TestClient(create_app(Settings(folder)), base_url="http://test/api/v1") as client:
+        assert [entry["id"] for entry in client.get("/expert-sets").json()["expert_sets"]] == [whole]
+        answer = client.get(f"/expert-sets/{damaged}")
+        assert answer.status_code == 503
+        assert answer.json()["detail"] == "this expert set is damaged on the server, whose log says more."
+        assert client.get("/expert-sets/" + "0" * 16).status_code == 404
+    assert f"the set {damaged} is damaged" in caplog.text
 
 
 def test_a_token_has_a_limit_of_searches(service_store: Path, tmp_path: Path, body: dict[str, Any]) -> None:

@@ -19,11 +19,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from nds_plugin.service.app import create_app, is_heavy
 from nds_plugin.service.protocol import MAX_HEAD, GuardedProtocol
+from nds_plugin.service.rate_limit import RateLimit
 from nds_plugin.service.security import (
     ABORT,
     BodyLimit,
     Defects,
-    RateLimit,
     Timeouts,
     content_security_policy,
 )
@@ -224,6 +224,18 @@ def test_the_policy_names_the_hosts_of_thumbnails_while_they_are_few() -> None:
     many = content_security_policy(f"https://farm{k}.example" for k in range(41))
     assert "img-src 'self' data: https:;" in many
     assert "unsafe" not in many
+
+
+def test_a_link_of_an_index_cannot_write_the_policy() -> None:
+    odd = [
+        "https://x;script-src https://evil.example",
+        "https://a,b",
+        "http://user@host",
+        "https://*",
+        "https://ö.example",
+    ]
+    assert content_security_policy(odd) == content_security_policy()
+    assert "https://[2001:db8::1]:8443;" in content_security_policy(["https://[2001:db8::1]:8443"])
 
 
 def exchange(address: tuple[str, int], data: bytes) -> bytes:

@@ -253,7 +253,9 @@ MISTAKES = {
     "sets --store none": "nothing is published in none yet",
     "publish --store STORE": "the following arguments are required: --index, --partition, --experts",
     "publish --store s --index none --partition x --experts y": "index file not found: none",
-    "deploy": "the following arguments are required: --store",
+    "deploy": "invalid choice: 'deploy'",
+    "--port 1": "the following arguments are required: --store",
+    "publish --store s --index i": "the following arguments are required: --partition, --experts",
 }
 
 

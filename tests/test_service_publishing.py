@@ -155,6 +155,27 @@ def test_mistakes_in_the_notes_are_told(folder: Path, text: str, message: str) -
         publish_all(folder)
 
 
+FORMULAS = (
+    "=cmd|' /C calc'!A0", "=HYPERLINK(1)", "+1-1|x", "-2+3+cmd|x!A1", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1+1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_text_that_would_run_in_a_spreadsheet_is_refused(folder: Path, text: str) -> None:
+    changed = with_column(folder, "license", [text] + ["CC BY 2.0"] * 71)
+    with pytest.raises(
+        NDSError, match="1 values of the column license could run as formulas in a spreadsheet, first"
+    ):
+        publish_all(folder, index=changed)
+
+
+def test_names_that_only_look_like_formulas_stay_as_they_are(folder: Path) -> None:
+    names = ["+/aB9w==", "=A1", "-x_Y.3", "@home"] * 18
+    publish_all(folder, index=with_column(folder, "license", names))
+    published = Store(folder / "store").current()
+    assert SourceIndex.load(published.folder / "index.parquet").column("license").tolist() == names
+
+
 def test_experts_of_another_partition_are_refused(folder: Path) -> None:
     index = SourceIndex.load(folder / "index.parquet")
     cluster = Partition.load(folder / "partition.parquet").cluster[::-1]
@@ -240,3 +261,28 @@ def test_a_damaged_set_is_refused_when_it_is_read(service_store: Path, tmp_path:
     rows.write_bytes(data[: len(data) // 2])
     with pytest.raises(NDSError, match="not a whole file of rows"):
         Store(store).current()
+
+
+def test_publishing_a_damaged_set_again_mends_it(folder: Path) -> None:
+    set_id = publish_all(folder)
+    place = folder / "store" / "sets" / set_id
+    before = place.stat().st_ino
+    assert publish_all(folder) == set_id
+    assert place.stat().st_ino == before
+    for name in ("rows.arrow", "set.json", "experts/expert_0001.safetensors"):
+        data = (place / name).read_bytes()
+        (place / name).write_bytes(data[: len(data) // 2])
+        assert publish_all(folder) == set_id
+        assert (place / name).stat().st_size >= len(data)
+        Store(folder / "store").current()
+    assert [path.name for path in (folder / "store" / "sets").iterdir()] == [set_id]
+
+
+def test_a_set_can_wait_in_the_store_until_the_admin_moves_on(folder: Path) -> None:
+    first = publish_all(folder)
+    other = other_experts(folder / "experts0", folder / "experts1")
+    second = publish(folder / "store", **{**parts_of(folder / "store"), "experts": other}, current=False)
+    store = Store(folder / "store")
+    assert (store.current_id(), set(store.ids())) == (first, {first, second})
+    store.make_current(second)
+    assert store.current_id() == second

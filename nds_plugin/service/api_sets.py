@@ -45,9 +45,8 @@ def _public(entry: dict[str, Any]) -> dict[str, Any]:
 def expert_sets(context: Shared) -> schemas.ExpertSetsOut:
     """The published sets, the newest first."""
     current = context.store.current_id()
-    found = [context.record(set_id) for set_id in context.store.ids()]
     return schemas.ExpertSetsOut(
-        expert_sets=[schemas.ExpertSetOut(**_summary(published, current)) for published in found]
+        expert_sets=[schemas.ExpertSetOut(**_summary(found, current)) for found in context.store.records()]
     )
 
 

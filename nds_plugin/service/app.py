@@ -16,11 +16,11 @@ from nds_plugin.service import api_admin, api_searches, api_sets, problems
 from nds_plugin.service.context import Context
 from nds_plugin.service.database import connect
 from nds_plugin.service.docs import ALWAYS
+from nds_plugin.service.rate_limit import RateLimit
 from nds_plugin.service.searches import SearchBook
 from nds_plugin.service.security import (
     BodyLimit,
     Defects,
-    RateLimit,
     SecurityHeaders,
     Timeouts,
     content_security_policy,

@@ -64,10 +64,15 @@ class Context:
             raise ProblemError(404, f"no expert set {named[:16]!r} is published here.") from None
         current = self.store.current()
         if found != current.id:
+            same = self.record(found).expert_hash == current.expert_hash
+            advice = (
+                "its experts are the same, name their hash in place of the set's id."
+                if same
+                else "download the current experts and score again."
+            )
             raise ProblemError(
                 409,
-                f"the scores are of the expert set {found}, the current one is {current.id}: download the current "
-                "experts and score again.",
+                f"the scores are of the expert set {found}, the current one is {current.id}: {advice}",
                 expert_set=found,
                 current=current.id,
             )

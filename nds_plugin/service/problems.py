@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from nds_plugin.errors import NDSError, one_line
 from nds_plugin.service.draws import BusyError
-from nds_plugin.service.store import NothingPublishedError
+from nds_plugin.service.store import DamagedSetError, NothingPublishedError
 
 logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -100,6 +100,10 @@ async def _on_nds(request: Request, error: NDSError) -> Response:
     if isinstance(error, NothingPublishedError):
         logger.warning("%s", one_line(error))
         return problem_response(503, "nothing is published here yet.", _path(request), {"Retry-After": "30"})
+    if isinstance(error, DamagedSetError):
+        logger.error("%s", one_line(error))
+        detail = "this expert set is damaged on the server, whose log says more."
+        return problem_response(503, detail, _path(request), {"Retry-After": "300"})
     return problem_response(422, one_line(error), _path(request))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -20,15 +20,21 @@ from nds_plugin.artifacts import cannot_write, check_writable, content_hash, fil
 from nds_plugin.errors import NDSError
 from nds_plugin.expert_manifest import MANIFEST, read_manifest
 from nds_plugin.index import NO_LABEL, SourceIndex
+from nds_plugin.locking import held
 from nds_plugin.partition import Partition
 from nds_plugin.safetensors_header import check_resnet18_file
 from nds_plugin.service import store as layout
 from nds_plugin.service.rows import write_rows
 from nds_plugin.service.source_notes import SourceNotes, read_notes, with_links
 
+logger = logging.getLogger(__name__)
 FASTADAPT = "fastadapt"
 _HALF_MADE = ".publishing-"
 _MOST_LICENSES = 20
+# Text that a spreadsheet takes for a formula, and that can do something as one: call a function or start a program
+# needs a bracket, a bar or the like. Ids such as -xY_3 and checksums in base64 are harmless, and stay as they are.
+_FORMULA = r"^[=+\-@\x00-\x1f\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}]"
+_HARMLESS = r"^[A-Za-z0-9_./+=@-]*$"
 
 
 def publish(
@@ -37,6 +43,8 @@ def publish(
     partition: str | os.PathLike[str],
     experts: str | os.PathLike[str],
     notes: str | os.PathLike[str] | None = None,
+    *,
+    current: bool = True,
 ) -> str:
     """Check a set, copy it into the store and make it the current one.
 
@@ -47,6 +55,7 @@ def publish(
         index, partition: the artefacts.
         experts: folder of experts, trained on that partition.
         notes: YAML about the sources (``source_notes.py``).
+        current: make it the current set; otherwise that is left to the holder of the admin token.
 
     Returns:
         The set's id.
@@ -59,10 +68,11 @@ def publish(
     cut.check_matches(source_index)
     about = read_notes(notes, source_index.sources)
     table = with_links(_without_folders(source_index), about)
+    _refuse_formulas(table)
     public = SourceIndex(table, source_index.classes)
     manifest = _checked_experts(Path(experts), cut)
     sources = [_describe(public, cut, name, about[name]) for name in public.sources]
-    with _only_one(folder), _new_folder(folder) as half_made:
+    with only_publisher(folder), _new_folder(folder) as half_made:
         public.save(half_made / layout.INDEX, public.hash)
         cut.save(half_made / layout.PARTITION, cut.hash)
         rows = public.table.append_column("cluster", pa.array(cut.cluster))
@@ -76,7 +86,8 @@ def publish(
         }  # fmt: skip
         write_json(half_made / layout.SET_FILE, layout.KIND, set_id, info)
         _put_in_place(half_made, folder / layout.SETS / set_id)
-    layout.Store(folder).make_current(set_id)
+        if current:
+            layout.Store(folder).make_current(set_id)
     return set_id
 
 
@@ -102,6 +113,23 @@ def _without_folders(index: SourceIndex) -> pa.Table:
             below = pc.utf8_slice_codeunits(names, len(folder) + (0 if folder in ("", "/") else 1))
             public = pc.if_else(own, below, public)
     return index.table.set_column(index.table.column_names.index("file_name"), "file_name", public)
+
+
+def _refuse_formulas(table: pa.Table) -> None:
+    """Refuse text that would run as a formula where a CSV manifest is opened in a spreadsheet.
+
+    Quoting it would change ids and names that programs need to the byte.
+    """
+    for name in ("source", "image_id", "file_name", "license", "checksum"):
+        text = pc.unique(table.column(name).cast(pa.string()))
+        formula = pc.and_not(
+            pc.match_substring_regex(text, _FORMULA), pc.match_substring_regex(text, _HARMLESS)
+        )
+        if found := text.filter(formula).to_pylist():
+            raise NDSError(
+                f"{len(found)} values of the column {name} could run as formulas in a spreadsheet, first "
+                f"{found[0][:80]!r}: rename them, so that they do not begin with = + - @ or a control character."
+            )
 
 
 def _checked_experts(folder: Path, partition: Partition) -> dict[str, Any]:
@@ -187,11 +215,10 @@ def _hosts(urls: pa.ChunkedArray) -> list[str]:
 
 
 @contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """One publisher at a time; what a killed one left is removed."""
+def only_publisher(folder: Path) -> Iterator[None]:
+    """One process at a time adds sets to a store or takes some out; what a killed publisher left is removed."""
     check_writable(folder / layout.SETS)
-    with open(folder / ".publish.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with held(folder / ".publish.lock", f"waiting for another publisher in {folder}."):
         for left in (folder / layout.SETS).glob(f"{_HALF_MADE}*"):
             shutil.rmtree(left, ignore_errors=True)
         yield
@@ -209,10 +236,26 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 
 
 def _put_in_place(half_made: Path, target: Path) -> None:
-    """Flush everything to the disk, then rename; a set that is there already is the same one."""
+    """Flush everything to the disk, then rename; a set that is there already stays unless it is damaged."""
     for path in [*half_made.rglob("*"), half_made]:
         sync(path)
-    if not target.exists():
-        os.chmod(half_made, 0o755)
-        os.rename(half_made, target)
-        sync(target.parent)
+    if target.exists():
+        if _is_whole(target):
+            return
+        logger.warning("%s is damaged: replacing it.", target)
+        with _new_folder(target.parent.parent) as damaged:
+            os.rename(target, damaged / target.name)
+    os.chmod(half_made, 0o755)
+    os.rename(half_made, target)
+    sync(target.parent)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every file of a set in the store is what its set.json says."""
+    try:
+        record = layout.SetRecord.read(folder)
+        wanted = {folder / name: digest for name, digest in record.info["artefacts"].items()}
+        wanted |= {record.expert_path(name): entry["sha256"] for name, entry in record.files.items()}
+        return all(file_hash(path) == digest for path, digest in wanted.items())
+    except (NDSError, OSError):
+        return False

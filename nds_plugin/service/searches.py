@@ -133,6 +133,24 @@ class SearchBook:
         with self._engine.begin() as connection:
             return connection.execute(searches.delete().where(condition)).rowcount > 0
 
+    def by_set(self) -> dict[str, int]:
+        """How many searches refer to each set that any refers to."""
+        query = sa.select(searches.c.expert_set, sa.func.count()).group_by(searches.c.expert_set)
+        with self._engine.connect() as connection:
+            return {str(set_id): int(count) for set_id, count in connection.execute(query)}
+
+    def forget(self, before: float) -> dict[str, int]:
+        """Delete the searches made before a time (seconds since 1970), and older tokens that have none left.
+
+        Returns:
+            The numbers of deleted ``searches`` and ``tokens``.
+        """
+        idle = ~sa.exists().where(searches.c.token == tokens.c.hash)
+        with self._engine.begin() as connection:
+            old = connection.execute(searches.delete().where(searches.c.created < before))
+            unused = connection.execute(tokens.delete().where(tokens.c.created < before, idle))
+            return {"searches": old.rowcount, "tokens": unused.rowcount}
+
     def count(self) -> dict[str, int]:
         """Searches and tokens in all."""
         with self._engine.connect() as connection:

@@ -11,6 +11,7 @@ from nds_plugin.errors import NDSError
 
 ADMIN_TOKEN = "NDS_ADMIN_TOKEN"
 MIN_ADMIN_TOKEN = 16
+SQLITE = "searches.sqlite"
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Limits:
         body_bytes: of a request's body.
         requests_per_minute: of one address, on average; 0 for no limit.
         burst: requests that an address may make at once before the average counts.
-        heavy_per_minute: likewise for creating searches and starting manifests and expert files.
+        heavy_per_minute: likewise for creating searches and starting manifests and mosaics.
         receive_s: seconds for a request's body to arrive.
         respond_s: seconds for an answer to begin.
         stall_s: seconds that a download may stand still.
@@ -64,7 +65,7 @@ class Settings:
     def database_url(self) -> str:
         """The database's URL for SQLAlchemy."""
         if not self.database:
-            return f"sqlite:///{self.store.absolute() / 'searches.sqlite'}"
+            return f"sqlite:///{self.store.absolute() / SQLITE}"
         for scheme in ("postgresql://", "postgres://"):
             if self.database.startswith(scheme):
                 return "postgresql+psycopg://" + self.database[len(scheme) :]

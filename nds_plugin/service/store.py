@@ -12,10 +12,12 @@ it began with; only ``current.json`` moves on.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,12 @@ import numpy as np
 import numpy.typing as npt
 
 from nds_plugin.artifacts import read_json, write_json
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import NDSError, one_line
 from nds_plugin.expert_manifest import MANIFEST, read_manifest
+from nds_plugin.locking import held
 from nds_plugin.service.rows import Rows
+
+logger = logging.getLogger(__name__)
 
 KIND = "published set"
 CURRENT_KIND = "current set"
@@ -38,6 +43,10 @@ SET_ID = re.compile(r"[0-9a-f]{16}")
 
 class NothingPublishedError(NDSError):
     """The store holds no current set yet."""
+
+
+class DamagedSetError(NDSError):
+    """A set's files are not what was published: no fault of a client's."""
 
 
 @dataclass(frozen=True)
@@ -173,8 +182,22 @@ class Store:
     def ids(self) -> list[str]:
         """Ids of the published sets, the newest first."""
         folder = self.root / SETS
-        found = [path for path in folder.iterdir() if SET_ID.fullmatch(path.name)] if folder.is_dir() else []
-        return [path.name for path in sorted(found, key=lambda path: -path.stat().st_mtime_ns)]
+        times: dict[str, int] = {}
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if SET_ID.fullmatch(path.name):
+                with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                    times[path.name] = path.stat().st_mtime_ns
+        return sorted(times, key=lambda set_id: -times[set_id])
+
+    def records(self) -> Iterator[SetRecord]:
+        """What is known of the published sets, the newest first; a damaged one is left out and logged."""
+        for set_id in self.ids():
+            try:
+                yield self.record(set_id)
+            except KeyError:
+                continue  # removed since it was listed
+            except DamagedSetError as error:
+                logger.warning("%s", one_line(error))
 
     def current_id(self) -> str:
         """Id of the current set; read again where somebody published meanwhile.
@@ -199,18 +222,22 @@ class Store:
         """The current set."""
         return self.get(self.current_id())
 
+    def has(self, set_id: str) -> bool:
+        """Whether there is such a set now: an old one may be removed while the server runs."""
+        return SET_ID.fullmatch(set_id) is not None and (self.root / SETS / set_id).is_dir()
+
     def record(self, set_id: str) -> SetRecord:
         """What is known of a set without its images.
 
         Raises:
             KeyError: there is no such set.
-            NDSError: it is damaged.
+            DamagedSetError: its files are not what was published.
         """
-        # Looked at each time: whoever keeps the store may delete an old set.
-        if not SET_ID.fullmatch(set_id) or not (self.root / SETS / set_id).is_dir():
+        if not self.has(set_id):
             raise KeyError(set_id)
         if set_id not in self._records:
-            self._records[set_id] = SetRecord.read(self.root / SETS / set_id)
+            with _damage_named(set_id):
+                self._records[set_id] = SetRecord.read(self.root / SETS / set_id)
         return self._records[set_id]
 
     def get(self, set_id: str) -> PublishedSet:
@@ -218,10 +245,10 @@ class Store:
 
         Raises:
             KeyError: there is no such set.
-            NDSError: it is damaged.
+            DamagedSetError: its files are not what was published.
         """
         record = self.record(set_id)
-        with self._lock:
+        with self._lock, _damage_named(set_id):
             found = self._loaded.pop(set_id, None) or PublishedSet.load(record)
             self._loaded[set_id] = found  # last used, last dropped
             while len(self._loaded) > self._KEPT:
@@ -236,9 +263,11 @@ class Store:
         """
         if SET_ID.fullmatch(name):
             return self.record(name).id
-        for set_id in [self.current_id(), *self.ids()]:
-            if self.record(set_id).expert_hash == name:
-                return set_id
+        if self.record(current := self.current_id()).expert_hash == name:
+            return current
+        for found in self.records():
+            if found.expert_hash == name:
+                return found.id
         raise KeyError(name)
 
     def make_current(self, set_id: str) -> None:
@@ -248,5 +277,23 @@ class Store:
             KeyError: there is no such set.
             NDSError: it is damaged, or the folder cannot be written.
         """
-        self.get(set_id)
-        write_json(self.root / CURRENT, CURRENT_KIND, set_id, {"id": set_id})
+        with self._current_lock():
+            self.get(set_id)
+            write_json(self.root / CURRENT, CURRENT_KIND, set_id, {"id": set_id})
+
+    @contextlib.contextmanager
+    def not_current(self, set_id: str) -> Iterator[bool]:
+        """Whether a set is not the current one; nobody makes it current inside the block."""
+        with self._current_lock():
+            yield self.current_id() != set_id
+
+    def _current_lock(self) -> contextlib.AbstractContextManager[None]:
+        return held(self.root / ".current.lock", f"waiting for another process that changes {self.root}.")
+
+
+@contextlib.contextmanager
+def _damage_named(set_id: str) -> Iterator[None]:
+    try:
+        yield
+    except NDSError as error:
+        raise DamagedSetError(f"the set {set_id} is damaged: {error}") from None

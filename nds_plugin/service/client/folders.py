@@ -54,6 +54,9 @@ class Tokens:
     def __init__(self, path: Path | None = None) -> None:
         self._path = path or config_folder() / "tokens.json"
 
+    def __str__(self) -> str:
+        return str(self._path)
+
     def get(self, server: str) -> str | None:
         """The token for a server, if there is one."""
         return self._read().get(server)

@@ -159,10 +159,15 @@ class Service:
             try:
                 response = stack.enter_context(self._http.stream(method, self.url(path), **request))
                 if response.status_code not in good:
-                    raise _refusal(response, self.url(path))
+                    raise _refusal(response, self.url(path), self._remedy(response.status_code))
             except httpx.TransportError as error:
                 raise _AgainError(_cause(error)) from None
             yield response
+
+    def _remedy(self, status: int) -> str:
+        if status != 401:
+            return ""
+        return f" The token for {self.address} in {self._tokens} is of another database or was forgotten: take it out there."
 
     def _rest(self, attempt: int, error: _AgainError, url: str) -> None:
         if attempt >= self.retries or (error.wait or 0.0) > LONGEST_PAUSE:
@@ -224,7 +229,7 @@ def _read_json(response: httpx.Response) -> Any:
         raise NDSError(f"{response.url}: the answer is not JSON: is this a server of nds_plugin?") from None
 
 
-def _refusal(response: httpx.Response, url: str) -> Exception:
+def _refusal(response: httpx.Response, url: str, remedy: str) -> Exception:
     """What an answer of another status means: to try again, or the line for the user."""
     try:
         problem = _read_json(response)
@@ -234,12 +239,9 @@ def _refusal(response: httpx.Response, url: str) -> Exception:
     status = response.status_code
     title = problem.get("title") or response.reason_phrase
     line = f"{status} {title}: {problem['detail']}" if problem.get("detail") else f"{status} {title}"
-    errors = problem.get("errors")
-    if isinstance(errors, list) and errors:
-        line += f" ({'; '.join(printable(error, 200) for error in errors[:5])})"
     if status in TEMPORARY and status != 500:
         return _AgainError(printable(line), retry_after(response.headers))
-    return NDSError(f"{url}: {printable(line, 1000)}")
+    return NDSError(f"{url}: {printable(line, 1000)}{remedy}")
 
 
 def _cause(error: Exception) -> str:

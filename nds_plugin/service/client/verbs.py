@@ -6,8 +6,6 @@ import argparse
 import logging
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +22,7 @@ from nds_plugin.service.client.download import FAILURES, DownloadConfig, Summary
 from nds_plugin.service.client.fetch import FetchConfig
 from nds_plugin.service.client.hosts import Politeness
 from nds_plugin.service.client.http import Service, printable
+from nds_plugin.service.client.manifest import Wanted
 from nds_plugin.service.client.manifest import read_manifest as read_images
 from nds_plugin.service.client.privacy import parse_privacy
 from nds_plugin.service.client.search import (
@@ -155,7 +154,8 @@ def search(args: argparse.Namespace) -> None:
             _ask()
         found = send(service, body)
     result = found["result"]
-    print(tabulate(sorted(result["share_by_source"].items(), key=lambda item: -item[1]), ["source", "share"]))
+    shares = sorted(result["share_by_source"].items(), key=lambda item: -item[1])
+    print(tabulate([(printable(name, 60), f"{share:.1%}") for name, share in shares], ["source", "share"]))
     print(
         f"{result['images']} images; {result['effective_clusters']:.1f} effective clusters, effective sample size "
         f"{result['effective_sample_size']:.0f}."
@@ -216,27 +216,23 @@ def download_images(args: argparse.Namespace) -> None:
         ),
         retry_failed=args.retry_failed,
     )  # fmt: skip
-    with _list_of_images(args) as path:
-        images = read_images(path)
-    summary = download(images, args.output, config)
+    summary = download(_list_of_images(args), args.output, config)
     print(report(summary, Path(args.output)))
     if summary.failed:
         raise SystemExit(MISSING_IMAGES)
 
 
-@contextmanager
-def _list_of_images(args: argparse.Namespace) -> Iterator[Path]:
+def _list_of_images(args: argparse.Namespace) -> list[Wanted]:
     if args.manifest:
-        yield Path(args.manifest)
-        return
+        return read_images(args.manifest)
     with Service(args.server) as service, tempfile.TemporaryDirectory(prefix="nds-") as folder:
         images = read_search(service, args.search)["result"].get("images")
         path = Path(folder) / "manifest.csv"
         _save_manifest(service, args.search, "csv", path)
-        found = len(read_images(path))
-        if found != images:
-            raise NDSError(f"the manifest of {args.search} lists {found} images, the search has {images}.")
-        yield path
+        found = read_images(path)
+    if len(found) != images:
+        raise NDSError(f"the manifest of {args.search} lists {len(found)} images, the search has {images}.")
+    return found
 
 
 def report(summary: Summary, folder: Path) -> str:

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { announce, fill, h } from "./dom.js";
 import { count, percent, plural, time } from "./format.js";
-import { confirmed, copyButton, errorNotice, field, loading, title } from "./parts.js";
+import { confirmed, copyButton, deleted, errorNotice, field, loading, title } from "./parts.js";
 
 export async function mineView() {
   const list = h("div", {});
@@ -28,13 +28,14 @@ function table({ searches, next }, redraw) {
     return h("p", { class: "empty" }, api.token() ? "No searches under this token." : "No searches in this browser yet.", " ",
       h("a", { href: "#/search/sources" }, "Start one"));
   }
-  const body = h("tbody", {}, searches.map((search) => row(search, redraw)));
+  const note = h("div");
+  const body = h("tbody", {}, searches.map((search) => row(search, redraw, note)));
   const foot = h("p", { class: "row" });
   const more = (cursor) => fill(foot, cursor ? h("button", { type: "button", class: "small", onclick: () => load(cursor) }, "Show more") : null);
   async function load(cursor) {
     try {
       const page = await api.ownSearches(cursor);
-      body.append(...page.searches.map((search) => row(search, redraw)));
+      body.append(...page.searches.map((search) => row(search, redraw, note)));
       more(page.next);
       announce(`${plural(body.rows.length, "search", "searches")} shown.`);
     } catch (error) {
@@ -42,7 +43,7 @@ function table({ searches, next }, redraw) {
     }
   }
   more(next);
-  return [h("table", { class: "stacked" },
+  return [note, h("table", { class: "stacked" },
     h("caption", { class: "unseen" }, "Searches, the newest first"),
     h("thead", {}, h("tr", {},
       ["Search", "Made", "Images", "Settings", "Most from"].map((head) => h("th", { scope: "col", class: head === "Images" ? "number" : null }, head)),
@@ -50,19 +51,13 @@ function table({ searches, next }, redraw) {
     body), foot];
 }
 
-function row(search, redraw) {
+function row(search, redraw, note) {
   const { id, created, request, result } = search;
   const name = request.title || id;
   const [source, share] = Object.entries(result.share_by_source).sort((a, b) => b[1] - a[1])[0];
   const settings = request.selector === "uniform" ? "uniform" : `NDS, T = ${request.temperature}`;
   const remove = async () => {
-    if (!(await confirmed(`Delete ${name}?`, "Its scores and settings are deleted on the server. Files that you downloaded stay.", "Delete"))) return;
-    try {
-      await api.deleteSearch(id);
-    } catch (error) {
-      if (error.status !== 404) throw error;
-    }
-    announce("Deleted.");
+    if (!(await deleted(id, `Delete ${name}?`, note))) return;
     await redraw();
     document.querySelector("h1")?.focus();
   };

@@ -1,7 +1,7 @@
 // Pieces that several views share.
 
 import { announce, fill, freshId, h } from "./dom.js";
-import { SERVER } from "./api.js";
+import { SERVER, deleteSearch } from "./api.js";
 
 /** A text to copy, with its button. */
 export function copyBlock(text, what) {
@@ -124,6 +124,21 @@ export function confirmed(question, consequence, verb) {
       resolve(dialog.returnValue === "yes");
     });
   });
+}
+
+/** Ask, then delete a search; resolves to whether it is gone. What goes wrong is shown in `note`. */
+export async function deleted(id, question, note) {
+  if (!(await confirmed(question, "Its scores and settings are deleted on the server. Files that you downloaded stay.", "Delete"))) return false;
+  try {
+    await deleteSearch(id);
+  } catch (error) {
+    if (error.status !== 404) {
+      fill(note, errorNotice(error));
+      return false;
+    }
+  }
+  announce("Deleted.");
+  return true;
 }
 
 /** A heading that takes the focus when a view opens. */

@@ -8,7 +8,7 @@ import { downloads } from "./downloads.js";
 import { count, number, plural, time } from "./format.js";
 import { imageList } from "./image_list.js";
 import { mosaic } from "./mosaic.js";
-import { confirmed, facts, stepper, title } from "./parts.js";
+import { deleted, facts, stepper, title } from "./parts.js";
 import { clusterShares, shareLegend, sourceChart } from "./shares.js";
 
 export async function resultView(id) {
@@ -56,13 +56,11 @@ function summary({ id, created, expert_set: set, request, result }) {
 
 /** What can be done with a search; `again` is the hash of its experts where they still serve. */
 function actions(search, again) {
+  const note = h("div");
   const remove = async () => {
-    const sure = await confirmed("Delete this search?", "Its scores and settings are deleted on the server. Files that you downloaded stay.", "Delete");
-    if (!sure) return;
-    await api.deleteSearch(search.id);
-    location.hash = "#/searches";
+    if (await deleted(search.id, "Delete this search?", note)) location.hash = "#/searches";
   };
-  return h("p", { class: "row" },
+  return [h("p", { class: "row" },
     again && h("a", { class: "button small", href: "#/search/selection", onclick: () => fromSearch(search, again) }, "Change and search again"),
-    h("button", { type: "button", class: "plain", onclick: remove }, "Delete this search"));
+    h("button", { type: "button", class: "plain", onclick: remove }, "Delete this search")), note];
 }
