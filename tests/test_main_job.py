@@ -121,7 +121,9 @@ def test_a_second_start_trains_nothing_again(data: Path, unbroken: Path) -> None
         assert re.search(rf"{step}: kept ", log), step
 
 
-def test_a_run_killed_after_pretraining_tests_the_pretrained_detector_then(data: Path, unbroken: Path) -> None:
+def test_a_run_killed_after_pretraining_tests_the_pretrained_detector_then(
+    data: Path, unbroken: Path
+) -> None:
     output = unbroken.parent / "killed_after_pretraining"
     shutil.copytree(unbroken, output)
     (output / "results.json").unlink()

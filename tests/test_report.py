@@ -256,9 +256,9 @@ def test_the_whole_page_is_balanced_self_contained_and_shows_every_part(tmp_path
 
 def test_the_best_of_a_column_is_bold_and_differences_keep_their_sign(tmp_path: Path) -> None:
     page = render(whole_run(tmp_path))
-    assert re.search(r"<td>uniform</td><td class=best>21\.0</td>", page)
-    assert "<td>nds &minus; uniform</td><td class='down'>&minus;1.8</td>" in page  # NDS lost: it says so
-    assert "20.0 <span class='spread'>&plusmn; 0.5</span>" in page
+    assert re.search(r"<td>uniform</td><td class=best>21\.00</td>", page)
+    assert "<td>nds &minus; uniform</td><td class='down'>&minus;1.75</td>" in page  # NDS lost: it says so
+    assert "20.00 <span class='spread'>&plusmn; 0.50</span>" in page
     assert "<td>nds</td><td class=best>" not in page
 
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-METRICS = {"AP_bb": "box AP", "AP50_bb": "box AP50", "AP": "mask AP", "AP50": "mask AP50"}
+from nds_plugin.report.result_table import METRICS
+
+DIGITS = 2  # of AP in percent: at CPU size whole tables lie below 3
 MISSING = "&ndash;"
 _Rows = Mapping[str, Mapping[str, Any]]
 _FACTS = {
@@ -59,9 +61,9 @@ def _metric_rows(rows: _Rows, metrics: Sequence[str], baseline: str) -> list[str
         cells = [f"<td>{_text(name)}</td>"]
         for metric in metrics:
             value, spread = _number(row.get(metric)), _number((row.get("spread") or {}).get(metric))
-            shown = MISSING if value is None else f"{value:.1f}"
+            shown = MISSING if value is None else f"{value:.{DIGITS}f}"
             if value is not None and spread is not None:
-                shown += f" <span class='spread'>&plusmn; {spread:.1f}</span>"
+                shown += f" <span class='spread'>&plusmn; {spread:.{DIGITS}f}</span>"
             mark = " class=best" if value is not None and value == best[metric] else ""
             cells.append(f"<td{mark}>{shown}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
@@ -82,10 +84,10 @@ def _difference(
         if a is None or b is None:
             cells.append(f"<td>{MISSING}</td>")
             continue
-        change = round(a - b, 1)
+        change = round(a - b, DIGITS)
         tone = "up" if change > 0 else "down" if change < 0 else ""
         sign = "+" if change > 0 else "&minus;" if change < 0 else "&plusmn;"
-        cells.append(f"<td class='{tone}'>{sign}{abs(change):.1f}</td>")
+        cells.append(f"<td class='{tone}'>{sign}{abs(change):.{DIGITS}f}</td>")
     return f"<tr class=difference>{''.join(cells)}</tr>"
 
 
