@@ -148,11 +148,7 @@ def _build(
     start_iter: int | None = None,
     updates: Sequence[tuple[int, Weights]] = (),
 ) -> ObservedLoader:
-    world_size = comm.get_world_size()
-    if total_batch_size < 1 or total_batch_size % world_size:
-        raise NDSError(
-            f"SOLVER.IMS_PER_BATCH must be a multiple of the {world_size} processes, got {total_batch_size}."
-        )
+    _check_batch_size(total_batch_size)
     names = [dataset] if isinstance(dataset, str) else list(dataset)
     check_registered(names)
     selection = _selection(selection, sampler, names)
@@ -162,33 +158,45 @@ def _build(
         sources, ids = records.identities()
         selection = selection.placed(sources, ids)
         cluster = selection.clusters_of(sources, ids)
-    streams = [(0, TRAIN_SAMPLERS.get(sampler)(selection, cluster, seed))]
+    segments = [(0, TRAIN_SAMPLERS.get(sampler)(selection, cluster, seed))]
     if selection is not None:
-        streams += [(position, selection.reweighted(w).stream(cluster, seed)) for position, w in updates]
+        segments += [(position, selection.reweighted(w).stream(cluster, seed)) for position, w in updates]
     if aspect_ratio_grouping:
         # Inside each segment: what was drawn before an update must not depend on the update.
         wide = is_wide(records, names)
-        streams = [(n, AspectGroupedStream(s, wide, total_batch_size, seed)) for n, s in streams]
-    stream = SegmentedStream(streams)
+        segments = [(n, AspectGroupedStream(s, wide, total_batch_size, seed)) for n, s in segments]
+    stream = SegmentedStream(segments)
     images = MappedImages(records.dicts, mapper, cluster, seed, max_unreadable)
 
     def build(start: int) -> Any:
         return build_detection_train_loader(
             images,
             mapper=None,
-            sampler=PositionedSampler(
-                stream,
-                rank=comm.get_rank(),
-                world_size=world_size,
-                start=start * total_batch_size,
-                interleave=None if _deals_whole_batches() else total_batch_size // world_size,
-            ),
+            sampler=_sampler(stream, start, total_batch_size),
             total_batch_size=total_batch_size,
             aspect_ratio_grouping=False,  # done in the stream, where it can be resumed
             num_workers=num_workers,
         )
 
     return ObservedLoader(build, images, stream, total_batch_size, start_iter)
+
+
+def _check_batch_size(total: int) -> None:
+    processes = comm.get_world_size()
+    if total < 1 or total % processes:
+        raise NDSError(f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes, got {total}.")
+
+
+def _sampler(stream: IndexStream, start_iter: int, total_batch_size: int) -> PositionedSampler:
+    """This process's part of the stream from an iteration on."""
+    world_size = comm.get_world_size()
+    return PositionedSampler(
+        stream,
+        rank=comm.get_rank(),
+        world_size=world_size,
+        start=start_iter * total_batch_size,
+        interleave=None if _deals_whole_batches() else total_batch_size // world_size,
+    )
 
 
 def _selection(given: str | Selection | None, sampler: str, names: Sequence[str]) -> Selection | None:

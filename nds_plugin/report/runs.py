@@ -178,8 +178,10 @@ def _pictures(selection: Mapping[str, Any], path: Path, seed: int) -> list[dict[
             "caption": "Share of each source dataset in the draw, beside what a uniform draw would take.",
         }
     ]
-    if not selection["z"]:
-        return pictures
+    return [*_score_pictures(selection, folder, seed), *pictures] if selection["z"] else pictures
+
+
+def _score_pictures(selection: Mapping[str, Any], folder: Path, seed: int) -> list[dict[str, str]]:
     bars = weight_bars(
         selection["weights"],
         folder / "weights.png",
@@ -212,5 +214,4 @@ def _pictures(selection: Mapping[str, Any], path: Path, seed: int) -> list[dict[
                 else "softmax(z / T) of z as it is scaled."
             ),
         },
-        *pictures,
     ]

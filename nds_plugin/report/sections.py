@@ -54,18 +54,19 @@ def _has_spread(rows: _Rows) -> bool:
 def _metric_rows(rows: _Rows, metrics: Sequence[str], baseline: str) -> list[str]:
     best = {}
     for metric in metrics:
-        values = [value for value in (_number(row.get(metric)) for row in rows.values()) if value is not None]
-        best[metric] = max(values) if len(rows) > 1 and values else None
+        numbers = (_number(row.get(metric)) for row in rows.values())
+        shown = {round(number, DIGITS) for number in numbers if number is not None}
+        best[metric] = max(shown) if len(shown) > 1 else None  # none is best where all look alike
     lines = []
     for name, row in rows.items():
         cells = [f"<td>{_text(name)}</td>"]
         for metric in metrics:
             value, spread = _number(row.get(metric)), _number((row.get("spread") or {}).get(metric))
-            shown = MISSING if value is None else f"{value:.{DIGITS}f}"
+            text = MISSING if value is None else f"{value:.{DIGITS}f}"
             if value is not None and spread is not None:
-                shown += f" <span class='spread'>&plusmn; {spread:.{DIGITS}f}</span>"
-            mark = " class=best" if value is not None and value == best[metric] else ""
-            cells.append(f"<td{mark}>{shown}</td>")
+                text += f" <span class='spread'>&plusmn; {spread:.{DIGITS}f}</span>"
+            is_best = value is not None and round(value, DIGITS) == best[metric]
+            cells.append(f"<td{' class=best' if is_best else ''}>{text}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     lines += [
         _difference(name, rows[name], rows[baseline], baseline, metrics)
