@@ -169,7 +169,7 @@ def _with_stderr(selection: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{**row, "stderr": errors[row["cluster"]]} if errors else dict(row) for row in rows]
 
 
-def _pictures(selection: Mapping[str, Any], path: Path, seed: int) -> list[dict[str, str]]:
+def _pictures(selection: Mapping[str, Any], path: Path, seed: int) -> list[dict[str, Any]]:
     folder = path.with_name(f"{path.stem}_pictures")
     pictures = [
         {
@@ -181,7 +181,7 @@ def _pictures(selection: Mapping[str, Any], path: Path, seed: int) -> list[dict[
     return [*_score_pictures(selection, folder, seed), *pictures] if selection["z"] else pictures
 
 
-def _score_pictures(selection: Mapping[str, Any], folder: Path, seed: int) -> list[dict[str, str]]:
+def _score_pictures(selection: Mapping[str, Any], folder: Path, seed: int) -> list[dict[str, Any]]:
     bars = weight_bars(
         selection["weights"],
         folder / "weights.png",
@@ -203,6 +203,7 @@ def _score_pictures(selection: Mapping[str, Any], folder: Path, seed: int) -> li
             "path": str(sheet),
             "title": "The clusters whose experts scored best",
             "caption": f"Nine random images each (seed {seed}), as Figures 2-4 of the paper show them.",
+            "wide": True,
         },
         {
             "path": str(bars),

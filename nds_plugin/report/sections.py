@@ -113,12 +113,17 @@ def pictures(rows: Sequence[Mapping[str, Any]], uris: Sequence[str]) -> str:
     if not rows:
         return ""
     figures = "".join(
-        f"<figure{' class=narrow' if row.get('narrow') else ''}><figcaption>{_text(row.get('title', ''))}"
+        f"<figure{_width(row)}><figcaption>{_text(row.get('title', ''))}"
         + (f"<br><span>{_text(row['caption'])}</span>" if row.get("caption") else "")
         + f"</figcaption><div class=scroll><img src='{uri}' alt='{_text(row.get('title', 'picture'))}'></div></figure>"
         for row, uri in zip(rows, uris)
     )
     return _section("Pictures", figures)
+
+
+def _width(picture: Mapping[str, Any]) -> str:
+    kind = next((name for name in ("narrow", "wide") if picture.get(name)), "")
+    return f" class={kind}" if kind else ""
 
 
 def clusters(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
