@@ -138,6 +138,19 @@ def test_a_killed_job_is_tried_again(tmp_path: Path) -> None:
     assert outcome.done == ["client_uniform_20/seed0"]
 
 
+def test_the_time_of_an_attempt_whose_runner_was_killed_counts_until_its_last_word(tmp_path: Path) -> None:
+    one = job(tmp_path, "true")
+    write_json(
+        one.folder / ATTEMPTS, "attempts", "",
+        {"attempts": [{"started": "2026-01-01T00:00:00+00:00", "seconds": None, "status": None}]},
+    )  # fmt: skip
+    (one.folder / "console.txt").write_text("half way\n")
+    last = 1_767_225_600 + 90  # a minute and a half after the start
+    os.utime(one.folder / "console.txt", (last, last))
+    run([one])
+    assert read_json(one.folder / CELL, "cell")["seconds"] == pytest.approx(90, abs=5)
+
+
 def test_results_that_cannot_be_used_are_a_failure(tmp_path: Path) -> None:
     def refuse(done: Job, seconds: float) -> None:
         raise NDSError("results of another seed")
@@ -325,6 +338,8 @@ def test_the_file_holds_a_cell_a_line(tmp_path: Path) -> None:
         ("{", "not a complete JSON file"),
         ("[]", r'expected {"cells": \[...\]}'),
         ('{"cells": [{"client": "a"}]}', r"cells\[0\] lacks selector, budget"),
+        ('{"cells": ["a"]}', r"cells\[0\] should hold keys and values, got 'a'"),
+        ('{"cells": [], "details": [1]}', "expected details by the cells' names, got a list"),
     ],
 )
 def test_a_file_that_is_none_is_refused(tmp_path: Path, content: str, message: str) -> None:
@@ -332,6 +347,30 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, content: str, message: s
     path.write_text(content)
     with pytest.raises(NDSError, match=message):
         ResultsFile(path).read()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"AP_bb": "high"}, r"cells\[1\] should have a number as AP_bb, got 'high'"),
+        ({"seed": True}, r"cells\[1\] should have a number as seed, got True"),
+        ({"per_category": None}, r"cells\[1\] should have AP by category in per_category, got None"),
+        ({"per_category": {"car": []}}, r"cells\[1\] should have a number as car, got \[\]"),
+    ],
+)
+def test_a_cell_changed_by_hand_into_none_is_named(
+    tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "benchmark.json"
+    write_results_file(path, {"cells": [entry(0), {**entry(1), **changed}], "details": {}})
+    with pytest.raises(NDSError, match=message):
+        ResultsFile(path).read()
+
+
+def test_an_ap_that_could_not_be_computed_is_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "benchmark.json"
+    write_results_file(path, {"cells": [{**entry(0), "AP": None}], "details": {}})
+    assert ResultsFile(path).read()["cells"][0]["AP"] is None
 
 
 # -- the plan ---------------------------------------------------------------------------------------

@@ -144,3 +144,20 @@ def test_the_block_of_torch_in_these_tests_blocks() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert done.returncode != 0
     assert "No module named 'torch" in done.stderr
+
+
+def test_detectron2_is_imported_without_the_warning_that_its_own_code_causes() -> None:
+    tool = [sys.executable, str(PACKAGE.parent / "tools/train_net.py"), "--help"]
+    done = subprocess.run(tool, capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert done.returncode == 0, done.stderr
+    assert "torch.jit.script" not in done.stderr
+
+
+def test_a_users_own_use_of_torch_jit_script_is_warned_of_as_before() -> None:
+    code = (
+        "import warnings, nds_plugin.d2\n"
+        "assert not [f for f in warnings.filters if f[1] and 'jit' in f[1].pattern], warnings.filters"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert done.returncode == 0, done.stderr
+    assert "torch.jit.script" not in done.stderr

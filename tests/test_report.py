@@ -151,15 +151,6 @@ def test_an_unreadable_image_is_a_crossed_cell_and_a_missing_one_an_empty_cell(
     assert "broken.jpg" in caplog.text
 
 
-def test_one_sheet_per_cluster_writes_the_best_clusters(
-    index: SourceIndex, partition: Partition, tmp_path: Path
-) -> None:
-    z, w = [0.1, 0.8, 0.7, 0.9], [0.1, 0.3, 0.2, 0.4]
-    paths = figures.one_sheet_per_cluster(index, partition, z, w, tmp_path, clusters=2, images=4)
-    assert [path.name for path in paths] == ["cluster_0003.png", "cluster_0001.png"]
-    assert all(pixels(path).std() > 10 for path in paths)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -256,10 +247,16 @@ def test_the_whole_page_is_balanced_self_contained_and_shows_every_part(tmp_path
 
 def test_the_best_of_a_column_is_bold_and_differences_keep_their_sign(tmp_path: Path) -> None:
     page = render(whole_run(tmp_path))
-    assert re.search(r"<td>uniform</td><td class=best>21\.0</td>", page)
-    assert "<td>nds &minus; uniform</td><td class='down'>&minus;1.8</td>" in page  # NDS lost: it says so
-    assert "20.0 <span class='spread'>&plusmn; 0.5</span>" in page
+    assert re.search(r"<td>uniform</td><td class=best>21\.00</td>", page)
+    assert "<td>nds &minus; uniform</td><td class='down'>&minus;1.75</td>" in page  # NDS lost: it says so
+    assert "20.00 <span class='spread'>&plusmn; 0.50</span>" in page
     assert "<td>nds</td><td class=best>" not in page
+
+
+def test_none_is_bold_where_all_show_the_same() -> None:
+    page = render({"title": "t", "results": {"none": {"AP": 1.001}, "nds": {"AP": 1.004}}})
+    assert "1.00" in page
+    assert "class=best" not in page
 
 
 def test_what_was_not_computed_is_a_dash() -> None:

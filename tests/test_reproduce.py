@@ -198,8 +198,37 @@ def test_mistakes_of_the_command_line_are_one_line(user: User, tmp_path: Path) -
         "reproduce_tables", "--table", "mini", "--only", "cityscapes_none", *table, "SOLVER.MAX_ITERS", "2"
     )
     assert "SOLVER.MAX_ITERS" in told
+    assert "--num-gpus must be 1 or more" in user.fails(
+        "reproduce_tables", "--table", "4", "--num-gpus", "0", "--dry-run", *table
+    )
     (tmp_path / "cells.json").write_text("{")
     assert "not a complete JSON file" in user.fails("reproduce_tables", "--table", "4", "--collect", *table)
+
+
+@pytest.mark.parametrize(
+    ("key", "option"),
+    [
+        ("SEED", "--seeds"),
+        ("OUTPUT_DIR", "--output"),
+        ("NDS.SELECTOR", "--only"),
+        ("NDS.BUDGET.SHARE", "--only"),
+    ],
+)
+def test_what_tells_cells_apart_cannot_be_overridden(tmp_path: Path, key: str, option: str) -> None:
+    with pytest.raises(NDSError, match=f"{key} cannot be overridden.* use {option}"):
+        Reproduction(GRIDS["mini"], tmp_path, tmp_path / "cells.json", overrides=[key, "1"])
+
+
+def test_results_that_cannot_be_kept_are_refused_before_the_first_cell(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    reproduction = Reproduction(GRIDS["4"], tmp_path / "out", tmp_path / "file/cells.json")
+    with pytest.raises(NDSError, match="cannot write .*file: a file is where a folder should be"):
+        reproduction.check()
+
+
+def test_no_plan_is_made_for_no_places(tmp_path: Path) -> None:
+    with pytest.raises(NDSError, match="--jobs must be 1 or more, got 0"):
+        Reproduction(GRIDS["mini"], tmp_path, tmp_path / "cells.json").plan(jobs=0)
 
 
 def test_a_page_without_its_markers_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from nds_plugin.errors import NDSError
 from nds_plugin.grid.spec import GRIDS
-from nds_plugin.report.curve import budget_curve
+from nds_plugin.report.curve import beside_each_other, budget_curve
 from nds_plugin.report.paper import paper_table
 from nds_plugin.report.result_table import ResultTable, build_table, table_of_paper
 from nds_plugin.report.statistics import estimate, paired_difference, seeds_needed, t_quantile
@@ -224,7 +224,9 @@ def test_markdown_is_a_table_of_even_rows() -> None:
 
 def test_latex_holds_no_unescaped_sign_and_one_end_per_begin() -> None:
     shown = latex(small([*UNIFORM, *NDS]))
-    assert shown.count(r"\begin{tabular}") == shown.count(r"\end{tabular}") == 2
+    for name in ("tabular}", "table*}"):
+        assert shown.count(rf"\begin{{{name}") == shown.count(rf"\end{{{name}") == 2
+    assert shown.count("{") == shown.count("}")
     assert "±" not in shown
     assert r"20 \%" in shown
     for line in shown.splitlines():
@@ -265,6 +267,17 @@ def test_the_curve_is_the_same_file_for_the_same_table(tmp_path: Path, suffix: s
     if suffix == "png":
         with Image.open(first) as image:
             assert image.width > 450
+
+
+def test_selectors_of_one_budget_stand_beside_each_other_in_the_curve() -> None:
+    rows = [("uniform", 0.2), ("nds", 0.1), ("nds", 0.2), ("gate", 0.2), ("knn", 0.2), ("oracle", 0.2)]
+    entries = [cell(selector, budget, 0, 5.0) for selector, budget in rows]
+    table = build_table(rows, entries, title="T.", source="source", categories=("car",), seeds=(0,))
+    moved = beside_each_other(table.rows, [0.1, 0.2])
+    assert "nds" not in moved  # a line, through its budgets
+    assert len(set(moved.values())) == len(moved) == 4
+    assert sum(moved.values()) == pytest.approx(0.0)
+    assert max(moved.values()) < 0.1 / 4
 
 
 def test_a_curve_of_nothing_is_refused(tmp_path: Path) -> None:

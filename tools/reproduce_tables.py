@@ -60,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="print the plan: cells, GPU hours, disk")
     parser.add_argument("--collect", action="store_true", help="run nothing: tables of what is finished")
     parser.add_argument(
-        "--page", help="also write the tables into this Markdown page (mini: docs/benchmark.md)"
+        "--page", help="also write the tables into this Markdown page, such as docs/benchmark.md for mini"
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="of the config, for all cells")
     return parse(parser)
@@ -78,7 +78,7 @@ def main() -> None:
         grid,
         output,
         results,
-        seeds=parse_seeds(args.seeds) if args.seeds else None,
+        seeds=None if args.seeds is None else parse_seeds(args.seeds),
         only=args.only,
         overrides=args.overrides,
         processes=args.num_gpus,
@@ -104,9 +104,13 @@ def work(reproduction: Reproduction, args: argparse.Namespace) -> dict[str, str]
     """Run the missing cells; those that failed, with the reason."""
     reproduction.check()
     limit = None if args.time_limit is None else 60 * args.time_limit
-    outcome = reproduction.run(
-        args.jobs, retries=args.retries, time_limit=limit, keep_checkpoints=args.keep_checkpoints
-    )
+    try:
+        outcome = reproduction.run(
+            args.jobs, retries=args.retries, time_limit=limit, keep_checkpoints=args.keep_checkpoints
+        )
+    except KeyboardInterrupt:
+        logger.info("stopped; started again, the same command goes on where the cells were.")
+        raise SystemExit(130) from None
     logger.info(
         "%d cells finished now, %d failed, %d in the hands of other processes, %d not started.",
         len(outcome.done), len(outcome.failed), len(outcome.elsewhere), len(outcome.not_started),

@@ -18,13 +18,15 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from nds_plugin.d2 import load_config  # before Detectron2, whose import it keeps quiet
+
+# isort: split
 from detectron2.config import CfgNode as CN
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from nds_plugin.cli import parse, run
-from nds_plugin.d2 import load_config
 from nds_plugin.d2.config import find_config
 from nds_plugin.d2.launching import check_processes, launch
 from nds_plugin.d2.main_job import check_job, evaluate_only

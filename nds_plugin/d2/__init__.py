@@ -1,6 +1,6 @@
 """The Detectron2 side of the plugin. Importing it registers datasets, selections, heads and backbones."""
 
-from nds_plugin.d2 import roi_heads, thin_resnet  # noqa: F401  (register on import)
+from nds_plugin.d2 import quiet_import, roi_heads, thin_resnet  # noqa: F401  (the first one first; register on import)
 from nds_plugin.d2.config import add_nds_config, load_config
 from nds_plugin.d2.known_datasets import register_all
 from nds_plugin.d2.loader import TRAIN_SAMPLERS, build_nds_train_loader

@@ -6,26 +6,22 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 from detectron2.config import CfgNode as CN
 from detectron2.config import configurable
 from detectron2.data import MetadataCatalog, build_detection_train_loader, common
-from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from fvcore.common.registry import Registry
-from tabulate import tabulate
 
 from nds_plugin.d2.images import MappedImages
 from nds_plugin.d2.mapper import NDSDatasetMapper
-from nds_plugin.d2.registration import check_registered, raw_dicts
-from nds_plugin.d2.store_dataset import StoreDataset
+from nds_plugin.d2.records import is_wide, load_records
+from nds_plugin.d2.registration import check_registered
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.sampler import PositionedSampler
 from nds_plugin.selection import Selection
@@ -110,53 +106,6 @@ class ObservedLoader:
             yield batch
 
 
-@dataclass(frozen=True)
-class Records:
-    """The images to train on.
-
-    Attributes:
-        dicts: a list of Detectron2's dicts, or a StoreDataset that decodes them.
-        names: the dataset that each is of, in a list; nothing for a StoreDataset, which knows them.
-    """
-
-    dicts: Sequence[dict[str, Any]]
-    names: Sequence[str] = ()
-
-    def identities(self) -> tuple[pa.Array, pa.Array]:
-        """Source and image id of each, as text."""
-        if isinstance(self.dicts, StoreDataset):
-            return self.dicts.sources(), self.dicts.image_ids()
-        sources = [record.get("nds_source", name) for name, record in zip(self.names, self.dicts)]
-        ids = [str(record["image_id"]) for record in self.dicts]
-        return pa.array(sources, pa.string()), pa.array(ids, pa.string())
-
-    def sizes(self) -> npt.NDArray[np.int32] | None:
-        """Width and height, 0 where not known, shape (N, 2); None where dicts lack them."""
-        if isinstance(self.dicts, StoreDataset):
-            return self.dicts.sizes()
-        if not all("width" in record and "height" in record for record in self.dicts):
-            return None
-        return np.array([[record["width"], record["height"]] for record in self.dicts], dtype=np.int32)
-
-
-def _wide(records: Records, names: Sequence[str]) -> npt.NDArray[np.int8]:
-    """1 where an image is wider than tall. Where the size is not known it is taken as wide, and counted."""
-    sizes = records.sizes()
-    if sizes is None:
-        raise NDSError(
-            f"the dicts of {', '.join(names)} do not all have 'width' and 'height': add them, or set "
-            "DATALOADER.ASPECT_RATIO_GROUPING False."
-        )
-    unknown = sizes[:, 0] == 0
-    if unknown.any():
-        logger.warning(
-            "%d of %d images have no size in their annotations: their batches are not grouped by orientation.",
-            int(unknown.sum()),
-            len(unknown),
-        )
-    return ((sizes[:, 0] > sizes[:, 1]) | unknown).astype(np.int8)
-
-
 def _current_iteration() -> int:
     try:
         return int(get_event_storage().iter)
@@ -199,47 +148,55 @@ def _build(
     start_iter: int | None = None,
     updates: Sequence[tuple[int, Weights]] = (),
 ) -> ObservedLoader:
-    world_size = comm.get_world_size()
-    if total_batch_size < 1 or total_batch_size % world_size:
-        raise NDSError(
-            f"SOLVER.IMS_PER_BATCH must be a multiple of the {world_size} processes, got {total_batch_size}."
-        )
+    _check_batch_size(total_batch_size)
     names = [dataset] if isinstance(dataset, str) else list(dataset)
     check_registered(names)
     selection = _selection(selection, sampler, names)
-    records = load_dicts(names, filter_empty)
+    records = load_records(names, filter_empty)
     cluster = np.zeros(len(records.dicts), dtype=np.int32)
     if selection is not None:
         sources, ids = records.identities()
         selection = selection.placed(sources, ids)
         cluster = selection.clusters_of(sources, ids)
-    streams = [(0, TRAIN_SAMPLERS.get(sampler)(selection, cluster, seed))]
+    segments = [(0, TRAIN_SAMPLERS.get(sampler)(selection, cluster, seed))]
     if selection is not None:
-        streams += [(position, selection.reweighted(w).stream(cluster, seed)) for position, w in updates]
+        segments += [(position, selection.reweighted(w).stream(cluster, seed)) for position, w in updates]
     if aspect_ratio_grouping:
         # Inside each segment: what was drawn before an update must not depend on the update.
-        wide = _wide(records, names)
-        streams = [(n, AspectGroupedStream(s, wide, total_batch_size, seed)) for n, s in streams]
-    stream = SegmentedStream(streams)
+        wide = is_wide(records, names)
+        segments = [(n, AspectGroupedStream(s, wide, total_batch_size, seed)) for n, s in segments]
+    stream = SegmentedStream(segments)
     images = MappedImages(records.dicts, mapper, cluster, seed, max_unreadable)
 
     def build(start: int) -> Any:
         return build_detection_train_loader(
             images,
             mapper=None,
-            sampler=PositionedSampler(
-                stream,
-                rank=comm.get_rank(),
-                world_size=world_size,
-                start=start * total_batch_size,
-                interleave=None if _deals_whole_batches() else total_batch_size // world_size,
-            ),
+            sampler=_sampler(stream, start, total_batch_size),
             total_batch_size=total_batch_size,
             aspect_ratio_grouping=False,  # done in the stream, where it can be resumed
             num_workers=num_workers,
         )
 
     return ObservedLoader(build, images, stream, total_batch_size, start_iter)
+
+
+def _check_batch_size(total: int) -> None:
+    processes = comm.get_world_size()
+    if total < 1 or total % processes:
+        raise NDSError(f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes, got {total}.")
+
+
+def _sampler(stream: IndexStream, start_iter: int, total_batch_size: int) -> PositionedSampler:
+    """This process's part of the stream from an iteration on."""
+    world_size = comm.get_world_size()
+    return PositionedSampler(
+        stream,
+        rank=comm.get_rank(),
+        world_size=world_size,
+        start=start_iter * total_batch_size,
+        interleave=None if _deals_whole_batches() else total_batch_size // world_size,
+    )
 
 
 def _selection(given: str | Selection | None, sampler: str, names: Sequence[str]) -> Selection | None:
@@ -294,63 +251,6 @@ def check_sampler(name: str) -> None:
     known = [*STOCK_SAMPLERS, *(n for n, _ in TRAIN_SAMPLERS)]
     if name not in known:
         raise unknown_name("DATALOADER.SAMPLER_TRAIN", name, known)
-
-
-def load_dicts(names: Sequence[str], filter_empty: bool) -> Records:
-    """The images of several datasets.
-
-    Raises:
-        NDSError: an unknown dataset, one without an image to train on, or datasets of different
-            classes.
-    """
-    check_registered(names)
-    parts = [_dataset(name, filter_empty) for name in names]
-    classes = {name: MetadataCatalog.get(name).get("thing_classes") for name in names}
-    for name in names[1:]:
-        if classes[name] != classes[names[0]]:
-            raise NDSError(
-                f"the datasets {names[0]!r} and {name!r} have different classes: name in DATASETS.TRAIN "
-                "the drawn dataset (nds_NAME of tools/draw_subset.py --name), which unites the classes by name."
-            )
-    stored = [part for part in parts if isinstance(part, StoreDataset)]
-    if len(stored) == len(parts):
-        return Records(StoreDataset.joined(stored))
-    listed = [(name, record) for name, part in zip(names, parts) for record in part]
-    return Records([record for _, record in listed], [name for name, _ in listed])
-
-
-def _dataset(name: str, filter_empty: bool) -> Sequence[dict[str, Any]]:
-    """A StoreDataset, or a list of dicts; without images that have no instance if told so."""
-    dicts = raw_dicts(name)
-    before = len(dicts)
-    if isinstance(dicts, StoreDataset):
-        dicts = dicts.annotated() if filter_empty else dicts
-    elif filter_empty and before and "annotations" in dicts[0]:
-        dicts = filter_images_with_only_crowd_annotations(dicts)
-    if len(dicts) == 0:
-        raise _nothing_to_train_on(name)
-    if isinstance(dicts, StoreDataset) and comm.is_main_process():
-        _log_instances(name, dicts)
-    logger.info(
-        "%s: %d images to train on, %d without an instance left out.", name, len(dicts), before - len(dicts)
-    )
-    return dicts
-
-
-def _log_instances(name: str, dicts: StoreDataset) -> None:
-    """Instances of each class, most frequent first, as Detectron2 logs them of a list."""
-    classes = MetadataCatalog.get(name).thing_classes
-    counts = dicts.class_counts(len(classes))
-    rows = [(classes[i], int(counts[i])) for i in np.argsort(-counts, kind="stable")]
-    wide = [sum(rows[i : i + 3], ()) for i in range(0, len(rows), 3)]
-    table = tabulate(wide, headers=["category", "#instances"] * min(3, len(rows)), tablefmt="pipe")
-    logger.info("%s: %d instances of %d classes:\n%s", name, int(counts.sum()), len(classes), table)
-
-
-def _nothing_to_train_on(name: str) -> NDSError:
-    return NDSError(
-        f"dataset {name!r} has no image to train on: none has an annotation whose box has an area."
-    )
 
 
 def _deals_whole_batches() -> bool:

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode as CN
 
-from nds_plugin.artifacts import atomic_write, read_json, write_json
+from nds_plugin.artifacts import atomic_write, check_writable, read_json, write_json
 from nds_plugin.d2.cells import cell_overrides, config_hash, count_parameters, planned_work, row_config
 from nds_plugin.d2.main_job import check_job
 from nds_plugin.errors import NDSError
 from nds_plugin.grid.estimate import PlannedRow, plan_text
-from nds_plugin.grid.results import ResultsFile, details, of_configs, record
+from nds_plugin.grid.results import ResultsFile, details, key_of, of_configs, record
 from nds_plugin.grid.runner import CELL, Job, Outcome, run_jobs
 from nds_plugin.grid.spec import Cell, Grid, Row
 from nds_plugin.report.benchmark_page import curve_name, has_curve, page_text, write_page
@@ -30,6 +30,11 @@ from nds_plugin.report.table_formats import write_tables
 logger = logging.getLogger(__name__)
 
 _TRAIN_NET = Path(__file__).resolve().parents[2] / "tools" / "train_net.py"
+# What makes a cell the one that its name says, and the option that chooses it.
+_OF_THE_CELL = {
+    "SEED": "--seeds", "NDS.SEED": "--seeds", "OUTPUT_DIR": "--output", "NDS.WORK_DIR": "--output",
+    "NDS.SELECTOR": "--only", "NDS.BUDGET.IMAGES": "--only", "NDS.BUDGET.SHARE": "--only",
+}  # fmt: skip
 
 
 class Reproduction:
@@ -44,7 +49,8 @@ class Reproduction:
         processes: of one cell, ``--num-gpus`` of ``tools/train_net.py``.
 
     Raises:
-        NDSError: a config that cannot be read.
+        NDSError: a config that cannot be read, an override of what the cell's name says, or a number of
+            processes below 1.
     """
 
     def __init__(
@@ -58,6 +64,13 @@ class Reproduction:
         overrides: Sequence[str] = (),
         processes: int = 1,
     ) -> None:
+        if processes < 1:
+            raise NDSError(f"--num-gpus must be 1 or more, got {processes}.")
+        for key in overrides[::2]:
+            if key in _OF_THE_CELL:
+                raise NDSError(
+                    f"{key} cannot be overridden: it is what tells the cells apart; use {_OF_THE_CELL[key]}."
+                )
         self.grid = grid
         self.output = output.resolve()
         self.results = ResultsFile(results)
@@ -83,6 +96,7 @@ class Reproduction:
 
     def plan(self, jobs: int = 1, keep_checkpoints: bool = False) -> str:
         """What would be run and what it costs, as text."""
+        _check_jobs(jobs)
         to_run = [job.cell.row for job in self.jobs()]
         parameters: dict[str, int] = {}
         rows = []
@@ -100,8 +114,9 @@ class Reproduction:
         """Refuse what would make cells fail, before the first one is started.
 
         Raises:
-            NDSError: see :func:`nds_plugin.d2.main_job.check_job`.
+            NDSError: the results cannot be written, or see :func:`nds_plugin.d2.main_job.check_job`.
         """
+        check_writable(self.results.path.absolute().parent)
         for row in dict.fromkeys(job.cell.row for job in self.jobs()):
             cfg = self.configs[row].clone()
             cfg.OUTPUT_DIR, cfg.NDS.WORK_DIR = str(self.output), str(self.output / "nds")
@@ -122,9 +137,7 @@ class Reproduction:
 
         on_gpu = any(cfg.MODEL.DEVICE.startswith("cuda") for cfg in self.configs.values())
         slots = slots_of(jobs, self._processes, torch.cuda.device_count() if on_gpu else 0)
-        outcome = run_jobs(self.jobs(), slots, finish, retries=retries, time_limit=time_limit)
-        self.collect()
-        return outcome
+        return run_jobs(self.jobs(), slots, finish, retries=retries, time_limit=time_limit)
 
     def _keep(self, job: Job, seconds: float) -> None:
         document = read_json(job.folder / "results.json", "results")
@@ -134,13 +147,13 @@ class Reproduction:
 
     def collect(self) -> None:
         """Put into the file of results what finished cells left in their folders."""
-        known = {(e["client"], e["selector"], e["budget"], e["seed"], e["config_hash"]): e
-                 for e in self.results.read()["cells"]}  # fmt: skip
+        known = {key_of(entry) for entry in self.results.read()["cells"]}
         for cell in self.cells:
             job = self._job(cell)
-            if job.is_done and (*cell.identity, job.config_hash) not in known:
+            if job.is_done:
                 kept = read_json(job.folder / CELL, "cell")
-                self.results.add(kept["entry"], kept["details"])
+                if key_of(kept["entry"]) not in known:
+                    self.results.add(kept["entry"], kept["details"])
 
     def tables(self, failed: Mapping[str, str] | None = None) -> dict[str, ResultTable]:
         """The table of each client, of the cells that this config made."""
@@ -181,7 +194,8 @@ class Reproduction:
         """The generated part of ``docs/benchmark.md``."""
         document = self.results.read()
         current, others = of_configs(document["cells"], self.hashes)
-        return page_text(tables, current, others, document["details"])
+        detailed = [{**entry, "detail": document["details"].get(key_of(entry), {})} for entry in current]
+        return page_text(tables, detailed, others)
 
     def write(self, tables: Mapping[str, ResultTable]) -> list[Path]:
         """Write the tables in all formats, the curves of AP against budget and the page; the paths."""
@@ -219,8 +233,7 @@ def slots_of(jobs: int, processes: int, gpus: int) -> list[dict[str, str]]:
     Raises:
         NDSError: more GPUs asked for than there are.
     """
-    if jobs < 1:
-        raise NDSError(f"--jobs must be 1 or more, got {jobs}.")
+    _check_jobs(jobs)
     if gpus:
         if jobs * processes > gpus:
             raise NDSError(
@@ -235,6 +248,11 @@ def slots_of(jobs: int, processes: int, gpus: int) -> list[dict[str, str]]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // (jobs * processes)))
     return [{"OMP_NUM_THREADS": threads} for _ in range(jobs)]
+
+
+def _check_jobs(jobs: int) -> None:
+    if jobs < 1:
+        raise NDSError(f"--jobs must be 1 or more, got {jobs}.")
 
 
 def remove_intermediate_checkpoints(folder: Path) -> None:

@@ -19,12 +19,9 @@ from typing import Any
 from nds_plugin.artifacts import atomic_write, check_writable
 from nds_plugin.errors import NDSError
 from nds_plugin.grid.spec import Cell
+from nds_plugin.report.result_table import MEANS
 
-FIELDS = (
-    *("client", "selector", "budget", "seed", "AP_bb", "AP50_bb", "AP", "AP50", "per_category"),
-    *("config_hash", "seconds"),
-)
-METRICS = ("AP_bb", "AP50_bb", "AP", "AP50")
+FIELDS = ("client", "selector", "budget", "seed", *MEANS, "per_category", "config_hash", "seconds")
 
 
 def record(cell: Cell, document: Mapping[str, Any], config_hash: str, seconds: float) -> dict[str, Any]:
@@ -48,7 +45,7 @@ def record(cell: Cell, document: Mapping[str, Any], config_hash: str, seconds: f
         "selector": cell.row.selector,
         "budget": cell.row.budget,
         "seed": cell.seed,
-        **{metric: summary[metric] for metric in METRICS},
+        **{metric: summary[metric] for metric in MEANS},
         "per_category": summary["per_category"] or summary["per_category_bb"],
         "config_hash": config_hash,
         "seconds": round(seconds, 1),
@@ -99,10 +96,15 @@ class ResultsFile:
         if not isinstance(document, dict) or not isinstance(document.get("cells"), list):
             raise NDSError(f'{self.path}: expected {{"cells": [...]}}.')
         for place, entry in enumerate(document["cells"]):
-            missing = [name for name in FIELDS if not isinstance(entry, dict) or name not in entry]
-            if missing:
-                raise NDSError(f"{self.path}: cells[{place}] lacks {', '.join(missing)}.")
-        return {"cells": document["cells"], "details": document.get("details") or {}}
+            problem = _problem(entry)
+            if problem:
+                raise NDSError(f"{self.path}: cells[{place}] {problem}.")
+        details = document.get("details") or {}
+        if not isinstance(details, dict):
+            raise NDSError(
+                f"{self.path}: expected details by the cells' names, got a {type(details).__name__}."
+            )
+        return {"cells": document["cells"], "details": details}
 
     def add(self, entry: Mapping[str, Any], detail: Mapping[str, Any]) -> None:
         """Put a cell in, in place of an earlier one of the same identity and config."""
@@ -115,6 +117,22 @@ class ResultsFile:
             document["cells"] = sorted([*kept, dict(entry)], key=_order)
             document["details"] = dict(sorted({**document["details"], key: dict(detail)}.items()))
             write_results_file(self.path, document)
+
+
+def _problem(entry: Any) -> str:
+    """What is wrong with a cell that was read, or nothing."""
+    if not isinstance(entry, dict):
+        return f"should hold keys and values, got {entry!r}"
+    missing = [name for name in FIELDS if name not in entry]
+    if missing:
+        return f"lacks {', '.join(missing)}"
+    if not isinstance(entry["per_category"], dict):
+        return f"should have AP by category in per_category, got {entry['per_category']!r}"
+    numbers = {name: entry[name] for name in ("budget", "seed", *MEANS, "seconds")} | entry["per_category"]
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
+            return f"should have a number as {name}, got {value!r}"
+    return ""
 
 
 def write_results_file(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None:

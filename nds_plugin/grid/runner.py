@@ -205,7 +205,8 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
 
 def _start(job: Job, slot: Mapping[str, str], lock: int) -> _Running:
     logger.info("%s: started, output in %s.", job.cell.name, job.folder / CONSOLE)
-    attempts = [*_attempts(job.folder), {"started": _now(), "seconds": None, "status": None}]
+    earlier = [_ended_by_now(attempt, job.folder) for attempt in _attempts(job.folder)]
+    attempts = [*earlier, {"started": _now(), "seconds": None, "status": None}]
     write_json(job.folder / ATTEMPTS, "attempts", "", {"attempts": attempts})
     with open(job.folder / CONSOLE, "ab") as console:
         console.write(f"\n== {_now()}: {' '.join(job.command)}\n".encode())
@@ -229,9 +230,18 @@ def _note_end(folder: Path, seconds: float, status: int) -> None:
 
 
 def _attempts(folder: Path) -> list[dict[str, Any]]:
-    """Earlier starts of a cell; ``seconds`` is None of those whose runner was killed."""
+    """The starts of a cell; ``seconds`` is None of one that runs, or whose runner was killed."""
     path = folder / ATTEMPTS
     return list(read_json(path, "attempts")["attempts"]) if path.is_file() else []
+
+
+def _ended_by_now(attempt: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """An attempt whose runner was killed lasted until the cell last told something."""
+    if attempt["seconds"] is not None:
+        return attempt
+    started = datetime.datetime.fromisoformat(attempt["started"]).timestamp()
+    told = (folder / CONSOLE).stat().st_mtime if (folder / CONSOLE).is_file() else started
+    return {**attempt, "seconds": round(max(0.0, told - started), 1)}
 
 
 def _seconds(folder: Path) -> float:

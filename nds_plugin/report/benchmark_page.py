@@ -46,24 +46,23 @@ def page_text(
     tables: Mapping[str, ResultTable],
     current: Sequence[_Entry],
     others: Sequence[_Entry],
-    details: Mapping[str, Mapping[str, Any]],
 ) -> str:
     """Tables, noise and room, AP before fine-tuning, draws and costs, and the cells of other configs.
 
     Args:
         tables: of each client.
-        current, others: cells of the present configs, and those of earlier ones.
-        details: by :func:`nds_plugin.grid.results.key_of` of a cell.
+        current: cells of the present configs, with what else is known of each under ``detail``.
+        others: cells of earlier configs.
     """
-    with_details = [{**entry, "detail": details.get(_key(entry), {})} for entry in current]
     parts = []
     for client, table in tables.items():
-        entries = [entry for entry in with_details if entry["client"] == client]
+        entries = [entry for entry in current if entry["client"] == client]
         parts.append(f"### {client}\n\n{markdown(table)}")
         if has_curve(table):
             parts.append(f"![Box AP against budget, {client}]({curve_name(client)})\n")
         if entries:
-            parts.append(f"#### Noise and room, {client}\n\n{_noise(entries)}")
+            if any((row.selector, row.budget) == ROOM for row in table.rows):
+                parts.append(f"#### Noise and room, {client}\n\n{_noise(entries)}")
             parts.append(_before(table, entries))
             parts.append(_draws(table, entries))
     if others:
@@ -79,10 +78,6 @@ def has_curve(table: ResultTable) -> bool:
 def curve_name(client: str) -> str:
     """The curve's file beside the page."""
     return f"benchmark_{client}.svg"
-
-
-def _key(entry: _Entry) -> str:
-    return "/".join(str(entry[n]) for n in ("client", "selector", "budget", "seed", "config_hash"))
 
 
 def _measure(entry: _Entry, name: str) -> float | None:

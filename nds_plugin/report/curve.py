@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nds_plugin.errors import NDSError
 from nds_plugin.report.canvas import AMBER, BLUE, GREY, GRID, INK, MUTED, new_figure, save_figure, styled
-from nds_plugin.report.result_table import BASELINE, ResultTable, TableRow
+from nds_plugin.report.result_table import BASELINE, METRICS, ResultTable, TableRow
 from nds_plugin.report.table_formats import budget_label, method_label
 
 _COLOURS = {
@@ -20,7 +21,6 @@ _COLOURS = {
     "domain_classifier": "#b0455a",
     "oracle": INK,
 }
-_NAMES = {"AP_bb": "box AP", "AP50_bb": "box AP50", "AP": "mask AP", "AP50": "mask AP50"}
 FIXED = ("none", "full")  # drawn as level lines: they have no budget to vary
 
 
@@ -44,13 +44,14 @@ def budget_curve(table: ResultTable, path: str | os.PathLike[str], metric: str =
     figure = new_figure(4.8, 4.4)  # narrow: a phone shows it whole
     axes = figure.add_subplot()
     budgets = sorted({row.budget for row in table.rows if row.selector not in FIXED})
+    moved = beside_each_other(drawn, budgets)
     for selector in dict.fromkeys(row.selector for row in drawn if row.selector not in FIXED):
-        _line(axes, [row for row in drawn if row.selector == selector], metric, table)
+        _line(axes, [row for row in drawn if row.selector == selector], metric, table, moved)
     for row in (row for row in drawn if row.selector in FIXED):
         _level(axes, row, metric, table)
     axes.set_xticks(budgets, [budget_label(budget) for budget in budgets])
     axes.set_xlabel(f"budget ({'images' if budgets and budgets[-1] > 1 else 'share'} of {table.source})")
-    axes.set_title(f"{_NAMES.get(metric, metric)}, band: ± standard deviation over seeds")
+    axes.set_title(f"{METRICS.get(metric, metric)}, band: ± standard deviation over seeds")
     axes.set_axisbelow(True)
     axes.yaxis.grid(True, color=GRID)
     axes.tick_params(length=0)
@@ -59,10 +60,25 @@ def budget_curve(table: ResultTable, path: str | os.PathLike[str], metric: str =
     return save_figure(figure, path)
 
 
-def _line(axes: Any, rows: Sequence[TableRow], metric: str, table: ResultTable) -> None:
+def beside_each_other(drawn: Sequence[TableRow], budgets: Sequence[float]) -> dict[str, float]:
+    """How far selectors of a single budget stand from it, so that none hides another."""
+    count = Counter(row.selector for row in drawn if row.selector not in FIXED)
+    single = [row for row in drawn if count[row.selector] == 1]
+    step = 0.03 * ((budgets[-1] - budgets[0]) or 1.0)
+    groups = {row.budget: [r.selector for r in single if r.budget == row.budget] for row in single}
+    return {
+        name: step * (place - (len(names) - 1) / 2)
+        for names in groups.values()
+        for place, name in enumerate(names)
+    }
+
+
+def _line(
+    axes: Any, rows: Sequence[TableRow], metric: str, table: ResultTable, moved: Mapping[str, float]
+) -> None:
     rows = sorted(rows, key=lambda row: row.budget)
     colour = _COLOURS.get(rows[0].selector, MUTED)
-    x = [row.budget for row in rows]
+    x = [row.budget + moved.get(row.selector, 0.0) for row in rows]
     values = [row.values[metric] for row in rows]
     means = [float(value.mean or 0.0) for value in values]
     spreads = [value.spread or 0.0 for value in values]

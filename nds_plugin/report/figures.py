@@ -79,33 +79,6 @@ def cluster_sheet(
 
 
 @styled
-def one_sheet_per_cluster(
-    index: SourceIndex,
-    partition: Partition,
-    scores_z: npt.ArrayLike,
-    weights: npt.ArrayLike,
-    folder: str | os.PathLike[str],
-    clusters: int = 8,
-    images: int = 36,
-    seed: int = 0,
-) -> list[Path]:
-    """One PNG per top cluster, ``cluster_0003.png``, with more images than the common sheet shows."""
-    z, w = _per_cluster(partition, scores_z, weights)
-    _at_least_one("images", images)
-    side = int(np.ceil(np.sqrt(images)))
-    paths = []
-    for k in top_clusters(z, w, clusters):
-        mosaic = mosaic_of(index, cluster_images(partition, k, images, seed), side, images)
-        figure = new_figure(mosaic.shape[1] / DPI, mosaic.shape[0] / DPI + 0.6)
-        axes = figure.add_axes((0.0, 0.0, 1.0, 1 - 0.6 / figure.get_figheight()))
-        axes.imshow(mosaic)
-        axes.set_axis_off()
-        axes.set_title(_sheet_title(k, index, partition, z, w, None), fontsize=9, linespacing=1.4)
-        paths.append(save_figure(figure, Path(folder) / f"cluster_{k:04d}.png"))
-    return paths
-
-
-@styled
 def weight_bars(
     weights: npt.ArrayLike,
     path: str | os.PathLike[str],

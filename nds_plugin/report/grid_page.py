@@ -38,7 +38,7 @@ def write_grid_page(
     page = {
         "title": title,
         "subtitle": f"{whole - missing} of {whole} runs finished.",
-        "notes": [f"{missing} runs are missing: the comparison is not complete."] if missing else [],
+        "notes": [f"{missing} of {whole} runs missing: the comparison is not complete."] if missing else [],
         "tables": [section for client, table in tables.items() for section in as_sections(table, client)],
         **parts,
         "pictures": [

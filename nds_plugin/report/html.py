@@ -42,7 +42,8 @@ def write_report(path: str | os.PathLike[str], run: Mapping[str, Any]) -> Path:
             ``tables``: list of {``title``, ``text``, ``header``: texts, ``rows``: lists of texts}, shown as
                 they are.
             ``pictures``: list of {``path``, ``title``, ``caption``}; PNG or JPEG files, embedded;
-                ``narrow``: True for one that is readable at a phone's width.
+                ``narrow``: True for one that is readable at a phone's width; ``wide``: for one whose letters
+                are too small where it is scaled down, so that a phone scrolls it.
             ``clusters``: rows {``cluster``, ``sources`` (text), ``images``, ``z``, ``w``, ``share``}
                 and ``stderr``; ``nds_plugin.selection_tables.cluster_table`` makes them.
             ``selection``: {name: value} beside the cluster table: budget, temperature,

@@ -15,9 +15,10 @@ from nds_plugin.index import SourceIndex
 from nds_plugin.partition import Partition
 from nds_plugin.report.figures import cluster_sheet, share_bars, weight_bars
 from nds_plugin.report.html import write_report
+from nds_plugin.report.result_table import METRICS
+from nds_plugin.report.sections import DIGITS
 
 RESULTS = "results"
-METRICS = {"AP_bb": "box AP", "AP50_bb": "box AP50", "AP": "mask AP", "AP50": "mask AP50"}
 
 
 def load_run(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -104,11 +105,12 @@ def selection_parts(run: Mapping[str, Any], path: Path, seed: int) -> dict[str, 
         seed: of the images in the cluster sheet.
     """
     selection = run["selection"] or {}
-    kept = ("selector", "mode", "images", "budget", "seed", "metric", "temperature", "normalisation",
+    kept = ("selector", "mode", "images", "budget", "seed", "metric", "gate_draw", *_softmax_keys(selection),
             "effective_clusters", "effective_sample_size", "target_images")  # fmt: skip
     return {
         "pictures": _pictures(selection, path, seed) if selection else [],
-        "clusters": _with_stderr(selection),
+        # Where nothing is scored, the clusters are the sources, which have a table of their own.
+        "clusters": _with_stderr(selection) if selection.get("z") else [],
         "selection": {
             **{name: selection[name] for name in kept if selection.get(name) is not None},
             **_cost(selection.get("cost") or {}),
@@ -119,6 +121,12 @@ def selection_parts(run: Mapping[str, Any], path: Path, seed: int) -> dict[str, 
         "versions": {**run["versions"], **{k: _listed(v) for k, v in run["machine"].items()}},
         "config": run["config"],
     }
+
+
+def _softmax_keys(selection: Mapping[str, Any]) -> tuple[str, ...]:
+    """The settings of the softmax, where the selector takes one."""
+    takes = selection.get("selector") in ("nds", "knn") or selection.get("gate_draw") == "softmax"
+    return ("temperature", "normalisation") if takes else ()
 
 
 def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,8 +143,8 @@ def before_finetuning(runs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, A
         return []
     classes = list(dict.fromkeys(c for before in measured.values() for c in before["classes"]))
     lines = [
-        [name, *(_one_decimal(before[m]) for m in ("AP_bb", "AP"))]
-        + [_one_decimal(before["per_category_bb"].get(c)) for c in classes]
+        [name, *(_percent(before[m]) for m in ("AP_bb", "AP"))]
+        + [_percent(before["per_category_bb"].get(c)) for c in classes]
         for name, before in measured.items()
     ]
     text = (
@@ -151,8 +159,8 @@ def _listed(value: Any) -> str:
     return (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
 
 
-def _one_decimal(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.{DIGITS}f}"
 
 
 def _with_stderr(selection: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -161,7 +169,7 @@ def _with_stderr(selection: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{**row, "stderr": errors[row["cluster"]]} if errors else dict(row) for row in rows]
 
 
-def _pictures(selection: Mapping[str, Any], path: Path, seed: int) -> list[dict[str, str]]:
+def _pictures(selection: Mapping[str, Any], path: Path, seed: int) -> list[dict[str, Any]]:
     folder = path.with_name(f"{path.stem}_pictures")
     pictures = [
         {
@@ -170,8 +178,10 @@ def _pictures(selection: Mapping[str, Any], path: Path, seed: int) -> list[dict[
             "caption": "Share of each source dataset in the draw, beside what a uniform draw would take.",
         }
     ]
-    if not selection["z"]:
-        return pictures
+    return [*_score_pictures(selection, folder, seed), *pictures] if selection["z"] else pictures
+
+
+def _score_pictures(selection: Mapping[str, Any], folder: Path, seed: int) -> list[dict[str, Any]]:
     bars = weight_bars(
         selection["weights"],
         folder / "weights.png",
@@ -193,11 +203,16 @@ def _pictures(selection: Mapping[str, Any], path: Path, seed: int) -> list[dict[
             "path": str(sheet),
             "title": "The clusters whose experts scored best",
             "caption": f"Nine random images each (seed {seed}), as Figures 2-4 of the paper show them.",
+            "wide": True,
         },
         {
             "path": str(bars),
             "title": "Scores and weights",
-            "caption": "z with its standard error, and w = softmax(z / T).",
+            "caption": "z with its standard error, and w, which is "
+            + (
+                "z itself."
+                if selection.get("gate_draw") == "plain"
+                else "softmax(z / T) of z as it is scaled."
+            ),
         },
-        *pictures,
     ]

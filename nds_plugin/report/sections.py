@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-METRICS = {"AP_bb": "box AP", "AP50_bb": "box AP50", "AP": "mask AP", "AP50": "mask AP50"}
+from nds_plugin.report.result_table import METRICS
+
+DIGITS = 2  # of AP in percent: at CPU size whole tables lie below 3
 MISSING = "&ndash;"
 _Rows = Mapping[str, Mapping[str, Any]]
 _FACTS = {
@@ -52,18 +54,19 @@ def _has_spread(rows: _Rows) -> bool:
 def _metric_rows(rows: _Rows, metrics: Sequence[str], baseline: str) -> list[str]:
     best = {}
     for metric in metrics:
-        values = [value for value in (_number(row.get(metric)) for row in rows.values()) if value is not None]
-        best[metric] = max(values) if len(rows) > 1 and values else None
+        numbers = (_number(row.get(metric)) for row in rows.values())
+        shown = {round(number, DIGITS) for number in numbers if number is not None}
+        best[metric] = max(shown) if len(shown) > 1 else None  # none is best where all look alike
     lines = []
     for name, row in rows.items():
         cells = [f"<td>{_text(name)}</td>"]
         for metric in metrics:
             value, spread = _number(row.get(metric)), _number((row.get("spread") or {}).get(metric))
-            shown = MISSING if value is None else f"{value:.1f}"
+            text = MISSING if value is None else f"{value:.{DIGITS}f}"
             if value is not None and spread is not None:
-                shown += f" <span class='spread'>&plusmn; {spread:.1f}</span>"
-            mark = " class=best" if value is not None and value == best[metric] else ""
-            cells.append(f"<td{mark}>{shown}</td>")
+                text += f" <span class='spread'>&plusmn; {spread:.{DIGITS}f}</span>"
+            is_best = value is not None and round(value, DIGITS) == best[metric]
+            cells.append(f"<td{' class=best' if is_best else ''}>{text}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     lines += [
         _difference(name, rows[name], rows[baseline], baseline, metrics)
@@ -82,10 +85,10 @@ def _difference(
         if a is None or b is None:
             cells.append(f"<td>{MISSING}</td>")
             continue
-        change = round(a - b, 1)
+        change = round(a - b, DIGITS)
         tone = "up" if change > 0 else "down" if change < 0 else ""
         sign = "+" if change > 0 else "&minus;" if change < 0 else "&plusmn;"
-        cells.append(f"<td class='{tone}'>{sign}{abs(change):.1f}</td>")
+        cells.append(f"<td class='{tone}'>{sign}{abs(change):.{DIGITS}f}</td>")
     return f"<tr class=difference>{''.join(cells)}</tr>"
 
 
@@ -110,12 +113,17 @@ def pictures(rows: Sequence[Mapping[str, Any]], uris: Sequence[str]) -> str:
     if not rows:
         return ""
     figures = "".join(
-        f"<figure{' class=narrow' if row.get('narrow') else ''}><figcaption>{_text(row.get('title', ''))}"
+        f"<figure{_width(row)}><figcaption>{_text(row.get('title', ''))}"
         + (f"<br><span>{_text(row['caption'])}</span>" if row.get("caption") else "")
         + f"</figcaption><div class=scroll><img src='{uri}' alt='{_text(row.get('title', 'picture'))}'></div></figure>"
         for row, uri in zip(rows, uris)
     )
     return _section("Pictures", figures)
+
+
+def _width(picture: Mapping[str, Any]) -> str:
+    kind = next((name for name in ("narrow", "wide") if picture.get(name)), "")
+    return f" class={kind}" if kind else ""
 
 
 def clusters(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:

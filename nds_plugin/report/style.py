@@ -56,7 +56,7 @@ pre { overflow:auto; max-height:34em; background:var(--head); border-radius:6px;
   margin:8px 0 0;
   font:12.5px/1.45 ui-monospace,Menlo,Consolas,monospace; }
 @media (max-width:560px) { main { padding:18px 10px 40px; } section { padding:14px; border-radius:8px; }
-  h1 { font-size:1.3rem; } figure img { min-width:640px; } .narrow img { min-width:0; } td.wrap { min-width:8em; } th { white-space:normal; vertical-align:bottom; }
+  h1 { font-size:1.3rem; } figure img { min-width:640px; } .narrow img { min-width:0; } .wide img { min-width:1080px; } td.wrap { min-width:8em; } th { white-space:normal; vertical-align:bottom; }
   .scroll { margin:0 -14px; padding:0 14px; } th, td { padding:6px 9px; }
   .sticky th:first-child, .sticky td:first-child { left:-14px; } .bar { width:40px; } }
 @media print { body { background:#fff; } section { break-inside:avoid; } .scroll { overflow:visible; } }

@@ -10,7 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from nds_plugin.report.result_table import ResultTable, TableRow
+from nds_plugin.report.result_table import METRICS, ResultTable, TableRow
 from nds_plugin.report.statistics import CONFIDENCE, Difference
 
 METHODS = {
@@ -69,7 +69,7 @@ def markdown(table: ResultTable) -> str:
 
 
 def latex(table: ResultTable) -> str:
-    r"""The same as two ``table`` environments; needs ``\usepackage{booktabs}``."""
+    r"""The same as two ``table*`` environments, as wide as the page; needs ``\usepackage{booktabs,graphicx}``."""
     parts = []
     notes = " ".join(line.strip() for note in _notes(table) for line in note.splitlines())
     for caption, (header, body) in (
@@ -80,10 +80,10 @@ def latex(table: ResultTable) -> str:
             continue
         lines = [" & ".join(_tex(cell) for cell in line) + r" \\" for line in body]
         parts.append(
-            "\\begin{table}\n\\centering\n\\caption{" + _tex(caption) + "}\n"
-            "\\begin{tabular}{ll" + "r" * (len(header) - 2) + "}\n\\toprule\n"
+            "\\begin{table*}\n\\centering\n\\caption{" + _tex(caption) + "}\n"
+            "\\resizebox{\\textwidth}{!}{%\n\\begin{tabular}{ll" + "r" * (len(header) - 2) + "}\n\\toprule\n"
             + " & ".join(h if "$" in h else _tex(h) for h in header)
-            + " \\\\\n\\midrule\n" + "\n".join(lines) + "\n\\bottomrule\n\\end{tabular}\n\\end{table}\n"
+            + " \\\\\n\\midrule\n" + "\n".join(lines) + "\n\\bottomrule\n\\end{tabular}}\n\\end{table*}\n"
         )  # fmt: skip
     return "\n".join(parts)
 
@@ -151,10 +151,10 @@ def as_sections(table: ResultTable, title: str) -> list[dict[str, Any]]:
     caption = " ".join(
         [_caption(table), *(line.strip() for note in _notes(table) for line in note.splitlines())]
     )
-    sections = [(title, caption, _values(table, _PLAIN))]
+    sections = [(title, caption, _values(table, METRICS))]
     if any(row.differences for row in table.rows):
         text = _difference_caption().rstrip(":") + "."
-        sections.append((f"{title}: difference to uniform", text, _differences(table, _PLAIN)))
+        sections.append((f"{title}: difference to uniform", text, _differences(table, METRICS)))
     # Budget and method in one cell, which stays in view where a narrow screen scrolls the table.
     names = [f"{budget_label(row.budget)} {_method(table, row)}".removeprefix("0 ") for row in table.rows]
     changed = [name for name, row in zip(names, table.rows) if row.differences]
