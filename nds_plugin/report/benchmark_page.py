@@ -190,4 +190,4 @@ def _earlier(others: Sequence[_Entry]) -> str:
     ]  # fmt: skip
     header = ["client", "selector", "budget", "seed", "box AP", "mask AP", "config", "seconds"]
     listed = tabulate(lines, header, tablefmt="github", disable_numparse=True)
-    return f"### Cells of earlier configs\n\nNot in the tables above.\n\n{listed}\n"
+    return f"### Cells of other configs\n\nNot in the tables above.\n\n{listed}\n"

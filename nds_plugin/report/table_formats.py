@@ -24,7 +24,7 @@ METHODS = {
 }
 _MARKS = (
     ("†", "looks at the target's images or at features of them; NDS and the gate see K numbers only."),
-    ("‡", "draws from source datasets that were chosen by hand: an upper bound, no method."),
+    ("‡", "draws from images that were chosen by hand, to see what room there is; no method."),
 )
 _PLAIN = {"AP_bb": "AP^bb", "AP50_bb": "AP50^bb", "AP": "AP", "AP50": "AP50", "motorcycle": "mcycle"}
 _PAPER = {**_PLAIN, "AP_bb": "AP^{bb}", "AP50_bb": "AP_{50}^{bb}", "AP50": "AP_{50}"}
