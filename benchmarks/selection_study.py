@@ -35,7 +35,20 @@ from nds_plugin.errors import NDSError, unknown_name
 logger = logging.getLogger("selection_study")
 
 DRIVING = ("camvid", "highway", "carla", "urban_cam", "road_signs")
+INDOOR, ANIMALS = ("indoor_home", "amenity", "doors"), ("animals", "pets_det")
 CLIENTS = {"cityscapes": ("nds_mini.yaml", DRIVING), "ccp": ("nds_mini_ccp.yaml", ("uwear",))}
+# Clients of a domain that the source holds: the validation images of one of its datasets. Only to confirm on
+# them (--client) what was seen on the two above.
+HELD_OUT = {
+    "indoor_home": INDOOR,
+    "doors": INDOOR,
+    "animals": ANIMALS,
+    "food": ("food",),
+    "facades": ("facades",),
+    "drone_vehicles": ("drone_vehicles",),
+    "highway": DRIVING,
+    "uwear": ("uwear",),
+}
 # Short names of the keys that a setting may change.
 KEYS = {
     "selector": "NDS.SELECTOR",
@@ -147,7 +160,7 @@ class Study:
             "setting": str(setting),
             "client": client,
             "seed": seed,
-            "own_domain": sum(shares[name] for name in CLIENTS[client][1]),
+            "own_domain": sum(shares[name] for name in _own_domain(client)),
             "shares": shares,
             "sees_target": selection.info["sees_target"],
             **selection.info["cost"],
@@ -157,11 +170,14 @@ class Study:
     def _config(self, setting: Setting, client: str, seed: int) -> Any:
         from nds_plugin.d2.config import load_config
 
-        name, own = CLIENTS[client]
+        name = CLIENTS.get(client, CLIENTS["cityscapes"])[0]
         overrides = ["NDS.WORK_DIR", str(self.work), "OUTPUT_DIR", str(self.work / "out")]
         overrides += ["NDS.SEED", str(seed), "DATALOADER.NUM_WORKERS", "0"]
+        if client in HELD_OUT:
+            overrides += ["NDS.TARGET.DATASETS", f"('nds_data_{client}_val',)"]
         if setting.get("selector", "nds") == "oracle":
-            overrides += ["NDS.ORACLE.SOURCES", str(tuple(f"nds_data_{source}_train" for source in own))]
+            own = tuple(f"nds_data_{source}_train" for source in _own_domain(client))
+            overrides += ["NDS.ORACLE.SOURCES", str(own)]
         return load_config(name, [*overrides, *setting.overrides])
 
     def _weighed(self, cfg: Any, key: Any) -> Any:
@@ -186,6 +202,10 @@ class Study:
         evidence = self._kept[key]
         weights = weigh_images(image_selector(cfg), evidence)
         return Weighed(evidence.index, Partition.by_source(evidence.index), None, weights)
+
+
+def _own_domain(client: str) -> tuple[str, ...]:
+    return CLIENTS[client][1] if client in CLIENTS else HELD_OUT[client]
 
 
 def _short(source: str) -> str:
@@ -223,7 +243,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--client", action="append", choices=CLIENTS, help="repeatable; default all")
+    parser.add_argument(
+        "--client",
+        action="append",
+        choices=[*CLIENTS, *HELD_OUT],
+        help="repeatable; default cityscapes and ccp",
+    )
     parser.add_argument("--setting", action="append", nargs="+", metavar="NAME=VALUE", help="repeatable")
     parser.add_argument("--clusters", type=int, nargs="+", default=[4, 8, 16], help="K of the grid")
     parser.add_argument("--units", nargs="+", default=["image", "object"], help="units of the grid")
