@@ -51,8 +51,8 @@ demo-service: install
 	@echo 'To play a client, in another terminal:'
 	@echo '  $(VENV)/bin/nds-client score --images $(DETECTRON2_DATASETS)/nds_sample/farm/images --output scores.json'
 	$(PYTHON) -m http.server $(PROVIDER_PORT) --bind 127.0.0.1 --directory $(DETECTRON2_DATASETS)/nds_sample \
-		>/dev/null 2>&1 & provider=$$!; trap "kill $$provider" EXIT; trap "exit 130" INT TERM; sleep 1; \
-		kill -0 $$provider || { echo 'error: port $(PROVIDER_PORT) of the file server is taken.'; exit 2; }; \
+		>/dev/null 2>&1 & provider=$$!; trap "kill $$provider 2>/dev/null" EXIT; trap "exit 130" INT TERM; sleep 1; \
+		kill -0 $$provider 2>/dev/null || { echo 'error: port $(PROVIDER_PORT) of the file server is taken.'; exit 2; }; \
 		$(PYTHON) tools/serve.py run --store $(SERVICE)/store --thumbnails --port $(SERVICE_PORT)
 
 test: install

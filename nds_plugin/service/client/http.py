@@ -239,6 +239,9 @@ def _refusal(response: httpx.Response, url: str, remedy: str) -> Exception:
     status = response.status_code
     title = problem.get("title") or response.reason_phrase
     line = f"{status} {title}: {problem['detail']}" if problem.get("detail") else f"{status} {title}"
+    errors = problem.get("errors")
+    if isinstance(errors, list) and errors and not problem.get("detail"):  # ours has them in its detail
+        line += f" ({'; '.join(printable(error, 200) for error in errors[:5])})"
     if status in TEMPORARY and status != 500:
         return _AgainError(printable(line), retry_after(response.headers))
     return NDSError(f"{url}: {printable(line, 1000)}{remedy}")
