@@ -113,7 +113,7 @@ def write_photographs(root: Path, sources: list[str], count: int = 6) -> None:
         _write(
             folder / "images",
             folder / "train.json",
-            numbered(SOURCE_CLASSES),
+            numbered(("Person",) if name == "openimages" else SOURCE_CLASSES),
             count,
             masks=name != "openimages",
         )

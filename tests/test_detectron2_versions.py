@@ -94,7 +94,7 @@ def _drawn(batches: Any) -> list[list[int]]:
 def test_a_trainer_that_starts_its_loader_at_once_begins_where_a_resumed_run_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nds_plugin.d2.trainer.SimpleTrainer", EagerTrainer)
+    monkeypatch.setattr("nds_plugin.d2.mixed_precision.SimpleTrainer", EagerTrainer)
     cfg = _trainer_config(tmp_path)
     expected = _drawn(_batches(cfg, 6))
     trainer = NDSTrainer(cfg)

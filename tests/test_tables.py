@@ -197,7 +197,7 @@ def test_selectors_that_look_at_the_target_are_marked() -> None:
     )
     assert "Nearest neighbours †" in text(table)
     assert "† looks at the target's images" in text(table)
-    assert "‡ draws from source datasets that were chosen by hand" in text(table)
+    assert "‡ draws from images that were chosen by hand" in text(table)
     assert "†" not in text(small([]))
 
 

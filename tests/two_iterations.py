@@ -6,6 +6,7 @@ A process of its own, since Detectron2 reads DETECTRON2_DATASETS when it is impo
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -26,6 +27,8 @@ SMALL = [
 
 def main(output: Path, names: list[str]) -> None:
     for name in names:
+        for kept in (output / "nds").glob("pretraining-*"):  # every row is to train for itself
+            shutil.rmtree(kept)
         own = ["OUTPUT_DIR", str(output / name.replace("/", "_")), "NDS.WORK_DIR", str(output / "nds")]
         cfg = load_config(name, [*SMALL, *own])
         if cfg.NDS.BUDGET.IMAGES:
