@@ -60,6 +60,9 @@ def test_every_cell_is_in_the_file_with_exactly_its_fields(finished: Path) -> No
     details = document["details"].values()
     assert sum(detail["before_finetuning"] is not None for detail in details) == len(ROWS) - 1
     assert all(detail["images"] for detail in details if detail["drawn"])
+    for detail in details:  # what the command line changed, and nothing else
+        assert detail["changed"]["NDS.TARGET.NUM_IMAGES"] == 4
+        assert set(detail["changed"]) <= set(OVERRIDES[::2])
 
 
 @pytest.mark.slow

@@ -82,6 +82,16 @@ def deciding_settings(cfg: CN) -> dict[str, Any]:
     return {name: value for name, value in _flat(cfg).items() if decides(name, value)}
 
 
+def changed_settings(cfg: CN, usual: CN) -> dict[str, Any]:
+    """The deciding settings of ``cfg`` that are others than in ``usual``; None where it has no such setting."""
+    ours, theirs = deciding_settings(cfg), deciding_settings(usual)
+    return {
+        name: ours.get(name)
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
+    }
+
+
 @functools.lru_cache(maxsize=1)
 def _defaults() -> dict[str, Any]:
     cfg = get_cfg()

@@ -13,7 +13,14 @@ import torch
 from detectron2.config import CfgNode as CN
 
 from nds_plugin.artifacts import atomic_write, check_writable, read_json, write_json
-from nds_plugin.d2.cells import cell_overrides, config_hash, count_parameters, planned_work, row_config
+from nds_plugin.d2.cells import (
+    cell_overrides,
+    changed_settings,
+    config_hash,
+    count_parameters,
+    planned_work,
+    row_config,
+)
 from nds_plugin.d2.main_job import check_job
 from nds_plugin.errors import NDSError
 from nds_plugin.grid.estimate import PlannedRow, plan_text
@@ -142,8 +149,10 @@ class Reproduction:
     def _keep(self, job: Job, seconds: float) -> None:
         document = read_json(job.folder / "results.json", "results")
         entry = record(job.cell, document, job.config_hash, seconds)
-        write_json(job.folder / CELL, "cell", job.config_hash, {"entry": entry, "details": details(document)})
-        self.results.add(entry, details(document))
+        changed = changed_settings(self.configs[job.cell.row], row_config(job.cell.row))
+        kept = {**details(document), "changed": changed}
+        write_json(job.folder / CELL, "cell", job.config_hash, {"entry": entry, "details": kept})
+        self.results.add(entry, kept)
 
     def collect(self) -> None:
         """Put into the file of results what finished cells left in their folders."""
@@ -194,8 +203,11 @@ class Reproduction:
         """The generated part of ``docs/benchmark.md``."""
         document = self.results.read()
         current, others = of_configs(document["cells"], self.hashes)
-        detailed = [{**entry, "detail": document["details"].get(key_of(entry), {})} for entry in current]
-        return page_text(tables, detailed, others)
+
+        def detailed(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+            return [{**entry, "detail": document["details"].get(key_of(entry), {})} for entry in entries]
+
+        return page_text(tables, detailed(current), detailed(others))
 
     def write(self, tables: Mapping[str, ResultTable]) -> list[Path]:
         """Write the tables in all formats, the curves of AP against budget and the page; the paths."""

@@ -4,7 +4,8 @@ The file, ``docs/benchmark.json`` for the CPU-sized benchmark, is ``{"cells": [.
 cell holds ``client``, ``selector``, ``budget`` (share of the source; a number of images in tables 4 and
 5), ``seed``, ``AP_bb``, ``AP50_bb``, ``AP``, ``AP50``, ``per_category`` (mask AP; box AP where no masks are
 evaluated), ``config_hash`` and ``seconds``. ``details`` holds, by the cell's name and config hash, what
-else is worth keeping: AP before fine-tuning, what was drawn, cost, times, versions, machine.
+else is worth keeping: AP before fine-tuning, what was drawn, cost, times, versions, machine, and as
+``changed`` the settings in which the cell's config differs from that of its row.
 """
 
 from __future__ import annotations

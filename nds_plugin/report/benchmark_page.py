@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from nds_plugin.artifacts import atomic_write
 from nds_plugin.errors import NDSError
+from nds_plugin.report.comparisons import other_settings, twice_the_budget
 from nds_plugin.report.result_table import BASELINE, ResultTable, build_table, value_of
 from nds_plugin.report.statistics import Difference, estimate, paired_difference, seeds_needed
 from nds_plugin.report.table_formats import budget_label, markdown, method_label
@@ -52,7 +53,7 @@ def page_text(
     Args:
         tables: of each client.
         current: cells of the present configs, with what else is known of each under ``detail``.
-        others: cells of earlier configs.
+        others: cells of other configs, with the same.
     """
     parts = []
     for client, table in tables.items():
@@ -63,10 +64,11 @@ def page_text(
         if entries:
             if any((row.selector, row.budget) == ROOM for row in table.rows):
                 parts.append(f"#### Noise and room, {client}\n\n{_noise(entries)}")
+            parts.append(twice_the_budget(table, entries))
             parts.append(_before(table, entries))
             parts.append(_draws(table, entries))
     if others:
-        parts.append(_earlier(others))
+        parts.append(other_settings(others, current, max(table.digits for table in tables.values())))
     return "\n".join(part for part in parts if part)
 
 
@@ -180,14 +182,3 @@ def _draws(table: ResultTable, entries: Sequence[_Entry]) -> str:
 
 def _short(source: str) -> str:
     return source.removeprefix("nds_data_").removesuffix("_train")
-
-
-def _earlier(others: Sequence[_Entry]) -> str:
-    lines = [
-        [e["client"], e["selector"], budget_label(e["budget"]), e["seed"], _number(e["AP_bb"]), _number(e["AP"]),
-         e["config_hash"], f"{e['seconds']:.0f}"]
-        for e in others
-    ]  # fmt: skip
-    header = ["client", "selector", "budget", "seed", "box AP", "mask AP", "config", "seconds"]
-    listed = tabulate(lines, header, tablefmt="github", disable_numparse=True)
-    return f"### Cells of other configs\n\nNot in the tables above.\n\n{listed}\n"

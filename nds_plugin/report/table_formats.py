@@ -11,7 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from nds_plugin.report.result_table import METRICS, ResultTable, TableRow
-from nds_plugin.report.statistics import CONFIDENCE, Difference
+from nds_plugin.report.statistics import CONFIDENCE, Difference, Estimate
 
 METHODS = {
     "none": "ImageNet Initialization",
@@ -174,6 +174,12 @@ def difference_text(change: Difference, digits: int = 1) -> str:
     return f"{change.mean:+.{digits}f} [{change.low:+.{digits}f}, {change.high:+.{digits}f}]"
 
 
+def estimate_text(value: Estimate, digits: int = 1) -> str:
+    """``40.7 ± 0.3``; without spread where there is one run."""
+    shown = MISSING if value.mean is None else f"{value.mean:.{digits}f}"
+    return shown if value.spread is None else f"{shown} ± {value.spread:.{digits}f}"
+
+
 def _document(table: ResultTable, form: str) -> str:
     parts = [_caption(table)]
     for title, (header, body) in (
@@ -198,9 +204,9 @@ def _values(table: ResultTable, names: dict[str, str]) -> tuple[list[str], list[
 
 
 def _differences(table: ResultTable, names: dict[str, str]) -> tuple[list[str], list[list[str]]]:
-    header = ["Data", "Method", *(names.get(c, c) for c in table.columns)]
+    header = ["Data", "Method", "pairs", *(names.get(c, c) for c in table.columns)]
     body = [
-        [budget_label(row.budget), _method(table, row)]
+        [budget_label(row.budget), _method(table, row), str(max(d.n for d in row.differences.values()))]
         + [difference_text(row.differences[c], table.digits) for c in table.columns]
         for row in table.rows
         if row.differences
@@ -209,10 +215,7 @@ def _differences(table: ResultTable, names: dict[str, str]) -> tuple[list[str], 
 
 
 def _value(table: ResultTable, row: TableRow, column: str) -> str:
-    value = row.values[column]
-    shown = MISSING if value.mean is None else f"{value.mean:.{table.digits}f}"
-    if value.spread is not None:
-        shown += f" ± {value.spread:.{table.digits}f}"
+    shown = estimate_text(row.values[column], table.digits)
     return shown + (f" ({row.paper[column]:.1f})" if column in row.paper else "")
 
 

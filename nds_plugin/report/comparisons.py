@@ -1,0 +1,112 @@
+"""Comparisons beside the table itself: with uniform sampling of twice the budget, and of other settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from nds_plugin.report.result_table import BASELINE, ResultTable, value_of
+from nds_plugin.report.statistics import estimate, paired_difference
+from nds_plugin.report.table_formats import budget_label, difference_text, estimate_text, method_label
+
+_Entry = Mapping[str, Any]
+_Row = tuple[str, str, float]  # client, selector, budget
+
+
+def twice_the_budget(table: ResultTable, entries: Sequence[_Entry]) -> str:
+    """Each row against uniform sampling of twice its budget, paired over seeds; empty where there is none.
+
+    Args:
+        table: of one client.
+        entries: its cells.
+    """
+    lines = []
+    for row in table.rows:
+        base = _values(entries, BASELINE, 2 * row.budget, "AP_bb")
+        if row.selector == "none" or not base:
+            continue
+        box = paired_difference(_values(entries, row.selector, row.budget, "AP_bb"), base)
+        if not box.n:
+            continue
+        mask = paired_difference(
+            _values(entries, row.selector, row.budget, "AP"),
+            _values(entries, BASELINE, 2 * row.budget, "AP"),
+        )
+        lines.append(
+            [
+                f"{budget_label(row.budget)} against {budget_label(2 * row.budget)}",
+                method_label(row.selector, table.source, table.from_random),
+                str(box.n),
+                difference_text(box, table.digits),
+                difference_text(mask, table.digits),
+            ]
+        )
+    if not lines:
+        return ""
+    header = ["Data", "Method", "pairs", "box AP", "mask AP"]
+    return f"#### Against uniform sampling of twice the budget\n\n{_markdown(lines, header)}"
+
+
+def other_settings(others: Sequence[_Entry], current: Sequence[_Entry], digits: int) -> str:
+    """Cells of other configs than the table's, a line per config.
+
+    Args:
+        others: cells with their ``detail``, whose ``changed`` holds the settings that differ.
+        current: the cells of the tables.
+        digits: decimals that are shown.
+    """
+    groups: dict[tuple[_Row, str], list[_Entry]] = {}
+    for entry in others:
+        groups.setdefault((_row(entry), entry["config_hash"]), []).append(entry)
+    lines = []
+    for (row, config), cells in groups.items():
+        client, selector, budget = row
+        box = {cell["seed"]: cell["AP_bb"] for cell in cells}
+        mask = [cell["AP"] for cell in cells if cell["AP"] is not None]
+        ours = [entry for entry in current if entry["client"] == client]
+        usual = _values(ours, selector, budget, "AP_bb")
+        uniform = _values(ours, BASELINE, budget, "AP_bb")
+        lines.append(
+            [
+                client,
+                f"{selector} {budget_label(budget)}",
+                _changed(cells) or "-",
+                str(len(cells)),
+                estimate_text(estimate(list(box.values())), digits),
+                estimate_text(estimate(mask), digits),
+                difference_text(paired_difference(box, usual), digits),
+                difference_text(paired_difference(box, uniform), digits),
+                config,
+            ]
+        )
+    header = ["client", "row", "setting", "seeds", "box AP", "mask AP", "box AP against the table's row",
+              "against uniform", "config"]  # fmt: skip
+    return f"### Cells of other configs\n\nNot in the tables above.\n\n{_markdown(lines, header)}"
+
+
+def _changed(cells: Sequence[_Entry]) -> str:
+    """The settings that make a config another one than the table's."""
+    changed: Mapping[str, Any] = cells[0]["detail"].get("changed") or {}
+    return ", ".join(f"`{key} {_value(value)}`" for key, value in changed.items())
+
+
+def _value(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _row(entry: _Entry) -> _Row:
+    return entry["client"], entry["selector"], entry["budget"]
+
+
+def _values(entries: Sequence[_Entry], selector: str, budget: float, column: str) -> dict[int, float]:
+    """One number per seed of a row."""
+    found = {
+        e["seed"]: value_of(e, column) for e in entries if (e["selector"], e["budget"]) == (selector, budget)
+    }
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def _markdown(lines: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+    return tabulate(lines, header, tablefmt="github", disable_numparse=True) + "\n"
