@@ -76,7 +76,7 @@ def real_clients(data: Path, work: Path) -> Iterator[Client]:
     from nds_plugin.experts import ExpertConfig, prepare_shared, train_experts
     from nds_plugin.features import extract_features
     from nds_plugin.index import SourceIndex
-    from nds_plugin.partition import PartitionConfig, partition_by_features
+    from nds_plugin.partitioning import PartitionConfig, partition_by_features
     from nds_plugin.scoring import ScoringConfig, score_experts
 
     def read(name: str) -> SourceIndex:

@@ -145,7 +145,7 @@ class Study:
     def row(self, setting: Setting, client: str, seed: int) -> dict[str, Any]:
         """One draw: what it holds and what it cost."""
         from nds_plugin.d2 import selector_settings
-        from nds_plugin.selection import select
+        from nds_plugin.select import select
         from nds_plugin.selection_tables import effective_numbers, source_shares
 
         cfg = self._config(setting, client, seed)

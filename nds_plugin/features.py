@@ -26,7 +26,7 @@ from nds_plugin.errors import NDSError
 from nds_plugin.images import ImageError, load_image
 from nds_plugin.index import SourceIndex
 from nds_plugin.networks import repeatable
-from nds_plugin.partition import MAX_UNREADABLE, check_readable
+from nds_plugin.partitioning import MAX_UNREADABLE, check_readable
 
 MICRO_BATCH = 32  # images in one forward pass; our choice
 SHARD_SIZE = 20_000  # images in one file of the cache; a multiple of MICRO_BATCH

@@ -22,7 +22,7 @@ from nds_plugin.expert_set import read_network, write_network
 from nds_plugin.experts import train_experts
 from nds_plugin.partition import Partition
 from nds_plugin.scoring import ScoringConfig, score_experts
-from nds_plugin.selection import select
+from nds_plugin.select import select
 from nds_plugin.selection_config import SelectionConfig
 
 Spoil = Callable[[Path], Any]

@@ -21,7 +21,7 @@ from nds_plugin.images import list_images, read_center_crop
 from nds_plugin.networks import MEAN, STD
 from nds_plugin.scores import Scores
 from nds_plugin.scoring import ScoringConfig, score_experts
-from nds_plugin.selection import select
+from nds_plugin.select import select
 from nds_plugin.selection_config import SelectionConfig
 from nds_plugin.service.client.export import export_fastadapt
 from nds_plugin.service.fastadapt import convert

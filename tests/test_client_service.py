@@ -33,7 +33,7 @@ from nds_plugin.index import SourceIndex
 from nds_plugin.partition import Partition
 from nds_plugin.scores import Scores
 from nds_plugin.scoring import ScoringConfig, score_experts
-from nds_plugin.selection import select
+from nds_plugin.select import select
 from nds_plugin.selection_config import SelectionConfig
 from nds_plugin.service.client.cli import main as client_main
 from nds_plugin.service.fastadapt import to_percentages

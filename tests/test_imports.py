@@ -19,7 +19,10 @@ LAYERS = (
         *("partition", "objects", "streams", "scores", "image_weights", "selection_config"),
         *("backbones", "tasks", "training"),
     },
-    {"selection", "selection_tables", "sampler", "features", "expert_set", "experts", "scoring"},
+    {
+        *("partitioning", "partition_summary", "selection", "select", "selection_tables", "sampler"),
+        *("features", "expert_set", "experts", "scoring"),
+    },
     {"locking"},
     {"store"},
     {"datasets"},
@@ -30,8 +33,8 @@ LAYERS = (
     {"d2"},
 )
 SELECTING = {
-    *("sampling", "streams", "scores", "image_weights", "selection_config", "selection", "selection_tables"),
-    "sampler",
+    *("sampling", "streams", "scores", "image_weights", "selection_config", "selection", "select"),
+    *("selection_tables", "sampler"),
 }
 LEARNING = {
     *("networks", "linear", "supervised", "tasks", "training", "expert_set", "experts", "backbones"),
@@ -40,7 +43,8 @@ LEARNING = {
 WITHOUT_TORCH = (
     *("errors", "artifacts", "cost", "counter_rng", "class_names", "images", "packed", "pickles", "index"),
     *("expert_manifest", "safetensors_header", "sampling", "clustering", "partition", "objects", "streams"),
-    *("scores", "image_weights", "selection_config", "selection", "selection_tables", "locking", "store"),
+    *("partitioning", "partition_summary", "scores", "image_weights", "selection_config", "selection"),
+    *("select", "selection_tables", "locking", "store"),
     *("datasets", "report", "cli", "preparing", "grid"),
 )
 HOSTS = {"detectron2", "fvcore", "iopath", "omegaconf", "hydra", "mmengine", "mmdet"}

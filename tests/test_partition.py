@@ -16,14 +16,9 @@ import pytest
 from nds_plugin import clustering
 from nds_plugin.errors import NDSError
 from nds_plugin.index import ImageRecord, SourceIndex
-from nds_plugin.partition import (
-    Partition,
-    PartitionConfig,
-    partition_by_features,
-    partition_key,
-    summarise,
-    summary_table,
-)
+from nds_plugin.partition import Partition
+from nds_plugin.partition_summary import summarise, summary_table
+from nds_plugin.partitioning import PartitionConfig, partition_by_features, partition_key
 
 CENTRES = np.eye(8)[:4]
 
@@ -344,7 +339,8 @@ import sys
 for name in ("torch", "torchvision", "sklearn", "scipy", "detectron2"):
     sys.modules[name] = None
 from nds_plugin.index import SourceIndex
-from nds_plugin.partition import Partition, summarise
+from nds_plugin.partition import Partition
+from nds_plugin.partition_summary import summarise
 partition = Partition.load("partition.parquet")
 rows = summarise(partition, SourceIndex.load("index.parquet"))
 assert [row.images for row in rows] == [20, 18, 12, 10], rows

@@ -19,7 +19,8 @@ from nds_plugin.report.grid_page import write_grid_page
 from nds_plugin.report.result_table import build_table
 from nds_plugin.report.runs import write_runs_report
 from nds_plugin.scores import Scores
-from nds_plugin.selection import Selection, select
+from nds_plugin.select import select
+from nds_plugin.selection import Selection
 from nds_plugin.selection_config import SelectionConfig
 from nds_plugin.selection_tables import cluster_table, effective_numbers, source_shares
 

@@ -17,7 +17,7 @@ from nds_plugin.index import SourceIndex
 from nds_plugin.networks import build_network
 from nds_plugin.partition import Partition
 from nds_plugin.scores import Scores
-from nds_plugin.selection import select, selector_weights
+from nds_plugin.select import select, selector_weights
 from nds_plugin.selection_config import SelectionConfig
 from nds_plugin.selectors.base import Features
 from nds_plugin.selectors.gate import GateConfig, score_gate, train_gate

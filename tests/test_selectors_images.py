@@ -13,7 +13,8 @@ from nds_plugin.errors import NDSError
 from nds_plugin.image_weights import ImageWeights
 from nds_plugin.partition import Partition
 from nds_plugin.sampling import draw_by_probability, draw_subset, image_probabilities
-from nds_plugin.selection import Selection, select
+from nds_plugin.select import select
+from nds_plugin.selection import Selection
 from nds_plugin.selection_config import SelectionConfig
 from nds_plugin.selection_tables import effective_numbers, source_shares
 from nds_plugin.selectors.base import Evidence, Features, ImageSelector, weigh_images

@@ -14,7 +14,7 @@ from nds_plugin.features import extract_features
 from nds_plugin.index import SourceIndex
 from nds_plugin.networks import build_network
 from nds_plugin.partition import Partition
-from nds_plugin.selection import select
+from nds_plugin.select import select
 from nds_plugin.selection_config import SelectionConfig
 from nds_plugin.selection_tables import source_shares
 from nds_plugin.selectors.base import Evidence, Features, weigh_images

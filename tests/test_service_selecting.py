@@ -13,7 +13,8 @@ from nds_plugin.errors import NDSError
 from nds_plugin.index import SourceIndex
 from nds_plugin.partition import Partition
 from nds_plugin.scores import Scores
-from nds_plugin.selection import Selection, select
+from nds_plugin.select import select
+from nds_plugin.selection import Selection
 from nds_plugin.selection_config import SelectionConfig
 from nds_plugin.service import manifests
 from nds_plugin.service.draws import BusyError, Draws

@@ -32,7 +32,7 @@ from nds_plugin.d2.store_dataset import StoreDataset
 from nds_plugin.d2.subset import register_selection
 from nds_plugin.index import SourceIndex
 from nds_plugin.partition import Partition
-from nds_plugin.selection import select
+from nds_plugin.select import select
 from nds_plugin.selection_config import SelectionConfig
 
 STREET, ROOM = "tiny_street_train", "tiny_room_train"

@@ -32,7 +32,8 @@ from nds_plugin.index import SourceIndex
 from nds_plugin.partition import Partition
 from nds_plugin.sampling import NORMALISATIONS
 from nds_plugin.scores import Scores
-from nds_plugin.selection import KIND, Selection, select
+from nds_plugin.select import select
+from nds_plugin.selection import KIND, Selection
 from nds_plugin.selection_config import CLUSTER_SELECTORS, GATE_DRAWS, MODES, SELECTORS, SelectionConfig
 from nds_plugin.selection_tables import cluster_table, effective_numbers, source_shares
 

@@ -31,15 +31,14 @@ from nds_plugin.index import KIND as INDEX_KIND
 from nds_plugin.index import SourceIndex
 from nds_plugin.networks import choose_device
 from nds_plugin.partition import KIND as PARTITION_KIND
-from nds_plugin.partition import (
+from nds_plugin.partition import Partition
+from nds_plugin.partition_summary import summarise, summary_table
+from nds_plugin.partitioning import (
     METHODS,
-    Partition,
     PartitionConfig,
     check_num_clusters,
     partition_by_features,
     partition_key,
-    summarise,
-    summary_table,
 )
 
 logger = logging.getLogger("partition_source")

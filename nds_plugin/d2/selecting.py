@@ -36,13 +36,15 @@ from nds_plugin.image_weights import KIND as WEIGHTS_KIND
 from nds_plugin.image_weights import ImageWeights
 from nds_plugin.index import SourceIndex
 from nds_plugin.objects import parents, pool_objects
-from nds_plugin.partition import Partition, check_num_clusters
+from nds_plugin.partition import Partition
+from nds_plugin.partitioning import check_num_clusters
 from nds_plugin.sampling import image_probabilities, resolve_budget
 from nds_plugin.scores import KIND as SCORES_KIND
 from nds_plugin.scores import Scores
 from nds_plugin.scoring import score_experts
+from nds_plugin.select import select, selector_weights
 from nds_plugin.selection import KIND as SELECTION_KIND
-from nds_plugin.selection import Selection, select, selector_weights
+from nds_plugin.selection import Selection
 from nds_plugin.selection_config import CLUSTER_SELECTORS, IMAGE_SELECTORS
 from nds_plugin.selectors.base import Evidence, weigh_images
 from nds_plugin.selectors.base import settings as settings_of

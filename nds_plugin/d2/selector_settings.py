@@ -8,7 +8,7 @@ from detectron2.config import CfgNode as CN
 
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.objects import UNITS, ObjectConfig
-from nds_plugin.partition import PartitionConfig
+from nds_plugin.partitioning import PartitionConfig
 from nds_plugin.sampling import check_budget
 from nds_plugin.scoring import ScoringConfig
 from nds_plugin.selection_config import CLUSTER_SELECTORS, SEES_TARGET, SelectionConfig

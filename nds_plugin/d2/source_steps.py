@@ -27,7 +27,8 @@ from nds_plugin.features import extract_features
 from nds_plugin.index import KIND as INDEX_KIND
 from nds_plugin.index import SourceIndex
 from nds_plugin.partition import KIND as PARTITION_KIND
-from nds_plugin.partition import Partition, partition_by_features
+from nds_plugin.partition import Partition
+from nds_plugin.partitioning import partition_by_features
 from nds_plugin.selectors.base import Features
 
 logger = logging.getLogger(__name__)

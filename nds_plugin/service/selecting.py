@@ -13,7 +13,7 @@ from nds_plugin import sampling
 from nds_plugin.counter_rng import random_words, stream_key
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.scores import Scores
-from nds_plugin.selection import draw_rows, selection_info, selector_weights
+from nds_plugin.select import draw_rows, selection_info, selector_weights
 from nds_plugin.selection_config import SelectionConfig
 from nds_plugin.service.store import PublishedSet
 
