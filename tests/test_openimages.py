@@ -1,67 +1,33 @@
-"""nds_plugin/datasets/openimages.py, on files in the published form that the tests write."""
+"""OpenImages: boxes, classes and images, on files in the published form that the tests write."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import logging
-import signal
-import subprocess
 import sys
-import time
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from as_user import ROOT, cut, full_disk
-from openimages_trees import BY, CLASSES, CORNERS, FLAGS, Tree, some_images
+from as_user import ROOT, full_disk
+from openimages_builds import BITS, MASKS, TRAIN, XYWH_ABS, build, flags, records
+from openimages_trees import BY, CLASSES, CORNERS, Tree, some_images
 from PIL import Image, ImageOps
 from pycocotools import mask as mask_util
 
 from nds_plugin.datasets.image_headers import read_headers
 from nds_plugin.datasets.openimages import OPENIMAGES, openimages_hierarchy, openimages_split
-from nds_plugin.datasets.openimages_csv import read_classes
 from nds_plugin.datasets.openimages_hierarchy import read_hierarchy
-from nds_plugin.datasets.openimages_png import MaskJob, run_lengths
 from nds_plugin.datasets.openimages_read import turn_corners
 from nds_plugin.datasets.public import Split
 from nds_plugin.datasets.seen_files import SeenFiles
 from nds_plugin.datasets.store_index import index_store
 from nds_plugin.errors import NDSError
 from nds_plugin.images import load_image, read_header
-from nds_plugin.store import AnnotationStore, open_or_build, rle, schema
+from nds_plugin.store import AnnotationStore
 from nds_plugin.store.records import RecordDecoder
-
-TRAIN = openimages_split("train")
-MASKS = openimages_split("train", masks=True)
-XYWH_ABS = 1
-BITS = dict(zip(FLAGS, (schema.OCCLUDED, schema.TRUNCATED, schema.GROUP_OF, schema.DEPICTION, schema.INSIDE)))
-
-
-def build(root: Path, split: Split = TRAIN) -> AnnotationStore:
-    return open_or_build(split.spec(root))
-
-
-def records(root: Path, split: Split = TRAIN) -> dict[str, dict[str, Any]]:
-    store = build(root, split)
-    decode = RecordDecoder(store, str(split.image_root(root)), XYWH_ABS, lambda path: read_header(path).shown)
-    found = [decode(i) for i in range(len(store))]
-    assert [record["image_id"] for record in found] == sorted(record["image_id"] for record in found)
-    return {record["image_id"]: record for record in found}
-
-
-def flags(store: AnnotationStore) -> list[list[int]]:
-    """Flags of the annotations of each image."""
-    found = []
-    for number in range(store.num_batches):
-        objects = store.objects(number)
-        values = objects.columns["flags"].tolist()
-        found += [values[a:b] for a, b in zip(objects.starts[:-1], objects.starts[1:])]
-    return found
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -157,103 +123,6 @@ def test_turning_corners_is_what_turning_pixels_is() -> None:
         assert (y0 * height, y1 * height) == (rows[0], rows[-1] + 1)
 
 
-def test_masks_are_those_of_the_png_files_at_the_image_s_size(tmp_path: Path) -> None:
-    tree = some_images()
-    tree.write(tmp_path)
-    found = records(tmp_path, MASKS)
-    assert set(found) == {row["ImageID"] for row in tree.masks}
-    for image_id, record in found.items():
-        rows = sorted(
-            (row for row in tree.masks if row["ImageID"] == image_id), key=lambda row: row["MaskPath"]
-        )
-        assert len(record["annotations"]) == len(rows)
-        for row, annotation in zip(rows, record["annotations"]):
-            assert annotation["category_id"] == list(CLASSES).index(row["LabelName"])
-            mask = mask_util.decode(annotation["segmentation"]).astype(bool)
-            assert mask.shape == (record["height"], record["width"])
-            pixels = tree.pixels[row["MaskPath"]]
-            if tree.orientation[image_id] == 1:
-                size = (record["width"], record["height"])
-                expected = Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)
-                assert np.array_equal(mask, np.asarray(expected))
-                x0, x1 = (float(row[f"Box{name}"]) * record["width"] for name in CORNERS[:2])
-                assert annotation["bbox"][0] == pytest.approx(x0)
-                assert annotation["bbox"][2] == pytest.approx(x1 - x0)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "I;16"])
-def test_a_mask_is_all_pixels_that_are_not_black_whatever_the_png_s_kind(tmp_path: Path, mode: str) -> None:
-    mask = np.random.Generator(np.random.PCG64(2)).random((9, 14)) < 0.3
-    grey = Image.fromarray(mask.astype(np.uint8) * 3)  # far from white
-    if mode == "I;16":
-        grey = Image.fromarray(mask.astype(np.uint16) * 300)
-    image = Image.fromarray(mask) if mode == "1" else grey if grey.mode == mode else grey.convert(mode)
-    image.save(tmp_path / "mask.png")
-    size, upright = np.zeros((1, 2), np.int32), np.ones(1, np.int8)
-    table = run_lengths(MaskJob((tmp_path,), pa.array(["mask.png"]), size, upright))
-    assert np.array_equal(rle.decode(table.column("rle")[0].as_py(), (9, 14)), mask)
-    assert (table.column("height")[0].as_py(), table.column("width")[0].as_py()) == (9, 14)
-
-
-def test_masks_have_the_flags_of_their_boxes(tmp_path: Path) -> None:
-    tree = some_images()
-    tree.write(tmp_path)
-    by_row = {
-        (row["ImageID"], row["LabelName"]): sum(bit for name, bit in BITS.items() if row[name] == 1)
-        for row in reversed(tree.boxes)
-    }
-    rows = sorted(tree.masks, key=lambda row: row["MaskPath"])
-    found = [value for values in flags(build(tmp_path, MASKS)) for value in values]
-    assert found == [by_row[row["ImageID"], row["LabelName"]] for row in rows]
-    assert any(found)
-
-
-def test_a_mask_without_a_box_is_told_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tree = some_images()
-    tree.add_mask("f1c2d3e4f5061728", "/m/01yrx", (0.6, 1.0, 0.0, 0.5), np.ones((30, 40), bool))
-    tree.write(tmp_path)
-    assert build(tmp_path, MASKS).num_annotations == 5
-    assert "1 of 5 masks are of no box in oidv6-train-annotations-bbox.csv" in caplog.text
-
-
-@pytest.mark.parametrize("place", ["train-masks-0", "train", "train/0", "0", "0A", ""])
-def test_unpacked_masks_are_found_wherever_the_zip_files_were_unpacked(tmp_path: Path, place: str) -> None:
-    tree = some_images()
-    folder = tree.write(tmp_path, zips=False) / "masks"
-    before = records(tmp_path, MASKS)
-    for path in list(folder.glob("*/*.png")):
-        target = {"train-masks-0": f"train-masks-{path.name[0]}", "train/0": f"train/{path.name[0]}"}
-        target |= {"0": path.name[0], "0A": path.name[0].upper()}
-        new = folder / target.get(place, place) / path.name
-        new.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(new)
-    assert records(tmp_path, MASKS) == before
-
-
-def test_masks_of_other_classes_than_the_list_are_left_out(tmp_path: Path) -> None:
-    folder = some_images().write(tmp_path)
-    assert build(tmp_path, MASKS).num_annotations == 4
-    (folder / "annotations" / "classes-segmentation.txt").write_text("/m/01yrx\n/m/04yx4\n/m/0jbk\n")
-    store = build(tmp_path, MASKS)
-    assert store.classes == ["Man", "Animal", "Cat"]
-    assert store.num_annotations == 3
-    path = folder / "annotations" / "challenge-2019-classes-description-segmentable.csv"
-    path.write_text("/m/01yrx,Cat\n")
-    assert build(tmp_path, MASKS).classes == ["Cat"]
-
-
-def test_boxes_without_masks_are_added_where_they_are_wanted(tmp_path: Path) -> None:
-    tree = some_images()
-    tree.write(tmp_path)
-    found = records(tmp_path, openimages_split("train", masks=True, unmasked=True))
-    with_masks = records(tmp_path, MASKS)
-    assert set(found) == set(with_masks)
-    annotations = found["0a1b2c3d4e5f6071"]["annotations"]
-    assert [a for a in annotations if "segmentation" in a] == with_masks["0a1b2c3d4e5f6071"]["annotations"]
-    (group,) = [a for a in annotations if "segmentation" not in a]
-    assert (group["iscrowd"], group["bbox"]) == (1, [0, 20, 60, 20])
-
-
 def test_images_need_not_be_there(tmp_path: Path) -> None:
     tree = some_images()
     folder = tree.write(tmp_path, images=False)
@@ -267,18 +136,6 @@ def test_images_need_not_be_there(tmp_path: Path) -> None:
     assert size == (60, 40)
     assert decode(0)["annotations"][0]["bbox"] == pytest.approx([6, 8, 24, 24])
     assert build(tmp_path).column("width").all()  # made again: now the sizes are known
-
-
-def test_masks_keep_their_own_size_until_their_image_is_there(tmp_path: Path) -> None:
-    tree = some_images()
-    folder = tree.write(tmp_path, images=False)
-    store = build(tmp_path, MASKS)
-    tree.write_images(folder / "train")
-    decode = RecordDecoder(store, str(folder), XYWH_ABS, lambda path: read_header(path).shown)
-    known = records(tmp_path, MASKS)
-    for record in map(decode, range(len(store))):
-        if tree.orientation[record["image_id"]] == 1:  # whether a file is turned is not known without it
-            assert record == known[record["image_id"]]
 
 
 def test_images_may_lie_as_the_packed_files_unpack(tmp_path: Path) -> None:
@@ -318,21 +175,6 @@ def test_images_that_come_later_are_noticed_and_turned(tmp_path: Path, split: Sp
     assert store.stat().st_mtime_ns == stamp
     (tmp_path / "late.jpg").rename(late)
     assert records(tmp_path, split) == whole
-
-
-def test_unpacked_masks_that_were_written_anew_are_noticed(tmp_path: Path) -> None:
-    tree = some_images()
-    folder = tree.write(tmp_path, zips=False)
-    store = build(tmp_path, MASKS).path
-    stamp = store.stat().st_mtime_ns
-    (folder / "masks" / "train-masks-0" / "stray.png").write_bytes(b"")
-    build(tmp_path, MASKS)
-    assert store.stat().st_mtime_ns == stamp
-    name = next(row["MaskPath"] for row in tree.masks if row["LabelName"] == "/m/01yrx")
-    tree.pixels[name] = ~tree.pixels[name]
-    tree.write_masks(folder / "masks", zips=False)
-    (cat,) = records(tmp_path, MASKS)[name[:16]]["annotations"]
-    assert np.array_equal(mask_util.decode(cat["segmentation"]), tree.pixels[name])
 
 
 def test_headers_are_read_the_same_by_any_number_of_processes(
@@ -398,238 +240,12 @@ def test_a_broken_hierarchy_is_refused(tmp_path: Path, text: str, message: str) 
         read_hierarchy(path)
 
 
-def test_the_list_of_classes_may_have_a_heading(tmp_path: Path) -> None:
-    path = tmp_path / "oidv7-class-descriptions-boxable.csv"
-    path.write_text("LabelName,DisplayName\n/m/011k07,Tortoise\n")
-    assert read_classes(path).categories() == [(1, "Tortoise")]
-    for text, message in (
-        ("", "lists no classes"),
-        ("/m/1\n", "line 1: expected 'LABEL,NAME', got '/m/1'"),
-        ("/m/1,A\n/m/1,B\n", "1 classes occur more than once, first '/m/1'"),
-    ):
-        path.write_text(text)
-        with pytest.raises(NDSError, match=message):
-            read_classes(path)
-
-
-LISTS = {
-    "class-descriptions-boxable.csv": TRAIN,
-    "train-images-boxable-with-rotation.csv": TRAIN,
-    "oidv6-train-annotations-bbox.csv": TRAIN,
-    "train-annotations-object-segmentation.csv": MASKS,
-}
-
-
-@pytest.mark.parametrize("name", LISTS)
-def test_a_missing_list_is_named_with_the_tree_that_is_expected(tmp_path: Path, name: str) -> None:
-    folder = some_images().write(tmp_path)
-    (folder / "annotations" / name).unlink()
-    with pytest.raises(NDSError, match=f"{name} is not there. Expected below .*openimages/; annotations/"):
-        build(tmp_path, LISTS[name])
-
-
-@pytest.mark.parametrize("name", list(LISTS)[1:])
-def test_a_list_that_was_cut_short_or_is_another_file_is_refused(tmp_path: Path, name: str) -> None:
-    folder = some_images().write(tmp_path)
-    path = folder / "annotations" / name
-    whole = path.read_bytes()
-    cut(path, len(whole.rstrip().rpartition(b",")[0]))
-    for _ in range(2):
-        with pytest.raises(NDSError, match=f"{name} is cut short or damaged .*: get it again"):
-            build(tmp_path, LISTS[name])
-        path.write_bytes(whole.replace(b"0.", b"\xff.") if "images" not in name else whole + b'"open')
-    path.write_bytes(b"")
-    with pytest.raises(NDSError, match=rf"{name} is empty \(0 bytes\)"):
-        build(tmp_path, LISTS[name])
-    path.write_bytes(b"id,url\n1,2\n")
-    with pytest.raises(NDSError, match=f"{name} lacks the columns .*ImageID.*; it has id, url"):
-        build(tmp_path, LISTS[name])
-    assert not LISTS[name].spec(tmp_path).path.exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "split", "message"),
-    [
-        (
-            lambda t: t.add_box("f" * 16, "/m/01yrx", (0, 1, 0, 1)),
-            TRAIN,
-            "of no image that the file lists.*'f{16}'",
-        ),
-        (
-            lambda t: t.add_box("70aabbccddeeff00", "/m/x", (0, 1, 0, 1)),
-            TRAIN,
-            "1 boxes are of no class.*'/m/x'",
-        ),
-        (lambda t: t.images.append(t.images[0]), TRAIN, "occur more than once, first 'f1c2d3e4f5061728'"),
-        (lambda t: t.images[2].update(OriginalMD5="abc"), TRAIN, "image '0a1b2c3d4e5f6072' is no MD5.*'abc'"),
-        (
-            lambda t: t.masks.append(t.masks[0]),
-            MASKS,
-            "1 masks occur more than once, first '0a1b2c3d4e5f6071_m04yx4",
-        ),
-        (lambda t: t.masks[0].update(LabelName="/m/x"), MASKS, "1 masks are of no class.*'/m/x'"),
-        (lambda t: t.masks.clear(), MASKS, "is not there|lists no masks"),
-        (
-            lambda t: t.add_mask("1" * 16, "/m/01yrx", (0, 1, 0, 1), np.ones((2, 2), bool)),
-            *(MASKS, "of no image that the file lists.*'1{16}'"),
-        ),
-    ],
-)
-def test_rows_that_cannot_be_are_refused(
-    tmp_path: Path, change: Callable[[Tree], Any], split: Split, message: str
-) -> None:
-    tree = some_images()
-    change(tree)
-    tree.write(tmp_path)
-    with pytest.raises(NDSError, match=message):
-        build(tmp_path, split)
-    assert not split.spec(tmp_path).path.exists()
-
-
-@pytest.mark.parametrize("value", ["", "NA", "nan", "inf"])
-@pytest.mark.parametrize(
-    ("rows", "column", "split"),
-    [("boxes", "YMax", TRAIN), ("boxes", "IsGroupOf", TRAIN), ("masks", "BoxXMin", MASKS)],
-)
-def test_a_number_that_is_none_is_refused(
-    tmp_path: Path, rows: str, column: str, split: Split, value: str
-) -> None:
-    tree = some_images()
-    getattr(tree, rows)[2][column] = value
-    tree.write(tmp_path)
-    what = "is cut short or damaged" if (column, value) == ("IsGroupOf", "inf") else f"{column}, first line 4"
-    with pytest.raises(NDSError, match=what):
-        build(tmp_path, split)
-
-
-def test_a_heading_that_names_a_column_twice_is_refused(tmp_path: Path) -> None:
-    folder = some_images().write(tmp_path)
-    path = folder / "annotations" / "oidv6-train-annotations-bbox.csv"
-    path.write_text(path.read_text().replace("YMin", "XMin", 1))
-    with pytest.raises(NDSError, match="has the column XMin more than once"):
-        build(tmp_path)
-
-
-def test_a_missing_archive_of_masks_is_named(tmp_path: Path) -> None:
-    folder = some_images().write(tmp_path)
-    (folder / "masks" / "train-masks-7.zip").rename(tmp_path / "away.zip")
-    with pytest.raises(
-        NDSError, match="none of the 1 masks of images that begin with '7' is in .*train-masks-7.zip"
-    ):
-        build(tmp_path, MASKS)
-    for path in (folder / "masks").iterdir():
-        path.unlink()
-    (folder / "masks").rmdir()
-    with pytest.raises(NDSError, match="train-masks-0.zip is not there. Expected below"):
-        build(tmp_path, MASKS)
-    (tmp_path / "away.zip").unlink()
-
-
-def test_single_masks_that_are_missing_or_empty_are_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    tree = some_images()
-    gone = tree.add_mask("70aabbccddeeff00", "/m/0c9ph5", (0.1, 0.2, 0.1, 0.2), np.ones((4, 4), bool))
-    tree.add_mask("70aabbccddeeff00", "/m/0c9ph5", (0.3, 0.4, 0.3, 0.4), np.zeros((4, 4), bool))
-    del tree.pixels[gone]
-    tree.write(tmp_path)
-    assert build(tmp_path, MASKS).num_annotations == 4
-    assert f"1 of 6 masks are not there (first: {gone}) and were left out" in caplog.text
-    assert "1 of 6 masks have no pixel of their object (first: 70aabbccddeeff00_m0c9ph5" in caplog.text
-
-
-def test_a_damaged_archive_or_mask_is_named(tmp_path: Path) -> None:
-    tree = some_images()
-    folder = tree.write(tmp_path)
-    path = folder / "masks" / "train-masks-0.zip"
-    whole = path.read_bytes()
-    cut(path)
-    with pytest.raises(NDSError, match=r"train-masks-0.zip is not a whole zip file .*get it again"):
-        build(tmp_path, MASKS)
-    place = whole.index(b"IDAT") + 12
-    path.write_bytes(whole[:place] + bytes(4) + whole[place + 4 :])
-    with pytest.raises(
-        NDSError, match=r"train-masks-0.zip: the mask 0a1b\w+.png is no whole PNG \(Bad CRC-32"
-    ):
-        build(tmp_path, MASKS)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in tree.pixels:
-            archive.writestr(name, b"no picture")
-    with pytest.raises(
-        NDSError, match=r"the mask 0a1b\w+.png is no whole PNG \(cannot identify image file\)"
-    ):
-        build(tmp_path, MASKS)
-
-
-SLOW = """
-import sys, time
-from pathlib import Path
-from nds_plugin.datasets import openimages_mask_read as module
-from nds_plugin.datasets.openimages import openimages_split
-from nds_plugin.store import open_or_build
-
-whole = module.run_lengths
-def run_lengths(job):
-    if job.names[0].as_py() > "7":
-        time.sleep(60)
-    return whole(job)
-module.run_lengths = run_lengths
-open_or_build(openimages_split("train", masks=True).spec(Path(sys.argv[1])))
-"""
-
-
-def test_a_build_that_was_killed_goes_on_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    some_images().write(tmp_path)
-    path = MASKS.spec(tmp_path).path
-    parts = path.with_name(f".{path.name}.parts")
-    child = subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path)], cwd=ROOT)
-    try:
-        deadline = time.monotonic() + 60
-        while len(list(parts.glob("*.arrow"))) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-    assert len(list(parts.glob("*.arrow"))) == 2  # the headers, the masks of one archive
-    assert not path.exists()
-    from nds_plugin.datasets import openimages_mask_read as module
-
-    done = []
-
-    def run_lengths(job: Any) -> Any:
-        done.append(job.names[0].as_py())
-        return whole(job)
-
-    whole = module.run_lengths
-    monkeypatch.setattr(module, "run_lengths", run_lengths)
-    monkeypatch.setenv("NDS_PROCESSES", "1")
-    assert build(tmp_path, MASKS).num_annotations == 4
-    assert [name[0] for name in done] == ["7"]
-    assert not parts.exists()
-
-
 def test_a_full_disk_is_one_line_and_leaves_no_store(tmp_path: Path) -> None:
     some_images().write(tmp_path)
     with full_disk(100), pytest.raises(NDSError, match="disk full while writing"):
         build(tmp_path)
     assert not TRAIN.spec(tmp_path).path.exists()
     assert len(build(tmp_path)) == 5
-
-
-def test_masks_at_another_size_take_the_nearest_pixel() -> None:
-    rng = np.random.Generator(np.random.PCG64(1))
-    for old, new in (
-        ((60, 90), (40, 60)),
-        ((7, 5), (13, 11)),
-        ((16, 12), (16, 12)),
-        ((1068, 1600), (684, 1024)),
-    ):
-        mask = rng.random(old) < 0.5
-        expected = Image.fromarray(mask).resize(new[::-1], Image.Resampling.NEAREST)
-        assert np.array_equal(rle.nearest(mask, new), np.asarray(expected))
-        assert np.array_equal(rle.decode(rle.resized(rle.encode(mask), old, new), new), np.asarray(expected))
 
 
 def test_names_that_are_none_are_refused() -> None:
