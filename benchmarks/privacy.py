@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from tabulate import tabulate
 
-from nds_plugin.cli import parse, run
+from nds_plugin.cli import documented_parser, run
 from nds_plugin.sampling import available_weights, cluster_sizes, cluster_weights, draw_subset, resolve_budget
 from nds_plugin.service.client.privacy import apply_privacy, parse_privacy, statement
 
@@ -126,9 +126,7 @@ def cell(client: Client, setting: str, found: npt.NDArray[np.float64]) -> str:
 
 def main() -> None:
     """Parse the command line, compare, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = documented_parser(__doc__)
     parser.add_argument(
         "--work", default="output/privacy", help="folder of the experts (default output/privacy)"
     )
@@ -140,7 +138,7 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=20, help="draws of the noise (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw, and of random scores (default 0)")
-    args = parse(parser)
+    args = parser.parse_args()
     data = os.environ.get("NDS_DATA")
     clients = [*(real_clients(Path(data), Path(args.work)) if data else ()), random_client(args.seed)]
     summary: dict[str, dict[str, float]] = {client.name: {} for client in clients}

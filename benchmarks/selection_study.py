@@ -29,7 +29,7 @@ from typing import Any
 from tabulate import tabulate
 
 from nds_plugin.artifacts import atomic_write
-from nds_plugin.cli import parse, run
+from nds_plugin.cli import documented_parser, run
 from nds_plugin.errors import NDSError, unknown_name
 
 logger = logging.getLogger("selection_study")
@@ -239,10 +239,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = documented_parser(__doc__)
     parser.add_argument(
         "--client",
         action="append",
@@ -256,7 +253,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="of the target's images and of the draw")
     parser.add_argument("--work", default="output/study", help="folder of partitions, experts and scores")
     parser.add_argument("--output", help="rows as JSON; default WORK/study.json")
-    return parse(parser)
+    return parser.parse_args()
 
 
 def main() -> None:

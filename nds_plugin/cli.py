@@ -13,6 +13,7 @@ from typing import NoReturn
 from nds_plugin.artifacts import DISK_FULL
 from nds_plugin.errors import NDSError, one_line
 from nds_plugin.index import SourceIndex
+from nds_plugin.scores import Scores
 
 DATASET_HELP = (
     "one of the paper's datasets (tools/prepare_datasets.py --check), or a registered Detectron2 dataset"
@@ -62,8 +63,23 @@ class Parser(argparse.ArgumentParser):
         raise NDSError(f"command line: {message}; {self.prog} --help lists the arguments.")
 
 
+def documented_parser(doc: str | None, more: str = "") -> Parser:
+    """A parser whose help is a tool's docstring: the first paragraph above the options, the rest below.
+
+    Args:
+        doc: the tool's ``__doc__``.
+        more: added below the options.
+    """
+    description, _, rest = (doc or "").partition("\n\n")
+    return Parser(
+        description=description,
+        epilog=f"{rest.rstrip()}\n{more}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The parsed command line; what is wrong with it is told in one line, as everything else.
+    """The command line parsed by a parser that is not ours, such as Detectron2's; mistakes as by ours.
 
     Raises:
         NDSError: an unknown, missing or malformed argument.
@@ -133,6 +149,26 @@ def add_target_arguments(parser: argparse._ActionsContainer, required: bool = Tr
     group.add_argument("--images", help="a folder of images")
     group.add_argument("--coco", nargs=2, metavar=("JSON", "IMAGES"), help="a COCO json and its images")
     group.add_argument("--dataset", help=DATASET_HELP)
+
+
+def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add which of the client's images are scored, and where."""
+    parser.add_argument("--max-images", type=int, default=None, help="score a random draw of this many")
+    parser.add_argument("--seed", type=int, default=0, help="of that draw (default 0)")
+    add_device_arguments(parser)
+
+
+def add_device_arguments(parser: argparse._ActionsContainer) -> None:
+    """Add what reads images and where networks run."""
+    parser.add_argument("--num-workers", type=int, default=2, help="loader processes (default 2)")
+    parser.add_argument("--device", default="", help="cpu, cuda, cuda:1; by default a GPU if there is one")
+
+
+def print_scores(scores: Scores, path: str) -> None:
+    """Print what a client's scoring found, cluster by cluster, and what it cost."""
+    for cluster, z, stderr in zip(scores.clusters, scores.z, scores.stderr):
+        print(f"cluster {cluster:4d}: {scores.metric} {z:.4f} +- {stderr:.4f}")
+    print(f"{scores.images} images scored, {scores.unreadable} unreadable; {scores.cost}; wrote {path}")
 
 
 def target_from_arguments(args: argparse.Namespace) -> SourceIndex | str:

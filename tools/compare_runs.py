@@ -9,21 +9,17 @@ nds, ...) where the runs differ in it, else by the folder.
 
 from __future__ import annotations
 
-import argparse
-
-from nds_plugin.cli import parse, run
+from nds_plugin.cli import documented_parser, run
 from nds_plugin.report.runs import load_runs, results_table, write_runs_report
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = documented_parser(__doc__)
     parser.add_argument("runs", nargs="+", help="OUTPUT_DIR of finished runs")
     parser.add_argument("--output", required=True, help="path of the HTML page")
     parser.add_argument("--title", default="")
     parser.add_argument("--seed", type=int, default=0, help="of the images shown per cluster")
-    args = parse(parser)
+    args = parser.parse_args()
     runs = load_runs(args.runs)
     print(results_table({name: document["summary"] for name, document in runs.items()}))
     print(f"Report: {write_runs_report(runs, args.output, args.title, args.seed)}")

@@ -24,7 +24,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from nds_plugin.artifacts import content_hash
-from nds_plugin.cli import parse, run
+from nds_plugin.cli import documented_parser, run
 from nds_plugin.cost import Cost
 from nds_plugin.errors import NDSError
 from nds_plugin.image_weights import ImageWeights
@@ -39,9 +39,7 @@ from nds_plugin.selection_tables import cluster_table, effective_numbers, source
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = documented_parser(__doc__)
     parser.add_argument("--index", required=True, help="index.parquet of the source")
     parser.add_argument("--partition", help="partition.parquet of that index; needed by nds and gate")
     parser.add_argument("--scores", help="the client's scores.json; needed by nds and gate")
@@ -61,7 +59,7 @@ def parse_arguments() -> argparse.Namespace:
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--output", help="path of the selection, a .parquet file")
     target.add_argument("--name", help="register the subset as the dataset nds_NAME")
-    return parse(parser)
+    return parser.parse_args()
 
 
 def output_path(args: argparse.Namespace) -> Path:

@@ -16,19 +16,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nds_plugin.cli import parse, run
+from nds_plugin.cli import documented_parser, run
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = documented_parser(__doc__)
     parser.add_argument("--experts", required=True, help="folder of experts")
     parser.add_argument("--format", default="fastadapt", choices=("fastadapt",), help="default fastadapt")
     parser.add_argument("--output", help="the folder to write (default: EXPERTS/fastadapt)")
-    return parse(parser)
+    return parser.parse_args()
 
 
 def main() -> None:

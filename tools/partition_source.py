@@ -46,9 +46,7 @@ logger = logging.getLogger("partition_source")
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.documented_parser(__doc__)
     cli.add_source_arguments(parser)
     group = parser.add_argument_group("clusters")
     group.add_argument("--num-clusters", type=int, default=50, help="K (default: 50)")
@@ -66,10 +64,9 @@ def parse_arguments() -> argparse.Namespace:
     group.add_argument("--shared-batch", type=int, default=32, help="crops per training step")
     group.add_argument("--crop-size", type=int, default=224, help="pixels (default: 224)")
     group.add_argument("--batch-size", type=int, default=128, help="images a worker decodes at a time")
-    group.add_argument("--num-workers", type=int, default=2, help="processes that decode images")
-    group.add_argument("--device", default="", help="cpu, cuda, cuda:1; by default a GPU if there is one")
+    cli.add_device_arguments(group)
     parser.add_argument("--output", required=True, help="folder to write to")
-    return cli.parse(parser)
+    return parser.parse_args()
 
 
 def feature_network(args: argparse.Namespace, index: SourceIndex, device: torch.device) -> FeatureNetwork:

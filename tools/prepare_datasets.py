@@ -35,14 +35,9 @@ from nds_plugin.store.parts import default_processes
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    description, _, examples = (__doc__ or "").partition("\n\n")
     known = ", ".join(dataset.key for dataset in DATASETS)
     names = textwrap.fill(f"Names: all, {known}, or one split of a dataset, as nds_coco_2017_val.", 100)
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=f"{examples}\n{names}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.documented_parser(__doc__, names)
     verbs = parser.add_mutually_exclusive_group(required=True)
     verbs.add_argument("--check", nargs="*", metavar="NAME", help="look for datasets (default all)")
     verbs.add_argument("--build", nargs="+", metavar="NAME", help="build the stores of datasets")
@@ -52,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="processes to build with (default: one for each core)"
     )
-    return cli.parse(parser)
+    return parser.parse_args()
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from nds_plugin.cli import parse, run
+from nds_plugin.cli import documented_parser, run
 from nds_plugin.d2.reproduce import Reproduction
 from nds_plugin.errors import NDSError
 from nds_plugin.grid.spec import GRIDS, grid_of, parse_seeds
@@ -32,9 +32,7 @@ BENCHMARK = ROOT / "docs" / "benchmark.json"
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = documented_parser(__doc__)
     parser.add_argument("--table", required=True, metavar="|".join(GRIDS), help="which one")
     parser.add_argument(
         "--output", help="folder of the runs and tables (default output/table4, ..., output/mini)"
@@ -63,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
         "--page", help="also write the tables into this Markdown page, such as docs/benchmark.md for mini"
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="of the config, for all cells")
-    return parse(parser)
+    return parser.parse_args()
 
 
 def main() -> None:

@@ -21,26 +21,27 @@ import argparse
 from pathlib import Path
 
 from nds_plugin.artifacts import check_writable
-from nds_plugin.cli import add_target_arguments, parse, run, target_from_arguments
+from nds_plugin.cli import (
+    add_scoring_arguments,
+    add_target_arguments,
+    documented_parser,
+    print_scores,
+    run,
+    target_from_arguments,
+)
 from nds_plugin.scores import METRICS
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = documented_parser(__doc__)
     parser.add_argument("--experts", required=True, help="folder of experts")
     add_target_arguments(parser)
     parser.add_argument("--output", required=True, help="the scores (JSON)")
     parser.add_argument("--metric", default="accuracy", help=", ".join(METRICS) + " (default accuracy)")
-    parser.add_argument("--max-images", type=int, default=None, help="score a random draw of this many")
-    parser.add_argument("--seed", type=int, default=0, help="of that draw (default 0)")
     parser.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16 (default auto)")
-    parser.add_argument("--num-workers", type=int, default=2, help="loader processes (default 2)")
-    parser.add_argument("--device", default="", help="cpu, cuda, cuda:1; by default a GPU if there is one")
-    return parse(parser)
+    add_scoring_arguments(parser)
+    return parser.parse_args()
 
 
 def main() -> None:
@@ -61,11 +62,7 @@ def main() -> None:
     experts = ExpertSet.load(args.experts)
     scores = score_experts(experts, target_from_arguments(args), config, choose_device(args.device))
     scores.save(args.output)
-    for cluster, z, stderr in zip(scores.clusters, scores.z, scores.stderr):
-        print(f"cluster {cluster:4d}: {scores.metric} {z:.4f} +- {stderr:.4f}")
-    print(
-        f"{scores.images} images scored, {scores.unreadable} unreadable; {scores.cost}; wrote {args.output}"
-    )
+    print_scores(scores, args.output)
 
 
 if __name__ == "__main__":

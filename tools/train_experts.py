@@ -18,7 +18,7 @@ import argparse
 from dataclasses import fields
 
 from nds_plugin.artifacts import check_writable
-from nds_plugin.cli import parse, run
+from nds_plugin.cli import documented_parser, run
 
 HELP = {
     "task": "rotation (needs no labels) or supervised (the source's image labels)",
@@ -40,10 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line; the defaults are those of ExpertConfig."""
     from nds_plugin.training import ExpertConfig
 
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = documented_parser(__doc__)
     parser.add_argument("--index", required=True, help="index of the source (Parquet)")
     parser.add_argument("--partition", required=True, help="partition of that index (Parquet)")
     parser.add_argument("--output", required=True, help="folder for the experts")
@@ -54,7 +51,7 @@ def parse_arguments() -> argparse.Namespace:
             text = f"{HELP[field.name]} (default {field.default})"
             parser.add_argument(flag, type=type(field.default), default=field.default, help=text)
     parser.add_argument("--no-amp", dest="amp", action="store_false", help="no mixed precision")
-    return parse(parser)
+    return parser.parse_args()
 
 
 def main() -> None:

@@ -14,15 +14,12 @@ from __future__ import annotations
 import argparse
 
 from nds_plugin.artifacts import check_writable
-from nds_plugin.cli import parse, run
+from nds_plugin.cli import add_device_arguments, documented_parser, run
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = documented_parser(__doc__)
     parser.add_argument("--index", required=True, help="index of the source (Parquet)")
     parser.add_argument("--partition", required=True, help="partition of that index (Parquet)")
     parser.add_argument("--network", required=True, help="shared.safetensors, or a ResNet's checkpoint")
@@ -31,9 +28,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--l2", type=float, default=0.01, help="strength of the regularisation (default 0.01)"
     )
-    parser.add_argument("--num-workers", type=int, default=2, help="loader processes (default 2)")
-    parser.add_argument("--device", default="", help="cpu, cuda, cuda:1; by default a GPU if there is one")
-    return parse(parser)
+    add_device_arguments(parser)
+    return parser.parse_args()
 
 
 def main() -> None:

@@ -21,7 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from nds_plugin.artifacts import check_writable, content_hash
-from nds_plugin.cli import add_target_arguments, parse, run, target_from_arguments
+from nds_plugin.cli import (
+    add_device_arguments,
+    add_target_arguments,
+    documented_parser,
+    run,
+    target_from_arguments,
+)
 from nds_plugin.errors import NDSError
 from nds_plugin.sampling import NORMALISATIONS
 from nds_plugin.selection_config import IMAGE_SELECTORS
@@ -29,10 +35,7 @@ from nds_plugin.selection_config import IMAGE_SELECTORS
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = documented_parser(__doc__)
     parser.add_argument("--index", required=True, help="index of the source (Parquet)")
     parser.add_argument("--selector", required=True, choices=IMAGE_SELECTORS)
     parser.add_argument("--output", required=True, help="the weights (Parquet)")
@@ -41,8 +44,7 @@ def parse_arguments() -> argparse.Namespace:
     features.add_argument("--network", help="shared.safetensors, or a ResNet's checkpoint")
     features.add_argument("--crop-size", type=int, default=224, help="side of the crops (default 224)")
     features.add_argument("--max-images", type=int, default=None, help="a random draw of the target's images")
-    features.add_argument("--num-workers", type=int, default=2, help="loader processes (default 2)")
-    features.add_argument("--device", default="", help="cpu, cuda, cuda:1; by default a GPU if there is one")
+    add_device_arguments(features)
     knn = parser.add_argument_group("knn")
     knn.add_argument("--neighbours", type=int, default=0, help="most similar target images; 0 (default): all")
     knn.add_argument("--temperature", type=float, default=0.1, help="T of the softmax (default 0.1)")
@@ -54,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     oracle.add_argument("--sources", nargs="+", default=[], help="source datasets of the client's domain")
     oracle.add_argument("--classes", nargs="+", default=[], help="main classes of the client's domain")
     oracle.add_argument("--rest", type=float, default=0.0, help="probability of all other images together")
-    return parse(parser)
+    return parser.parse_args()
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ def main() -> None:
 def _main() -> None:
     if len(sys.argv) > 1 and sys.argv[1].startswith("-") and sys.argv[1] not in ("-h", "--help"):
         sys.argv.insert(1, "run")
-    args = cli.parse(_parser())
+    args = _parser().parse_args()
     {"run": _run, "publish": _publish, "sets": _sets, "prune": _prune}[args.command](args)
 
 

@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def _main() -> None:
-    args = cli.parse(_parser())
+    args = _parser().parse_args()
     # Every request of httpx would be a line in between the progress bars.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     args.verb(args)
@@ -76,11 +76,8 @@ def _add_scoring(commands: argparse._SubParsersAction[cli.Parser]) -> None:
     target.add_argument("--coco", nargs=2, metavar=("JSON", "IMAGES"), help="a COCO json and its images")
     score.add_argument("--output", default="scores.json", help="default scores.json")
     score.add_argument("--metric", default="accuracy", help="what becomes z (default accuracy)")
-    score.add_argument("--max-images", type=int, help="score a random draw of this many")
-    score.add_argument("--seed", type=int, default=0, help="of that draw (default 0)")
     score.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16 (default auto)")
-    score.add_argument("--num-workers", type=int, default=2, help="loader processes (default 2)")
-    score.add_argument("--device", default="", help="cpu, cuda, cuda:1; by default a GPU if there is one")
+    cli.add_scoring_arguments(score)
     score.set_defaults(verb=verbs.score)
     convert = commands.add_parser("convert", help="turn z.pickle of the paper authors' client into scores")
     convert.add_argument("pickle", help="z.pickle; it is read, never executed")

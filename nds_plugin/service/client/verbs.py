@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from nds_plugin.artifacts import check_writable
+from nds_plugin.cli import print_scores
 from nds_plugin.errors import NDSError
 from nds_plugin.expert_manifest import MANIFEST, read_manifest
 from nds_plugin.scores import Scores
@@ -94,12 +95,8 @@ def score(args: argparse.Namespace) -> None:
     )  # fmt: skip
     scores = score_experts(ExpertSet.load(folder), _target(args), config, choose_device(args.device))
     scores.save(args.output)
-    for cluster, z, stderr in zip(scores.clusters, scores.z, scores.stderr):
-        print(f"cluster {cluster:4d}: {scores.metric} {z:.4f} +- {stderr:.4f}")
-    print(
-        f"{scores.images} images scored, {scores.unreadable} unreadable; wrote {args.output}. Nothing was sent: "
-        f"nds-client search --scores {args.output} --budget N"
-    )
+    print_scores(scores, args.output)
+    print(f"Nothing was sent: nds-client search --scores {args.output} --budget N")
 
 
 def _target(args: argparse.Namespace) -> SourceIndex | str:
