@@ -31,6 +31,7 @@ from tabulate import tabulate
 from nds_plugin.artifacts import atomic_write
 from nds_plugin.cli import documented_parser, run
 from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.report.table_formats import source_label
 
 logger = logging.getLogger("selection_study")
 
@@ -155,7 +156,7 @@ class Study:
             scores = scores.with_metric(cfg.NDS.SCORING.METRIC)
         config = selector_settings.selection_config(cfg)
         selection = select(found.index, found.partition, config, scores, found.weights)
-        shares = {_short(r["source"]): r["draw_share"] for r in source_shares(selection, found.index)}
+        shares = {source_label(r["source"]): r["draw_share"] for r in source_shares(selection, found.index)}
         return {
             "setting": str(setting),
             "client": client,
@@ -206,10 +207,6 @@ class Study:
 
 def _own_domain(client: str) -> tuple[str, ...]:
     return CLIENTS[client][1] if client in CLIENTS else HELD_OUT[client]
-
-
-def _short(source: str) -> str:
-    return source.removeprefix("nds_data_").removesuffix("_train")
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> str:
@@ -266,6 +263,10 @@ def main() -> None:
     torch.set_num_threads(1)
     settings = [Setting.parse(words) for words in args.setting or []] or list(grid(args.clusters, args.units))
     if args.only:
+        known = {s.get("selector", "nds") for s in settings}
+        for name in args.only:
+            if name not in known:
+                raise unknown_name("selector in --only", name, sorted(known))
         settings = [s for s in settings if s.get("selector", "nds") in args.only]
     study, rows = Study(Path(args.work)), []
     output = Path(args.output or Path(args.work) / "study.json")

@@ -27,7 +27,7 @@ class Partition:
             (it could not be read): such an image has sampling probability zero.
         identities: columns source and image_id, one row per image.
         index_hash: hash of the index.
-        method, seed: as in :class:`PartitionConfig`.
+        method, seed: as in :class:`~nds_plugin.partitioning.PartitionConfig`.
         notes: what was merged, left out or assigned in another way, one line each.
 
     Raises:

@@ -148,14 +148,19 @@ def check_softmax(temperature: float, normalisation: str) -> None:
         raise unknown_name("score normalisation", normalisation, NORMALISATIONS)
 
 
-def resolve_budget(images: int, count: int = 0, share: float = 0.0) -> int:
-    """The number of images to draw, from a count or a share of what can be drawn.
+def resolve_budget(images: int, count: int = 0, share: float = 0.0, whole: int | None = None) -> int:
+    """The number of images to draw, from a count or a share of a source.
+
+    Args:
+        images: that can be drawn.
+        count, share: one of them.
+        whole: images of the source, which a share is of, drawable or not; ``images`` by default.
 
     Raises:
         NDSError: both or neither given, or the budget is not in 1 .. images.
     """
     check_budget(count, share)
-    budget = count if count else max(1, round(share * images))
+    budget = count if count else max(1, round(share * (images if whole is None else whole)))
     if not 1 <= budget <= images:
         raise NDSError(f"budget must be 1 to {images}, the number of images that can be drawn; got {budget}.")
     return int(budget)

@@ -76,7 +76,8 @@ def draw_rows(
     if config.mode == "stream" or config.selector == "full":
         # In a stream those of weight 0, too: a later scoring may give their cluster one.
         return np.flatnonzero(cluster >= 0)
-    budget = sampling.resolve_budget(int(sizes[weights > 0].sum()), config.count, config.share)
+    drawable = int(sizes[weights > 0].sum())
+    budget = sampling.resolve_budget(drawable, config.count, config.share, whole=int(sizes.sum()))
     return sampling.draw_subset(weights, cluster, budget, config.seed)
 
 
@@ -97,8 +98,8 @@ def _select_images(
     drawable = np.flatnonzero(p > 0)
     rows = drawable
     if config.mode == "subset":
-        # A share is one of the whole source, as for all selectors, however few images can be drawn.
-        wanted = sampling.resolve_budget(int(partition.sizes.sum()), config.count, config.share)
+        whole = int(partition.sizes.sum())
+        wanted = sampling.resolve_budget(len(drawable), config.count, config.share, whole)
         rows = sampling.draw_by_probability(p, wanted, config.seed)
     weights = np.bincount(partition.cluster[drawable], weights=p[drawable], minlength=partition.num_clusters)
     hashes = (index.hash, partition.hash)

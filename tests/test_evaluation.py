@@ -262,6 +262,23 @@ def test_summary_has_none_for_what_was_not_computed() -> None:
         summarise({"bbox": 3.0})
 
 
+def test_a_detector_that_finds_nothing_has_an_ap_of_0(tmp_path: Path) -> None:
+    path = write_coco(tmp_path, document(masks=True))
+    with registered_temporarily("tiny", json_file=str(path)):
+        evaluator = build_evaluator(_config(tmp_path), "tiny")
+        evaluator.reset()
+        for record in dataset_dicts("tiny"):
+            instances = Instances((record["height"], record["width"]))
+            instances.pred_boxes = Boxes(torch.zeros(0, 4))
+            instances.scores, instances.pred_classes = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+            instances.pred_masks = torch.zeros(0, record["height"], record["width"], dtype=torch.bool)
+            evaluator.process([record], [{"instances": instances}])
+        summary = summarise(evaluator.evaluate(), ["cat", "dog"])
+    nothing = {"cat": 0.0, "dog": 0.0}
+    assert summary == {"AP_bb": 0.0, "AP50_bb": 0.0, "AP": 0.0, "AP50": 0.0,
+                       "per_category": nothing, "per_category_bb": nothing}  # fmt: skip
+
+
 def test_results_of_a_run_are_one_strict_json_file(tmp_path: Path) -> None:
     cfg = _config(tmp_path)
     results = {"bbox": {"AP": float("nan"), "AP50": np.float64(10.5)}}

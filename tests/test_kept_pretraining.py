@@ -9,7 +9,7 @@ import pytest
 
 from nds_plugin.artifacts import is_valid, read_json, write_json
 from nds_plugin.d2.kept_pretraining import KeptPretraining
-from nds_plugin.d2.training import FINAL, FINISHED, KIND, STARTED
+from nds_plugin.d2.training import FINAL, FINISHED, KIND, STARTED, set_aside
 
 
 def _finished(folder: Path, key: str, content: bytes = b"weights", resumed_from: str | None = None) -> Path:
@@ -51,12 +51,36 @@ def test_a_run_that_went_on_from_another_config_is_not_kept(tmp_path: Path) -> N
     assert not (tmp_path / "second").exists()
 
 
-def test_without_links_every_job_trains_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(95, "Operation not supported")
+def test_what_was_taken_is_set_aside_before_another_config_trains(tmp_path: Path) -> None:
+    """Killed between its weights and its note, the later run would pass for the one that was taken."""
+    kept, second = KeptPretraining(tmp_path / "nds", "k" * 64), tmp_path / "second"
+    kept.keep(_finished(tmp_path / "first", "k" * 64))
+    kept.take(second)
+    set_aside(second)
+    assert not second.exists()
+    assert is_valid(tmp_path / "second.old1" / FINISHED, KIND, "k" * 64)
 
-    monkeypatch.setattr(os, "link", refuse)
+
+def _refuse(*_: object) -> None:
+    raise OSError(95, "Operation not supported")
+
+
+def test_without_links_every_job_trains_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", _refuse)
     kept = KeptPretraining(tmp_path / "nds", "k" * 64)
     kept.keep(_finished(tmp_path / "first", "k" * 64))
     kept.take(tmp_path / "second")
+    assert not kept.folder.exists()
     assert not (tmp_path / "second").exists()
+
+
+def test_a_run_of_its_own_stays_where_it_can_go_on_if_nothing_can_be_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, second = KeptPretraining(tmp_path / "nds", "k" * 64), tmp_path / "second"
+    kept.keep(_finished(tmp_path / "first", "k" * 64))
+    second.mkdir()
+    (second / "last_checkpoint").write_text("model_0000003.pth")
+    monkeypatch.setattr(os, "link", _refuse)
+    kept.take(second)
+    assert (second / "last_checkpoint").read_text() == "model_0000003.pth"

@@ -215,6 +215,7 @@ def test_mistakes_of_the_command_line_are_one_line(user: User, tmp_path: Path) -
         ("OUTPUT_DIR", "--output"),
         ("NDS.SELECTOR", "--only"),
         ("NDS.BUDGET.SHARE", "--only"),
+        ("DATASETS.TRAIN", "--only"),
     ],
 )
 def test_what_tells_cells_apart_cannot_be_overridden(tmp_path: Path, key: str, option: str) -> None:
@@ -239,6 +240,41 @@ def test_a_page_without_its_markers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NDSError, match="expected the lines"):
         write_page(tmp_path / "page.md", "x")
     assert (tmp_path / "page.md").read_text() == "# Mine\n"
+
+
+def test_a_failed_cell_is_failed_for_its_own_client_alone(tmp_path: Path) -> None:
+    reproduction = Reproduction(GRIDS["mini"], tmp_path, tmp_path / "cells.json")
+    tables = reproduction.tables({"cityscapes_nds_20/seed0": "out of memory"})
+    failed = {
+        client: [(row.selector, row.budget) for row in table.rows if row.status[0] == "failed"]
+        for client, table in tables.items()
+    }
+    assert failed == {"cityscapes": [("nds", 0.2)], "ccp_modanet13": []}
+
+
+def test_a_page_of_other_settings_says_so(tmp_path: Path) -> None:
+    overrides = ["NDS.PARTITION.NUM_CLUSTERS", "4"]
+    reproduction = Reproduction(GRIDS["mini"], tmp_path, ROOT / "docs/benchmark.json", overrides=overrides)
+    page = reproduction.page(reproduction.tables())
+    assert page.startswith("All rows with `NDS.PARTITION.NUM_CLUSTERS 4`.")
+
+
+def test_a_page_is_made_without_the_details_of_a_cell(tmp_path: Path) -> None:
+    document = json.loads((ROOT / "docs/benchmark.json").read_text())
+    gone = [key for key in document["details"] if key.startswith("cityscapes/uniform/0.2/0/")]
+    del document["details"][gone[0]]
+    (tmp_path / "cells.json").write_text(json.dumps(document))
+    reproduction = Reproduction(GRIDS["mini"], tmp_path, tmp_path / "cells.json")
+    assert "What is drawn" in reproduction.page(reproduction.tables())
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_the_first_cell(user: User, tmp_path: Path) -> None:
+    arguments = ["--table", "4", "--output", tmp_path, "--page", tmp_path / "page.md"]
+    assert "page.md: no such page; write one that holds the lines" in user.fails(
+        "reproduce_tables", *arguments
+    )
+    (tmp_path / "page.md").write_text("# Mine\n")
+    assert "page.md: expected the lines" in user.fails("reproduce_tables", *arguments)
 
 
 def test_docs_benchmark_md_is_made_from_docs_benchmark_json(tmp_path: Path) -> None:

@@ -91,6 +91,11 @@ def test_budgets_as_count_and_share() -> None:
     assert sampling.resolve_budget(1000, share=0.2) == 200
     assert sampling.resolve_budget(1000, share=1.0) == 1000
     assert sampling.resolve_budget(3, share=0.01) == 1
+    assert sampling.resolve_budget(500, share=0.2, whole=1000) == 200
+    with pytest.raises(
+        NDSError, match="budget must be 1 to 500, the number of images that can be drawn; got 600"
+    ):
+        sampling.resolve_budget(500, share=0.6, whole=1000)
     with pytest.raises(NDSError, match="as a count or as a share"):
         sampling.resolve_budget(10, count=2, share=0.1)
     with pytest.raises(NDSError, match="as a count or as a share"):

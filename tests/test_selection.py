@@ -53,6 +53,16 @@ def test_the_budget_is_exact_and_the_best_cluster_is_drawn_most(
     assert counts.argmax() == 0
 
 
+@pytest.mark.parametrize("temperature", [0.1, 1e-4])
+def test_a_share_is_one_of_the_whole_source_even_where_a_cluster_has_no_weight(
+    index: SourceIndex, partition: Partition, temperature: float
+) -> None:
+    config = SelectionConfig(share=0.25, temperature=temperature)
+    selection = select(index, partition, config, _scores([0.9, 0.9, 0.4]))
+    assert (selection.weights[2] == 0) == (temperature < 0.1)
+    assert len(selection) == round(0.25 * 58)
+
+
 def test_uniform_does_not_depend_on_the_partition(index: SourceIndex) -> None:
     config = SelectionConfig(selector="uniform", share=0.4)
     halves = Partition(np.repeat([0, 1], 30), index.table, index.hash, method="kmeans", seed=0)

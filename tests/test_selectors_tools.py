@@ -126,6 +126,14 @@ def test_the_study_keeps_scores_for_all_settings_of_a_draw_and_for_no_others() -
         parse(["gate"])
 
 
+def test_the_study_names_a_selector_that_it_does_not_know(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["selection_study.py", "--only", "gatee", "--work", str(tmp_path)])
+    with pytest.raises(NDSError, match=r"unknown selector in --only 'gatee'.*gate"):
+        _study().main()  # type: ignore[attr-defined]
+
+
 def test_the_study_tells_what_is_drawn_and_what_it_cost(
     nds_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

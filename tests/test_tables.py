@@ -179,6 +179,13 @@ def test_the_seeds_needed_make_the_room_three_standard_errors() -> None:
     assert seeds_needed(-0.1, 0.2) is None
 
 
+def test_a_number_of_fewer_runs_than_the_row_has_says_so() -> None:
+    entries = [{**entry, "AP": None} if entry["seed"] == 0 else entry for entry in [*UNIFORM, *NDS]]
+    shown = text(small(entries))
+    runs = len(UNIFORM)
+    assert shown.count(f"(n = {runs - 1})") == 3  # mask AP of both rows, and its difference
+
+
 def test_missing_and_failed_cells_are_marked() -> None:
     table = small([*UNIFORM, *NDS[:2]], failed={("nds", 0.2, 2): "out of memory"})
     assert table.missing == 10

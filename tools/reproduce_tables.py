@@ -23,6 +23,7 @@ from nds_plugin.cli import documented_parser, run
 from nds_plugin.d2.reproduce import Reproduction
 from nds_plugin.errors import NDSError
 from nds_plugin.grid.spec import GRIDS, grid_of, parse_seeds
+from nds_plugin.report.benchmark_page import check_page
 from nds_plugin.report.table_formats import text
 
 logger = logging.getLogger("nds_plugin")
@@ -84,6 +85,8 @@ def main() -> None:
     if args.dry_run:
         print(reproduction.plan(args.jobs, args.keep_checkpoints), end="")
         return
+    if args.page:
+        check_page(args.page)
     failed = {} if args.collect else work(reproduction, args)
     reproduction.collect()
     tables = reproduction.tables(failed)

@@ -110,9 +110,13 @@ def summarise(results: Mapping[str, Any], classes: Sequence[str] = ()) -> dict[s
 
     Returns:
         ``AP_bb``, ``AP50_bb`` of boxes, ``AP``, ``AP50`` of masks, and ``per_category`` (masks) and
-        ``per_category_bb`` as ``{class: AP}``. What was not computed (NaN, no masks) is None.
+        ``per_category_bb`` as ``{class: AP}``. What was not computed (NaN, no masks) is None. A
+        detector that found nothing at all, for which Detectron2 gives NaN alone, has an AP of 0.
     """
     boxes, masks = _metrics(results, "bbox"), _metrics(results, "segm")
+    if not any(value is not None for metrics in (boxes, masks) for value in metrics.values()):
+        zeros = dict.fromkeys(("AP", "AP50", *(f"AP-{name}" for name in classes)), 0.0)
+        boxes, masks = (dict(zeros) if metrics else {} for metrics in (boxes, masks))
     return {
         "AP_bb": boxes.get("AP"),
         "AP50_bb": boxes.get("AP50"),

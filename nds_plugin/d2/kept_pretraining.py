@@ -31,7 +31,6 @@ class KeptPretraining:
         """Put the weights into a job's folder as if they were trained there, unless it has its own."""
         if self._is_finished(output) or not self._is_finished(self.folder):
             return
-        set_aside(output)
         if self._put(self.folder, output, {"taken_from": str(self.folder)}):
             logger.info("pretrain: taken from %s, which another job trained.", self.folder)
 
@@ -44,15 +43,20 @@ class KeptPretraining:
         return is_valid(folder / FINISHED, KIND, self._key) and (folder / FINAL).is_file()
 
     def _put(self, source: Path, target: Path, extra: dict[str, str]) -> bool:
-        """A second name for the weights, which costs no disk; False where the disks have no such thing."""
-        target.mkdir(parents=True, exist_ok=True)
-        temporary = target / f".{FINAL}.{os.getpid()}.tmp"
+        """A second name for the weights, which costs no disk; False where the disks have no such thing.
+
+        What another run left in ``target`` is set aside, once the link is there.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         temporary.unlink(missing_ok=True)
         try:
             os.link(source / FINAL, temporary)
         except OSError as error:
             logger.info("pretrain: not shared between jobs, %s cannot link to it: %s", target, error.strerror)
             return False
+        set_aside(target)
+        target.mkdir(exist_ok=True)
         os.replace(temporary, target / FINAL)
         write_json(target / FINISHED, KIND, self._key, {**read_json(source / FINISHED, KIND), **extra})
         return True

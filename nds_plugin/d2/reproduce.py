@@ -41,6 +41,7 @@ _TRAIN_NET = Path(__file__).resolve().parents[2] / "tools" / "train_net.py"
 _OF_THE_CELL = {
     "SEED": "--seeds", "NDS.SEED": "--seeds", "OUTPUT_DIR": "--output", "NDS.WORK_DIR": "--output",
     "NDS.SELECTOR": "--only", "NDS.BUDGET.IMAGES": "--only", "NDS.BUDGET.SHARE": "--only",
+    "DATASETS.TRAIN": "--only", "DATASETS.TEST": "--only",
 }  # fmt: skip
 
 
@@ -171,7 +172,11 @@ class Reproduction:
             logger.info(
                 "%d cells in %s are of other configs and not in the tables.", len(others), self.results.path
             )
-        names = {cell.name: (cell.row.selector, cell.row.budget, cell.seed) for cell in self.cells}
+
+        def failed_of(client: str) -> dict[tuple[str, float, int], str]:
+            cells = [cell for cell in self.cells if cell.row.client == client and cell.name in (failed or {})]
+            return {(c.row.selector, c.row.budget, c.seed): (failed or {})[c.name] for c in cells}
+
         return {
             client: build_table(
                 [(row.selector, row.budget) for row in self.grid.rows if row.client == client],
@@ -181,7 +186,7 @@ class Reproduction:
                 categories=self.grid.categories[client],
                 seeds=self.seeds,
                 paper=paper_table(self.grid.name),
-                failed={names[name]: why for name, why in (failed or {}).items()},
+                failed=failed_of(client),
                 digits=self.grid.digits,
                 from_random=self.grid.from_random,
             )
@@ -207,7 +212,7 @@ class Reproduction:
         def detailed(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             return [{**entry, "detail": document["details"].get(key_of(entry), {})} for entry in entries]
 
-        return page_text(tables, detailed(current), detailed(others))
+        return page_text(tables, detailed(current), detailed(others), self._overrides)
 
     def write(self, tables: Mapping[str, ResultTable]) -> list[Path]:
         """Write the tables in all formats, the curves of AP against budget and the page; the paths."""

@@ -78,7 +78,7 @@ class Selected:
 
 @dataclass(frozen=True)
 class Weighed:
-    """What a draw is made from; see :func:`nds_plugin.selection.select`."""
+    """What a draw is made from; see :func:`nds_plugin.select.select`."""
 
     index: SourceIndex
     partition: Partition

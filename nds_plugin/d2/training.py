@@ -192,7 +192,7 @@ def _can_go_on(folder: Path, key: str, resume: bool) -> bool:
 
 def set_aside(folder: Path) -> None:
     """Rename what another run left, so that neither run can pick up the other's checkpoints."""
-    if not (folder / STARTED).exists() and not (folder / "last_checkpoint").exists():
+    if not any((folder / name).exists() for name in (STARTED, "last_checkpoint", FINISHED, FINAL)):
         return
     number = 1
     while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():

@@ -18,7 +18,7 @@ FINETUNE_IMAGE = 0.240 * 8 / 8
 TEST_IMAGE = 0.078
 EXPERT_INPUT = 1 / 1000  # GPU seconds of a ResNet-18 in training per input of 224 pixels: assumed
 EXPERT_FORWARD = 1 / 3000  # and in a forward pass: assumed
-# One core of the machine of docs/benchmark.md, thin ResNet-18 at 160 pixels and experts at 64.
+# One core of the machine of docs/benchmark.md, thin ResNet-18 at 128 pixels in bf16 and experts at 64.
 CPU_IMAGE, CPU_TEST, CPU_EXPERT_INPUT = 1 / 20, 1 / 20, 1 / 90
 ROTATIONS = 4
 

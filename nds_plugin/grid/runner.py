@@ -252,8 +252,7 @@ def _last_line(console: Path) -> str:
     lines = [
         line for line in console.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
     ]
-    told = [line for line in lines if line.startswith("error: ")]
-    text = told[-1] if told and told[-1] == lines[-1] else lines[-1] if lines else ""
+    text = lines[-1] if lines else ""
     return "" if text.startswith("== ") else text[:500]
 
 

@@ -159,7 +159,7 @@ GRIDS = {
     ),
     "mini": Grid(
         "mini",
-        "Transfer to 100 images of a client by selecting from the joined photographs; CPU size.",
+        "Transfer to 100 images of a client by selecting from the joined photographs; CPU size; classes by mask AP.",
         "source",
         (*_mini_rows("cityscapes"), *_mini_rows("ccp_modanet13")),
         (0, 1, 2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,12 @@ from tabulate import tabulate
 from nds_plugin.artifacts import atomic_write
 from nds_plugin.errors import NDSError
 from nds_plugin.report.comparisons import other_settings, twice_the_budget
-from nds_plugin.report.result_table import BASELINE, ResultTable, build_table, value_of
+from nds_plugin.report.result_table import BASELINE, ResultTable, build_table, values_by_seed
 from nds_plugin.report.statistics import Difference, estimate, paired_difference, seeds_needed
-from nds_plugin.report.table_formats import budget_label, markdown, method_label
+from nds_plugin.report.table_formats import budget_label, markdown, method_label, source_label
 
 BEGIN, END = "<!-- made from benchmark.json: begin -->", "<!-- made from benchmark.json: end -->"
 ROOM = ("oracle", 0.2)  # the row whose lead over uniform is the room that a selector has
-_MEASURES = (("AP_bb", "box AP"), ("AP", "mask AP"), ("before", "box AP before fine-tuning, shared classes"))
 _Entry = Mapping[str, Any]
 
 
@@ -26,15 +26,33 @@ def write_page(path: str | os.PathLike[str], generated: str) -> None:
     """Replace the generated part of a page; the rest is written by hand.
 
     Raises:
-        NDSError: the page does not hold the two markers.
+        NDSError: see :func:`check_page`.
     """
-    page = Path(path).read_text(encoding="utf-8") if Path(path).is_file() else ""
-    before, begin, rest = page.partition(BEGIN)
+    before, after = _by_hand(path)
+    with atomic_write(path, "w") as file:
+        file.write(f"{before}{BEGIN}\n{generated}{END}{after}")
+
+
+def check_page(path: str | os.PathLike[str]) -> None:
+    """Refuse a page that the tables cannot go into, before they are made.
+
+    Raises:
+        NDSError: no such file, or it does not hold the two markers.
+    """
+    _by_hand(path)
+
+
+def _by_hand(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """What stands before and after the generated part."""
+    if not Path(path).is_file():
+        raise NDSError(
+            f"{path}: no such page; write one that holds the lines {BEGIN} and {END}, between which the tables go."
+        )
+    before, begin, rest = Path(path).read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise NDSError(f"{path}: expected the lines {BEGIN} and {END}, between which the tables go.")
-    with atomic_write(path, "w") as file:
-        file.write(f"{before}{BEGIN}\n{generated}{END}{after}")
+    return before, after
 
 
 def generated_part(path: str | os.PathLike[str]) -> str:
@@ -47,6 +65,7 @@ def page_text(
     tables: Mapping[str, ResultTable],
     current: Sequence[_Entry],
     others: Sequence[_Entry],
+    overrides: Sequence[str] = (),
 ) -> str:
     """Tables, noise and room, AP before fine-tuning, draws and costs, and the cells of other configs.
 
@@ -54,8 +73,10 @@ def page_text(
         tables: of each client.
         current: cells of the present configs, with what else is known of each under ``detail``.
         others: cells of other configs, with the same.
+        overrides: ``KEY VALUE`` pairs in which all cells of the tables differ from the rows' configs.
     """
-    parts = []
+    changed = ", ".join(f"`{key} {value}`" for key, value in zip(overrides[::2], overrides[1::2]))
+    parts = [f"All rows with {changed}.\n"] if changed else []
     for client, table in tables.items():
         entries = [entry for entry in current if entry["client"] == client]
         parts.append(f"### {client}\n\n{markdown(table)}")
@@ -82,24 +103,26 @@ def curve_name(client: str) -> str:
     return f"benchmark_{client}.svg"
 
 
-def _measure(entry: _Entry, name: str) -> float | None:
-    if name != "before":
-        return value_of(entry, name)
-    before = entry["detail"].get("before_finetuning")
-    return None if not before else before["AP_bb"]
-
-
-def _by_seed(entries: Sequence[_Entry], row: tuple[str, float], name: str) -> dict[int, float]:
-    chosen = {e["seed"]: _measure(e, name) for e in entries if (e["selector"], e["budget"]) == row}
-    return {seed: value for seed, value in chosen.items() if value is not None}
+def _before_finetuning(entries: Sequence[_Entry]) -> list[dict[str, Any]]:
+    """The cells with AP of the pretrained detector in place of that of the fine-tuned one."""
+    return [
+        {**entry, "AP_bb": before["AP_bb"], "AP": before["AP"], "per_category": before["per_category_bb"]}
+        for entry in entries
+        if (before := entry["detail"].get("before_finetuning"))
+    ]
 
 
 def _noise(entries: Sequence[_Entry]) -> str:
     """Spread of uniform over seeds, the room up to the oracle, and how many seeds would show it."""
     uniform = (BASELINE, ROOM[1])
+    measures = (
+        ("box AP", "AP_bb", entries),
+        ("mask AP", "AP", entries),
+        ("box AP before fine-tuning, shared classes", "AP_bb", _before_finetuning(entries)),
+    )
     lines = []
-    for name, label in _MEASURES:
-        base, top = _by_seed(entries, uniform, name), _by_seed(entries, ROOM, name)
+    for label, column, measured in measures:
+        base, top = values_by_seed(measured, uniform, column), values_by_seed(measured, ROOM, column)
         noise, room = estimate(list(base.values())), paired_difference(top, base)
         lines.append([label, *_noise_cells(noise.n, noise.mean, noise.spread), *_room_cells(room)])
     header = ["measure", f"uniform {budget_label(uniform[1])}", "its spread", "seeds", "room (oracle - uniform)",
@@ -125,12 +148,7 @@ def _number(value: float | None, form: str = ".2f") -> str:
 
 def _before(table: ResultTable, entries: Sequence[_Entry]) -> str:
     """The table of AP before fine-tuning, over the classes that source and client share."""
-    measured = []
-    for entry in entries:
-        before = entry["detail"].get("before_finetuning")
-        if before:
-            measured.append({**entry, "AP_bb": before["AP_bb"], "AP": before["AP"],
-                             "per_category": before["per_category_bb"]})  # fmt: skip
+    measured = _before_finetuning(entries)
     if not measured:
         return ""
     classes = sorted({name for entry in measured for name in entry["per_category"]})
@@ -154,22 +172,23 @@ def _draws(table: ResultTable, entries: Sequence[_Entry]) -> str:
     """What each row draws, as means over its seeds, and what it costs the client."""
     lines = []
     for row in table.rows:
-        found = [e["detail"] for e in entries if (e["selector"], e["budget"]) == (row.selector, row.budget)]
-        drawn = [detail["drawn"] for detail in found if detail.get("drawn")]
-        if not drawn:
+        of_row = [e["detail"] for e in entries if (e["selector"], e["budget"]) == (row.selector, row.budget)]
+        found = [detail for detail in of_row if detail.get("drawn")]
+        if not found:
             continue
+        drawn = [detail["drawn"] for detail in found]
         names = sorted({name for shares in drawn for name in shares})
-        means = {name: sum(shares.get(name, 0.0) for shares in drawn) / len(drawn) for name in names}
+        means = {name: statistics.fmean(shares.get(name, 0.0) for shares in drawn) for name in names}
         first = sorted(means.items(), key=lambda item: -item[1])[:6]
         costs = [detail["cost"] for detail in found if detail.get("cost")]
-        passes = f"{sum(c['forward_passes'] for c in costs) / len(costs):,.0f}" if costs else "0"
-        seconds = f"{sum(c['seconds'] for c in costs) / len(costs):.1f}" if costs else "0"
+        passes = f"{statistics.fmean(c['forward_passes'] for c in costs):,.0f}" if costs else "0"
+        seconds = f"{statistics.fmean(c['seconds'] for c in costs):.1f}" if costs else "0"
         lines.append(
             [
                 budget_label(row.budget),
                 method_label(row.selector, table.source, table.from_random),
-                f"{sum(d['images'] for d in found) / len(found):.0f}",
-                ", ".join(f"{_short(name)} {share:.0%}" for name, share in first),
+                f"{statistics.fmean(d['images'] for d in found):.0f}",
+                ", ".join(f"{source_label(name)} {share:.0%}" for name, share in first),
                 passes,
                 seconds,
             ]
@@ -178,7 +197,3 @@ def _draws(table: ResultTable, entries: Sequence[_Entry]) -> str:
         return ""
     header = ["Data", "Method", "images", "drawn from", "client's forward passes", "client's seconds"]
     return f"#### What is drawn, and what it costs the client\n\n{tabulate(lines, header, tablefmt='github', disable_numparse=True)}\n"
-
-
-def _short(source: str) -> str:
-    return source.removeprefix("nds_data_").removesuffix("_train")

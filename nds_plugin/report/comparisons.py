@@ -7,7 +7,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from nds_plugin.report.result_table import BASELINE, ResultTable, value_of
+from nds_plugin.report.result_table import BASELINE, ResultTable, values_by_seed
 from nds_plugin.report.statistics import estimate, paired_difference
 from nds_plugin.report.table_formats import budget_label, difference_text, estimate_text, method_label
 
@@ -24,16 +24,15 @@ def twice_the_budget(table: ResultTable, entries: Sequence[_Entry]) -> str:
     """
     lines = []
     for row in table.rows:
-        base = _values(entries, BASELINE, 2 * row.budget, "AP_bb")
-        if row.selector == "none" or not base:
-            continue
-        box = paired_difference(_values(entries, row.selector, row.budget, "AP_bb"), base)
-        if not box.n:
-            continue
-        mask = paired_difference(
-            _values(entries, row.selector, row.budget, "AP"),
-            _values(entries, BASELINE, 2 * row.budget, "AP"),
+        box, mask = (
+            paired_difference(
+                values_by_seed(entries, (row.selector, row.budget), column),
+                values_by_seed(entries, (BASELINE, 2 * row.budget), column),
+            )
+            for column in ("AP_bb", "AP")
         )
+        if row.selector == "none" or not box.n:
+            continue
         lines.append(
             [
                 f"{budget_label(row.budget)} against {budget_label(2 * row.budget)}",
@@ -66,8 +65,8 @@ def other_settings(others: Sequence[_Entry], current: Sequence[_Entry], digits: 
         box = {cell["seed"]: cell["AP_bb"] for cell in cells}
         mask = [cell["AP"] for cell in cells if cell["AP"] is not None]
         ours = [entry for entry in current if entry["client"] == client]
-        usual = _values(ours, selector, budget, "AP_bb")
-        uniform = _values(ours, BASELINE, budget, "AP_bb")
+        usual = values_by_seed(ours, (selector, budget), "AP_bb")
+        uniform = values_by_seed(ours, (BASELINE, budget), "AP_bb")
         lines.append(
             [
                 client,
@@ -98,14 +97,6 @@ def _value(value: Any) -> str:
 
 def _row(entry: _Entry) -> _Row:
     return entry["client"], entry["selector"], entry["budget"]
-
-
-def _values(entries: Sequence[_Entry], selector: str, budget: float, column: str) -> dict[int, float]:
-    """One number per seed of a row."""
-    found = {
-        e["seed"]: value_of(e, column) for e in entries if (e["selector"], e["budget"]) == (selector, budget)
-    }
-    return {seed: value for seed, value in found.items() if value is not None}
 
 
 def _markdown(lines: Sequence[Sequence[str]], header: Sequence[str]) -> str:

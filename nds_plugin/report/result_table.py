@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,7 +104,7 @@ def build_table(
         TableRow(
             selector=row[0],
             budget=row[1],
-            values={c: estimate(list(_by_seed(found[row], c).values())) for c in columns},
+            values={c: estimate(list(_by_seed(found[row].values(), c).values())) for c in columns},
             differences=_differences(row, found, columns),
             seeds=tuple(sorted(found[row])),
             paper=printed.get(row, {}),
@@ -143,7 +143,8 @@ def _differences(row: _Row, found: _Found, columns: Sequence[str]) -> dict[str, 
     baseline = found.get((BASELINE, row[1]))
     if baseline is None or row[0] == BASELINE:
         return {}
-    return {c: paired_difference(_by_seed(found[row], c), _by_seed(baseline, c)) for c in columns}
+    ours, theirs = found[row].values(), baseline.values()
+    return {c: paired_difference(_by_seed(ours, c), _by_seed(theirs, c)) for c in columns}
 
 
 def table_of_paper(paper: Mapping[str, Any], *, title: str, source: str) -> ResultTable:
@@ -169,9 +170,16 @@ def value_of(entry: Mapping[str, Any], column: str) -> float | None:
     return None if value is None else float(value)
 
 
-def _by_seed(cells: Mapping[int, Mapping[str, Any]], column: str) -> dict[int, float]:
-    values = {seed: value_of(entry, column) for seed, entry in sorted(cells.items())}
-    return {seed: value for seed, value in values.items() if value is not None}
+def values_by_seed(
+    entries: Sequence[Mapping[str, Any]], row: tuple[str, float], column: str
+) -> dict[int, float]:
+    """The numbers of a row (selector, budget) in a column, of the seeds that have one."""
+    return _by_seed([entry for entry in entries if (entry["selector"], entry["budget"]) == row], column)
+
+
+def _by_seed(cells: Iterable[Mapping[str, Any]], column: str) -> dict[int, float]:
+    values = {entry["seed"]: value_of(entry, column) for entry in cells}
+    return {seed: value for seed, value in sorted(values.items()) if value is not None}
 
 
 def _paper_rows(paper: Mapping[str, Any] | None) -> dict[tuple[str, float], dict[str, float]]:

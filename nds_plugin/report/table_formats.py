@@ -48,6 +48,11 @@ def method_label(selector: str, source: str, from_random: bool = False) -> str:
     return METHODS.get(selector, selector)
 
 
+def source_label(dataset: str) -> str:
+    """The name of a source dataset in tables, without what all names have."""
+    return dataset.removeprefix("nds_data_").removesuffix("_train")
+
+
 def paper_form(table: ResultTable) -> str:
     """The rows as the paper's supplementary material prints them: means with one decimal, tabs between."""
     lines = [["Data (# Images)", "Method", *(_PAPER.get(c, c) for c in table.columns)]]
@@ -206,17 +211,25 @@ def _values(table: ResultTable, names: dict[str, str]) -> tuple[list[str], list[
 def _differences(table: ResultTable, names: dict[str, str]) -> tuple[list[str], list[list[str]]]:
     header = ["Data", "Method", "pairs", *(names.get(c, c) for c in table.columns)]
     body = [
-        [budget_label(row.budget), _method(table, row), str(max(d.n for d in row.differences.values()))]
-        + [difference_text(row.differences[c], table.digits) for c in table.columns]
+        [budget_label(row.budget), _method(table, row), str(pairs)]
+        + [_difference(row.differences[c], pairs, table.digits) for c in table.columns]
         for row in table.rows
         if row.differences
+        for pairs in [max(d.n for d in row.differences.values())]
     ]
     return header, body
 
 
+def _difference(change: Difference, pairs: int, digits: int) -> str:
+    return difference_text(change, digits) + (f" (n = {change.n})" if 0 < change.n < pairs else "")
+
+
 def _value(table: ResultTable, row: TableRow, column: str) -> str:
-    shown = estimate_text(row.values[column], table.digits)
-    return shown + (f" ({row.paper[column]:.1f})" if column in row.paper else "")
+    value = row.values[column]
+    fewer = f" (n = {value.n})" if 0 < value.n < len(row.seeds) else ""
+    return f"{estimate_text(value, table.digits)}{fewer}" + (
+        f" ({row.paper[column]:.1f})" if column in row.paper else ""
+    )
 
 
 def _caption(table: ResultTable) -> str:

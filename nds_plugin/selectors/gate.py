@@ -1,7 +1,7 @@
 """The gate: one network and a classifier of clusters in place of K experts.
 
 NDS's protocol is kept: the images stay with the client and K numbers leave it. z_k is the mean
-posterior of cluster k over the client's images, one forward pass an image instead of 4 K.
+posterior of cluster k over the client's images, one forward pass an image instead of 4 (K + 1).
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class SearchRequest(_Strict):
     def _one_budget(self) -> "SearchRequest":
         if (self.budget is None) == (self.share is None):
             raise ValueError(
-                "give exactly one of budget (a number of images) and share (of those that can be drawn)"
+                "give exactly one of budget (a number of images) and share (of the chosen sources)"
             )
         return self
 

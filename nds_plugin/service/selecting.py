@@ -94,7 +94,7 @@ def preview(published: PublishedSet, query: Query) -> dict[str, Any]:
     config = query.config
     weights, sizes = _weights(published, query)
     drawable = int(sizes[weights > 0].sum())
-    budget = sampling.resolve_budget(drawable, config.count, config.share)
+    budget = sampling.resolve_budget(drawable, config.count, config.share, whole=int(sizes.sum()))
     draws = sampling.expected_draws(weights, sizes, budget)
     inclusion = np.divide(draws, sizes, out=np.zeros_like(draws), where=sizes > 0)
     z = None if query.z is None else list(query.z)
@@ -137,7 +137,7 @@ class Drawn:
 def draw(published: PublishedSet, query: Query) -> Drawn:
     """Draw; equal arguments give the equal draw, whenever and wherever it is made.
 
-    With all sources chosen it is the draw of :func:`nds_plugin.selection.select`.
+    With all sources chosen it is the draw of :func:`nds_plugin.select.select`.
 
     Raises:
         NDSError: no budget, or one larger than what can be drawn.

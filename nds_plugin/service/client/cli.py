@@ -93,7 +93,7 @@ def _add_searching(commands: argparse._SubParsersAction[cli.Parser]) -> None:
     search.add_argument("--scores", help="scores.json; the selector uniform needs none")
     budget = search.add_mutually_exclusive_group(required=True)
     budget.add_argument("--budget", type=int, default=0, help="number of images")
-    budget.add_argument("--share", type=float, default=0.0, help="share of what can be drawn")
+    budget.add_argument("--share", type=float, default=0.0, help="share of the chosen sources")
     search.add_argument("--source", action="append", help="draw from this source only (repeatable)")
     search.add_argument(
         "--temperature", type=float, default=0.1, help="T of w = softmax(z / T) (default 0.1)"

@@ -23,7 +23,7 @@ class SearchOptions:
     """What a search is for, beside the scores.
 
     Attributes:
-        budget, share: images to draw, as a number or a share of what can be drawn; one of them.
+        budget, share: images to draw, as a number or a share of the chosen sources; one of them.
         sources: names of the sources to draw from; None for all.
         temperature, normalisation, seed: see :class:`nds_plugin.selection_config.SelectionConfig`.
         selector: ``nds`` or ``uniform``.
