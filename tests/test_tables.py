@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,17 @@ def test_markdown_is_a_table_of_even_rows() -> None:
     lines = [line for line in markdown(small([*UNIFORM, *NDS])).splitlines() if line.startswith("|")]
     assert {line.count("|") for line in lines[:7]} == {9}
     assert "11.0 ± 1.0" in markdown(small([*UNIFORM, *NDS]))
+
+
+def test_latex_differences_are_those_of_the_means_with_signs_of_minus() -> None:
+    entries = [{**entry, "per_category": {"car": entry["AP"]}} for entry in [*UNIFORM, *NDS]]
+    worse = [{**entry, "AP_bb": entry["AP_bb"] - 50} for entry in entries if entry["selector"] == "nds"]
+    shown = latex(small([*(e for e in entries if e["selector"] == "uniform"), *worse]))
+    values, differences = shown.split(r"\end{table*}")[:2]
+    assert "car" in values
+    assert "car" not in differences
+    assert "$-$4" in differences
+    assert not re.search(r"[ \[]-\d", differences)
 
 
 def test_latex_holds_no_unescaped_sign_and_one_end_per_begin() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -74,12 +75,16 @@ def markdown(table: ResultTable) -> str:
 
 
 def latex(table: ResultTable) -> str:
-    r"""The same as two ``table*`` environments, as wide as the page; needs ``\usepackage{booktabs,graphicx}``."""
+    r"""The same as two ``table*`` environments, as wide as the page; needs ``\usepackage{booktabs,graphicx}``.
+
+    Differences are those of the means over classes alone: with every class they would not be legible.
+    """
     parts = []
+    means = [column for column in table.columns if column in METRICS]
     notes = " ".join(line.strip() for note in _notes(table) for line in note.splitlines())
     for caption, (header, body) in (
         (f"{_caption(table)} {notes}".strip(), _values(table, _LATEX)),
-        (_difference_caption().rstrip(":") + ".", _differences(table, _LATEX)),
+        (_difference_caption().rstrip(":") + ".", _differences(table, _LATEX, means)),
     ):
         if not body:
             continue
@@ -208,11 +213,15 @@ def _values(table: ResultTable, names: dict[str, str]) -> tuple[list[str], list[
     return header, body
 
 
-def _differences(table: ResultTable, names: dict[str, str]) -> tuple[list[str], list[list[str]]]:
-    header = ["Data", "Method", "pairs", *(names.get(c, c) for c in table.columns)]
+def _differences(
+    table: ResultTable, names: dict[str, str], columns: Sequence[str] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows; of all columns of the table by default."""
+    columns = columns or table.columns
+    header = ["Data", "Method", "pairs", *(names.get(c, c) for c in columns)]
     body = [
         [budget_label(row.budget), _method(table, row), str(pairs)]
-        + [_difference(row.differences[c], pairs, table.digits) for c in table.columns]
+        + [_difference(row.differences[c], pairs, table.digits) for c in columns]
         for row in table.rows
         if row.differences
         for pairs in [max(d.n for d in row.differences.values())]
@@ -291,7 +300,7 @@ def _tex(cell: str) -> str:
         ("^bb", ""),
     ):
         cell = cell.replace(plain, escaped)
-    return cell
+    return re.sub(r"(?<!\w)-(?=\d)", "$-$", cell)
 
 
 def write_tables(table: ResultTable, stem: str, write: Callable[[str, str], Any]) -> Sequence[str]:
