@@ -92,7 +92,7 @@ def _changed(cells: Sequence[_Entry]) -> str:
 
 
 def _value(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return ", ".join(map(str, value)) or "()" if isinstance(value, (list, tuple)) else str(value)
 
 
 def _row(entry: _Entry) -> _Row:
