@@ -11,6 +11,9 @@ from nds_plugin.report.result_table import BASELINE, ResultTable, values_by_seed
 from nds_plugin.report.statistics import estimate, paired_difference
 from nds_plugin.report.table_formats import budget_label, difference_text, estimate_text, method_label
 
+# Keys of the config that rows without networks read, too: changed, they make another uniform row.
+_OF_EVERY_ROW = ("NDS.MODE", "NDS.BUDGET", "NDS.SOURCE", "NDS.TARGET", "NDS.LABEL_SPACES", "NDS.PRETRAIN",
+                 "NDS.TRANSFER", "NDS.OPTIMIZER")  # fmt: skip
 _Entry = Mapping[str, Any]
 _Row = tuple[str, str, float]  # client, selector, budget
 
@@ -66,17 +69,17 @@ def other_settings(others: Sequence[_Entry], current: Sequence[_Entry], digits: 
         mask = [cell["AP"] for cell in cells if cell["AP"] is not None]
         ours = [entry for entry in current if entry["client"] == client]
         usual = values_by_seed(ours, (selector, budget), "AP_bb")
-        uniform = values_by_seed(ours, (BASELINE, budget), "AP_bb")
+        uniform = _uniform_of(cells[0], others, ours)
         lines.append(
             [
                 client,
                 f"{selector} {budget_label(budget)}",
-                _changed(cells) or "-",
+                ", ".join(f"`{key} {_value(value)}`" for key, value in _changed(cells[0]).items()) or "-",
                 str(len(cells)),
                 estimate_text(estimate(list(box.values())), digits),
                 estimate_text(estimate(mask), digits),
                 difference_text(paired_difference(box, usual), digits),
-                difference_text(paired_difference(box, uniform), digits),
+                difference_text(paired_difference(box, uniform), digits) if selector != BASELINE else "-",
                 config,
             ]
         )
@@ -85,10 +88,18 @@ def other_settings(others: Sequence[_Entry], current: Sequence[_Entry], digits: 
     return f"### Cells of other configs\n\nNot in the tables above.\n\n{_markdown(lines, header)}"
 
 
-def _changed(cells: Sequence[_Entry]) -> str:
+def _uniform_of(cell: _Entry, others: Sequence[_Entry], ours: Sequence[_Entry]) -> dict[int, float]:
+    """Box AP of uniform sampling under the same settings, by seed; the table's where they do not concern it."""
+    changed = _changed(cell)
+    concerned = any(not key.startswith("NDS.") or key.startswith(_OF_EVERY_ROW) for key in changed)
+    if concerned:
+        ours = [e for e in others if e["client"] == cell["client"] and _changed(e) == changed]
+    return values_by_seed(ours, (BASELINE, cell["budget"]), "AP_bb")
+
+
+def _changed(cell: _Entry) -> Mapping[str, Any]:
     """The settings that make a config another one than the table's."""
-    changed: Mapping[str, Any] = cells[0]["detail"].get("changed") or {}
-    return ", ".join(f"`{key} {_value(value)}`" for key, value in changed.items())
+    return cell["detail"].get("changed") or {}
 
 
 def _value(value: Any) -> str:
