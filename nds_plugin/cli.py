@@ -169,6 +169,12 @@ def print_scores(scores: Scores, path: str) -> None:
     for cluster, z, stderr in zip(scores.clusters, scores.z, scores.stderr):
         print(f"cluster {cluster:4d}: {scores.metric} {z:.4f} +- {stderr:.4f}")
     print(f"{scores.images} images scored, {scores.unreadable} unreadable; {scores.cost}; wrote {path}")
+    spread = max(scores.z) - min(scores.z)
+    if len(scores.z) > 1 and spread <= 2 * max(scores.stderr):
+        print(
+            f"All scores lie within {spread:.4f}, no more than twice a standard error: a draw by them follows "
+            "chance. Train for more steps, or score more images."
+        )
 
 
 def target_from_arguments(args: argparse.Namespace) -> SourceIndex | str:

@@ -75,6 +75,16 @@ DRAW: dict[str, tuple[Spoil | None, list[str], str]] = {
     "T of 0": (None, ["--temperature", "0"], "temperature must be a positive number, got 0.0"),
     "T below 0": (None, ["--temperature", "-1"], "temperature must be a positive number, got -1.0"),
     "T of NaN": (None, ["--temperature", "nan"], "temperature must be a positive number, got nan"),
+    "T of a uniform draw": (
+        None,
+        ["--selector", "uniform", "--temperature", "0.3"],
+        "--temperature does nothing for the selector uniform: leave it out",
+    ),
+    "a gate's draw by experts": (
+        None,
+        ["--gate-draw", "softmax"],
+        "--gate-draw does nothing for the selector nds",
+    ),
     "unknown selector": (None, ["--selector", "nsd"], "command line: .*invalid choice: 'nsd' .*uniform"),
     "wrong type": (None, ["--images", "many"], "command line: .* invalid int value: 'many'; .*--help"),
     "unknown argument": (None, ["--imagse", "3"], "command line: unrecognized arguments: --imagse"),

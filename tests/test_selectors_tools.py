@@ -11,9 +11,11 @@ import pytest
 from as_user import ROOT, User, tool
 from tiny_experts import two_domains, write_domain
 
+from nds_plugin.cli import print_scores
 from nds_plugin.errors import NDSError
 from nds_plugin.expert_set import write_network
 from nds_plugin.networks import build_network
+from nds_plugin.scores import Scores
 from nds_plugin.selection import Selection
 
 
@@ -94,6 +96,16 @@ def test_mistakes_are_one_line(files: Path, tmp_path: Path, user: User) -> None:
         "draw_subset", *index, "--image-weights", files / "partition.parquet", *out, "--share", "0.5"
     )
     assert "expected a file of kind 'image_weights', got 'partition'" in line
+
+
+@pytest.mark.parametrize(("z", "by_chance"), [([0.25, 0.25], True), ([0.4, 0.5], True), ([0.3, 0.6], False)])
+def test_scores_that_chance_alone_may_tell_apart_are_remarked_on(
+    z: list[float], by_chance: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_scores(Scores([0, 1], z, [0.05, 0.0], "accuracy", 10, "e" * 64, "rotation"), "scores.json")
+    told = capsys.readouterr().out
+    assert "wrote scores.json" in told
+    assert ("a draw by them follows chance" in told) == by_chance
 
 
 def _study() -> object:

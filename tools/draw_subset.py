@@ -37,6 +37,10 @@ from nds_plugin.selection import KIND, Selection
 from nds_plugin.selection_config import CLUSTER_SELECTORS, GATE_DRAWS, MODES, SELECTORS, SelectionConfig
 from nds_plugin.selection_tables import cluster_table, effective_numbers, source_shares
 
+# Settings of the draw that a selector looks at.
+OF_NDS = {"temperature", "normalisation"}
+OF_GATE = OF_NDS | {"gate_draw"}
+
 
 def parse_arguments() -> argparse.Namespace:
     parser = documented_parser(__doc__)
@@ -52,14 +56,29 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--mode", default="subset", choices=MODES, help="stream: keep all images with their p"
     )
-    parser.add_argument("--temperature", type=float, default=0.1, help="T of w = softmax(z / T)")
-    parser.add_argument("--normalisation", default="minmax", choices=NORMALISATIONS)
-    parser.add_argument("--gate-draw", default="plain", choices=GATE_DRAWS, help="by z itself or by softmax")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--temperature", type=float, help="nds, gate: T of w = softmax(z / T) (default 0.1)")
+    parser.add_argument("--normalisation", choices=NORMALISATIONS, help="nds, gate: of z (default minmax)")
+    parser.add_argument("--gate-draw", choices=GATE_DRAWS, help="by z itself or by softmax (default plain)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--output", help="path of the selection, a .parquet file")
     target.add_argument("--name", help="register the subset as the dataset nds_NAME")
     return parser.parse_args()
+
+
+def selection_config(args: argparse.Namespace) -> SelectionConfig:
+    """The settings of the draw.
+
+    Raises:
+        NDSError: a bad setting, or one that the selector does not look at.
+    """
+    given = {name: getattr(args, name) for name in OF_GATE if getattr(args, name) is not None}
+    for name in sorted(given.keys() - {"nds": OF_NDS, "gate": OF_GATE}.get(args.selector, set())):
+        raise NDSError(
+            f"--{name.replace('_', '-')} does nothing for the selector {args.selector}: leave it out (the "
+            "settings of selectors of images are those of weigh_images.py)."
+        )
+    return SelectionConfig(args.selector, args.mode, args.images, args.share, seed=args.seed, **given)
 
 
 def output_path(args: argparse.Namespace) -> Path:
@@ -109,10 +128,7 @@ def _partition(args: argparse.Namespace, index: SourceIndex) -> Partition:
 
 def main() -> None:
     args = parse_arguments()
-    config = SelectionConfig(
-        args.selector, args.mode, args.images, args.share, args.temperature, args.normalisation, args.seed,
-        args.gate_draw,
-    )  # fmt: skip
+    config = selection_config(args)
     if args.name and args.mode == "stream":
         raise NDSError(
             "--name registers a drawn subset, --mode stream keeps every image: write it by --output and name "
