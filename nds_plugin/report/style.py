@@ -10,7 +10,7 @@ CSS = """
 body { margin:0; background:var(--bg); color:var(--ink); line-height:1.5;
   font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;
   -webkit-text-size-adjust:100%; }
-main { max-width:1060px; margin:0 auto; padding:28px 20px 56px; }
+main { max-width:1220px; margin:0 auto; padding:28px 20px 56px; }
 h1 { font-size:1.65rem; line-height:1.25; margin:0; letter-spacing:-.01em; overflow-wrap:anywhere; }
 h2 { font-size:1.1rem; margin:0 0 10px; }
 h3 { font-size:.95rem; margin:18px 0 6px; }
@@ -20,7 +20,10 @@ h3 { font-size:.95rem; margin:18px 0 6px; }
 section { background:var(--card); border:1px solid var(--line); border-radius:10px; padding:18px 20px;
   margin-top:18px; }
 section > p { margin:8px 0; color:var(--muted); max-width:75ch; }
-.scroll { overflow-x:auto; margin:0 -20px; padding:0 20px; -webkit-overflow-scrolling:touch; }
+.scroll { overflow-x:auto; margin:0 -20px; padding:0 20px; -webkit-overflow-scrolling:touch;
+  /* A shadow at the right edge as long as there is more to scroll to. */
+  background:linear-gradient(to left,var(--card) 30%,transparent) right/48px 100% no-repeat local,
+    linear-gradient(to left,var(--line),transparent) right/18px 100% no-repeat scroll; }
 table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums; }
 th, td { padding:6px 12px; text-align:right; white-space:nowrap; border-bottom:1px solid var(--line); }
 th { font-weight:600; font-size:.83rem; color:var(--muted); background:var(--head); }
@@ -55,9 +58,12 @@ details ul { margin:4px 0 8px; padding-left:20px; columns:22em;
 pre { overflow:auto; max-height:34em; background:var(--head); border-radius:6px; padding:12px 14px;
   margin:8px 0 0;
   font:12.5px/1.45 ui-monospace,Menlo,Consolas,monospace; }
+@media (min-width:1000px) { figure.narrow { display:inline-block; width:49%; vertical-align:top; }
+  figure.narrow, figure + figure.narrow { margin-top:14px; } }
 @media (max-width:560px) { main { padding:18px 10px 40px; } section { padding:14px; border-radius:8px; }
   h1 { font-size:1.3rem; } figure img { min-width:640px; } .narrow img { min-width:0; } .wide img { min-width:1080px; } td.wrap { min-width:8em; } th { white-space:normal; vertical-align:bottom; }
   .scroll { margin:0 -14px; padding:0 14px; } th, td { padding:6px 9px; }
-  .sticky th:first-child, .sticky td:first-child { left:-14px; } .bar { width:40px; } }
+  .sticky th:first-child, .sticky td:first-child { left:-14px; }
+  .sticky td:first-child { white-space:normal; min-width:5.8em; } .bar { width:40px; } }
 @media print { body { background:#fff; } section { break-inside:avoid; } .scroll { overflow:visible; } }
 """
