@@ -1,10 +1,10 @@
-"""Comparisons beside the table: with uniform sampling of twice the budget, and of other settings."""
+"""Comparisons beside the table: with larger draws, and of other settings."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from nds_plugin.report.comparisons import other_settings, twice_the_budget
+from nds_plugin.report.comparisons import larger_draws, other_settings
 from nds_plugin.report.result_table import build_table
 
 ROWS = [("none", 0.0), ("uniform", 0.2), ("nds", 0.2), ("uniform", 0.4), ("nds", 0.4)]
@@ -34,7 +34,7 @@ def _table(cells: list[dict[str, Any]]) -> Any:
 
 
 def test_every_row_meets_uniform_of_twice_its_budget_seed_by_seed() -> None:
-    lines = _lines(twice_the_budget(_table(CELLS), CELLS))
+    lines = _lines(larger_draws(_table(CELLS), CELLS))
     assert [line[:3] for line in lines[2:]] == [
         ["20 % against 40 %", "Uniform Sampling", "2"],
         ["20 % against 40 %", "NDS", "2"],
@@ -43,9 +43,18 @@ def test_every_row_meets_uniform_of_twice_its_budget_seed_by_seed() -> None:
     assert lines[3][3:] == ["+2.50 [-3.85, +8.85]", "+1.25 [-1.93, +4.43]"]
 
 
+def test_every_row_meets_the_whole_source() -> None:
+    cells = [*CELLS, *(_cell("full", 1.0, seed, 6.0) for seed in (0, 1))]
+    rows = [*ROWS, ("full", 1.0)]
+    table = build_table(rows, cells, title="t", source="COCO", categories=(), seeds=(0, 1), digits=2)
+    lines = [line for line in _lines(larger_draws(table, cells)) if line[0].endswith("100 %")]
+    assert [line[0] for line in lines] == [f"{budget} % against 100 %" for budget in (20, 20, 40, 40)]
+    assert lines[1][1:4] == ["NDS", "2", "+2.00 [-10.71, +14.71]"]  # 7 - 6 and 9 - 6
+
+
 def test_without_uniform_of_twice_the_budget_there_is_no_such_table() -> None:
     cells = [cell for cell in CELLS if cell["budget"] != 0.4]
-    assert twice_the_budget(_table(cells), cells) == ""
+    assert larger_draws(_table(cells), cells) == ""
 
 
 def test_other_settings_are_named_and_compared_with_the_tables_row_and_with_uniform() -> None:

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from nds_plugin.artifacts import atomic_write
 from nds_plugin.errors import NDSError
-from nds_plugin.report.comparisons import other_settings, twice_the_budget
+from nds_plugin.report.comparisons import larger_draws, other_settings
 from nds_plugin.report.result_table import BASELINE, ResultTable, build_table, values_by_seed
 from nds_plugin.report.statistics import Difference, estimate, paired_difference, seeds_needed
 from nds_plugin.report.table_formats import budget_label, markdown, method_label, source_label
@@ -85,7 +85,7 @@ def page_text(
         if entries:
             if any((row.selector, row.budget) == ROOM for row in table.rows):
                 parts.append(f"#### Noise and room, {client}\n\n{_noise(entries)}")
-            parts.append(twice_the_budget(table, entries))
+            parts.append(larger_draws(table, entries))
             parts.append(_before(table, entries))
             parts.append(_draws(table, entries))
     if others:

@@ -1,4 +1,4 @@
-"""Comparisons beside the table itself: with uniform sampling of twice the budget, and of other settings."""
+"""Comparisons beside the table itself: with larger draws, and of other settings."""
 
 from __future__ import annotations
 
@@ -18,27 +18,33 @@ _Entry = Mapping[str, Any]
 _Row = tuple[str, str, float]  # client, selector, budget
 
 
-def twice_the_budget(table: ResultTable, entries: Sequence[_Entry]) -> str:
-    """Each row against uniform sampling of twice its budget, paired over seeds; empty where there is none.
+def larger_draws(table: ResultTable, entries: Sequence[_Entry]) -> str:
+    """Each row against uniform sampling of twice its budget, and against the whole source, paired over seeds.
+
+    Empty where there is neither.
 
     Args:
         table: of one client.
         entries: its cells.
     """
+    rows = [row for row in table.rows if row.selector not in ("none", "full")]
+    full = [row for row in table.rows if row.selector == "full"]
+    pairs = [(row, BASELINE, 2 * row.budget) for row in rows]
+    pairs += [(row, whole.selector, whole.budget) for row in rows for whole in full]
     lines = []
-    for row in table.rows:
+    for row, other, budget in pairs:
         box, mask = (
             paired_difference(
                 values_by_seed(entries, (row.selector, row.budget), column),
-                values_by_seed(entries, (BASELINE, 2 * row.budget), column),
+                values_by_seed(entries, (other, budget), column),
             )
             for column in ("AP_bb", "AP")
         )
-        if row.selector == "none" or not box.n:
+        if not box.n:
             continue
         lines.append(
             [
-                f"{budget_label(row.budget)} against {budget_label(2 * row.budget)}",
+                f"{budget_label(row.budget)} against {budget_label(budget)}",
                 method_label(row.selector, table.source, table.from_random),
                 str(box.n),
                 difference_text(box, table.digits),
@@ -48,7 +54,7 @@ def twice_the_budget(table: ResultTable, entries: Sequence[_Entry]) -> str:
     if not lines:
         return ""
     header = ["Data", "Method", "pairs", "box AP", "mask AP"]
-    return f"#### Against uniform sampling of twice the budget\n\n{_markdown(lines, header)}"
+    return f"#### Against uniform sampling of twice the budget, and against the whole source\n\n{_markdown(lines, header)}"
 
 
 def other_settings(others: Sequence[_Entry], current: Sequence[_Entry], digits: int) -> str:
