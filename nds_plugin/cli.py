@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import sys
+import types
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -84,11 +85,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     Raises:
         NDSError: an unknown, missing or malformed argument.
     """
-
-    def refuse(message: str) -> NoReturn:
-        raise NDSError(f"command line: {message}; {parser.prog} --help lists the arguments.")
-
-    parser.error = refuse  # type: ignore[method-assign]
+    parser.error = types.MethodType(Parser.error, parser)  # type: ignore[method-assign]
     return parser.parse_args()
 
 

@@ -119,7 +119,7 @@ def planned_work(cfg: CN, test_images: int, parameters: int) -> Work:
     nds = cfg.NDS
     pretrains = nds.SELECTOR != "none"
     experts = nds.PARTITION.NUM_CLUSTERS if nds.SELECTOR == "nds" else 0
-    networks = experts + (1 if nds.EXPERTS.SHARED_STEPS else 0) if experts else 0  # as they are scored
+    networks = experts + int(experts > 0 and nds.EXPERTS.SHARED_STEPS > 0)  # that are scored
     looks = nds.SELECTOR not in ("none", "uniform", "full", "oracle")  # at features of a shared network
     steps = nds.EXPERTS.SHARED_STEPS * looks + experts * nds.EXPERTS.STEPS
     target = nds.SCORING.MAX_IMAGES or nds.TARGET.NUM_IMAGES or _TARGET_IMAGES

@@ -172,11 +172,7 @@ class Reproduction:
             logger.info(
                 "%d cells in %s are of other configs and not in the tables.", len(others), self.results.path
             )
-
-        def failed_of(client: str) -> dict[tuple[str, float, int], str]:
-            cells = [cell for cell in self.cells if cell.row.client == client and cell.name in (failed or {})]
-            return {(c.row.selector, c.row.budget, c.seed): (failed or {})[c.name] for c in cells}
-
+        broken = [(cell, (failed or {})[cell.name]) for cell in self.cells if cell.name in (failed or {})]
         return {
             client: build_table(
                 [(row.selector, row.budget) for row in self.grid.rows if row.client == client],
@@ -186,7 +182,11 @@ class Reproduction:
                 categories=self.grid.categories[client],
                 seeds=self.seeds,
                 paper=paper_table(self.grid.name),
-                failed=failed_of(client),
+                failed={
+                    (cell.row.selector, cell.row.budget, cell.seed): why
+                    for cell, why in broken
+                    if cell.row.client == client
+                },
                 digits=self.grid.digits,
                 from_random=self.grid.from_random,
             )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from nds_plugin.artifacts import check_writable
-from nds_plugin.cli import print_scores
+from nds_plugin.cli import print_scores, target_from_arguments
 from nds_plugin.errors import NDSError
 from nds_plugin.expert_manifest import MANIFEST, read_manifest
 from nds_plugin.scores import Scores
@@ -39,7 +39,7 @@ from nds_plugin.service.client.search import (
 )
 
 if TYPE_CHECKING:
-    from nds_plugin.index import SourceIndex
+    pass
 
 logger = logging.getLogger(__name__)
 MANIFESTS = ("csv", "json", "parquet", "coco", "d2")
@@ -93,18 +93,12 @@ def score(args: argparse.Namespace) -> None:
         metric=args.metric, max_images=args.max_images, seed=args.seed, precision=args.precision,
         num_workers=args.num_workers,
     )  # fmt: skip
-    scores = score_experts(ExpertSet.load(folder), _target(args), config, choose_device(args.device))
+    scores = score_experts(
+        ExpertSet.load(folder), target_from_arguments(args), config, choose_device(args.device)
+    )
     scores.save(args.output)
     print_scores(scores, args.output)
     print(f"Nothing was sent: nds-client search --scores {args.output} --budget N")
-
-
-def _target(args: argparse.Namespace) -> SourceIndex | str:
-    if args.images is not None:
-        return str(args.images)
-    from nds_plugin.datasets.coco import index_coco
-
-    return index_coco(*args.coco)
 
 
 def convert(args: argparse.Namespace) -> None:
