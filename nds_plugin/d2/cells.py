@@ -82,6 +82,11 @@ def deciding_settings(cfg: CN) -> dict[str, Any]:
     return {name: value for name, value in _flat(cfg).items() if decides(name, value)}
 
 
+def concerns_every_row(name: str) -> bool:
+    """Whether a setting is one that rows without networks, such as uniform sampling, depend on, too."""
+    return not name.startswith("NDS.") or name.split(".")[1] in _DRAWN_KEYS
+
+
 def changed_settings(cfg: CN, usual: CN) -> dict[str, Any]:
     """The deciding settings of ``cfg`` that are others than in ``usual``; None where it has no such setting."""
     ours, theirs = deciding_settings(cfg), deciding_settings(usual)

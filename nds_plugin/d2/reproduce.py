@@ -16,6 +16,7 @@ from nds_plugin.artifacts import atomic_write, check_writable, read_json, write_
 from nds_plugin.d2.cells import (
     cell_overrides,
     changed_settings,
+    concerns_every_row,
     config_hash,
     count_parameters,
     planned_work,
@@ -212,7 +213,9 @@ class Reproduction:
         def detailed(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             return [{**entry, "detail": document["details"].get(key_of(entry), {})} for entry in entries]
 
-        return page_text(tables, detailed(current), detailed(others), self._overrides)
+        return page_text(
+            tables, detailed(current), detailed(others), concerns_every_row, overrides=self._overrides
+        )
 
     def write(self, tables: Mapping[str, ResultTable]) -> list[Path]:
         """Write the tables in all formats, the curves of AP against budget and the page; the paths."""

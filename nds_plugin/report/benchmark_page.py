@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,8 @@ def page_text(
     tables: Mapping[str, ResultTable],
     current: Sequence[_Entry],
     others: Sequence[_Entry],
+    concerns_every_row: Callable[[str], bool],
+    *,
     overrides: Sequence[str] = (),
 ) -> str:
     """Tables, noise and room, AP before fine-tuning, draws and costs, and the cells of other configs.
@@ -73,6 +75,7 @@ def page_text(
         tables: of each client.
         current: cells of the present configs, with what else is known of each under ``detail``.
         others: cells of other configs, with the same.
+        concerns_every_row: whether a setting is one that uniform sampling depends on, too.
         overrides: ``KEY VALUE`` pairs in which all cells of the tables differ from the rows' configs.
     """
     changed = ", ".join(f"`{key} {value}`" for key, value in zip(overrides[::2], overrides[1::2]))
@@ -89,7 +92,11 @@ def page_text(
             parts.append(_before(table, entries))
             parts.append(_draws(table, entries))
     if others:
-        parts.append(other_settings(others, current, max(table.digits for table in tables.values())))
+        parts.append(
+            other_settings(
+                others, current, concerns_every_row, max(table.digits for table in tables.values())
+            )
+        )
     return "\n".join(part for part in parts if part)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tabulate import tabulate
@@ -11,9 +11,6 @@ from nds_plugin.report.result_table import BASELINE, ResultTable, values_by_seed
 from nds_plugin.report.statistics import estimate, paired_difference
 from nds_plugin.report.table_formats import budget_label, difference_text, estimate_text, method_label
 
-# Keys of the config that rows without networks read, too: changed, they make another uniform row.
-_OF_EVERY_ROW = ("NDS.MODE", "NDS.BUDGET", "NDS.SOURCE", "NDS.TARGET", "NDS.LABEL_SPACES", "NDS.PRETRAIN",
-                 "NDS.TRANSFER", "NDS.OPTIMIZER")  # fmt: skip
 _Entry = Mapping[str, Any]
 _Row = tuple[str, str, float]  # client, selector, budget
 
@@ -57,12 +54,19 @@ def larger_draws(table: ResultTable, entries: Sequence[_Entry]) -> str:
     return f"#### Against uniform sampling of twice the budget, and against the whole source\n\n{_markdown(lines, header)}"
 
 
-def other_settings(others: Sequence[_Entry], current: Sequence[_Entry], digits: int) -> str:
+def other_settings(
+    others: Sequence[_Entry],
+    current: Sequence[_Entry],
+    concerns_every_row: Callable[[str], bool],
+    digits: int,
+) -> str:
     """Cells of other configs than the table's, a line per config.
 
     Args:
         others: cells with their ``detail``, whose ``changed`` holds the settings that differ.
         current: the cells of the tables.
+        concerns_every_row: whether a setting is one that uniform sampling depends on, too: it then stands
+            against uniform sampling under the same settings, else against the table's.
         digits: decimals that are shown.
     """
     groups: dict[tuple[_Row, str], list[_Entry]] = {}
@@ -75,12 +79,15 @@ def other_settings(others: Sequence[_Entry], current: Sequence[_Entry], digits: 
         mask = [cell["AP"] for cell in cells if cell["AP"] is not None]
         ours = [entry for entry in current if entry["client"] == client]
         usual = values_by_seed(ours, (selector, budget), "AP_bb")
-        uniform = _uniform_of(cells[0], others, ours)
+        changed = _changed(cells[0])
+        if any(concerns_every_row(key) for key in changed):
+            ours = [e for e in others if e["client"] == client and _changed(e) == changed]
+        uniform = values_by_seed(ours, (BASELINE, budget), "AP_bb")
         lines.append(
             [
                 client,
                 f"{selector} {budget_label(budget)}",
-                ", ".join(f"`{key} {_value(value)}`" for key, value in _changed(cells[0]).items()) or "-",
+                ", ".join(f"`{key} {_value(value)}`" for key, value in changed.items()) or "-",
                 str(len(cells)),
                 estimate_text(estimate(list(box.values())), digits),
                 estimate_text(estimate(mask), digits),
@@ -92,15 +99,6 @@ def other_settings(others: Sequence[_Entry], current: Sequence[_Entry], digits: 
     header = ["client", "row", "setting", "seeds", "box AP", "mask AP", "box AP against the table's row",
               "against uniform", "config"]  # fmt: skip
     return f"### Cells of other configs\n\nNot in the tables above.\n\n{_markdown(lines, header)}"
-
-
-def _uniform_of(cell: _Entry, others: Sequence[_Entry], ours: Sequence[_Entry]) -> dict[int, float]:
-    """Box AP of uniform sampling under the same settings, by seed; the table's where they do not concern it."""
-    changed = _changed(cell)
-    concerned = any(not key.startswith("NDS.") or key.startswith(_OF_EVERY_ROW) for key in changed)
-    if concerned:
-        ours = [e for e in others if e["client"] == cell["client"] and _changed(e) == changed]
-    return values_by_seed(ours, (BASELINE, cell["budget"]), "AP_bb")
 
 
 def _changed(cell: _Entry) -> Mapping[str, Any]:
