@@ -27,10 +27,10 @@ setup(
     long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     packages=find_packages(include=["nds_plugin", "nds_plugin.*"]),
-    package_data={"nds_plugin": ["py.typed"], "nds_plugin.service": ["static/*"]},
+    package_data={"nds_plugin": ["py.typed"], "nds_plugin.service": ["page/*"]},
     entry_points={
         "console_scripts": [
-            "nds-serve = nds_plugin.service.commands:main",
+            "nds-serve = nds_plugin.service.server.commands:main",
             "nds-client = nds_plugin.service.client.cli:main",
         ]
     },

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nds_plugin.artifacts import atomic_write
+from nds_plugin.files.artifacts import atomic_write
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,8 @@ def stock(path: str) -> Any:
 
 def ours(path: str) -> Any:
     """The store."""
-    from nds_plugin.d2.store_dataset import StoreDataset
-    from nds_plugin.datasets.coco_store import open_coco
+    from nds_plugin.d2.data.store_dataset import StoreDataset
+    from nds_plugin.datasets.coco.store import open_coco
     from nds_plugin.store.view import StoreView
 
     return StoreDataset([StoreView.whole(open_coco(path), "images", "x")])
@@ -76,7 +76,7 @@ def ours(path: str) -> Any:
 
 def measure_build(path: str) -> dict[str, float]:
     """Build the store of a file."""
-    from nds_plugin.datasets.coco_store import open_coco
+    from nds_plugin.datasets.coco.store import open_coco
 
     start = time.perf_counter()
     store = open_coco(path)
@@ -89,7 +89,7 @@ def measure_side(side: str, path: str) -> dict[str, float]:
     import detectron2.data.datasets  # noqa: F401  (imports are nobody's annotations)
     import torch
 
-    import nds_plugin.d2.store_dataset
+    import nds_plugin.d2.data.store_dataset
     import nds_plugin.store.view  # noqa: F401
 
     gc.collect()
@@ -135,7 +135,7 @@ def photographs() -> tuple[str, str, str]:
     if data:
         folder = Path(data, "detection", "coco_mini")
         return str(folder / "train.json"), str(folder / "images"), "NDS_DATA's coco_mini"
-    from nds_plugin.datasets.sample import generate
+    from nds_plugin.datasets.sample.generate import generate
 
     root = Path(tempfile.mkdtemp())
     generate(root, train_images=200, val_images=1, size=(320, 240), domains=["city"])
@@ -150,8 +150,8 @@ def measure_throughput(rounds: int) -> dict[str, Any]:
     from detectron2.data.datasets import load_coco_json
     from detectron2.data.samplers import TrainingSampler
 
-    from nds_plugin.d2.store_dataset import StoreDataset
-    from nds_plugin.datasets.coco_store import open_coco
+    from nds_plugin.d2.data.store_dataset import StoreDataset
+    from nds_plugin.datasets.coco.store import open_coco
     from nds_plugin.store.view import StoreView
 
     torch.set_num_threads(1)

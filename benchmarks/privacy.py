@@ -28,8 +28,9 @@ import numpy as np
 import numpy.typing as npt
 from tabulate import tabulate
 
-from nds_plugin.cli import documented_parser, run
-from nds_plugin.sampling import available_weights, cluster_sizes, cluster_weights, draw_subset, resolve_budget
+from nds_plugin.command_line import documented_parser, run
+from nds_plugin.selection.drawing import draw_subset, resolve_budget
+from nds_plugin.selection.weights import available_weights, cluster_sizes, cluster_weights
 from nds_plugin.service.client.privacy import apply_privacy, parse_privacy, statement
 
 SETTINGS = (
@@ -71,13 +72,13 @@ def random_client(seed: int) -> Client:
 
 def real_clients(data: Path, work: Path) -> Iterator[Client]:
     """Real photographs, scored by experts that are trained here."""
-    from nds_plugin.backbones import load_feature_network
-    from nds_plugin.datasets.coco import index_coco
-    from nds_plugin.experts import ExpertConfig, prepare_shared, train_experts
-    from nds_plugin.features import extract_features
-    from nds_plugin.index import SourceIndex
-    from nds_plugin.partitioning import PartitionConfig, partition_by_features
-    from nds_plugin.scoring import ScoringConfig, score_experts
+    from nds_plugin.datasets.coco.split import index_coco
+    from nds_plugin.experts.scoring import ScoringConfig, score_experts
+    from nds_plugin.experts.train_experts import ExpertConfig, prepare_shared, train_experts
+    from nds_plugin.images.backbones import load_feature_network
+    from nds_plugin.source.features import extract_features
+    from nds_plugin.source.index import SourceIndex
+    from nds_plugin.source.partitioning import PartitionConfig, partition_by_features
 
     def read(name: str) -> SourceIndex:
         folder = data / "detection" / name

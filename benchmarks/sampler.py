@@ -44,8 +44,8 @@ def inputs(images: int) -> tuple[Any, Any]:
 
 def ours(weights: Any, cluster: Any, start: int = 0) -> Iterator[int]:
     """The iterator of our sampler."""
-    from nds_plugin.sampler import StreamSampler
-    from nds_plugin.streams import WeightedStream
+    from nds_plugin.selection.sampler import StreamSampler
+    from nds_plugin.selection.streams import WeightedStream
 
     return iter(StreamSampler(WeightedStream(weights, cluster, 0), start=start))
 
@@ -83,7 +83,7 @@ def huge() -> None:
     rng = np.random.default_rng(0)
     for start in range(0, HUGE, 1_000_000):
         cluster[start : start + 1_000_000] = rng.integers(0, CLUSTERS, 1_000_000, dtype=np.uint16)
-    from nds_plugin.streams import WeightedStream
+    from nds_plugin.selection.streams import WeightedStream
 
     indices = WeightedStream(weights, cluster, 0).draw(0, 100_000)
     assert indices.max() > 2**24, "no index beyond 2^24 was drawn"
@@ -104,7 +104,8 @@ def main() -> None:
     if args.huge:
         huge()
         return
-    from nds_plugin.sampling import draw_subset, image_probabilities
+    from nds_plugin.selection.drawing import draw_subset
+    from nds_plugin.selection.weights import image_probabilities
 
     weights, cluster = inputs(IMAGES)
     first = seconds(lambda: next(ours(weights, cluster)), args.rounds)
@@ -114,8 +115,8 @@ def main() -> None:
     whole = seconds(lambda: exhaust(ours(weights, cluster), args.indices), args.rounds)
     probabilities = image_probabilities(weights, cluster)
     theirs = seconds(lambda: exhaust(repeat_factor(probabilities), args.indices), args.rounds)
-    from nds_plugin.sampler import StreamSampler
-    from nds_plugin.streams import WeightedStream
+    from nds_plugin.selection.sampler import StreamSampler
+    from nds_plugin.selection.streams import WeightedStream
 
     built = WeightedStream(weights, cluster, 0)
     seek = seconds(lambda: next(iter(StreamSampler(built, start=10**9))), args.rounds)

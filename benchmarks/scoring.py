@@ -35,14 +35,21 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.models import ResNet
 from tqdm import tqdm
 
-from nds_plugin.cli import run
-from nds_plugin.expert_set import ExpertSet
-from nds_plugin.experts import ExpertConfig, train_experts
-from nds_plugin.images import center_crop, list_images, load_image
-from nds_plugin.index import ImageRecord, SourceIndex
-from nds_plugin.networks import MEAN, STD, InferenceNetwork, choose_device, precision_name, resolve_precision
-from nds_plugin.partition import Partition
-from nds_plugin.scoring import ScoringConfig, score_experts
+from nds_plugin.command_line import run
+from nds_plugin.experts.expert_set import ExpertSet
+from nds_plugin.experts.scoring import ScoringConfig, score_experts
+from nds_plugin.experts.train_experts import ExpertConfig, train_experts
+from nds_plugin.images.networks import (
+    MEAN,
+    STD,
+    InferenceNetwork,
+    choose_device,
+    precision_name,
+    resolve_precision,
+)
+from nds_plugin.images.reading import center_crop, list_images, load_image
+from nds_plugin.source.index import ImageRecord, SourceIndex
+from nds_plugin.source.partition import Partition
 
 logger = logging.getLogger("benchmark")
 PLAIN_BATCH = 32

@@ -28,9 +28,9 @@ from typing import Any
 
 from tabulate import tabulate
 
-from nds_plugin.artifacts import atomic_write
-from nds_plugin.cli import documented_parser, run
+from nds_plugin.command_line import documented_parser, run
 from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.files.artifacts import atomic_write
 from nds_plugin.report.table_formats import source_label
 
 logger = logging.getLogger("selection_study")
@@ -145,9 +145,9 @@ class Study:
 
     def row(self, setting: Setting, client: str, seed: int) -> dict[str, Any]:
         """One draw: what it holds and what it cost."""
-        from nds_plugin.d2 import selector_settings
-        from nds_plugin.select import select
-        from nds_plugin.selection_tables import effective_numbers, source_shares
+        from nds_plugin.d2.job import selector_settings
+        from nds_plugin.selection.select import select
+        from nds_plugin.selection.tables import effective_numbers, source_shares
 
         cfg = self._config(setting, client, seed)
         found = self._weighed(cfg, (setting.evidence, client, seed))
@@ -169,7 +169,7 @@ class Study:
         }
 
     def _config(self, setting: Setting, client: str, seed: int) -> Any:
-        from nds_plugin.d2.config import load_config
+        from nds_plugin.d2.config.nodes import load_config
 
         name = CLIENTS.get(client, CLIENTS["cityscapes"])[0]
         overrides = ["NDS.WORK_DIR", str(self.work), "OUTPUT_DIR", str(self.work / "out")]
@@ -182,11 +182,11 @@ class Study:
         return load_config(name, [*overrides, *setting.overrides])
 
     def _weighed(self, cfg: Any, key: Any) -> Any:
-        from nds_plugin.d2.main_job import Timings, check_job
-        from nds_plugin.d2.selecting import SelectionSteps, Weighed
-        from nds_plugin.d2.selector_settings import by_objects, image_selector
-        from nds_plugin.partition import Partition
-        from nds_plugin.selectors.base import weigh_images
+        from nds_plugin.d2.job.main_job import Timings, check_job
+        from nds_plugin.d2.job.selecting import SelectionSteps, Weighed
+        from nds_plugin.d2.job.selector_settings import by_objects, image_selector
+        from nds_plugin.selection.selectors.base import weigh_images
+        from nds_plugin.source.partition import Partition
 
         steps = SelectionSteps(cfg, Timings())
         from_features = cfg.NDS.SELECTOR in FROM_FEATURES and not by_objects(cfg)

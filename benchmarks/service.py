@@ -47,9 +47,9 @@ def make_store(folder: Path, images: int) -> Path:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from nds_plugin.index import SourceIndex
-    from nds_plugin.partition import Partition
-    from nds_plugin.service.publishing import publish
+    from nds_plugin.service.published.publishing import publish
+    from nds_plugin.source.index import SourceIndex
+    from nds_plugin.source.partition import Partition
 
     rng = np.random.default_rng(0)
     number = pa.array(np.arange(images)).cast(pa.string())
@@ -78,11 +78,11 @@ def make_store(folder: Path, images: int) -> Path:
 def make_experts(folder: Path, partition: str, index: str) -> None:
     """Experts of random weights with a manifest, in a process of its own: torch stays out of this one."""
     code = f"""
-from nds_plugin.artifacts import file_hash, write_json
-from nds_plugin.expert_manifest import ARCH, KIND, MANIFEST, expert_file, set_hash
-from nds_plugin.expert_set import write_network
-from nds_plugin.images import resize_size
-from nds_plugin.networks import MEAN, STD, build_network
+from nds_plugin.files.artifacts import file_hash, write_json
+from nds_plugin.experts.manifest import ARCH, KIND, MANIFEST, expert_file, set_hash
+from nds_plugin.experts.expert_set import write_network
+from nds_plugin.images.reading import resize_size
+from nds_plugin.images.networks import MEAN, STD, build_network
 from pathlib import Path
 folder, entries = Path({str(folder)!r}), []
 for k in range({CLUSTERS}):

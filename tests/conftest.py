@@ -48,8 +48,8 @@ def tiny_datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     ``tiny_street_*`` and ``tiny_room_*`` share image ids, since each COCO file numbers its own.
     """
-    from nds_plugin.d2.known_datasets import register_coco_folder
-    from nds_plugin.datasets.sample import generate
+    from nds_plugin.d2.data.known_datasets import register_coco_folder
+    from nds_plugin.datasets.sample.generate import generate
 
     root = tmp_path_factory.mktemp("tiny")
     generate(root, train_images=24, val_images=6, size=(96, 72), domains=["street", "room", "city"])

@@ -9,7 +9,7 @@ nds, ...) where the runs differ in it, else by the folder.
 
 from __future__ import annotations
 
-from nds_plugin.cli import documented_parser, run
+from nds_plugin.command_line import documented_parser, run
 from nds_plugin.report.runs import load_runs, results_table, write_runs_report
 
 

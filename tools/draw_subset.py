@@ -23,19 +23,19 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from nds_plugin.artifacts import content_hash
-from nds_plugin.cli import documented_parser, run
-from nds_plugin.cost import Cost
+from nds_plugin.command_line import documented_parser, run
 from nds_plugin.errors import NDSError
-from nds_plugin.image_weights import ImageWeights
-from nds_plugin.index import SourceIndex
-from nds_plugin.partition import Partition
-from nds_plugin.sampling import NORMALISATIONS
-from nds_plugin.scores import Scores
-from nds_plugin.select import select
-from nds_plugin.selection import KIND, Selection
-from nds_plugin.selection_config import CLUSTER_SELECTORS, GATE_DRAWS, MODES, SELECTORS, SelectionConfig
-from nds_plugin.selection_tables import cluster_table, effective_numbers, source_shares
+from nds_plugin.experts.scores import Scores
+from nds_plugin.files.artifacts import content_hash
+from nds_plugin.images.cost import Cost
+from nds_plugin.selection.config import CLUSTER_SELECTORS, GATE_DRAWS, MODES, SELECTORS, SelectionConfig
+from nds_plugin.selection.image_weights import ImageWeights
+from nds_plugin.selection.select import select
+from nds_plugin.selection.selection import KIND, Selection
+from nds_plugin.selection.tables import cluster_table, effective_numbers, source_shares
+from nds_plugin.selection.weights import NORMALISATIONS
+from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.partition import Partition
 
 # Settings of the draw that a selector looks at.
 OF_NDS = {"temperature", "normalisation"}
@@ -87,7 +87,7 @@ def output_path(args: argparse.Namespace) -> Path:
         return Path(args.output)
     if not args.name or args.name != os.path.basename(args.name):
         raise NDSError(f"--name must be a plain name, got {args.name!r}.")
-    from nds_plugin.d2.subset import selections_folder
+    from nds_plugin.d2.data.drawn_dataset import selections_folder
 
     return selections_folder() / f"{args.name}.parquet"
 
@@ -98,8 +98,8 @@ def describe_dataset(name: str, selection: Selection) -> str:
     Raises:
         NDSError: a source that Detectron2 does not know by name, so that nothing could load its images.
     """
-    from nds_plugin.d2.registration import check_registered
-    from nds_plugin.d2.subset import selection_label_space
+    from nds_plugin.d2.data.drawn_dataset import selection_label_space
+    from nds_plugin.d2.data.registration import check_registered
 
     try:
         check_registered(selection.sources)
@@ -140,7 +140,7 @@ def main() -> None:
     partition = _partition(args, index)
     scores = Scores.load(args.scores) if args.scores else None
     if scores and args.experts:
-        from nds_plugin.expert_set import ExpertSet
+        from nds_plugin.experts.expert_set import ExpertSet
 
         experts = ExpertSet.load(args.experts)
         scores.check_matches(experts.hash, experts.clusters)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nds_plugin.cli import documented_parser, run
+from nds_plugin.command_line import documented_parser, run
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -31,7 +31,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Parse the command line and export."""
     args = parse_arguments()
-    from nds_plugin.expert_set import ExpertSet
+    from nds_plugin.experts.expert_set import ExpertSet
     from nds_plugin.service.client.export import FOLDER, export_fastadapt
 
     experts = ExpertSet.load(args.experts)

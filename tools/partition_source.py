@@ -22,18 +22,19 @@ from pathlib import Path
 
 import torch
 
-from nds_plugin import cli
-from nds_plugin.artifacts import is_valid
-from nds_plugin.backbones import FeatureNetwork, load_feature_network
-from nds_plugin.experts import ExpertConfig, prepare_shared
-from nds_plugin.features import extract_features, features_key
-from nds_plugin.index import KIND as INDEX_KIND
-from nds_plugin.index import SourceIndex
-from nds_plugin.networks import choose_device
-from nds_plugin.partition import KIND as PARTITION_KIND
-from nds_plugin.partition import Partition
-from nds_plugin.partition_summary import summarise, summary_table
-from nds_plugin.partitioning import (
+from nds_plugin import command_line
+from nds_plugin.experts.train_experts import ExpertConfig, prepare_shared
+from nds_plugin.files.artifacts import is_valid
+from nds_plugin.images.backbones import FeatureNetwork, load_feature_network
+from nds_plugin.images.networks import choose_device
+from nds_plugin.pipeline import naming
+from nds_plugin.source.features import extract_features, features_key
+from nds_plugin.source.index import KIND as INDEX_KIND
+from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.partition import KIND as PARTITION_KIND
+from nds_plugin.source.partition import Partition
+from nds_plugin.source.partition_summary import summarise, summary_table
+from nds_plugin.source.partitioning import (
     METHODS,
     PartitionConfig,
     check_num_clusters,
@@ -46,8 +47,8 @@ logger = logging.getLogger("partition_source")
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = cli.documented_parser(__doc__)
-    cli.add_source_arguments(parser)
+    parser = command_line.documented_parser(__doc__)
+    naming.add_source_arguments(parser)
     group = parser.add_argument_group("clusters")
     group.add_argument("--num-clusters", type=int, default=50, help="K (default: 50)")
     group.add_argument(
@@ -64,7 +65,7 @@ def parse_arguments() -> argparse.Namespace:
     group.add_argument("--shared-batch", type=int, default=32, help="crops per training step")
     group.add_argument("--crop-size", type=int, default=224, help="pixels (default: 224)")
     group.add_argument("--batch-size", type=int, default=128, help="images a worker decodes at a time")
-    cli.add_device_arguments(group)
+    command_line.add_device_arguments(group)
     parser.add_argument("--output", required=True, help="folder to write to")
     return parser.parse_args()
 
@@ -88,7 +89,7 @@ def main() -> None:
     args = parse_arguments()
     config = PartitionConfig(args.method, args.num_clusters, args.seed, args.min_size, args.pca_dim)
     device, output = choose_device(args.device), Path(args.output)
-    index = cli.index_from_arguments(args)
+    index = naming.index_from_arguments(args)
     check_num_clusters(config.num_clusters, len(index))
     if not is_valid(output / "index.parquet", INDEX_KIND, index.hash):
         index.save(output / "index.parquet", index.hash)
@@ -114,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command_line.run(main)

@@ -23,13 +23,13 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from nds_plugin import cli
+from nds_plugin import command_line
 from nds_plugin.datasets.catalogue import DATASETS, select
+from nds_plugin.datasets.preparing.building import BUILT, FAILED, MISSING, UP_TO_DATE, Outcome, build
+from nds_plugin.datasets.preparing.checking import check
+from nds_plugin.datasets.preparing.report import build_report, check_report
 from nds_plugin.datasets.public import ROOT, datasets_root
 from nds_plugin.errors import NDSError
-from nds_plugin.preparing.building import BUILT, FAILED, MISSING, UP_TO_DATE, Outcome, build
-from nds_plugin.preparing.checking import check
-from nds_plugin.preparing.report import build_report, check_report
 from nds_plugin.store.parts import default_processes
 
 
@@ -37,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     known = ", ".join(dataset.key for dataset in DATASETS)
     names = textwrap.fill(f"Names: all, {known}, or one split of a dataset, as nds_coco_2017_val.", 100)
-    parser = cli.documented_parser(__doc__, names)
+    parser = command_line.documented_parser(__doc__, names)
     verbs = parser.add_mutually_exclusive_group(required=True)
     verbs.add_argument("--check", nargs="*", metavar="NAME", help="look for datasets (default all)")
     verbs.add_argument("--build", nargs="+", metavar="NAME", help="build the stores of datasets")
@@ -115,4 +115,4 @@ def failures(outcomes: Sequence[Outcome], passed_over: bool) -> list[Outcome]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command_line.run(main)

@@ -19,11 +19,11 @@ import argparse
 import logging
 from pathlib import Path
 
-from nds_plugin.cli import documented_parser, run
-from nds_plugin.d2.reproduce import Reproduction
+from nds_plugin.command_line import documented_parser, run
 from nds_plugin.errors import NDSError
-from nds_plugin.grid.spec import GRIDS, grid_of, parse_seeds
-from nds_plugin.report.benchmark_page import check_page
+from nds_plugin.experiments.benchmark_page import check_page
+from nds_plugin.experiments.reproduce import Reproduction
+from nds_plugin.experiments.spec import GRIDS, grid_of, parse_seeds
 from nds_plugin.report.table_formats import text
 
 logger = logging.getLogger("nds_plugin")

@@ -20,16 +20,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nds_plugin.artifacts import check_writable
-from nds_plugin.cli import (
+from nds_plugin.command_line import documented_parser, run
+from nds_plugin.experts.scores import METRICS
+from nds_plugin.files.artifacts import check_writable
+from nds_plugin.pipeline.naming import (
     add_scoring_arguments,
     add_target_arguments,
-    documented_parser,
     print_scores,
-    run,
     target_from_arguments,
 )
-from nds_plugin.scores import METRICS
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -47,9 +46,9 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Parse the command line, score, print the scores and save them."""
     args = parse_arguments()
-    from nds_plugin.expert_set import ExpertSet
-    from nds_plugin.networks import choose_device
-    from nds_plugin.scoring import ScoringConfig, score_experts
+    from nds_plugin.experts.expert_set import ExpertSet
+    from nds_plugin.experts.scoring import ScoringConfig, score_experts
+    from nds_plugin.images.networks import choose_device
 
     config = ScoringConfig(
         metric=args.metric,

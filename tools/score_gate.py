@@ -15,13 +15,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nds_plugin.artifacts import check_writable
-from nds_plugin.cli import (
+from nds_plugin.command_line import documented_parser, run
+from nds_plugin.files.artifacts import check_writable
+from nds_plugin.pipeline.naming import (
     add_scoring_arguments,
     add_target_arguments,
-    documented_parser,
     print_scores,
-    run,
     target_from_arguments,
 )
 
@@ -39,10 +38,10 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Parse the command line, score, print the scores and save them."""
     args = parse_arguments()
-    from nds_plugin.networks import choose_device
-    from nds_plugin.selectors.gate import score_gate
-    from nds_plugin.selectors.gate_set import Gate
-    from nds_plugin.selectors.target import TargetConfig
+    from nds_plugin.images.networks import choose_device
+    from nds_plugin.selection.selectors.gate import score_gate
+    from nds_plugin.selection.selectors.gate_set import Gate
+    from nds_plugin.selection.selectors.target import TargetConfig
 
     config = TargetConfig(args.max_images, args.seed, args.num_workers)
     check_writable(Path(args.output).parent)  # before the work that would be lost

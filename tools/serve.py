@@ -8,7 +8,7 @@
 On the embedded sample: make demo-service.
 """
 
-from nds_plugin.service.commands import main
+from nds_plugin.service.server.commands import main
 
 if __name__ == "__main__":
     main()

@@ -17,8 +17,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 
-from nds_plugin.artifacts import check_writable
-from nds_plugin.cli import documented_parser, run
+from nds_plugin.command_line import documented_parser, run
+from nds_plugin.files.artifacts import check_writable
 
 HELP = {
     "task": "rotation (needs no labels) or supervised (the source's image labels)",
@@ -38,7 +38,7 @@ HELP = {
 
 def parse_arguments() -> argparse.Namespace:
     """The command line; the defaults are those of ExpertConfig."""
-    from nds_plugin.training import ExpertConfig
+    from nds_plugin.experts.train_network import ExpertConfig
 
     parser = documented_parser(__doc__)
     parser.add_argument("--index", required=True, help="index of the source (Parquet)")
@@ -57,10 +57,10 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Parse the command line and train."""
     args = parse_arguments()
-    from nds_plugin.experts import ExpertConfig, train_experts
-    from nds_plugin.index import SourceIndex
-    from nds_plugin.networks import choose_device
-    from nds_plugin.partition import Partition
+    from nds_plugin.experts.train_experts import ExpertConfig, train_experts
+    from nds_plugin.images.networks import choose_device
+    from nds_plugin.source.index import SourceIndex
+    from nds_plugin.source.partition import Partition
 
     config = ExpertConfig(**{field.name: getattr(args, field.name) for field in fields(ExpertConfig)})
     check_writable(args.output)  # before the work that would be lost

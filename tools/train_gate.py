@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import argparse
 
-from nds_plugin.artifacts import check_writable
-from nds_plugin.cli import add_device_arguments, documented_parser, run
+from nds_plugin.command_line import add_device_arguments, documented_parser, run
+from nds_plugin.files.artifacts import check_writable
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -35,13 +35,13 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Parse the command line and train."""
     args = parse_arguments()
-    from nds_plugin.backbones import load_feature_network
-    from nds_plugin.features import extract_features
-    from nds_plugin.index import SourceIndex
-    from nds_plugin.networks import choose_device
-    from nds_plugin.partition import Partition
-    from nds_plugin.selectors.base import Features
-    from nds_plugin.selectors.gate import GateConfig, train_gate
+    from nds_plugin.images.backbones import load_feature_network
+    from nds_plugin.images.networks import choose_device
+    from nds_plugin.selection.selectors.base import Features
+    from nds_plugin.selection.selectors.gate import GateConfig, train_gate
+    from nds_plugin.source.features import extract_features
+    from nds_plugin.source.index import SourceIndex
+    from nds_plugin.source.partition import Partition
 
     config = GateConfig(l2=args.l2)
     check_writable(args.output)  # before the work that would be lost

@@ -26,11 +26,11 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from nds_plugin.cli import parse, run
-from nds_plugin.d2.config import find_config
-from nds_plugin.d2.launching import check_processes, launch
-from nds_plugin.d2.main_job import check_job, evaluate_only
-from nds_plugin.d2.main_job import run as run_main_job
+from nds_plugin.command_line import parse, run
+from nds_plugin.d2.config.nodes import find_config
+from nds_plugin.d2.job.launching import check_processes, launch
+from nds_plugin.d2.job.main_job import check_job, evaluate_only
+from nds_plugin.d2.job.main_job import run as run_main_job
 from nds_plugin.errors import NDSError
 from nds_plugin.report.runs import results_table, write_runs_report
 

@@ -20,17 +20,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nds_plugin.artifacts import check_writable, content_hash
-from nds_plugin.cli import (
-    add_device_arguments,
-    add_target_arguments,
-    documented_parser,
-    run,
-    target_from_arguments,
-)
+from nds_plugin.command_line import add_device_arguments, documented_parser, run
 from nds_plugin.errors import NDSError
-from nds_plugin.sampling import NORMALISATIONS
-from nds_plugin.selection_config import IMAGE_SELECTORS
+from nds_plugin.files.artifacts import check_writable, content_hash
+from nds_plugin.pipeline.naming import add_target_arguments, target_from_arguments
+from nds_plugin.selection.config import IMAGE_SELECTORS
+from nds_plugin.selection.weights import NORMALISATIONS
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -62,9 +57,9 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Parse the command line, weigh, save."""
     args = parse_arguments()
-    from nds_plugin.image_weights import KIND
-    from nds_plugin.index import SourceIndex
-    from nds_plugin.selectors.base import Evidence, settings, weigh_images
+    from nds_plugin.selection.image_weights import KIND
+    from nds_plugin.selection.selectors.base import Evidence, settings, weigh_images
+    from nds_plugin.source.index import SourceIndex
 
     selector = _selector(args)
     check_writable(Path(args.output).parent)  # before the work that would be lost
@@ -78,9 +73,9 @@ def main() -> None:
 
 
 def _selector(args: argparse.Namespace) -> Any:
-    from nds_plugin.selectors.domain_classifier import DomainClassifier
-    from nds_plugin.selectors.knn import NearestNeighbours
-    from nds_plugin.selectors.oracle import Oracle
+    from nds_plugin.selection.selectors.domain_classifier import DomainClassifier
+    from nds_plugin.selection.selectors.knn import NearestNeighbours
+    from nds_plugin.selection.selectors.oracle import Oracle
 
     if args.selector == "oracle":
         return Oracle(tuple(args.sources), tuple(args.classes), args.rest)
@@ -90,11 +85,11 @@ def _selector(args: argparse.Namespace) -> Any:
 
 
 def _evidence(args: argparse.Namespace, index: Any) -> Any:
-    from nds_plugin.backbones import load_feature_network
-    from nds_plugin.features import extract_features
-    from nds_plugin.networks import choose_device
-    from nds_plugin.selectors.base import Evidence, Features
-    from nds_plugin.selectors.target import TargetConfig, target_features
+    from nds_plugin.images.backbones import load_feature_network
+    from nds_plugin.images.networks import choose_device
+    from nds_plugin.selection.selectors.base import Evidence, Features
+    from nds_plugin.selection.selectors.target import TargetConfig, target_features
+    from nds_plugin.source.features import extract_features
 
     if args.network is None or not (args.images or args.coco or args.dataset):
         raise NDSError(

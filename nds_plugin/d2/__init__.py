@@ -1,12 +1,13 @@
 """The Detectron2 side of the plugin. Importing it registers datasets, selections, heads and backbones."""
 
-from nds_plugin.d2 import quiet_import, roi_heads, thin_resnet  # noqa: F401  (the first one first; register on import)
-from nds_plugin.d2.config import add_nds_config, load_config
-from nds_plugin.d2.known_datasets import register_all
-from nds_plugin.d2.loader import TRAIN_SAMPLERS, build_nds_train_loader
-from nds_plugin.d2.mapper import NDSDatasetMapper
-from nds_plugin.d2.subset import register_selection, register_selections_folder
-from nds_plugin.d2.trainer import NDSTrainer
+from nds_plugin.d2 import quiet_import  # noqa: F401  (first: it silences a warning of Detectron2's import)
+from nds_plugin.d2.config.nodes import add_nds_config, load_config
+from nds_plugin.d2.data.drawn_dataset import register_selection, register_selections_folder
+from nds_plugin.d2.data.known_datasets import register_all
+from nds_plugin.d2.data.loader import TRAIN_SAMPLERS, build_nds_train_loader
+from nds_plugin.d2.data.mapper import NDSDatasetMapper
+from nds_plugin.d2.model import roi_heads, thin_resnet  # noqa: F401  (register on import)
+from nds_plugin.d2.train.trainer import NDSTrainer
 
 __all__ = [
     "TRAIN_SAMPLERS",

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nds_plugin.datasets.cityscapes import CITYSCAPES
-from nds_plugin.datasets.coco_2017 import COCO
-from nds_plugin.datasets.cub_200 import CUB_200
-from nds_plugin.datasets.flowers_102 import FLOWERS_102
-from nds_plugin.datasets.imagenet_downsampled import DOWNSAMPLED_IMAGENET
-from nds_plugin.datasets.modanet import MODANET
-from nds_plugin.datasets.openimages import OPENIMAGES
-from nds_plugin.datasets.oxford_pets import OXFORD_PETS
+from nds_plugin.datasets.cityscapes.split import CITYSCAPES
+from nds_plugin.datasets.coco.coco_2017 import COCO
+from nds_plugin.datasets.coco.modanet import MODANET
+from nds_plugin.datasets.imagenet.downsampled import DOWNSAMPLED_IMAGENET
+from nds_plugin.datasets.openimages.split import OPENIMAGES
 from nds_plugin.datasets.public import PublicDataset, Split
-from nds_plugin.datasets.stanford_cars import STANFORD_CARS
-from nds_plugin.datasets.stanford_dogs import STANFORD_DOGS
-from nds_plugin.datasets.voc import VOC2007
+from nds_plugin.datasets.voc.split import VOC2007
+from nds_plugin.datasets.whole_images.cub_200 import CUB_200
+from nds_plugin.datasets.whole_images.flowers_102 import FLOWERS_102
+from nds_plugin.datasets.whole_images.oxford_pets import OXFORD_PETS
+from nds_plugin.datasets.whole_images.stanford_cars import STANFORD_CARS
+from nds_plugin.datasets.whole_images.stanford_dogs import STANFORD_DOGS
 from nds_plugin.errors import NDSError, did_you_mean, unknown_name
 
 DATASETS: tuple[PublicDataset, ...] = (

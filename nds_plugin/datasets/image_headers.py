@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from nds_plugin.datasets.seen_files import SeenFiles, sample
-from nds_plugin.images import ImageError, read_header
+from nds_plugin.images.reading import ImageError, read_header
 from nds_plugin.store.parts import Unit, map_parts, unit_key
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from typing import Any, Optional, Union
 import numpy as np
 import numpy.typing as npt
 
-from nds_plugin.class_names import canonical, normalise
 from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.source.class_names import canonical, normalise
 
 DROPPED = -1
 EVERY_SOURCE = "*"
@@ -48,7 +48,7 @@ def unite(
 ) -> LabelSpace:
     """Unite the classes of several sources.
 
-    Classes are the same where their names or synonyms are (:mod:`nds_plugin.class_names`); the
+    Classes are the same where their names or synonyms are (:mod:`nds_plugin.source.class_names`); the
     spelling that comes first stays.
 
     Args:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nds_plugin.artifacts import read_json, write_json
 from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import read_json, write_json
 
 KIND = "seen-files"
 SAMPLE = 1000  # files of a kind that are looked at, which takes some milliseconds; our choice

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nds_plugin.index import NO_LABEL, SourceIndex
+from nds_plugin.source.index import NO_LABEL, SourceIndex
 from nds_plugin.store import AnnotationStore
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from nds_plugin.artifacts import atomic_write
+from nds_plugin.files.artifacts import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from nds_plugin.images import load_image
+from nds_plugin.images.reading import load_image
 
 logger = logging.getLogger(__name__)
 

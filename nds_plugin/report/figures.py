@@ -18,8 +18,8 @@ from nds_plugin.report.canvas import AMBER, BLUE, DPI, GREY, GRID, MUTED, new_fi
 from nds_plugin.report.mosaic import CELL, GAP, cluster_images, mosaic_of
 
 if TYPE_CHECKING:
-    from nds_plugin.index import SourceIndex
-    from nds_plugin.partition import Partition
+    from nds_plugin.source.index import SourceIndex
+    from nds_plugin.source.partition import Partition
 
 MAX_LABELLED = 60  # bars with a name; more would not be readable
 

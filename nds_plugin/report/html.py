@@ -9,8 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from nds_plugin.artifacts import atomic_write
 from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import atomic_write
 from nds_plugin.report import sections
 from nds_plugin.report.embed import data_uris
 from nds_plugin.report.style import CSS
@@ -45,7 +45,7 @@ def write_report(path: str | os.PathLike[str], run: Mapping[str, Any]) -> Path:
                 ``narrow``: True for one that is readable at a phone's width; ``wide``: for one whose letters
                 are too small where it is scaled down, so that a phone scrolls it.
             ``clusters``: rows {``cluster``, ``sources`` (text), ``images``, ``z``, ``w``, ``share``}
-                and ``stderr``; ``nds_plugin.selection_tables.cluster_table`` makes them.
+                and ``stderr``; ``nds_plugin.selection.tables.cluster_table`` makes them.
             ``selection``: {name: value} beside the cluster table: budget, temperature,
                 ``effective_clusters``, ``effective_sample_size``, ...
             ``sources``: rows {``source``, ``index_share``, ``draw_share``}.

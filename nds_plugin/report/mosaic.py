@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from nds_plugin.images import ImageError, load_image
+from nds_plugin.images.reading import ImageError, load_image
 
 if TYPE_CHECKING:
-    from nds_plugin.index import SourceIndex
-    from nds_plugin.partition import Partition
+    from nds_plugin.source.index import SourceIndex
+    from nds_plugin.source.partition import Partition
 
 logger = logging.getLogger(__name__)
 

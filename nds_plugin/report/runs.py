@@ -9,14 +9,14 @@ from typing import Any
 
 from tabulate import tabulate
 
-from nds_plugin.artifacts import read_json
 from nds_plugin.errors import NDSError
-from nds_plugin.index import SourceIndex
-from nds_plugin.partition import Partition
+from nds_plugin.files.artifacts import read_json
 from nds_plugin.report.figures import cluster_sheet, share_bars, weight_bars
 from nds_plugin.report.html import write_report
 from nds_plugin.report.result_table import METRICS
 from nds_plugin.report.sections import DIGITS
+from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.partition import Partition
 
 RESULTS = "results"
 

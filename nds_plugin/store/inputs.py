@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nds_plugin.artifacts import content_hash, file_hash, read_json, write_json
 from nds_plugin.errors import NDSError
-from nds_plugin.locking import can_write, user_cache
+from nds_plugin.files.artifacts import content_hash, file_hash, read_json, write_json
+from nds_plugin.files.locking import can_write, user_cache
 
 _SEEN = "annotation-store-seen"
 # A program can set a file's time of change back, but neither of the other two.

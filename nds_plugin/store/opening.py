@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nds_plugin.artifacts import cannot_write, content_hash
 from nds_plugin.errors import NDSError
-from nds_plugin.locking import build_once, can_write, user_cache
+from nds_plugin.files.artifacts import cannot_write, content_hash
+from nds_plugin.files.locking import build_once, can_write, user_cache
 from nds_plugin.store.inputs import Inputs, built_from, file_stamp, with_hashes
 from nds_plugin.store.reader import AnnotationStore
 from nds_plugin.store.schema import FORMAT

@@ -21,8 +21,8 @@ from typing import Any, Generic, TypeVar
 import pyarrow as pa
 from tqdm import tqdm
 
-from nds_plugin.artifacts import atomic_write
 from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import atomic_write
 
 logger = logging.getLogger(__name__)
 

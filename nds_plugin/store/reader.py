@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nds_plugin.artifacts import check_header, table_header
 from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import check_header, table_header
 from nds_plugin.store.schema import FORMAT, KIND, TEXT_COLUMNS
 
 _FLAT_COLUMNS = ("category", "iscrowd", "area", "flags", "annotation_id")

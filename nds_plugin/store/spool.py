@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from nds_plugin.artifacts import cannot_write
 from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import cannot_write
 from nds_plugin.store.schema import Ragged
 
 _STEP = 1 << 20

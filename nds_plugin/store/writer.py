@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from tqdm import tqdm
 
-from nds_plugin.artifacts import HEADER, VERSION, atomic_write
 from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import HEADER, VERSION, atomic_write
 from nds_plugin.store import grouping
 from nds_plugin.store.boxes import ROUNDING_PIXELS, clean_boxes
 from nds_plugin.store.schema import (

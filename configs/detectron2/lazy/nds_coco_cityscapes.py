@@ -10,7 +10,7 @@ The subset is drawn first, from what Cityscapes' owner sends back (scores.json):
         --scores scores.json --images 23000 --name cityscapes_23k
 
 Fine-tune from output/lazy_nds_cityscapes_23k/model_final.pth; class-specific rows go over by name with
-``nds_plugin.d2.transfer.transfer_checkpoint(model, path, target_classes, source_classes=COCO's)``.
+``nds_plugin.d2.model.transfer.transfer_checkpoint(model, path, target_classes, source_classes=COCO's)``.
 At CPU size: tests/test_hosts.py. Not yet run at full size by us.
 """
 
@@ -22,7 +22,7 @@ from fvcore.common.param_scheduler import MultiStepParamScheduler
 from omegaconf import OmegaConf
 
 from nds_plugin.d2 import NDSDatasetMapper, build_nds_train_loader
-from nds_plugin.d2.roi_heads import NDSROIHeads
+from nds_plugin.d2.model.roi_heads import NDSROIHeads
 
 dataloader = OmegaConf.create()
 dataloader.train = L(build_nds_train_loader)(

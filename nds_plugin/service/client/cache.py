@@ -20,10 +20,10 @@ import httpx
 from filelock import FileLock
 from tqdm import tqdm
 
-from nds_plugin.artifacts import cannot_write, check_writable, file_hash
 from nds_plugin.errors import NDSError
-from nds_plugin.expert_manifest import MANIFEST, check_manifest, read_manifest
-from nds_plugin.safetensors_header import check_resnet18_file
+from nds_plugin.experts.manifest import MANIFEST, check_manifest, read_manifest
+from nds_plugin.files.artifacts import cannot_write, check_writable, file_hash
+from nds_plugin.files.safetensors_header import check_resnet18_file
 from nds_plugin.service.client.folders import cache_folder
 from nds_plugin.service.client.http import Service, printable
 

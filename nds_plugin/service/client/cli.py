@@ -16,7 +16,8 @@ import logging
 import os
 import sys
 
-from nds_plugin import cli
+from nds_plugin import command_line
+from nds_plugin.pipeline import naming
 from nds_plugin.service.client import verbs
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
@@ -25,7 +26,7 @@ DEFAULT_SERVER = "http://127.0.0.1:8000"
 def main() -> None:
     """Entry point of ``nds-client``."""
     try:
-        cli.run(_main)
+        command_line.run(_main)
     except KeyboardInterrupt:
         print("stopped; the same command goes on where it stopped.", file=sys.stderr)
         raise SystemExit(130) from None
@@ -39,7 +40,7 @@ def _main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(
+    parser = command_line.Parser(
         prog="nds-client", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
@@ -58,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_looking(commands: argparse._SubParsersAction[cli.Parser]) -> None:
+def _add_looking(commands: argparse._SubParsersAction[command_line.Parser]) -> None:
     sources = commands.add_parser("sources", help="list the datasets that the server indexes")
     sources.set_defaults(verb=verbs.sources)
     experts = commands.add_parser(
@@ -69,7 +70,7 @@ def _add_looking(commands: argparse._SubParsersAction[cli.Parser]) -> None:
     experts.set_defaults(verb=verbs.experts)
 
 
-def _add_scoring(commands: argparse._SubParsersAction[cli.Parser]) -> None:
+def _add_scoring(commands: argparse._SubParsersAction[command_line.Parser]) -> None:
     score = commands.add_parser("score", help="score the experts on your images; nothing is sent")
     target = score.add_mutually_exclusive_group(required=True)
     target.add_argument("--images", metavar="DIR", help="a folder of images")
@@ -77,7 +78,7 @@ def _add_scoring(commands: argparse._SubParsersAction[cli.Parser]) -> None:
     score.add_argument("--output", default="scores.json", help="default scores.json")
     score.add_argument("--metric", default="accuracy", help="what becomes z (default accuracy)")
     score.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16 (default auto)")
-    cli.add_scoring_arguments(score)
+    naming.add_scoring_arguments(score)
     score.set_defaults(verb=verbs.score)
     convert = commands.add_parser("convert", help="turn z.pickle of the paper authors' client into scores")
     convert.add_argument("pickle", help="z.pickle; it is read, never executed")
@@ -88,7 +89,7 @@ def _add_scoring(commands: argparse._SubParsersAction[cli.Parser]) -> None:
     convert.set_defaults(verb=verbs.convert)
 
 
-def _add_searching(commands: argparse._SubParsersAction[cli.Parser]) -> None:
+def _add_searching(commands: argparse._SubParsersAction[command_line.Parser]) -> None:
     search = commands.add_parser("search", help="send the scores, after showing what will be sent")
     search.add_argument("--scores", help="scores.json; the selector uniform needs none")
     budget = search.add_mutually_exclusive_group(required=True)
@@ -120,7 +121,7 @@ def _add_searching(commands: argparse._SubParsersAction[cli.Parser]) -> None:
     manifest.set_defaults(verb=verbs.manifest)
 
 
-def _add_downloading(commands: argparse._SubParsersAction[cli.Parser]) -> None:
+def _add_downloading(commands: argparse._SubParsersAction[command_line.Parser]) -> None:
     download = commands.add_parser("download", help="fetch the images of a search from their providers")
     what = download.add_mutually_exclusive_group(required=True)
     what.add_argument("--search", metavar="ID", help="one of your searches")

@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from nds_plugin import __version__
-from nds_plugin.artifacts import atomic_write, check_writable
 from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import atomic_write, check_writable
 from nds_plugin.service.client.checks import Digests, image_fault, parse_checksum
 from nds_plugin.service.client.fetch import TRY_AGAIN, FetchConfig, Fetcher
 from nds_plugin.service.client.hosts import Hosts, Politeness

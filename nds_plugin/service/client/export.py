@@ -1,4 +1,4 @@
-"""Experts in the form that the paper authors' client reads (see :mod:`nds_plugin.service.fastadapt`)."""
+"""Experts in the form that the paper authors' client reads (see :mod:`nds_plugin.service.fastadapt.scores`)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from nds_plugin.artifacts import atomic_write, check_writable
 from nds_plugin.errors import NDSError
-from nds_plugin.expert_set import ExpertSet
-from nds_plugin.service.fastadapt import expert_name
-from nds_plugin.tasks import ROTATIONS, RotationTask
+from nds_plugin.experts.expert_set import ExpertSet
+from nds_plugin.experts.tasks import ROTATIONS, RotationTask
+from nds_plugin.files.artifacts import atomic_write, check_writable
+from nds_plugin.service.fastadapt.scores import expert_name
 
 FOLDER = "fastadapt"  # below a folder of experts, where publishing finds it
 

@@ -12,8 +12,8 @@ from typing import IO
 
 import httpx
 
-from nds_plugin.artifacts import DISK_FULL, cannot_write
 from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import DISK_FULL, cannot_write
 from nds_plugin.service.client.checks import (
     Checksum,
     Digests,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from nds_plugin.artifacts import atomic_write, cannot_write
 from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import atomic_write, cannot_write
 
 APPLICATION = "nds_plugin"
 

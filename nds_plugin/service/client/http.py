@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 
 from nds_plugin import __version__
-from nds_plugin.artifacts import atomic_write
 from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import atomic_write
 from nds_plugin.service.client.folders import Tokens
 from nds_plugin.service.client.retrying import TEMPORARY, back_off, retry_after
 

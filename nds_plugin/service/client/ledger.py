@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from nds_plugin.artifacts import cannot_write
 from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import cannot_write
 
 FILE = ".nds_download.sqlite"
 _SCHEMA = """

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from nds_plugin.errors import NDSError
-from nds_plugin.sampling import check_budget, check_softmax
-from nds_plugin.scores import Scores
+from nds_plugin.experts.scores import Scores
+from nds_plugin.selection.drawing import check_budget
+from nds_plugin.selection.weights import check_softmax
 from nds_plugin.service.client.folders import secret
 from nds_plugin.service.client.http import Service, printable
 from nds_plugin.service.client.privacy import Step, apply_privacy, statement
@@ -25,7 +26,7 @@ class SearchOptions:
     Attributes:
         budget, share: images to draw, as a number or a share of the chosen sources; one of them.
         sources: names of the sources to draw from; None for all.
-        temperature, normalisation, seed: see :class:`nds_plugin.selection_config.SelectionConfig`.
+        temperature, normalisation, seed: see :class:`nds_plugin.selection.config.SelectionConfig`.
         selector: ``nds`` or ``uniform``.
         title: for the user's own list of searches.
         privacy: steps put on the scores.

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from nds_plugin.artifacts import check_writable
-from nds_plugin.cli import print_scores, target_from_arguments
 from nds_plugin.errors import NDSError
-from nds_plugin.expert_manifest import MANIFEST, read_manifest
-from nds_plugin.scores import Scores
-from nds_plugin.service import fastadapt
+from nds_plugin.experts.manifest import MANIFEST, read_manifest
+from nds_plugin.experts.scores import Scores
+from nds_plugin.files.artifacts import check_writable
+from nds_plugin.pipeline.naming import print_scores, target_from_arguments
 from nds_plugin.service.client.cache import current_set, fetch_experts, remote_set
 from nds_plugin.service.client.checks import known_placeholders
 from nds_plugin.service.client.download import FAILURES, DownloadConfig, Summary, download
@@ -37,6 +36,7 @@ from nds_plugin.service.client.search import (
     read_search,
     send,
 )
+from nds_plugin.service.fastadapt import scores as fastadapt
 
 if TYPE_CHECKING:
     pass
@@ -73,7 +73,7 @@ def experts(args: argparse.Namespace) -> None:
         folder = fetch_experts(service, remote)
     print(f"{len(remote.manifest['experts'])} experts of set {remote.id} (hash {remote.hash}) in {folder}")
     if args.fastadapt:
-        from nds_plugin.expert_set import ExpertSet
+        from nds_plugin.experts.expert_set import ExpertSet
         from nds_plugin.service.client.export import export_fastadapt
 
         files = export_fastadapt(ExpertSet.load(folder), args.fastadapt)
@@ -85,9 +85,9 @@ def score(args: argparse.Namespace) -> None:
     check_writable(Path(args.output).parent)  # before the work that would be lost
     with Service(args.server) as service:
         folder = fetch_experts(service, current_set(service))
-    from nds_plugin.expert_set import ExpertSet
-    from nds_plugin.networks import choose_device
-    from nds_plugin.scoring import ScoringConfig, score_experts
+    from nds_plugin.experts.expert_set import ExpertSet
+    from nds_plugin.experts.scoring import ScoringConfig, score_experts
+    from nds_plugin.images.networks import choose_device
 
     config = ScoringConfig(
         metric=args.metric, max_images=args.max_images, seed=args.seed, precision=args.precision,

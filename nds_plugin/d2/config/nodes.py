@@ -1,0 +1,279 @@
+"""The one config node of the plugin, ``cfg.NDS``. Symbols are those of ``docs/method.md``."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode as CN
+
+from nds_plugin.d2.config.presets import apply_preset
+from nds_plugin.d2.config.selector_nodes import add_selector_nodes
+from nds_plugin.errors import NDSError, did_you_mean, unknown_name
+from nds_plugin.experts.train_network import ExpertConfig
+
+CONFIG_DIR = Path(__file__).resolve().parents[3] / "configs" / "detectron2"
+_PRETRAIN = "NDS.PRETRAIN."
+
+
+def add_nds_config(cfg: CN) -> None:
+    """Add the default ``cfg.NDS`` to a Detectron2 config."""
+    cfg.NDS = CN()
+    # Named settings, laid under the other keys of the place that names it; see presets.py.
+    cfg.NDS.PRESET = ""
+    # Which images to pretrain on: nds, gate, knn, domain_classifier, oracle, uniform, full, or none
+    # (no pretraining at all). knn and domain_classifier look at the client's images.
+    cfg.NDS.SELECTOR = "nds"
+    # What is clustered, scored and compared: image, or object (crops of annotated boxes).
+    cfg.NDS.UNIT = "image"
+    # subset: a fixed draw without replacement. stream: draws by p for as long as it trains.
+    cfg.NDS.MODE = "subset"
+    # Budget of a subset: give one of the two.
+    cfg.NDS.BUDGET = CN()
+    cfg.NDS.BUDGET.IMAGES = 0
+    cfg.NDS.BUDGET.SHARE = 0.0
+    # T of w = softmax(z / T), and the scaling of z before it: minmax or none.
+    cfg.NDS.TEMPERATURE = 0.1
+    cfg.NDS.NORMALISATION = "minmax"
+    # Seed of the selection and of the data order. The partition and the experts have their own.
+    cfg.NDS.SEED = 0
+    # A finished selection, for DATALOADER.SAMPLER_TRAIN = NDSTrainingSampler. The main job sets it.
+    cfg.NDS.SELECTION = ""
+    # Where index, partition, experts, scores and selections are kept; OUTPUT_DIR/nds when empty.
+    # Runs that share it share what they have in common.
+    cfg.NDS.WORK_DIR = ""
+
+    # D: the source, registered dataset names, joined in this order.
+    cfg.NDS.SOURCE = CN()
+    cfg.NDS.SOURCE.DATASETS = ()
+    # JSON file {"dataset or *": {"its class": "united class" or null}}; classes unite by name without.
+    cfg.NDS.SOURCE.LABEL_MAPPING = ""
+
+    # T: the target. Its images are DATASETS.TRAIN unless named here (the client may score more
+    # images than it has labelled). NUM_IMAGES is a seeded draw of that many images of each dataset in
+    # DATASETS.TRAIN, for fine-tuning and, unless TARGET.DATASETS names others, for scoring.
+    cfg.NDS.TARGET = CN()
+    cfg.NDS.TARGET.DATASETS = ()
+    cfg.NDS.TARGET.NUM_IMAGES = 0
+
+    # g_k(x): the clusters S_k.
+    cfg.NDS.PARTITION = CN()
+    cfg.NDS.PARTITION.METHOD = "kmeans"  # or superclass
+    cfg.NDS.PARTITION.NUM_CLUSTERS = 50  # K
+    # Checkpoint of the network that gives the features; the shared rotation network when empty.
+    cfg.NDS.PARTITION.WEIGHTS = ""
+    cfg.NDS.PARTITION.MIN_SIZE = 1  # smaller clusters join their neighbour
+    cfg.NDS.PARTITION.SEED = 0
+
+    # e_k: one expert per cluster.
+    experts = ExpertConfig()
+    cfg.NDS.EXPERTS = CN()
+    cfg.NDS.EXPERTS.TASK = experts.task  # or supervised
+    cfg.NDS.EXPERTS.INIT = experts.init  # from one shared rotation network, or scratch
+    cfg.NDS.EXPERTS.CROP_SIZE = experts.crop_size
+    cfg.NDS.EXPERTS.STEPS = experts.steps  # the same for every expert
+    cfg.NDS.EXPERTS.SHARED_STEPS = experts.shared_steps
+    cfg.NDS.EXPERTS.BATCH_SIZE = experts.batch_size  # crops; each enters in four rotations
+    cfg.NDS.EXPERTS.BASE_LR = experts.base_lr
+    cfg.NDS.EXPERTS.SEED = experts.seed
+
+    # z_k: what the client computes.
+    cfg.NDS.SCORING = CN()
+    # accuracy (the paper's), log_likelihood, relative_accuracy, relative_log_likelihood
+    cfg.NDS.SCORING.METRIC = "accuracy"
+    cfg.NDS.SCORING.MAX_IMAGES = 0  # a seeded draw of the target's images; 0: all
+
+    add_selector_nodes(cfg.NDS)
+
+    # What differs in pretraining: any of Detectron2's own nodes, merged over the config.
+    cfg.NDS.PRETRAIN = CN(new_allowed=True)
+
+    # Initial weights of class-specific rows, by class name, when fine-tuning starts.
+    cfg.NDS.TRANSFER = CN()
+    cfg.NDS.TRANSFER.LOOSE_NAMES = False  # also near names, such as rider from person
+    cfg.NDS.TRANSFER.REQUIRE_SHARED_CLASSES = False
+
+    # Also test the pretrained detector on the target before fine-tuning, over the shared classes.
+    cfg.NDS.EVALUATE_PRETRAINED = False
+
+    cfg.NDS.LOADER = CN()
+    # Stop when more than this share of the images cannot be read; the others are replaced.
+    cfg.NDS.LOADER.MAX_UNREADABLE = 0.01
+
+    # Iterations of pretraining after which the experts are scored again (MODE stream only).
+    cfg.NDS.RESCORE = CN()
+    cfg.NDS.RESCORE.ITERS = ()
+
+    cfg.NDS.OPTIMIZER = "SGD"  # or AdamW
+
+    # Classes that each label space of a joined source labels; written by the main job.
+    cfg.NDS.LABEL_SPACES = []
+
+
+def find_config(name: str) -> str:
+    """The path of a config: as given where it exists, else looked up in configs/detectron2/.
+
+    Raises:
+        NDSError: neither; the known names are listed.
+    """
+    if Path(name).is_file():
+        return name
+    for candidate in (CONFIG_DIR / name, CONFIG_DIR / f"{name}.yaml"):
+        if candidate.is_file():
+            return str(candidate)
+    known = [str(p.relative_to(CONFIG_DIR)) for p in CONFIG_DIR.rglob("*.yaml")]
+    raise unknown_name("config file", name, known)
+
+
+def load_config(name: str, overrides: list[str] | None = None) -> CN:
+    """Detectron2's defaults, ``cfg.NDS``, a config file and ``KEY VALUE`` overrides, in this order.
+
+    A preset (``NDS.PRESET``) that the file names comes before the file, one that the overrides name
+    between the file and the other overrides: what stands beside its name wins.
+
+    Raises:
+        NDSError: no such file, or a key, value or preset that the config does not know.
+    """
+    overrides = overrides or []
+    if len(overrides) % 2:
+        raise NDSError(f"command line: {overrides[-1]!r} at the end is not a pair of KEY VALUE.")
+    named = dict(zip(overrides[::2], overrides[1::2])).get("NDS.PRESET")
+    path = find_config(name)
+    cfg = _from_file(path)
+    if named is None and cfg.NDS.PRESET:
+        cfg = _from_file(path, cfg.NDS.PRESET)
+    apply_preset(cfg, named or "")
+    _add_pretrain_keys(cfg, overrides)
+    try:
+        cfg.merge_from_list(overrides)
+    except (KeyError, ValueError, AssertionError) as error:
+        raise _refused("command line", error, cfg) from None
+    return cfg
+
+
+def _from_file(path: str, preset: str = "") -> CN:
+    """Detectron2's defaults and ``cfg.NDS``, a preset over them, a config file over that."""
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    add_nds_config(cfg)
+    apply_preset(cfg, preset)
+    _check_files(path, cfg)
+    try:
+        # Detectron2 would by default run Python code that a config asks for.
+        cfg.merge_from_file(path, allow_unsafe=False)
+    except (KeyError, ValueError, AssertionError, RecursionError) as error:
+        raise _refused(f"config {path}", error, cfg) from None
+    _decode(cfg.NDS.PRETRAIN)
+    return cfg
+
+
+def _check_files(path: str, cfg: CN, above: tuple[str, ...] = ()) -> None:
+    """Refuse a config file that is no plain YAML with keys, and likewise what it is based on."""
+    if path in above:
+        raise NDSError(f"config {path} is based on itself: {' -> '.join((*above, path))}.")
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        origin = f", the _BASE_ of {above[-1]}" if above else ""
+        raise NDSError(f"cannot read the config {path}{origin}: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise NDSError(f"config {path} is not a text file (byte {error.start} is not UTF-8).") from None
+    except yaml.YAMLError as error:
+        raise NDSError(f"config {path} is not plain YAML: {_one_line(error)}.") from None
+    if not isinstance(document, dict):
+        got = "nothing" if document is None else f"a {type(document).__name__}"
+        raise NDSError(f"config {path}: expected lines of KEY: value, got {got}.")
+    for key, value in document.items():
+        if isinstance(cfg.get(key), CN) and not isinstance(value, dict):
+            raise NDSError(f"config {path}: {key} holds keys of its own, got the value {value!r}.")
+    bases = document.get("_BASE_", [])
+    for base in bases if isinstance(bases, list) else [bases]:
+        located = os.path.expanduser(str(base))
+        if "://" not in located:
+            _check_files(os.path.join(os.path.dirname(path), located), cfg, (*above, path))
+
+
+def _refused(where: str, error: Exception, cfg: CN) -> NDSError:
+    """The error of a config that yacs did not accept, with the nearest keys of a mistyped one."""
+    text = _one_line(error)
+    known = re.fullmatch(r"Non-existent (?:config )?key: (\S+)", text)
+    if known:
+        key = known[1].removeprefix(_PRETRAIN)
+        return NDSError(f"{where}: unknown config key {known[1]}.{did_you_mean(key, _flatten(cfg)[::2])}")
+    mismatch = re.fullmatch(
+        r"Type mismatch \(<class '(.+?)'> vs\. <class '(.+?)'>\) with values .* for config key: (\S+)", text
+    )
+    if mismatch:
+        expected, got, key = mismatch.groups()
+        names = {
+            "detectron2.config.config.CfgNode": "a node of keys",
+            "str": "text",
+            "int": "a whole number",
+            "float": "a number",
+            "tuple": "a tuple, as \"('a', 'b')\"",
+        }
+        return NDSError(
+            f"{where}: {key} must be {names.get(expected, expected)}, got {names.get(got, got)}"
+            f"{' (write 1.0 for 1)' if (expected, got) == ('float', 'int') else ''}."
+        )
+    return NDSError(f"{where}: {text}")
+
+
+def _add_pretrain_keys(cfg: CN, overrides: list[str]) -> None:
+    """Let overrides name any key under NDS.PRETRAIN that Detectron2 has, not only those of the file."""
+    known = dict(zip(*[iter(_flatten(cfg))] * 2))
+    for key in overrides[::2]:
+        name = str(key)[len(_PRETRAIN) :]
+        if not str(key).startswith(_PRETRAIN) or name not in known:
+            continue
+        node = cfg.NDS.PRETRAIN
+        *parents, leaf = name.split(".")
+        for parent in parents:
+            if parent not in node:
+                node[parent] = CN(new_allowed=True)
+            node = node[parent]
+        if leaf not in node:
+            node[leaf] = known[name]
+
+
+def _decode(node: CN) -> None:
+    """Turn text such as ``(60000,)`` into its value, as yacs does for the keys that it knows."""
+    for key, value in node.items():
+        if isinstance(value, CN):
+            _decode(value)
+        elif isinstance(value, str):
+            with contextlib.suppress(ValueError, SyntaxError):
+                node[key] = ast.literal_eval(value)
+
+
+def _one_line(error: Exception) -> str:
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error  # str() would quote it
+    return " ".join(str(text).split())
+
+
+def merged(cfg: CN, node: CN) -> CN:
+    """A copy of ``cfg`` with the values of ``node``, whose keys must exist in ``cfg``.
+
+    Raises:
+        NDSError: a key or type that the config does not know.
+    """
+    result = cfg.clone()
+    result.defrost()
+    try:
+        result.merge_from_list(_flatten(node))
+    except (KeyError, ValueError, AssertionError) as error:
+        raise _refused("NDS.PRETRAIN", error, cfg) from None
+    return result
+
+
+def _flatten(node: CN, prefix: str = "") -> list[Any]:
+    pairs: list[Any] = []
+    for key, value in node.items():
+        pairs += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}", value]
+    return pairs

@@ -1,0 +1,173 @@
+"""A selection as a registered dataset: a name that any Detectron2 script can train on.
+
+Every selection under ``$DETECTRON2_DATASETS/nds_selections/NAME.parquet`` is registered as
+``nds_NAME`` when ``nds_plugin.d2`` is imported. Scripts that do not import it, such as
+Detectron2's own ``train_net.py``, find the names with ``DETECTRON2_ENV_MODULE=nds_plugin.d2.env``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from nds_plugin.d2.data.registration import dataset_classes, dataset_dicts
+from nds_plugin.d2.data.store_dataset import StoreDataset
+from nds_plugin.d2.data.store_source import RegisteredDicts, register_annotated, say_unfiltered
+from nds_plugin.datasets.label_space import LabelSpace, unite
+from nds_plugin.datasets.public import datasets_root
+from nds_plugin.errors import NDSError
+from nds_plugin.selection.selection import Selection
+
+logger = logging.getLogger(__name__)
+
+SELECTIONS_FOLDER = "nds_selections"
+
+
+def selections_folder() -> Path:
+    """The folder whose selections are registered by name."""
+    return datasets_root() / SELECTIONS_FOLDER
+
+
+def register_selections_folder() -> list[str]:
+    """Register every selection of the folder under ``nds_<file stem>``; the names."""
+    names = []
+    for path in sorted(selections_folder().glob("*.parquet")):
+        names.append(f"nds_{path.stem}")
+        register_selection(path, names[-1])
+    return names
+
+
+def register_selection(path: str | os.PathLike[str], name: str, label_mapping: str = "") -> None:
+    """Register a selection as a dataset; nothing is read before it is used.
+
+    Its dicts are those of the source datasets, restricted to the selected images, each with
+    ``nds_source``. Sources with different classes are united by name (or by ``label_mapping``),
+    and each dict then says which label space it is annotated in (``label_space``).
+    """
+    if name in DatasetCatalog.list():
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    DatasetCatalog.register(name, DrawnDataset(str(path), name, label_mapping))
+    MetadataCatalog.get(name).set(evaluator_type="coco", nds_selection=str(path))
+    register_annotated(name)
+
+
+@dataclass(frozen=True)
+class DrawnDataset(RegisteredDicts):
+    """What ``DatasetCatalog`` calls for a selection.
+
+    Attributes:
+        path: of the selection. name: that it is registered as. label_mapping: of a class mapping.
+    """
+
+    path: str
+    name: str
+    label_mapping: str = ""
+
+    def __call__(self) -> Sequence[dict[str, Any]]:
+        """What ``DatasetCatalog.get`` returns: the dicts, and a word to who trains on them with a stock loader."""
+        dicts = self.dicts()
+        say_unfiltered(self.name, dicts)
+        return dicts
+
+    def dicts(self) -> Sequence[dict[str, Any]]:
+        """The dicts of the selected images."""
+        return _load(self.path, self.name, self.label_mapping)
+
+
+def selection_label_space(
+    sources: Sequence[str], label_mapping: str = "", *, partial: bool = True
+) -> LabelSpace:
+    """The united classes of several registered datasets.
+
+    Args:
+        sources: the datasets' names.
+        label_mapping: path of a class mapping.
+        partial: the mapping may also name other sources: a draw need not hold an image of each.
+
+    Raises:
+        NDSError: an unknown dataset, or a mapping that names unknown classes.
+    """
+    return unite([dataset_classes(name) for name in sources], label_mapping or None, sources, partial=partial)
+
+
+def _load(path: str, name: str, label_mapping: str) -> Sequence[dict[str, Any]]:
+    selection = Selection.load(path)
+    space = selection_label_space(selection.sources, label_mapping)
+    of_source = selection.column("source").cast(pa.string())
+    parts = []
+    for number, source in enumerate(selection.sources):
+        ids = selection.column("image_id").filter(pc.equal(of_source, source)).combine_chunks()
+        if len(ids) == 0:
+            continue
+        part = _chosen(dataset_dicts(source), ids)
+        if len(part) != len(ids):
+            raise NDSError(
+                f"{path} selects {len(ids)} images of {source}, but that dataset holds "
+                f"{len(part)} of them: it is not the dataset that the selection was made from."
+            )
+        parts.append(_relabelled(part, source, number, space.maps[number]))
+    dicts = _joined(parts)
+    if label_mapping:
+        _warn_of_empty(dicts, label_mapping)
+    MetadataCatalog.get(name).set(thing_classes=list(space.classes))
+    return dicts
+
+
+def _chosen(dicts: Sequence[dict[str, Any]], ids: pa.Array) -> Sequence[dict[str, Any]]:
+    if isinstance(dicts, StoreDataset):
+        return dicts.per_view(lambda view: view.choose(ids))
+    wanted = set(ids.to_pylist())
+    return [record for record in dicts if str(record["image_id"]) in wanted]
+
+
+def _relabelled(
+    dicts: Sequence[dict[str, Any]], source: str, number: int, new_class: npt.NDArray[np.int32]
+) -> Sequence[dict[str, Any]]:
+    if isinstance(dicts, StoreDataset):
+        views = [
+            dataclasses.replace(view.with_classes(new_class, number), source=source) for view in dicts.views
+        ]
+        return StoreDataset(views, mark_source=True)
+    return [_relabel(record, source, number, new_class) for record in dicts]
+
+
+def _relabel(record: dict[str, Any], source: str, number: int, new_class: Any) -> dict[str, Any]:
+    annotations = []
+    for annotation in record.get("annotations", []):
+        category = int(new_class[annotation["category_id"]])
+        if category >= 0:
+            annotations.append({**annotation, "category_id": category})
+    return {**record, "annotations": annotations, "nds_source": source, "label_space": number}
+
+
+def _joined(parts: list[Sequence[dict[str, Any]]]) -> Sequence[dict[str, Any]]:
+    stored = [part for part in parts if isinstance(part, StoreDataset)]
+    if stored and len(stored) == len(parts):
+        return StoreDataset.joined(stored)
+    return [record for part in parts for record in part]
+
+
+def _warn_of_empty(dicts: Sequence[dict[str, Any]], label_mapping: str) -> None:
+    if isinstance(dicts, StoreDataset):
+        empty = len(dicts) - len(dicts.annotated())
+    else:
+        empty = sum(not record["annotations"] for record in dicts)
+    if empty:
+        logger.warning(
+            "%d of the %d selected images lose all their objects by the mapping %s: training leaves them out.",
+            empty,
+            len(dicts),
+            label_mapping,
+        )

@@ -1,0 +1,129 @@
+"""Annotation stores as Detectron2 datasets: a map-style dataset that decodes one record at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from detectron2.structures import BoxMode
+from PIL import Image
+from torch.utils.data import Dataset
+
+from nds_plugin.errors import NDSError
+from nds_plugin.images.reading import ImageError
+from nds_plugin.source.folder import header_size
+from nds_plugin.store.records import RecordDecoder
+from nds_plugin.store.view import StoreView
+
+
+class StoreDataset(Dataset[dict[str, Any]], Sequence[dict[str, Any]]):
+    """Detectron2's dataset dicts of some views of stores, one after the other.
+
+    To Detectron2 it is a map-style dataset, to other code it reads as the list of dicts; a record
+    is decoded from the memory-mapped store when it is asked for, and only then. Pickled (for loader
+    workers that are spawned), it travels as paths, and four bytes an image where not all were chosen.
+
+    Args:
+        views: the images of each store.
+        mark_source: records say which dataset they are of (``nds_source``).
+    """
+
+    def __init__(self, views: Sequence[StoreView], mark_source: bool = False) -> None:
+        self.views = tuple(views)
+        self.mark_source = mark_source
+        self._starts = np.cumsum([0, *(len(view) for view in self.views)]).tolist()
+        self._decoders = [
+            RecordDecoder(view.store, view.image_root, BoxMode.XYWH_ABS, image_size, view.class_map)
+            for view in self.views
+        ]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.views, self.mark_source)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = int(index) + (len(self) if index < 0 else 0)
+        if not 0 <= position < len(self):
+            raise IndexError(index)
+        number = 0
+        while position >= self._starts[number + 1]:
+            number += 1
+        view = self.views[number]
+        record = self._decoders[number](view.position(position - self._starts[number]))
+        if self.mark_source:
+            record["nds_source"] = view.source
+        if view.label_space is not None:
+            record["label_space"] = view.label_space
+        return record
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[i] for i in range(len(self)))
+
+    def per_view(self, change: Callable[[StoreView], StoreView]) -> StoreDataset:
+        """Another dataset of changed views; those left without images stay as empty ones."""
+        return StoreDataset([change(view) for view in self.views], self.mark_source)
+
+    def take(self, rows: npt.NDArray[np.integer]) -> StoreDataset:
+        """The images at some positions, in this dataset's order."""
+        chosen = np.zeros(len(self), dtype=bool)
+        chosen[rows] = True
+        parts = [chosen[a:b] for a, b in zip(self._starts, self._starts[1:])]
+        views = [view.take(np.flatnonzero(part)) for view, part in zip(self.views, parts)]
+        return StoreDataset(views, self.mark_source)
+
+    def annotated(self) -> StoreDataset:
+        """The images that have an instance: what Detectron2's ``filter_empty`` keeps of a list."""
+        return self.per_view(StoreView.annotated)
+
+    def image_ids(self) -> pa.Array:
+        """Ids of all images, as text."""
+        return pa.concat_arrays([view.image_ids() for view in self.views])
+
+    def sources(self) -> pa.Array:
+        """Name of the dataset that each image is of, as a dictionary of text."""
+        names = pa.array([view.source for view in self.views], pa.string())
+        numbers = np.repeat(np.arange(len(self.views), dtype=np.int32), [len(view) for view in self.views])
+        return pa.DictionaryArray.from_arrays(pa.array(numbers), names)
+
+    def sizes(self) -> npt.NDArray[np.int32]:
+        """Width and height of each image, 0 where not known; shape (N, 2)."""
+        return np.concatenate([view.sizes() for view in self.views])
+
+    def class_counts(self, num_classes: int) -> npt.NDArray[np.int64]:
+        """Instances of each class, crowds left out; shape (num_classes,)."""
+        return np.sum([view.class_counts(num_classes) for view in self.views], axis=0, dtype=np.int64)
+
+    @classmethod
+    def joined(cls, datasets: Sequence[StoreDataset]) -> StoreDataset:
+        """Several datasets as one."""
+        if not datasets:
+            raise NDSError("no dataset to join.")
+        mark = any(dataset.mark_source for dataset in datasets)
+        return cls([view for dataset in datasets for view in dataset.views], mark)
+
+
+def image_size(path: str) -> tuple[int, int]:
+    """Width and height of an image whose annotations do not say, from the file's header.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    try:
+        return header_size(path)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
+        raise ImageError(
+            f"{path}: its annotations give no width and height, and the file cannot be read ({error})."
+        ) from None

@@ -1,0 +1,168 @@
+"""What can be refused at the start of a job, before hours of work: config, devices, folders, data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode as CN
+from detectron2.utils import comm
+
+from nds_plugin.d2.config.nodes import merged
+from nds_plugin.d2.data.loader import check_sampler
+from nds_plugin.d2.data.registration import check_registered, index_dataset
+from nds_plugin.d2.train.evaluation import check_ground_truth
+from nds_plugin.d2.train.stages import finetune_config
+from nds_plugin.d2.train.trainer import OPTIMIZERS
+from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.files.artifacts import check_writable
+from nds_plugin.images.networks import choose_device
+from nds_plugin.selection.config import SELECTORS
+from nds_plugin.source.class_names import match_classes
+from nds_plugin.source.folder import check_files
+from nds_plugin.source.index import NO_LABEL, SourceIndex
+
+logger = logging.getLogger(__name__)
+
+NO_PRETRAINING = "none"
+
+
+def check_config(cfg: CN, processes: int | None = None) -> None:
+    """Refuse at once what would otherwise fail after hours.
+
+    Args:
+        cfg: a config with ``cfg.NDS``.
+        processes: of the job; by default those that are running.
+
+    Raises:
+        NDSError: unknown names, no such device, numbers out of range, settings that contradict
+            each other, a folder that cannot be written, initial weights that are not there.
+    """
+    nds = cfg.NDS
+    processes = comm.get_world_size() if processes is None else processes
+    if nds.SELECTOR not in (*SELECTORS, NO_PRETRAINING):
+        raise unknown_name("NDS.SELECTOR", nds.SELECTOR, (*SELECTORS, NO_PRETRAINING))
+    if nds.SEED < 0:
+        raise NDSError(f"NDS.SEED must be 0 or more, got {nds.SEED}: selections are kept by their seed.")
+    if nds.SELECTION:
+        raise NDSError(
+            f"NDS.SELECTION {nds.SELECTION} would not be looked at: this job makes its own selection; to train "
+            "on one that is drawn, name its dataset (draw_subset.py --name) in DATASETS.TRAIN with NDS.SELECTOR none."
+        )
+    if not cfg.DATASETS.TRAIN or not cfg.DATASETS.TEST:
+        raise NDSError("DATASETS.TRAIN and DATASETS.TEST must name the target's training and test datasets.")
+    check_registered([*nds.SOURCE.DATASETS, *nds.TARGET.DATASETS, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    _check_device(cfg.MODEL.DEVICE)
+    if nds.RESCORE.ITERS and (nds.SELECTOR, nds.MODE, nds.UNIT) != ("nds", "stream", "image"):
+        raise NDSError(
+            "NDS.RESCORE.ITERS needs NDS.SELECTOR nds, NDS.MODE stream and NDS.UNIT image: a subset is drawn "
+            "already, and only weights of clusters of images can change during training."
+        )
+    if any(iteration < 1 for iteration in nds.RESCORE.ITERS):
+        raise NDSError(f"NDS.RESCORE.ITERS must be 1 or more, got {list(nds.RESCORE.ITERS)}.")
+    if not 0.0 <= nds.LOADER.MAX_UNREADABLE <= 1.0:
+        raise NDSError(f"NDS.LOADER.MAX_UNREADABLE must lie in [0, 1], got {nds.LOADER.MAX_UNREADABLE}.")
+    _check_stage(cfg, "", processes)
+    if nds.SELECTOR != NO_PRETRAINING:
+        _check_stage(merged(cfg, nds.PRETRAIN), "NDS.PRETRAIN.", processes)
+    for folder in {cfg.OUTPUT_DIR, nds.WORK_DIR or cfg.OUTPUT_DIR}:
+        check_writable(folder)
+
+
+def _check_device(name: str) -> None:
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise NDSError(
+            f"MODEL.DEVICE is {name}, but torch sees no GPU here: add MODEL.DEVICE cpu to run on the CPU."
+        )
+    choose_device(name)
+
+
+def _check_stage(cfg: CN, prefix: str, processes: int) -> None:
+    """The settings of one training stage; ``prefix`` is where the config keeps them."""
+    solver = cfg.SOLVER
+    if solver.IMS_PER_BATCH < 1 or solver.IMS_PER_BATCH % processes:
+        raise NDSError(
+            f"{prefix}SOLVER.IMS_PER_BATCH must be 1 or more and a multiple of the {processes} processes "
+            f"(--num-gpus x --num-machines), got {solver.IMS_PER_BATCH}."
+        )
+    for name in ("MAX_ITER", "CHECKPOINT_PERIOD"):
+        if solver[name] < 1:
+            raise NDSError(f"{prefix}SOLVER.{name} must be 1 or more, got {solver[name]}.")
+    if cfg.DATALOADER.NUM_WORKERS < 0:
+        raise NDSError(f"{prefix}DATALOADER.NUM_WORKERS must be 0 or more, got {cfg.DATALOADER.NUM_WORKERS}.")
+    check_sampler(cfg.DATALOADER.SAMPLER_TRAIN)
+    if cfg.NDS.OPTIMIZER not in OPTIMIZERS:
+        raise unknown_name("NDS.OPTIMIZER", cfg.NDS.OPTIMIZER, OPTIMIZERS)
+    weights = cfg.MODEL.WEIGHTS
+    if weights and "://" not in weights and not Path(weights).is_file():
+        raise NDSError(f"{prefix}MODEL.WEIGHTS: no such file: {weights}.")
+
+
+def check_target(cfg: CN) -> None:
+    """Read the target's annotations and see that its images are there.
+
+    Raises:
+        NDSError: annotations that cannot be read or are none; missing images; training and test
+            datasets of different classes; ground truth that cannot be evaluated on; fewer images
+            than NDS.TARGET.NUM_IMAGES.
+    """
+    finetune_cfg = finetune_config(cfg)
+    train = {name: index_dataset(name) for name in finetune_cfg.DATASETS.TRAIN}
+    test = {name: index_dataset(name) for name in cfg.DATASETS.TEST}
+    scored = {name: index_dataset(name) for name in cfg.NDS.TARGET.DATASETS if name not in train}
+    first, classes = next((name, list(index.classes)) for name, index in train.items())
+    for name, index in test.items():
+        if list(index.classes) != classes:
+            raise NDSError(
+                f"dataset {name!r} has the classes {_few(index.classes)}, but {first!r}, which is trained on, "
+                f"has {_few(classes)}: they must be the same, in the same order."
+            )
+        _check_images(name, index, 0.0)  # the evaluation needs them all
+        check_ground_truth(name)
+    for name, index in train.items():
+        _check_annotated(name, index)
+    for name, index in {**train, **scored}.items():
+        _check_images(name, index, cfg.NDS.LOADER.MAX_UNREADABLE)
+
+
+def _check_annotated(name: str, index: SourceIndex) -> None:
+    if (index.column("label") == NO_LABEL).all():
+        raise NDSError(
+            f"dataset {name!r}: none of its {len(index)} images has an annotation whose box has an area."
+        )
+
+
+def _check_images(name: str, index: SourceIndex, share: float) -> None:
+    missing, allowed = check_files(index), int(share * len(index))
+    if len(missing) > allowed:
+        raise NDSError(
+            f"dataset {name!r}: {len(missing)} of {len(index)} image files are missing ({allowed} allowed), first "
+            f"{missing[0]}: get them again, or point DETECTRON2_DATASETS at the right folder."
+        )
+
+
+def check_shared_classes(source: Sequence[str], target: Sequence[str], cfg: CN) -> None:
+    """See that fine-tuning can take over class-specific rows by name.
+
+    Raises:
+        NDSError: no class is shared and NDS.TRANSFER.REQUIRE_SHARED_CLASSES is set; without it
+            a WARNING.
+    """
+    matches = match_classes(source, target, loose=cfg.NDS.TRANSFER.LOOSE_NAMES)
+    if any(match.source for match in matches):
+        return
+    message = (
+        f"source and target share no class (source: {_few(source)}; target: {_few(target)}): only backbone, "
+        "proposals and the heads' class-independent layers can be taken over"
+    )
+    if cfg.NDS.TRANSFER.REQUIRE_SHARED_CLASSES:
+        raise NDSError(
+            f"{message}; name them alike by NDS.SOURCE.LABEL_MAPPING, or drop REQUIRE_SHARED_CLASSES."
+        )
+    logger.warning("%s.", message)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")

@@ -1,0 +1,62 @@
+"""Finished pretraining in ``NDS.WORK_DIR``: jobs that share the folder and would train the very same take it from there.
+
+Uniform sampling from one source, for one, is the same pretraining for every client.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from nds_plugin.d2.train.stages import FINAL, FINISHED, KIND, set_aside
+from nds_plugin.files.artifacts import is_valid, read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+
+class KeptPretraining:
+    """One pretraining in the folder of artefacts; only the main process calls it.
+
+    Args:
+        work: the folder of artefacts.
+        key: hash of everything that the weights depend on.
+    """
+
+    def __init__(self, work: Path, key: str) -> None:
+        self.folder = work / f"pretraining-{key[:10]}"
+        self._key = key
+
+    def take(self, output: Path) -> None:
+        """Put the weights into a job's folder as if they were trained there, unless it has its own."""
+        if self._is_finished(output) or not self._is_finished(self.folder):
+            return
+        if self._put(self.folder, output, {"taken_from": str(self.folder)}):
+            logger.info("pretrain: taken from %s, which another job trained.", self.folder)
+
+    def keep(self, output: Path) -> None:
+        """Keep a job's weights, unless it went on from a run of another config."""
+        if not self._is_finished(self.folder) and not read_json(output / FINISHED, KIND)["resumed_from"]:
+            self._put(output, self.folder, {})
+
+    def _is_finished(self, folder: Path) -> bool:
+        return is_valid(folder / FINISHED, KIND, self._key) and (folder / FINAL).is_file()
+
+    def _put(self, source: Path, target: Path, extra: dict[str, str]) -> bool:
+        """A second name for the weights, which costs no disk; False where the disks have no such thing.
+
+        What another run left in ``target`` is set aside, once the link is there.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source / FINAL, temporary)
+        except OSError as error:
+            logger.info("pretrain: not shared between jobs, %s cannot link to it: %s", target, error.strerror)
+            return False
+        set_aside(target)
+        target.mkdir(exist_ok=True)
+        os.replace(temporary, target / FINAL)
+        write_json(target / FINISHED, KIND, self._key, {**read_json(source / FINISHED, KIND), **extra})
+        return True

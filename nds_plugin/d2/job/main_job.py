@@ -1,0 +1,216 @@
+"""The main job: select, pretrain, fine-tune, evaluate; every step skipped that is done and still valid."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode as CN
+from detectron2.utils import comm
+
+from nds_plugin.d2.data.fingerprints import dataset_fingerprint
+from nds_plugin.d2.data.registration import dataset_classes
+from nds_plugin.d2.job.checks import NO_PRETRAINING, check_config, check_target
+from nds_plugin.d2.job.kept_pretraining import KeptPretraining
+from nds_plugin.d2.job.selecting import Selected, SelectionSteps
+from nds_plugin.d2.job.work_folder import agreed
+from nds_plugin.d2.train import stages as training
+from nds_plugin.d2.train.evaluation import KIND as RESULTS_KIND
+from nds_plugin.d2.train.evaluation import summarise, write_results
+from nds_plugin.d2.train.hooks import Rescore
+from nds_plugin.d2.train.pretrained import evaluate_pretrained
+from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import content_hash, file_hash, is_valid, read_json
+from nds_plugin.files.locking import folder_lock
+from nds_plugin.selection.tables import cluster_table, effective_numbers, source_shares
+
+logger = logging.getLogger(__name__)
+
+_QUICK_SELECTORS = ("uniform", "full", "oracle")  # that train nothing which another job might train, too
+
+
+class Timings:
+    """Seconds of the steps that ran in this process."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class _Pretrained:
+    """What pretraining leaves: the selection, its config, weights and key, and its results where they were asked for."""
+
+    selected: Selected
+    cfg: CN
+    weights: Path
+    key: str
+    results: dict[str, Any] | None
+
+
+def check_job(cfg: CN, processes: int | None = None) -> None:
+    """Refuse at once what would otherwise fail after hours; see :func:`checks.check_config`.
+
+    Raises:
+        NDSError: settings of any step that cannot work.
+    """
+    check_config(cfg, processes)
+    if cfg.NDS.SELECTOR != NO_PRETRAINING:
+        SelectionSteps(cfg, Timings()).check_settings()
+
+
+def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
+    """Run the main job; every process of the job calls it.
+
+    Args:
+        cfg: a config with ``cfg.NDS``.
+        resume: go on from checkpoints even if the config has changed since (``--resume``). An
+            interrupted run of the same config goes on without it.
+
+    Returns:
+        The results document (see ``results.json``) on the main process, {} on the others.
+    """
+    check_job(cfg)
+    if comm.is_main_process():
+        check_target(cfg)
+    timed = Timings()
+    pretrained = _pretrain(cfg, timed, resume) if cfg.NDS.SELECTOR != NO_PRETRAINING else None
+    finetune_cfg = training.finetune_config(cfg)
+    data = training.target_fingerprint(cfg)
+    if pretrained:
+        classes, masks = dataset_classes(cfg.DATASETS.TRAIN[0]), pretrained.cfg.MODEL.MASK_ON
+        start = training.transfer_into(finetune_cfg, pretrained.weights, classes, masks)
+        inputs = [pretrained.key, cfg.NDS.TRANSFER.dump(), *data]
+    else:
+        start = None
+        inputs = [training.weights_fingerprint(cfg), *data]
+    finetune_key = training.training_key(finetune_cfg, inputs)
+    weights = training.train(finetune_cfg, finetune_key, resume=resume, timed=timed, initialise=start)
+    return _results(cfg, finetune_cfg, weights, finetune_key, pretrained, timed)
+
+
+def _pretrain(cfg: CN, timed: Timings, resume: bool) -> _Pretrained:
+    """Select, pretrain and, where it is asked for, test the pretrained detector on the target."""
+    steps = SelectionSteps(cfg, timed)
+    with contextlib.nullcontext() if cfg.NDS.SELECTOR in _QUICK_SELECTORS else _alone(steps.folder):
+        selected = steps.run()
+    pretrain_cfg = training.pretrain_config(cfg, selected.path, selected.key)
+    hooks = [Rescore(cfg.NDS.RESCORE.ITERS, steps.rescore)] if cfg.NDS.RESCORE.ITERS else []
+    inputs = [
+        selected.key,
+        agreed(lambda: _source_labels(cfg)),
+        training.weights_fingerprint(pretrain_cfg),
+    ]
+    key = training.training_key(pretrain_cfg, inputs)
+    # What follows new scores during training is this client's own.
+    shared = bool(cfg.NDS.WORK_DIR) and not hooks and comm.is_main_process()
+    kept = KeptPretraining(steps.folder, key) if shared else None
+    if kept:
+        kept.take(Path(pretrain_cfg.OUTPUT_DIR))
+    comm.synchronize()
+    weights = training.train(pretrain_cfg, key, resume=resume, timed=timed, extra_hooks=hooks)
+    if kept:
+        kept.keep(Path(pretrain_cfg.OUTPUT_DIR))
+    results = None
+    if cfg.NDS.EVALUATE_PRETRAINED:
+        with timed("evaluate_pretrained"):
+            results = evaluate_pretrained(cfg, pretrain_cfg, weights, key)
+    return _Pretrained(selected, pretrain_cfg, weights, key, results)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Jobs that share the folder and start together would all train the same experts: one at a time."""
+    with folder_lock(folder) if comm.is_main_process() else contextlib.nullcontext():
+        comm.synchronize()
+        yield
+
+
+def _source_labels(cfg: CN) -> str:
+    """Hash of the source's annotations and class mapping: a selection says which images, not what is in them."""
+    hashes = [dataset_fingerprint(name) for name in cfg.NDS.SOURCE.DATASETS]
+    mapping = cfg.NDS.SOURCE.LABEL_MAPPING
+    return content_hash([hashes, file_hash(mapping) if mapping else ""])
+
+
+def evaluate_only(cfg: CN, weights: str | None) -> dict[str, Any]:
+    """``--eval-only``: evaluate given weights, else the fine-tuned ones of OUTPUT_DIR.
+
+    Raises:
+        NDSError: neither is there.
+    """
+    check_config(cfg)
+    finetune_cfg = training.finetune_config(cfg)
+    path = Path(weights) if weights else Path(finetune_cfg.OUTPUT_DIR) / training.FINAL
+    if not path.is_file():
+        raise NDSError(f"--eval-only: no weights at {path}: train first, or give MODEL.WEIGHTS PATH.")
+    results = training.evaluate(finetune_cfg, path)
+    if not comm.is_main_process():
+        return {}
+    return {name: summarise(result, dataset_classes(name)) for name, result in results.items()}
+
+
+def _results(
+    cfg: CN,
+    finetune_cfg: CN,
+    weights: Path,
+    finetune_key: str,
+    pretrained: _Pretrained | None,
+    timed: Timings,
+) -> dict[str, Any]:
+    """Evaluate unless that is done, and write results.json and the report."""
+    path = Path(cfg.OUTPUT_DIR) / "results.json"
+    tests = [[name, dataset_fingerprint(name)] for name in cfg.DATASETS.TEST]
+    before = pretrained.results if pretrained else None
+    also = ["pretrained"] if before is not None else []
+    key = content_hash([RESULTS_KIND, finetune_key, tests, finetune_cfg.TEST.dump(), *also])
+    if comm.all_gather(is_valid(path, RESULTS_KIND, key))[0]:
+        logger.info("evaluation: kept %s", path)
+        return read_json(path, RESULTS_KIND) if comm.is_main_process() else {}
+    with timed("evaluate"):
+        results = training.evaluate(finetune_cfg, weights)
+    if not comm.is_main_process():
+        return {}
+    first, *others = cfg.DATASETS.TEST
+    extra = {
+        "target": list(finetune_cfg.DATASETS.TRAIN),
+        "test": first,
+        "selector": cfg.NDS.SELECTOR,
+        "selection": _selection_summary(pretrained.selected if pretrained else None),
+        "pretrained": before,
+        "transfer": training.transfer_report(finetune_cfg) if pretrained else None,
+        "other_tests": {name: summarise(results[name], dataset_classes(name)) for name in others},
+    }
+    write_results(path, results[first], cfg, cfg.NDS.SEED, timed.seconds, dataset_classes(first), key, extra)
+    return read_json(path, RESULTS_KIND)
+
+
+def _selection_summary(selected: Selected | None) -> dict[str, Any] | None:
+    """What results.json keeps of the selection, enough for tables and the report."""
+    if selected is None:
+        return None
+    selection = selected.selection
+    return {
+        "path": str(selected.path),
+        "artefacts": selected.paths,
+        "images": len(selection),
+        "mode": selection.mode,
+        "weights": selection.weights.tolist(),
+        **selection.info,
+        **effective_numbers(selection),
+        "clusters": cluster_table(selection, selected.index, selected.partition),
+        "sources": source_shares(selection, selected.index),
+        "stderr": selected.scores.stderr if selected.scores else None,
+    }

@@ -1,0 +1,60 @@
+"""The folder of a job's artefacts: each is made once, by the main process, and kept while it is valid."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from detectron2.utils import comm
+
+from nds_plugin.files.artifacts import is_valid
+
+logger = logging.getLogger(__name__)
+
+
+class WorkFolder:
+    """Artefacts by name and key; runs that share the folder share them.
+
+    Args:
+        folder: where they lie.
+        timed: ``timed(name)`` is a context that takes the time of a step.
+    """
+
+    def __init__(self, folder: Path, timed: Callable[[str], Any]) -> None:
+        self.folder = folder
+        self.timed = timed
+        self.paths: dict[str, str] = {}
+
+    def artefact(self, name: str, kind: str, key: str, suffix: str, make: Callable[[Path], None]) -> Path:
+        """The path of an artefact; the main process makes it where it is missing, all wait for it."""
+        path = self.folder / f"{name}-{key[:10]}{suffix}"
+        self.paths[name] = str(path)
+        if comm.is_main_process():
+            if is_valid(path, kind, key):
+                logger.info("%s: kept %s", name, path)
+            else:
+                with self.timed(name):
+                    make(path)
+                logger.info("%s: wrote %s", name, path)
+        comm.synchronize()
+        return path
+
+    def subfolder(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
+        """The path of a folder whose ``make`` itself skips what is there; the main process calls it."""
+        path = self.folder / f"{name}-{key[:10]}"
+        self.paths[name] = str(path)
+        if comm.is_main_process():
+            with self.timed(name):
+                make(path)
+        comm.synchronize()
+        return path
+
+
+def agreed(compute: Callable[[], str]) -> str:
+    """The main process's result, on all processes."""
+    value = compute() if comm.is_main_process() else ""
+    comm.synchronize()  # waits as long as the job may; a gather would give up after 30 minutes
+    result: str = comm.all_gather(value)[0]
+    return result

@@ -1,0 +1,276 @@
+"""Checkpoints that are complete or absent, and a resume that survives a broken one.
+
+Detectron2's checkpointer writes in place, so that a kill leaves a truncated file and a
+``last_checkpoint`` that points at it. Here both are written to a temporary name, flushed to the
+disk and renamed, and they hold only what ``torch.load(weights_only=True)`` accepts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import detectron2.utils.comm as comm
+import numpy as np
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
+
+from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import atomic_write
+
+logger = logging.getLogger(__name__)
+
+EXTRA = "extra"  # the key of the extra payload in a checkpoint file
+LAST = "last_checkpoint"
+_PLAIN = (torch.Tensor, bool, int, float, str, bytes, type(None))
+_LEFTOVER = re.compile(rf"\.(.+\.pth|{LAST})\.[^.]+\.tmp")  # names that atomic_write makes
+_NOT_NUMBERED = -1.0
+_ITERATION = re.compile(r"_(\d+)\.pth$")
+
+
+class AtomicCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer with atomic saves and a resume that falls back.
+
+    * ``save`` and the tag of the last checkpoint leave the old file or the whole new one. The
+      first save of a process removes what killed ones left half written.
+    * Every file also holds ``extra`` under the key "extra", for what must go with the weights,
+      such as the class names.
+    * ``resume_or_load`` resumes at the newest whole checkpoint; a WARNING line names the broken
+      one. The main process chooses, so that all ranks resume at the same.
+
+    The folder must be local or mounted, and on several machines shared.
+
+    Args:
+        model: the model, also inside DistributedDataParallel.
+        save_dir: folder of the checkpoints.
+        save_to_disk: by default whether this is the main process.
+        extra: tensors, numbers, strings, lists and dicts to put into every file.
+        checkpointables: objects with ``state_dict()``, such as ``trainer=...``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        save_to_disk: bool | None = None,
+        extra: Mapping[str, Any] | None = None,
+        **checkpointables: Any,
+    ) -> None:
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.extra = dict(extra or {})
+        self._cleaned = False
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``{name}.pth`` and tag it as the last checkpoint.
+
+        Raises:
+            NDSError: the disk is full, or the state holds something that could not be loaded
+                again without unpickling. The older checkpoints are untouched.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        if not self._cleaned:
+            self._cleaned = True
+            remove_leftovers(self.save_dir)
+        if os.path.dirname(name):
+            raise NDSError(f"checkpoint name {name!r} holds a folder: give a plain name.")
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", path)
+        write_checkpoint(path, self.state(**kwargs))
+        self.tag_last_checkpoint(os.path.basename(path))
+
+    def state(self, **kwargs: Any) -> dict[str, Any]:
+        """What a checkpoint file holds now: model, checkpointables, extra payload, arguments.
+
+        Raises:
+            NDSError: something in it is no tensor, number, string, list or dict. Call this once
+                before training to learn of it early.
+        """
+        data: dict[str, Any] = {"model": self.model.state_dict()}
+        for key, checkpointable in self.checkpointables.items():
+            data[key] = checkpointable.state_dict()
+        if self.extra:
+            data[EXTRA] = self.extra
+        data.update(kwargs)
+        return {key: value if key == "model" else _plain(value, key) for key, value in data.items()}
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Atomically write the name of the checkpoint to resume at."""
+        with atomic_write(os.path.join(self.save_dir, LAST), "w") as file:
+            file.write(last_filename_basename)
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Resume at the newest whole checkpoint of ``save_dir``; without one, load ``path``.
+
+        Raises:
+            NDSError: there was a checkpoint, but none is whole; or a rank cannot read it.
+        """
+        chosen = ""
+        if resume:
+            # Only the main process looks; its error is raised on all ranks, or they would wait.
+            outcome: tuple[str, str] = ("", "")
+            if comm.is_main_process() and self.has_checkpoint():
+                try:
+                    outcome = (find_whole_checkpoint(self.save_dir), "")
+                except NDSError as error:
+                    outcome = ("", str(error))
+            chosen, failure = comm.all_gather(outcome)[0]
+            if failure:
+                raise NDSError(failure)
+        if not chosen:
+            return self.load(path, checkpointables=[])
+        blind = [i for i, readable in enumerate(comm.all_gather(os.path.isfile(chosen))) if not readable]
+        if blind:
+            raise NDSError(
+                f"ranks {blind} do not see the checkpoint {chosen} that rank 0 resumes at: OUTPUT_DIR must "
+                "be a folder that all machines share."
+            )
+        return self.load(chosen)
+
+    def _torch_load(self, f: str) -> Any:
+        return read_checkpoint(f)
+
+    def _load_file(self, filename: str) -> Any:
+        if hasattr(DetectionCheckpointer, "_torch_load") or not filename.endswith(".pth"):
+            try:
+                return super()._load_file(filename)
+            except (pickle.UnpicklingError, EOFError, UnicodeDecodeError) as error:
+                raise NDSError(f"{filename} is not a whole checkpoint ({error}): take another one.") from None
+        data = read_checkpoint(filename)  # Detectron2 v0.6 would unpickle it
+        return data if "model" in data else {"model": data}
+
+
+def write_checkpoint(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
+    """Atomically ``torch.save`` to a file.
+
+    Raises:
+        NDSError: the disk is full or the folder cannot be written; ``path`` is untouched.
+    """
+    with atomic_write(path) as file:
+        try:
+            torch.save(dict(data), file)
+        except RuntimeError as error:
+            # The archive writer trips over the failed write and hides why it failed.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint file onto the CPU, without unpickling code.
+
+    Raises:
+        NDSError: missing, cut short, not a checkpoint, or one that holds other things than
+            tensors, numbers, strings, lists and dicts.
+    """
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise NDSError(f"checkpoint not found: {path}.") from None
+    except pickle.UnpicklingError as error:
+        cause = str(error).strip().splitlines()[0] if str(error).strip() else "cut short"
+        raise NDSError(f"{path} cannot be loaded as weights only: {cause}") from None
+    except (RuntimeError, EOFError, KeyError, ValueError, OSError, IndexError, AttributeError) as error:
+        lines = str(error).splitlines()
+        cause = lines[0].split(". This is")[0] if lines else type(error).__name__
+        raise NDSError(f"{path} is not a whole checkpoint ({cause}): take another one.") from None
+    if not isinstance(data, dict):
+        raise NDSError(f"{path}: expected a checkpoint (a dict), got a {type(data).__name__}.")
+    return data
+
+
+def why_broken(path: str | os.PathLike[str]) -> str | None:
+    """Why a file is not a whole checkpoint; None if it is. Reads and checks every byte."""
+    try:
+        if zipfile.is_zipfile(path):  # torch.load itself does not look at the check sums
+            with zipfile.ZipFile(path) as archive:
+                bad = archive.testzip()
+            if bad is not None:
+                return f"{path}: {bad} does not match its check sum"
+        read_checkpoint(path)
+    except (NDSError, zipfile.BadZipFile, OSError) as error:
+        return str(error)
+    return None
+
+
+def find_whole_checkpoint(save_dir: str | os.PathLike[str]) -> str:
+    """The tagged checkpoint if it is whole, else the newest older one that is.
+
+    Raises:
+        NDSError: none is whole.
+    """
+    tried: list[str] = []
+    for path in _candidates(Path(save_dir)):
+        broken = why_broken(path)
+        if broken is None:
+            if tried:
+                logger.warning("Resuming at %s, because the newest is not usable: %s", path, tried[0])
+            return str(path)
+        tried.append(broken)
+    raise NDSError(
+        f"{save_dir} has a {LAST} file, but no whole checkpoint to resume at ({'; '.join(tried) or 'none'}): "
+        "restore one, or start anew in another OUTPUT_DIR."
+    )
+
+
+def _candidates(save_dir: Path) -> list[Path]:
+    """The tagged file, then the older ones by iteration, then those without one by time."""
+    tag = (save_dir / LAST).read_text(errors="replace").strip().strip("\0")
+    tagged = save_dir / tag if tag and "/" not in tag else None
+    newest = _age(tagged)[0] if tagged is not None else _NOT_NUMBERED
+    others = sorted((p for p in save_dir.glob("*.pth") if p != tagged), key=_age, reverse=True)
+    # A checkpoint beyond the tagged one is a relic of an earlier run in the same folder.
+    older = [p for p in others if newest == _NOT_NUMBERED or _age(p)[0] <= newest]
+    return ([tagged] if tagged is not None else []) + older
+
+
+def _age(path: Path) -> tuple[float, int, str]:
+    number = _ITERATION.search(path.name)
+    final = float("inf") if path.stem.endswith("_final") else _NOT_NUMBERED
+    iteration = float(number[1]) if number else final
+    return iteration, path.stat().st_mtime_ns if path.exists() else 0, path.name
+
+
+def remove_leftovers(save_dir: str | os.PathLike[str]) -> list[str]:
+    """Delete the temporary files of checkpoints that a kill left half written; their names.
+
+    Only the process that trains in ``save_dir`` may call this: it would take away the file that
+    another one is writing.
+    """
+    removed = []
+    for path in sorted(Path(save_dir).glob(".*.tmp")):
+        if _LEFTOVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+            removed.append(path.name)
+    if removed:
+        logger.info("Removed half-written checkpoints from %s: %s", save_dir, ", ".join(removed))
+    return removed
+
+
+def _plain(value: Any, key: str) -> Any:
+    """The value with numpy numbers and arrays converted; an error for anything unloadable."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return torch.from_numpy(value.copy())
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {
+            k.item() if isinstance(k, np.generic) else k: _plain(v, f"{key}.{k}") for k, v in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        items = [_plain(item, f"{key}[{i}]") for i, item in enumerate(value)]
+        return items if isinstance(value, list) else tuple(items)
+    if isinstance(value, _PLAIN) and type(value).__module__ in ("builtins", "torch", "torch.nn.parameter"):
+        return value
+    raise NDSError(
+        f"the state {key} of a checkpoint is a {type(value).__name__}: state_dict() must give only tensors, "
+        "numbers, strings, lists and dicts, which load without unpickling code."
+    )

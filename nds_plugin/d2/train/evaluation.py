@@ -1,0 +1,259 @@
+"""COCO-style and VOC evaluation, the numbers that the tables need, and the results file of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import inspect
+import logging
+import math
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+
+from nds_plugin.d2.data.ground_truth import check_coco_file, mask_counts, write_coco_document
+from nds_plugin.d2.data.registration import check_registered, dataset_classes, dataset_dicts
+from nds_plugin.d2.data.store_dataset import StoreDataset
+from nds_plugin.d2.train.voc_evaluation import VOCEvaluator
+from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.files.artifacts import content_hash, write_json
+
+logger = logging.getLogger(__name__)
+
+KIND = "results"
+EVALUATOR_TYPES = ("coco", "pascal_voc")
+_MODULES = ("torch", "torchvision", "detectron2", "numpy", "pycocotools", "nds_plugin")
+
+
+def build_evaluator(
+    cfg: CfgNode, dataset_name: str, output_folder: str | os.PathLike[str] | None = None
+) -> DatasetEvaluator:
+    """The evaluator of a dataset, chosen by ``evaluator_type`` in its metadata ("coco" if unset).
+
+    COCO style: box AP, and mask AP where ``cfg.MODEL.MASK_ON`` and every annotation of the dataset
+    has a mask; the official pycocotools, so that no compiled extension is needed. A dataset that is
+    a COCO file is evaluated against that file: boxes that leave their image or have no area count
+    there as the file has them. VOC style: box AP by both definitions
+    (:mod:`nds_plugin.d2.train.voc_evaluation`); Detectron2's own evaluator for datasets without a store.
+
+    Args:
+        output_folder: where predictions go, and the COCO form of datasets that are no COCO file;
+            default ``OUTPUT_DIR/inference``.
+
+    Raises:
+        NDSError: unknown dataset or evaluator type, files missing, or ground truth that cannot be
+            evaluated on.
+    """
+    if _evaluator_type(dataset_name) == "pascal_voc":
+        return _voc_evaluator(dataset_name)
+    folder = os.fspath(output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"))
+    tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON and _has_masks(dataset_name) else ("bbox",)
+    options: dict[str, Any] = {"tasks": tasks, "output_dir": folder, "use_fast_impl": False}
+    if "allow_cached_coco" in inspect.signature(COCOEvaluator.__init__).parameters:
+        options["allow_cached_coco"] = False  # another subset may have been converted there
+    with _coco_file(dataset_name, folder):
+        return COCOEvaluator(dataset_name, **options)
+
+
+@contextlib.contextmanager
+def _coco_file(name: str, folder: str) -> Iterator[None]:
+    """For the length of a block, the metadata of a dataset that is no COCO file name one, or may be set to."""
+    metadata = MetadataCatalog.get(name)
+    if hasattr(metadata, "json_file"):
+        yield
+        return
+    dicts = dataset_dicts(name)
+    if isinstance(dicts, StoreDataset):
+        path = os.path.join(folder, f"{name}_coco_format.json")
+        write_coco_document(dicts, name, path)
+        metadata.json_file = path
+    try:
+        yield
+    finally:  # the next evaluator may write into another folder
+        metadata.__dict__.pop("json_file", None)
+
+
+def check_ground_truth(dataset_name: str) -> None:
+    """See that a dataset can be evaluated on, before anything is trained for it.
+
+    Raises:
+        NDSError: see :func:`build_evaluator`.
+    """
+    if _evaluator_type(dataset_name) == "pascal_voc":
+        _voc_evaluator(dataset_name)
+    else:
+        _has_masks(dataset_name)
+
+
+def _evaluator_type(dataset_name: str) -> str:
+    check_registered([dataset_name])
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
+    if kind not in EVALUATOR_TYPES:
+        raise unknown_name(f"evaluator type of dataset {dataset_name!r}:", kind, EVALUATOR_TYPES)
+    return str(kind)
+
+
+def summarise(results: Mapping[str, Any], classes: Sequence[str] = ()) -> dict[str, Any]:
+    """The numbers of the tables from what Detectron2's evaluators return for one dataset.
+
+    Args:
+        results: ``{"bbox": {"AP": ..., "AP-person": ...}, "segm": {...}}``, in percent.
+        classes: the dataset's classes; needed for one with a single class, for which Detectron2
+            leaves out the AP per category.
+
+    Returns:
+        ``AP_bb``, ``AP50_bb`` of boxes, ``AP``, ``AP50`` of masks, and ``per_category`` (masks) and
+        ``per_category_bb`` as ``{class: AP}``. What was not computed (NaN, no masks) is None. A
+        detector that found nothing at all, for which Detectron2 gives NaN alone, has an AP of 0.
+    """
+    boxes, masks = _metrics(results, "bbox"), _metrics(results, "segm")
+    if not any(value is not None for metrics in (boxes, masks) for value in metrics.values()):
+        zeros = dict.fromkeys(("AP", "AP50", *(f"AP-{name}" for name in classes)), 0.0)
+        boxes, masks = (dict(zeros) if metrics else {} for metrics in (boxes, masks))
+    return {
+        "AP_bb": boxes.get("AP"),
+        "AP50_bb": boxes.get("AP50"),
+        "AP": masks.get("AP"),
+        "AP50": masks.get("AP50"),
+        "per_category": _per_category(masks, classes),
+        "per_category_bb": _per_category(boxes, classes),
+    }
+
+
+def write_results(
+    path: str | os.PathLike[str],
+    results: Mapping[str, Any],
+    config: CfgNode | str,
+    seed: int,
+    times: Mapping[str, float],
+    classes: Sequence[str] = (),
+    key: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write the one JSON file of a run (artefact kind "results").
+
+    Args:
+        results: of Detectron2's evaluator, for one dataset; kept whole beside the summary.
+        config: the config that was trained with, kept as its YAML text.
+        times: name of a step -> seconds.
+        classes: see :func:`summarise`.
+        key: the artefact's key; by default the hash of config and seed.
+        extra: further JSON-able entries; NaN and infinities become None.
+
+    Returns:
+        What was written, without the header.
+    """
+    text = config if isinstance(config, str) else config.dump()
+    payload = {
+        "seed": seed,
+        "summary": summarise(results, classes),
+        "results": plain(results),
+        "times": plain(times),
+        "versions": versions(),
+        "machine": machine(),
+        **plain(extra or {}),
+        "config": text,
+    }
+    write_json(path, KIND, content_hash([text, seed]) if key is None else key, payload)
+    return payload
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on; "" for what is not installed."""
+    found = {"python": platform.python_version()}
+    for name in _MODULES:
+        try:
+            found[name] = str(getattr(importlib.import_module(name), "__version__", "")) or _distribution(
+                name
+            )
+        except ImportError:
+            found[name] = ""
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Processor, usable cores, GPUs and system of this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"cpu": _cpu_name(), "cores": cores, "gpus": gpus, "system": platform.platform()}
+
+
+def plain(value: Any) -> Any:
+    """A JSON-able copy: tuples and arrays as lists, keys as text, NaN and infinities as None."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _voc_evaluator(name: str) -> DatasetEvaluator:
+    dicts = dataset_dicts(name)  # read first: else missing files would be found after all the predictions
+    if not isinstance(dicts, StoreDataset):
+        return PascalVOCDetectionEvaluator(name)
+    year = int(MetadataCatalog.get(name).get("year", 2007))
+    return VOCEvaluator(name, dicts, dataset_classes(name), year)
+
+
+def _metrics(results: Mapping[str, Any], task: str) -> dict[str, Any]:
+    metrics = results.get(task) or {}
+    if not isinstance(metrics, Mapping):
+        raise NDSError(
+            f"expected the results of one dataset, {{'bbox': {{...}}, 'segm': {{...}}}}, got {metrics!r} "
+            f"for {task!r}."
+        )
+    return dict(plain(metrics))
+
+
+def _per_category(metrics: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    if len(classes) == 1 and "AP" in metrics:
+        return {classes[0]: metrics["AP"]}
+    return {name[len("AP-") :]: value for name, value in metrics.items() if name.startswith("AP-")}
+
+
+def _has_masks(name: str) -> bool:
+    """Whether every annotation has a mask; raises where COCO's evaluation would fail."""
+    dicts = dataset_dicts(name)
+    json_file = MetadataCatalog.get(name).get("json_file")
+    if json_file and isinstance(dicts, StoreDataset):
+        check_coco_file(dicts, str(json_file))
+    annotations, masks = mask_counts(dicts)
+    if not annotations:
+        raise NDSError(f"dataset {name!r} has no annotations to evaluate against.")
+    if 0 < masks < annotations:
+        logger.warning(
+            "dataset %r: %d of %d annotations have no mask, so only boxes are evaluated.",
+            name,
+            annotations - masks,
+            annotations,
+        )
+    return masks == annotations
+
+
+def _distribution(module: str) -> str:
+    try:
+        return importlib.metadata.version(module)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,244 @@
+"""The training half of the main job: pretrain on the selection, fine-tune on the target, evaluate."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode as CN
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+
+from nds_plugin.d2.config.nodes import merged
+from nds_plugin.d2.data.drawn_dataset import register_selection, selection_label_space
+from nds_plugin.d2.data.fingerprints import dataset_fingerprint
+from nds_plugin.d2.data.registration import dataset_classes, register_image_subset
+from nds_plugin.d2.model.checkpoint import read_checkpoint
+from nds_plugin.d2.model.transfer import transfer_checkpoint
+from nds_plugin.d2.train.trainer import NDSTrainer
+from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import content_hash, file_hash, is_valid, read_json, write_json
+from nds_plugin.selection.selection import Selection
+
+logger = logging.getLogger(__name__)
+
+KIND = "training"
+STARTED, FINISHED, FINAL = "started.json", "finished.json", "model_final.pth"
+# What a config holds that does not change the weights that come out.
+_IRRELEVANT = (
+    "OUTPUT_DIR",
+    "VERSION",
+    "DATASETS.TEST",
+    "DATALOADER.NUM_WORKERS",
+    "MODEL.DEVICE",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "TEST.EXPECTED_RESULTS",
+    "TEST.EVAL_PERIOD",
+    "TEST.KEYPOINT_OKS_SIGMAS",
+    "TEST.DETECTIONS_PER_IMAGE",
+    "TEST.AUG",
+    "VIS_PERIOD",
+    "CUDNN_BENCHMARK",
+    "NDS.WORK_DIR",
+    "NDS.SELECTION",
+    "NDS.PRETRAIN",
+    "NDS.EVALUATE_PRETRAINED",
+    # What makes the selection, which is an input of pretraining.
+    "NDS.PRESET",
+    "NDS.UNIT",
+    "NDS.OBJECTS",
+    "NDS.GATE",
+    "NDS.KNN",
+    "NDS.DOMAIN_CLASSIFIER",
+    "NDS.ORACLE",
+    "NDS.LOADER",  # a limit at which the run stops
+    "NDS.TRANSFER",  # of the start of fine-tuning: an input of that stage alone
+)
+
+
+def pretrain_config(cfg: CN, selection_path: Path, key: str) -> CN:
+    """The config of pretraining: the selection's derived dataset, its classes, ``NDS.PRETRAIN`` over all."""
+    selection = Selection.load(selection_path)
+    space = selection_label_space(selection.sources, cfg.NDS.SOURCE.LABEL_MAPPING)
+    name = f"nds_selection_{key[:10]}"
+    register_selection(selection_path, name, cfg.NDS.SOURCE.LABEL_MAPPING)
+    result = merged(cfg, cfg.NDS.PRETRAIN)
+    result.DATASETS.TRAIN, result.DATASETS.TEST = (name,), ()
+    result.DATALOADER.SAMPLER_TRAIN = "NDSTrainingSampler"
+    result.MODEL.ROI_HEADS.NUM_CLASSES = len(space.classes)
+    result.NDS.SELECTION = str(selection_path)
+    if any(len(labelled) < len(space.classes) for labelled in space.labelled):
+        result.NDS.LABEL_SPACES = [sorted(labelled) for labelled in space.labelled]
+    result.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "pretrain")
+    return result
+
+
+def finetune_config(cfg: CN) -> CN:
+    """The config of fine-tuning: the target's images and classes."""
+    result = cfg.clone()
+    result.defrost()
+    count = cfg.NDS.TARGET.NUM_IMAGES
+    if count:
+        result.DATASETS.TRAIN = tuple(target_subset(name, count, cfg.NDS.SEED) for name in cfg.DATASETS.TRAIN)
+    classes = [dataset_classes(name) for name in cfg.DATASETS.TRAIN]
+    if any(c != classes[0] for c in classes):
+        raise NDSError(
+            f"the target's datasets {list(cfg.DATASETS.TRAIN)} have different classes: join them first."
+        )
+    result.MODEL.ROI_HEADS.NUM_CLASSES = len(classes[0])
+    if cfg.DATALOADER.SAMPLER_TRAIN in ("TrainingSampler", "NDSTrainingSampler"):
+        result.DATALOADER.SAMPLER_TRAIN = "SeekableTrainingSampler"
+    result.NDS.SELECTION = ""
+    result.NDS.LABEL_SPACES = []
+    result.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "finetune")
+    return result
+
+
+def target_subset(name: str, count: int, seed: int) -> str:
+    """Register a seeded draw of the target's images as a dataset of its own; its name."""
+    subset = f"{name}_{count}_seed{seed}"
+    register_image_subset(subset, name, count, seed)
+    return subset
+
+
+def training_key(cfg: CN, inputs: Sequence[str]) -> str:
+    """Hash of what decides the trained weights: the config and the hashes of the inputs."""
+    plain = yaml.safe_load(cfg.dump())
+    for name in _IRRELEVANT:
+        *parents, leaf = name.split(".")
+        node = plain
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(leaf, None)
+    return content_hash([KIND, plain, list(inputs)])
+
+
+def weights_fingerprint(cfg: CN) -> str:
+    """Hash of the initial weights: of the file where it is one, else its name."""
+    path = Path(cfg.MODEL.WEIGHTS)
+    return file_hash(path) if cfg.MODEL.WEIGHTS and path.is_file() else cfg.MODEL.WEIGHTS
+
+
+def train(
+    cfg: CN,
+    key: str,
+    *,
+    resume: bool,
+    timed: Callable[[str], Any],
+    initialise: Callable[[Any], None] | None = None,
+    extra_hooks: Sequence[Any] = (),
+) -> Path:
+    """Train one stage unless it is finished; go on from its last checkpoint where it was interrupted.
+
+    Args:
+        cfg: the stage's config.
+        key: hash of everything the result depends on.
+        resume: go on from a checkpoint that another config left, too (``--resume``).
+        timed: context manager by the name of a step.
+        initialise: called with the model where the training starts anew, in place of MODEL.WEIGHTS.
+        extra_hooks: hooks before all others.
+
+    Returns:
+        The path of the final weights.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    name = folder.name
+    if comm.all_gather(is_valid(folder / FINISHED, KIND, key) and (folder / FINAL).is_file())[0]:
+        logger.info("%s: kept %s", name, folder / FINAL)
+        return folder / FINAL
+    go_on = comm.all_gather(_can_go_on(folder, key, resume))[0]
+    if comm.is_main_process() and not go_on:
+        set_aside(folder)
+        write_json(folder / STARTED, KIND, key, {"config": cfg.dump()})
+    comm.synchronize()
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
+    with timed(name):
+        trainer = NDSTrainer(cfg, extra_hooks)
+        if go_on or initialise is None:
+            trainer.resume_or_load(resume=go_on)
+        else:
+            initialise(trainer.model)
+        trainer.train()
+    if comm.is_main_process():
+        begun = read_json(folder / STARTED, KIND)["key"] if (folder / STARTED).is_file() else None
+        # Of another config only after --resume; kept, so that it can be seen.
+        resumed_from = None if begun == key else begun
+        write_json(
+            folder / FINISHED, KIND, key, {"iterations": cfg.SOLVER.MAX_ITER, "resumed_from": resumed_from}
+        )
+    comm.synchronize()
+    return folder / FINAL
+
+
+def _can_go_on(folder: Path, key: str, resume: bool) -> bool:
+    if not (folder / "last_checkpoint").is_file():
+        return False
+    if is_valid(folder / STARTED, KIND, key):
+        logger.info("%s was interrupted: going on from its last checkpoint.", folder)
+        return True
+    # A finished training is never "resumed" into another one: it would pass for what it is not.
+    if resume and not (folder / FINISHED).is_file():
+        logger.warning(
+            "%s was started with another config or other inputs; --resume goes on all the same.", folder
+        )
+        return True
+    logger.info("%s was started with another config or other inputs: training starts anew.", folder)
+    return False
+
+
+def set_aside(folder: Path) -> None:
+    """Rename what another run left, so that neither run can pick up the other's checkpoints."""
+    if not any((folder / name).exists() for name in (STARTED, "last_checkpoint", FINISHED, FINAL)):
+        return
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
+        number += 1
+    folder.rename(aside)
+    logger.info("Kept the earlier run as %s.", aside)
+
+
+def transfer_into(cfg: CN, pretrained: Path, classes: Sequence[str], masks: bool) -> Callable[[Any], None]:
+    """How fine-tuning starts: everything that fits, class-specific rows by name; reported in transfer.json.
+
+    ``masks``: whether pretraining had a mask head.
+    """
+
+    def initialise(model: Any) -> None:
+        allow = () if masks else ("roi_heads.mask_head.",)
+        report = transfer_checkpoint(
+            model,
+            str(pretrained),
+            classes,
+            allow_missing=allow,
+            loose=cfg.NDS.TRANSFER.LOOSE_NAMES,
+            require_shared=cfg.NDS.TRANSFER.REQUIRE_SHARED_CLASSES,
+        )
+        if comm.is_main_process():
+            write_json(Path(cfg.OUTPUT_DIR) / "transfer.json", "transfer", "", report.to_dict())
+
+    return initialise
+
+
+def evaluate(cfg: CN, weights: Path | str) -> dict[str, Any]:
+    """Evaluate weights on ``DATASETS.TEST``: Detectron2's results by dataset (main process; {} elsewhere)."""
+    model = build_model(cfg)
+    state = read_checkpoint(weights)
+    model.load_state_dict(state.get("model", state))
+    results = NDSTrainer.test(cfg, model)
+    # Detectron2 leaves out the dataset's name where there is only one.
+    return results if len(cfg.DATASETS.TEST) > 1 else {cfg.DATASETS.TEST[0]: results}
+
+
+def transfer_report(cfg: CN) -> dict[str, Any] | None:
+    """The report of the transfer into a fine-tuning, if there was one."""
+    path = Path(cfg.OUTPUT_DIR) / "transfer.json"
+    return read_json(path, "transfer") if path.is_file() else None
+
+
+def target_fingerprint(cfg: CN) -> list[str]:
+    """Hashes of the target's training data."""
+    return [dataset_fingerprint(name) for name in cfg.DATASETS.TRAIN]

@@ -1,0 +1,40 @@
+"""COCO json files as sources: the index of their images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nds_plugin.datasets.coco.store import open_coco
+from nds_plugin.datasets.store_index import index_store, main_classes
+from nds_plugin.source.folder import check_files, index_folder
+from nds_plugin.source.index import SourceIndex
+
+__all__ = ["check_files", "default_source", "index_coco", "index_folder", "main_classes"]
+
+
+def index_coco(
+    json_file: str | os.PathLike[str], image_root: str | os.PathLike[str], source: str | None = None
+) -> SourceIndex:
+    """Index the images of a COCO file, in ascending order of their ids.
+
+    Classes are in ascending order of the category ids, as in Detectron2. A file without annotations
+    (COCO's ``image_info_*``) gives images without a label. The file's store is built on first use
+    (:mod:`nds_plugin.datasets.coco.store`).
+
+    Args:
+        source: name of the source; default :func:`default_source` of the file's path.
+    """
+    store = open_coco(json_file, require=("images",))
+    return index_store(store, image_root, source or default_source(json_file))
+
+
+def default_source(json_file: str | os.PathLike[str]) -> str:
+    """``FOLDER_STEM`` of an annotation file, FOLDER being the first that is not "annotations".
+
+    >>> default_source("coco/annotations/instances_train2017.json")
+    'coco_instances_train2017'
+    """
+    path = Path(json_file).absolute()
+    folder = path.parent.parent if path.parent.name == "annotations" else path.parent
+    return f"{folder.name}_{path.stem}" if folder.name else path.stem

@@ -1,0 +1,281 @@
+"""Make a table: plan its grid, run the missing cells, collect what is finished, write tables and figures."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode as CN
+
+from nds_plugin.d2.job.main_job import check_job
+from nds_plugin.errors import NDSError
+from nds_plugin.experiments.benchmark_page import curve_name, has_curve, page_text, write_page
+from nds_plugin.experiments.cells import (
+    cell_overrides,
+    changed_settings,
+    concerns_every_row,
+    config_hash,
+    count_parameters,
+    planned_work,
+    row_config,
+)
+from nds_plugin.experiments.curve import budget_curve
+from nds_plugin.experiments.estimate import PlannedRow, plan_text
+from nds_plugin.experiments.grid_page import write_grid_page
+from nds_plugin.experiments.results import ResultsFile, details, key_of, of_configs, record
+from nds_plugin.experiments.runner import CELL, Job, Outcome, run_jobs
+from nds_plugin.experiments.spec import Cell, Grid, Row
+from nds_plugin.files.artifacts import atomic_write, check_writable, read_json, write_json
+from nds_plugin.report.paper import paper_table
+from nds_plugin.report.result_table import ResultTable, build_table
+from nds_plugin.report.table_formats import write_tables
+
+logger = logging.getLogger(__name__)
+
+_TRAIN_NET = Path(__file__).resolve().parents[2] / "tools" / "train_net.py"
+# What makes a cell the one that its name says, and the option that chooses it.
+_OF_THE_CELL = {
+    "SEED": "--seeds", "NDS.SEED": "--seeds", "OUTPUT_DIR": "--output", "NDS.WORK_DIR": "--output",
+    "NDS.SELECTOR": "--only", "NDS.BUDGET.IMAGES": "--only", "NDS.BUDGET.SHARE": "--only",
+    "DATASETS.TRAIN": "--only", "DATASETS.TEST": "--only",
+}  # fmt: skip
+
+
+class Reproduction:
+    """One grid in one folder.
+
+    Args:
+        grid: what to run.
+        output: folder of the cells, ``output/<row>/seed<n>``, and of the tables.
+        results: file that collects finished cells; those in it are not run again.
+        seeds, only: which cells, see :meth:`Grid.cells`.
+        overrides: ``KEY VALUE`` pairs for all cells; part of what a result is made from.
+        processes: of one cell, ``--num-gpus`` of ``tools/train_net.py``.
+
+    Raises:
+        NDSError: a config that cannot be read, an override of what the cell's name says, or a number of
+            processes below 1.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        output: Path,
+        results: Path,
+        *,
+        seeds: Sequence[int] | None = None,
+        only: Sequence[str] = (),
+        overrides: Sequence[str] = (),
+        processes: int = 1,
+    ) -> None:
+        if processes < 1:
+            raise NDSError(f"--num-gpus must be 1 or more, got {processes}.")
+        for key in overrides[::2]:
+            if key in _OF_THE_CELL:
+                raise NDSError(
+                    f"{key} cannot be overridden: it is what tells the cells apart; use {_OF_THE_CELL[key]}."
+                )
+        self.grid = grid
+        self.output = output.resolve()
+        self.results = ResultsFile(results)
+        self.seeds = tuple(grid.seeds if seeds is None else seeds)
+        self.cells = grid.cells(self.seeds, only)
+        self._overrides = list(overrides)
+        self._processes = processes
+        self.configs: dict[Row, CN] = {row: row_config(row, overrides) for row in grid.rows}
+        self.hashes = {row.identity: config_hash(cfg) for row, cfg in self.configs.items()}
+
+    def jobs(self) -> list[Job]:
+        """The cells that have no result yet, in the order in which they are run."""
+        current, _ = of_configs(self.results.read()["cells"], self.hashes)
+        finished = {(e["client"], e["selector"], e["budget"], e["seed"]) for e in current}
+        jobs = [self._job(cell) for cell in self.cells if cell.identity not in finished]
+        return [job for job in jobs if not job.is_done]
+
+    def _job(self, cell: Cell) -> Job:
+        command = [sys.executable, str(_TRAIN_NET), "--config-file", cell.row.config]
+        command += ["--num-gpus", str(self._processes)] if self._processes > 1 else []
+        command += cell_overrides(cell, self.output, self._overrides)
+        return Job(cell, self.output / cell.name, tuple(command), self.hashes[cell.row.identity])
+
+    def plan(self, jobs: int = 1, keep_checkpoints: bool = False) -> str:
+        """What would be run and what it costs, as text."""
+        _check_jobs(jobs)
+        to_run = [job.cell.row for job in self.jobs()]
+        parameters: dict[str, int] = {}
+        rows = []
+        for row in dict.fromkeys(cell.row for cell in self.cells):
+            cfg = self.configs[row]
+            if row.client not in parameters:
+                parameters[row.client] = count_parameters(cfg)
+            work = planned_work(cfg, self.grid.test_images[row.client], parameters[row.client])
+            cells = sum(cell.row == row for cell in self.cells)
+            rows.append(PlannedRow(row.name, work, to_run.count(row), cells - to_run.count(row)))
+        name = f"Table {self.grid.name}" if self.grid.name in "45" else self.grid.name
+        return plan_text(f"{name}: {self.grid.title}", rows, jobs, keep_checkpoints)
+
+    def check(self) -> None:
+        """Refuse what would make cells fail, before the first one is started.
+
+        Raises:
+            NDSError: the results cannot be written, or see :func:`nds_plugin.d2.job.main_job.check_job`.
+        """
+        check_writable(self.results.path.absolute().parent)
+        for row in dict.fromkeys(job.cell.row for job in self.jobs()):
+            cfg = self.configs[row].clone()
+            cfg.OUTPUT_DIR, cfg.NDS.WORK_DIR = str(self.output), str(self.output / "nds")
+            try:
+                check_job(cfg, self._processes)
+            except NDSError as error:
+                raise NDSError(f"row {row.name}: {error}") from None
+
+    def run(
+        self, jobs: int, *, retries: int = 1, time_limit: float | None = None, keep_checkpoints: bool = False
+    ) -> Outcome:
+        """Run the missing cells, ``jobs`` at a time; results are kept as each is finished."""
+
+        def finish(job: Job, seconds: float) -> None:
+            self._keep(job, seconds)
+            if not keep_checkpoints:
+                remove_intermediate_checkpoints(job.folder)
+
+        on_gpu = any(cfg.MODEL.DEVICE.startswith("cuda") for cfg in self.configs.values())
+        slots = slots_of(jobs, self._processes, torch.cuda.device_count() if on_gpu else 0)
+        return run_jobs(self.jobs(), slots, finish, retries=retries, time_limit=time_limit)
+
+    def _keep(self, job: Job, seconds: float) -> None:
+        document = read_json(job.folder / "results.json", "results")
+        entry = record(job.cell, document, job.config_hash, seconds)
+        changed = changed_settings(self.configs[job.cell.row], row_config(job.cell.row))
+        kept = {**details(document), "changed": changed}
+        write_json(job.folder / CELL, "cell", job.config_hash, {"entry": entry, "details": kept})
+        self.results.add(entry, kept)
+
+    def collect(self) -> None:
+        """Put into the file of results what finished cells left in their folders."""
+        known = {key_of(entry) for entry in self.results.read()["cells"]}
+        for cell in self.cells:
+            job = self._job(cell)
+            if job.is_done:
+                kept = read_json(job.folder / CELL, "cell")
+                if key_of(kept["entry"]) not in known:
+                    self.results.add(kept["entry"], kept["details"])
+
+    def tables(self, failed: Mapping[str, str] | None = None) -> dict[str, ResultTable]:
+        """The table of each client, of the cells that this config made."""
+        current, others = of_configs(self.results.read()["cells"], self.hashes)
+        if others:
+            logger.info(
+                "%d cells in %s are of other configs and not in the tables.", len(others), self.results.path
+            )
+        broken = [(cell, (failed or {})[cell.name]) for cell in self.cells if cell.name in (failed or {})]
+        return {
+            client: build_table(
+                [(row.selector, row.budget) for row in self.grid.rows if row.client == client],
+                [entry for entry in current if entry["client"] == client],
+                title=f"{client}: {self.grid.title}" if len(self.grid.clients) > 1 else self.grid.title,
+                source=self.grid.source,
+                categories=self.grid.categories[client],
+                seeds=self.seeds,
+                paper=paper_table(self.grid.name),
+                failed={
+                    (cell.row.selector, cell.row.budget, cell.seed): why
+                    for cell, why in broken
+                    if cell.row.client == client
+                },
+                digits=self.grid.digits,
+                from_random=self.grid.from_random,
+            )
+            for client in self.grid.clients
+        }
+
+    def write_page(self, path: Path, tables: Mapping[str, ResultTable]) -> None:
+        """Write the generated part of ``docs/benchmark.md``, and the curves beside it.
+
+        Raises:
+            NDSError: see :func:`nds_plugin.experiments.benchmark_page.write_page`.
+        """
+        write_page(path, self.page(tables))
+        for client, table in tables.items():
+            if has_curve(table):
+                budget_curve(table, path.with_name(curve_name(client)))
+
+    def page(self, tables: Mapping[str, ResultTable]) -> str:
+        """The generated part of ``docs/benchmark.md``."""
+        document = self.results.read()
+        current, others = of_configs(document["cells"], self.hashes)
+
+        def detailed(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+            return [{**entry, "detail": document["details"].get(key_of(entry), {})} for entry in entries]
+
+        return page_text(
+            tables, detailed(current), detailed(others), concerns_every_row, overrides=self._overrides
+        )
+
+    def write(self, tables: Mapping[str, ResultTable]) -> list[Path]:
+        """Write the tables in all formats, the curves of AP against budget and the page; the paths."""
+        paths: list[Path] = []
+        curves: list[Path] = []
+
+        def write(name: str, content: str) -> None:
+            paths.append(self.output / name)
+            with atomic_write(paths[-1], "w") as file:
+                file.write(content)
+
+        for client, table in tables.items():
+            stem = "table" if len(tables) == 1 else f"table_{client}"
+            write_tables(table, stem, write)
+            for metric in ("AP_bb", "AP"):
+                if any(row.values[metric].mean is not None for row in table.rows):
+                    name = f"{stem.replace('table', 'curve')}_{metric}.png"
+                    curves.append(budget_curve(table, self.output / name, metric))
+        paths += curves
+        paths.append(write_grid_page(self.output / "report.html", tables, curves, self._shown_run()))
+        return paths
+
+    def _shown_run(self) -> dict[str, Any] | None:
+        """The results document of a finished run that selected by scores, for the pictures of the page."""
+        for cell in self.cells:
+            path = self.output / cell.name / "results.json"
+            if cell.row.selector == "nds" and path.is_file():
+                return read_json(path, "results")
+        return None
+
+
+def slots_of(jobs: int, processes: int, gpus: int) -> list[dict[str, str]]:
+    """The environment of each place for a cell: its own GPUs, or its part of the cores.
+
+    Raises:
+        NDSError: more GPUs asked for than there are.
+    """
+    _check_jobs(jobs)
+    if gpus:
+        if jobs * processes > gpus:
+            raise NDSError(
+                f"--jobs {jobs} x --num-gpus {processes} needs {jobs * processes} GPUs, torch sees {gpus}."
+            )
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        names = visible if len(visible) == gpus and visible != [""] else [str(i) for i in range(gpus)]
+        return [
+            {"CUDA_VISIBLE_DEVICES": ",".join(names[i * processes : (i + 1) * processes])}
+            for i in range(jobs)
+        ]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // (jobs * processes)))
+    return [{"OMP_NUM_THREADS": threads} for _ in range(jobs)]
+
+
+def _check_jobs(jobs: int) -> None:
+    if jobs < 1:
+        raise NDSError(f"--jobs must be 1 or more, got {jobs}.")
+
+
+def remove_intermediate_checkpoints(folder: Path) -> None:
+    """Leave ``model_final.pth`` of each stage of a finished run alone."""
+    for path in folder.glob("*/model_[0-9]*.pth"):
+        path.unlink()

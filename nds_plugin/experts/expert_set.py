@@ -1,0 +1,234 @@
+"""Experts on disk: one safetensors file each and a manifest; hashed, checked, never unpickled.
+
+``experts/`` holds ``manifest.json``, ``expert_0000.safetensors`` and so on, one per cluster, and
+``shared.safetensors``, the network that they started from and that relative scores compare to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torchvision.models import ResNet
+
+from nds_plugin.errors import NDSError
+from nds_plugin.experts.manifest import ARCH, MANIFEST, SHARED, read_manifest
+from nds_plugin.files.artifacts import VERSION, atomic_write, file_hash
+from nds_plugin.images.networks import empty_network
+
+_HEADER = "nds"  # the only metadata key: safetensors writes several in no fixed order
+
+
+def write_network(
+    path: str | os.PathLike[str], weights: Mapping[str, torch.Tensor], header: Mapping[str, Any]
+) -> None:
+    """Write weights with a JSON header atomically; equal input gives equal bytes.
+
+    Args:
+        path: the file.
+        weights: name -> tensor, as ``state_dict`` gives.
+        header: must hold ``key``, the hash of everything the weights were made from.
+    """
+    text = json.dumps({"kind": "expert", "version": VERSION, **header}, allow_nan=False, sort_keys=True)
+    data = save({k: v.contiguous() for k, v in weights.items()}, {_HEADER: text})
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def read_network(
+    path: str | os.PathLike[str], sha256: str | None = None
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read weights and header of a file that :func:`write_network` wrote.
+
+    Args:
+        path: the file.
+        sha256: the hash that the file must have, if known.
+
+    Raises:
+        NDSError: missing, cut short, changed since it was hashed, or not written by nds_plugin.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise NDSError(f"expert file not found: {path}.") from None
+    try:
+        weights = load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise NDSError(
+            f"{path} is not a complete safetensors file ({error}): copy it or train it again."
+        ) from None
+    header = _header(data, path)
+    found = hashlib.sha256(data).hexdigest() if sha256 is not None else None
+    if found != sha256:
+        raise _wrong_hash(path, sha256, found)
+    return weights, header
+
+
+def _wrong_hash(path: str | os.PathLike[str], expected: str | None, found: str | None) -> NDSError:
+    return NDSError(
+        f"{path} is not the file that the manifest names: expected SHA-256 {expected}, got {found}; copy the "
+        "whole folder of experts again."
+    )
+
+
+def _header(data: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
+    # The format: 8 bytes of length, then JSON; load() has just checked that it is whole.
+    length = int.from_bytes(data[:8], "little")
+    metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+    if _HEADER not in metadata:
+        raise NDSError(f"{path} is a safetensors file, but not one that nds_plugin wrote.")
+    header: dict[str, Any] = json.loads(metadata[_HEADER])
+    if header.get("version") != VERSION or not isinstance(header.get("key"), str):
+        raise NDSError(
+            f"{path}: written in version {header.get('version')} of the format, this release reads "
+            f"version {VERSION}: train it again."
+        )
+    return header
+
+
+def valid_header(path: str | os.PathLike[str], key: str) -> dict[str, Any] | None:
+    """The header of a whole network file that was made from exactly these inputs, else None."""
+    try:
+        header = read_network(path)[1]
+    except NDSError:
+        return None
+    return header if header["key"] == key else None
+
+
+def load_network(
+    path: str | os.PathLike[str], *, outputs: int | None = None, sha256: str | None = None
+) -> ResNet:
+    """A network file as a ResNet-18 in eval mode, float32, on the CPU.
+
+    Args:
+        path: the file.
+        outputs: number of outputs expected, else as the file's header says.
+        sha256: the hash that the file must have, if known.
+
+    Raises:
+        NDSError: see :func:`read_network`; or names or shapes that are not the architecture's.
+    """
+    weights, header = read_network(path, sha256)
+    network = empty_network(outputs if outputs is not None else int(header["outputs"]))
+    expected = network.state_dict()
+    if weights.keys() != expected.keys():
+        odd = sorted(weights.keys() ^ expected.keys())
+        raise NDSError(
+            f"{path}: {len(odd)} tensors are missing or unknown for {ARCH}, first {odd[0]!r}: not an expert "
+            "of this architecture."
+        )
+    for name, tensor in expected.items():
+        if weights[name].shape != tensor.shape or weights[name].dtype != tensor.dtype:
+            raise NDSError(
+                f"{path}: tensor {name!r} should be {_describe(tensor)} in {ARCH}, got "
+                f"{_describe(weights[name])}: not an expert of this set."
+            )
+        if not bool(torch.isfinite(weights[name]).all()):
+            raise NDSError(f"{path}: tensor {name!r} holds values that are not finite: train it again.")
+    # Clones, since the tensors that were read share the file's read-only buffer.
+    network.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)
+    return network.eval()
+
+
+def _describe(tensor: torch.Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+class ExpertSet:
+    """A folder of experts whose manifest has been checked; the networks are read when asked for.
+
+    Attributes:
+        directory: the folder.
+        manifest: content of ``manifest.json``.
+    """
+
+    def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self._entries = {entry["cluster"]: entry for entry in manifest["experts"]}
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> ExpertSet:
+        """Read a folder's manifest and see that its files are there.
+
+        Raises:
+            NDSError: no manifest, one that was changed by hand, or a missing file.
+        """
+        directory = Path(directory)
+        manifest = read_manifest(directory / MANIFEST)
+        experts = cls(directory, manifest)
+        names = [entry["file"] for entry in manifest["experts"]] + [SHARED] * experts.has_shared
+        missing = [name for name in names if not (directory / name).is_file()]
+        if missing:
+            raise NDSError(
+                f"{directory}: {len(missing)} of {len(names)} expert files are missing, first {missing[0]}: "
+                "copy the whole folder of experts again."
+            )
+        return experts
+
+    @property
+    def hash(self) -> str:
+        """Hash that scores carry, so that they are never used with other experts."""
+        return str(self.manifest["hash"])
+
+    @property
+    def clusters(self) -> list[int]:
+        """Numbers of the clusters, ascending."""
+        return sorted(self._entries)
+
+    @property
+    def task(self) -> str:
+        """Name of the proxy task."""
+        return str(self.manifest["task"])
+
+    @property
+    def crop_size(self) -> int:
+        """Side of the crops in pixels."""
+        return int(self.manifest["crop_size"])
+
+    @property
+    def has_shared(self) -> bool:
+        """Whether the shared network is part of the set."""
+        return self.manifest.get("shared") is not None
+
+    def load_model(self, cluster: int) -> ResNet:
+        """A cluster's expert, in eval mode, float32, on the CPU.
+
+        Raises:
+            NDSError: no such cluster; or the file is cut short, changed or of other shapes.
+        """
+        if cluster not in self._entries:
+            raise NDSError(f"no expert of cluster {cluster!r} in {self.directory}; it has {self.clusters}.")
+        return self._load(self._entries[cluster])
+
+    def load_shared(self) -> ResNet:
+        """The network that the experts started from, likewise.
+
+        Raises:
+            NDSError: the set was trained without one; or its file is not in order.
+        """
+        if not self.has_shared:
+            raise NDSError(f"{self.directory} holds no shared network: its experts were trained without one.")
+        return self._load(self.manifest["shared"])
+
+    def verify(self) -> None:
+        """Hash every file.
+
+        Raises:
+            NDSError: one is not the file that the manifest names.
+        """
+        for entry in [*self._entries.values(), *[self.manifest["shared"]] * self.has_shared]:
+            found = file_hash(self.directory / entry["file"])
+            if found != entry["sha256"]:
+                raise _wrong_hash(self.directory / entry["file"], entry["sha256"], found)
+
+    def _load(self, entry: Mapping[str, Any]) -> ResNet:
+        path = self.directory / entry["file"]
+        return load_network(path, outputs=len(self.manifest["classes"]), sha256=entry["sha256"])

@@ -1,0 +1,243 @@
+"""Training the experts of a partition: one shared network, then one expert per cluster.
+
+A run over several processes calls, in this order and with barriers in between:
+:func:`prepare_shared` on rank 0, :func:`train_cluster_experts` on all ranks and
+:func:`write_manifest` on rank 0. Each step skips what is there and still valid, so that a killed
+run goes on where it stopped. One process alone calls :func:`train_experts`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from nds_plugin.errors import NDSError
+from nds_plugin.experts.expert_set import ExpertSet, load_network, read_network, valid_header, write_network
+from nds_plugin.experts.manifest import ARCH, KIND, MANIFEST, SHARED, expert_file, set_hash
+from nds_plugin.experts.tasks import Task, get_task
+from nds_plugin.experts.train_network import (
+    ExpertConfig,
+    TrainingSet,
+    TrainingStats,
+    Weights,
+    expert_key,
+    shared_key,
+    train_network,
+)
+from nds_plugin.files.artifacts import content_hash, file_hash, is_valid, write_json
+from nds_plugin.images.networks import MEAN, STD
+from nds_plugin.images.reading import resize_size
+from nds_plugin.source.index import NO_LABEL, SourceIndex
+
+if TYPE_CHECKING:
+    from nds_plugin.source.partition import Partition
+
+__all__ = [
+    "ExpertConfig",
+    "ExpertSet",
+    "experts_key",
+    "is_complete",
+    "load_network",
+    "prepare_shared",
+    "train_cluster_experts",
+    "train_experts",
+    "train_shared",
+    "write_manifest",
+]
+
+logger = logging.getLogger(__name__)
+_CPU = torch.device("cpu")
+
+
+def train_shared(
+    index: SourceIndex, config: ExpertConfig, device: torch.device = _CPU, *, progress: bool = True
+) -> tuple[Weights, TrainingStats]:
+    """Train one network on the whole source for ``config.shared_steps`` steps.
+
+    The experts start from it, the partition can take its features, and relative scores compare
+    to it.
+
+    Raises:
+        NDSError: ``shared_steps`` is 0; or see :func:`training.train_network`.
+    """
+    if config.shared_steps == 0:
+        raise NDSError("expert shared_steps is 0: the shared network needs 1 or more.")
+    task = get_task(config.task, index.classes)
+    data = _training_set(index, np.arange(len(index)), task, "shared network", 0)
+    return train_network(data, task, config, config.shared_steps, device, progress=progress)
+
+
+def prepare_shared(
+    index: SourceIndex,
+    config: ExpertConfig,
+    out_dir: str | os.PathLike[str],
+    *,
+    device: torch.device = _CPU,
+    progress: bool = True,
+) -> Path | None:
+    """Train the shared network unless its file is there and valid.
+
+    Returns:
+        The file (see :func:`load_network`), or None if ``config.shared_steps`` is 0.
+    """
+    if config.shared_steps == 0:
+        return None
+    path, key = Path(out_dir) / SHARED, shared_key(index.hash, config)
+    if valid_header(path, key) is not None:
+        logger.info("shared network: kept %s", path)
+        return path
+    weights, stats = train_shared(index, config, device, progress=progress)
+    classes = get_task(config.task, index.classes).classes
+    write_network(path, weights, {"key": key, "outputs": len(classes), **asdict(stats)})
+    return path
+
+
+def train_cluster_experts(
+    index: SourceIndex,
+    partition: Partition,
+    config: ExpertConfig,
+    out_dir: str | os.PathLike[str],
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device = _CPU,
+    progress: bool = True,
+) -> list[int]:
+    """Train the experts of the clusters k with ``k % world_size == rank``.
+
+    Experts whose files are there and valid are kept.
+
+    Returns:
+        The clusters trained now.
+
+    Raises:
+        NDSError: the partition is of another index, the shared network is missing, or see
+            :func:`training.train_network`.
+    """
+    partition.check_matches(index)
+    task = get_task(config.task, index.classes)
+    initial = _initial_weights(index, config, Path(out_dir))
+    trained = []
+    for cluster in range(rank, partition.num_clusters, world_size):
+        path = Path(out_dir) / expert_file(cluster)
+        key = expert_key(index.hash, partition.hash, cluster, config)
+        if valid_header(path, key) is not None:
+            logger.info("cluster %d: kept %s", cluster, path)
+            continue
+        members = np.flatnonzero(partition.cluster == cluster)
+        data = _training_set(index, members, task, f"cluster {cluster}", cluster + 1)
+        weights, stats = train_network(
+            data, task, config, config.steps, device, initial=initial, progress=progress
+        )
+        header = {"key": key, "outputs": len(task.classes), "cluster": cluster, **asdict(stats)}
+        write_network(path, weights, header)
+        trained.append(cluster)
+    return trained
+
+
+def _initial_weights(index: SourceIndex, config: ExpertConfig, out_dir: Path) -> Weights | None:
+    if config.init == "scratch":
+        return None
+    path = out_dir / SHARED
+    weights, header = read_network(path)
+    if header["key"] != shared_key(index.hash, config):
+        raise NDSError(f"{path} is of another index or config: run prepare_shared first.")
+    return weights
+
+
+def _training_set(
+    index: SourceIndex, rows: npt.NDArray[np.int64], task: Task, what: str, stream: int
+) -> TrainingSet:
+    labels = index.column("label")[rows].astype(np.int64)
+    if task.needs_labels:
+        known = labels != NO_LABEL
+        if not known.any():
+            raise NDSError(
+                f"{what}: none of its {len(rows)} images has a label, which task {task.name!r} needs: use "
+                "task 'rotation' or a partition by label."
+            )
+        if not known.all():
+            logger.info("%s: skipped %d images without a label", what, int((~known).sum()))
+        rows, labels = rows[known], labels[known]
+    paths = index.table.column("file_name").take(rows).to_pylist()
+    return TrainingSet(what, stream, paths, labels)
+
+
+def experts_key(index: SourceIndex, partition: Partition, config: ExpertConfig) -> str:
+    """Hash of everything a whole set of experts is made from."""
+    return content_hash([KIND, index.hash, partition.hash, partition.num_clusters, config.identity()])
+
+
+def is_complete(out_dir: str | os.PathLike[str], key: str) -> bool:
+    """Whether a folder holds the whole set of experts made from exactly these inputs."""
+    if not is_valid(Path(out_dir) / MANIFEST, KIND, key):
+        return False
+    try:
+        ExpertSet.load(out_dir).verify()
+    except NDSError:
+        return False
+    return True
+
+
+def write_manifest(
+    index: SourceIndex, partition: Partition, config: ExpertConfig, out_dir: str | os.PathLike[str]
+) -> ExpertSet:
+    """Write the manifest of a folder in which all experts are trained.
+
+    Raises:
+        NDSError: an expert is missing or was made from other inputs.
+    """
+    out_dir = Path(out_dir)
+    task = get_task(config.task, index.classes)
+    experts = []
+    for cluster in range(partition.num_clusters):
+        key = expert_key(index.hash, partition.hash, cluster, config)
+        entry = _entry(out_dir, expert_file(cluster), key)
+        experts.append({"cluster": cluster, **entry, "cluster_images": int(partition.sizes[cluster])})
+    shared = None
+    if config.shared_steps:
+        shared = _entry(out_dir, SHARED, shared_key(index.hash, config))
+    manifest: dict[str, Any] = {
+        "task": task.name, "arch": ARCH, "crop_size": config.crop_size,
+        "resize_size": resize_size(config.crop_size), "mean": list(MEAN), "std": list(STD),
+        "classes": list(task.classes), "partition": partition.hash, "index": index.hash,
+        "sources": index.sources, "config": config.identity(), "experts": experts, "shared": shared,
+    }  # fmt: skip
+    manifest["hash"] = set_hash(manifest)
+    write_json(out_dir / MANIFEST, KIND, experts_key(index, partition, config), manifest)
+    return ExpertSet.load(out_dir)
+
+
+def _entry(out_dir: Path, name: str, key: str) -> dict[str, Any]:
+    header = valid_header(out_dir / name, key)
+    if header is None:
+        raise NDSError(
+            f"{out_dir / name} is missing, cut short or made from other inputs: run "
+            "train_cluster_experts first."
+        )
+    stats = ("images", "steps", "train_accuracy", "train_loss", "precision", "unreadable")
+    return {"file": name, "sha256": file_hash(out_dir / name), **{k: header[k] for k in stats}}
+
+
+def train_experts(
+    index: SourceIndex,
+    partition: Partition,
+    config: ExpertConfig,
+    out_dir: str | os.PathLike[str],
+    *,
+    device: torch.device = _CPU,
+    progress: bool = True,
+) -> ExpertSet:
+    """All three steps in one process; see the module's docstring."""
+    if is_complete(out_dir, experts_key(index, partition, config)):
+        return ExpertSet.load(out_dir)
+    prepare_shared(index, config, out_dir, device=device, progress=progress)
+    train_cluster_experts(index, partition, config, out_dir, device=device, progress=progress)
+    return write_manifest(index, partition, config, out_dir)

@@ -1,0 +1,168 @@
+"""Budgets, and the draw of exactly so many images by their probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from nds_plugin.errors import NDSError
+from nds_plugin.selection.counter_rng import random_words, stream_key, to_open_unit
+from nds_plugin.selection.weights import Floats, Ints, cluster_sizes, image_rates, normalise_probabilities
+
+_SUBSET = 1  # purpose of a random stream, see counter_rng.stream_key
+
+
+def check_budget(count: int = 0, share: float = 0.0) -> None:
+    """What can be said of a budget without knowing the images.
+
+    Raises:
+        NDSError: both or neither given, or a share that is not in (0, 1].
+    """
+    if (count != 0) == (share != 0.0):
+        raise NDSError(
+            f"give the budget as a count or as a share (--images or --share; NDS.BUDGET), got count={count} and "
+            f"share={share}."
+        )
+    if count == 0 and not 0.0 < share <= 1.0:
+        raise NDSError(f"a budget share must lie in (0, 1], got {share}.")
+
+
+def resolve_budget(images: int, count: int = 0, share: float = 0.0, whole: int | None = None) -> int:
+    """The number of images to draw, from a count or a share of a source.
+
+    Args:
+        images: that can be drawn.
+        count, share: one of them.
+        whole: images of the source, which a share is of, drawable or not; ``images`` by default.
+
+    Raises:
+        NDSError: both or neither given, or the budget is not in 1 .. images.
+    """
+    check_budget(count, share)
+    budget = count if count else max(1, round(share * (images if whole is None else whole)))
+    if not 1 <= budget <= images:
+        raise NDSError(f"budget must be 1 to {images}, the number of images that can be drawn; got {budget}.")
+    return int(budget)
+
+
+def expected_draws(weights: Floats, sizes: Ints, budget: int) -> Floats:
+    """Images of each cluster in a draw of ``budget``, in expectation, shape (K,); sums to the budget.
+
+    Small clusters of a large weight are drawn empty, so that this is not budget x w. The clocks of
+    :func:`draw_subset` are taken to stop at the time by which ``budget`` rang in expectation.
+
+    Raises:
+        NDSError: the budget is not in 1 .. number of images with a positive probability.
+    """
+    rates = image_rates(weights, sizes)
+    positive = rates > 0
+    budget = resolve_budget(int(sizes[positive].sum()), count=int(budget) or -1)
+    time = _time_of(float(budget), rates[positive], sizes[positive])
+    found = np.zeros(len(rates))
+    found[positive] = sizes[positive] * -np.expm1(-rates[positive] * time)
+    return found
+
+
+def draw_subset(weights: Floats, cluster: npt.NDArray[np.integer], budget: int, seed: int) -> Ints:
+    """Draw exactly ``budget`` images without replacement, successively in proportion to p.
+
+    Every image gets an exponential clock of rate p(x); the first ``budget`` to ring are drawn,
+    which is successive sampling (Efraimidis and Spirakis, 2006). A larger budget under the same
+    seed therefore contains the smaller draw.
+
+    Args:
+        weights: w, shape (K,).
+        cluster: cluster of each image, shape (N,); -1 is never drawn.
+        budget: number of images.
+        seed: 0 or more.
+
+    Returns:
+        Positions of the drawn images in ascending order, shape (budget,).
+
+    Raises:
+        NDSError: the budget is not in 1 .. number of images with a positive probability.
+    """
+    sizes = cluster_sizes(cluster, len(weights))
+    rates = image_rates(weights, sizes)
+    drawable = int(sizes[rates > 0].sum())
+    resolve_budget(drawable, count=int(budget) or -1)
+    words = random_words(stream_key(seed, _SUBSET), 0, len(cluster))
+    candidates = _early_ringers(words, cluster, rates, sizes, budget)
+    return _first_to_ring(words, candidates, rates[cluster[candidates]], budget)
+
+
+def draw_by_probability(p: Floats, budget: int, seed: int) -> Ints:
+    """:func:`draw_subset` from probabilities of single images: the same draw where they are the same.
+
+    Args:
+        p: of each image, shape (N,); one of 0 is never drawn.
+        budget, seed: as there.
+
+    Raises:
+        NDSError: bad probabilities, or a budget beyond the images with a positive one.
+    """
+    p = normalise_probabilities(p)
+    candidates = np.flatnonzero(p > 0)
+    resolve_budget(len(candidates), count=int(budget) or -1)
+    words = random_words(stream_key(seed, _SUBSET), 0, len(p))
+    return _first_to_ring(words, candidates, p[candidates], budget)
+
+
+def _first_to_ring(words: npt.NDArray[np.uint64], candidates: Ints, rates: Floats, budget: int) -> Ints:
+    """The ``budget`` of the candidates whose clocks ring first, ascending; ``rates`` are theirs."""
+    # A vanishing rate gives an infinite clock, last of all and settled by position.
+    with np.errstate(over="ignore"):
+        clocks = -np.log(to_open_unit(words[candidates])) / rates
+    if len(candidates) > budget:
+        # Sorting settles ties by position, as a partial sort would not.
+        first = np.argpartition(clocks, budget - 1)
+        last = clocks[first[budget - 1]]
+        sure = np.flatnonzero(clocks < last)
+        tied = np.flatnonzero(clocks == last)[: budget - len(sure)]
+        candidates = np.sort(candidates[np.concatenate([sure, tied])])
+    return np.asarray(candidates, dtype=np.int64)
+
+
+def _early_ringers(
+    words: npt.NDArray[np.uint64],
+    cluster: npt.NDArray[np.integer],
+    rates: Floats,
+    sizes: Ints,
+    budget: int,
+) -> Ints:
+    """Positions whose clock rings before a time by which ``budget`` surely rang.
+
+    Images of a cluster share their rate, so that the time is found over K numbers and the
+    clocks of most images need no logarithm. The margin is eight standard deviations; should it
+    still fall short, the time is doubled: the result of the draw does not depend on it.
+    """
+    wanted = budget + 8.0 * np.sqrt(budget) + 16.0
+    positive = rates > 0
+    while True:
+        time = _time_of(wanted, rates[positive], sizes[positive])
+        floor = np.ones(len(rates) + 1)  # the last element serves cluster -1: never drawn
+        floor[:-1][positive] = np.exp(-rates[positive] * time)
+        limit = np.minimum(np.ceil(floor * 2.0**64), 2.0**64 - 2048).astype(np.uint64)
+        limit[floor >= 1.0] = np.iinfo(np.uint64).max
+        found = np.flatnonzero(words >= limit[cluster])
+        found = found[floor[cluster[found]] < 1.0]
+        if len(found) >= budget:
+            return found
+        wanted *= 2.0
+
+
+def _time_of(wanted: float, rates: Floats, sizes: Ints) -> float:
+    """The time at which ``wanted`` clocks rang in expectation (infinite when that is too many)."""
+    if wanted >= sizes.sum():
+        return float("inf")
+    # All clocks together ring once per unit of time at most, so that it takes ``wanted`` units or more.
+    low, high = 0.0, float(wanted)
+    while (sizes * -np.expm1(-rates * high)).sum() < wanted and high < 1e300:
+        low, high = high, high * 2.0
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        if (sizes * -np.expm1(-rates * middle)).sum() < wanted:
+            low = middle
+        else:
+            high = middle
+    return high

@@ -1,0 +1,221 @@
+"""What goes over the wire. Requests are strict: no unknown field, no text for a number, no NaN."""
+
+# Without `from __future__ import annotations`: pydantic reads the annotations when the module runs.
+from typing import Annotated, Any, Literal, Optional
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from nds_plugin.selection.config import SelectionConfig
+from nds_plugin.service.published.store import MAX_CLUSTERS
+
+MAX_SEED = 2**53 - 1  # what JavaScript's numbers hold
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
+
+
+class ScoresIn(_Strict):
+    """One score for each cluster of the set."""
+
+    clusters: Annotated[
+        list[Annotated[int, Field(ge=0, lt=MAX_CLUSTERS)]], Field(min_length=1, max_length=MAX_CLUSTERS)
+    ]
+    z: Annotated[list[Finite], Field(min_length=1, max_length=MAX_CLUSTERS)]
+
+
+class SearchRequest(_Strict):
+    """A search, also of a preview."""
+
+    expert_set: Annotated[
+        str, Field(pattern=r"^([0-9a-f]{16}|[0-9a-f]{64})$", description="a set's id, or its experts' hash")
+    ]
+    scores: Optional[ScoresIn] = None
+    sources: Optional[Annotated[list[Annotated[str, Field(max_length=500)]], Field(max_length=1000)]] = None
+    budget: Optional[Annotated[int, Field(ge=1, le=2**53)]] = None
+    share: Optional[Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]] = None
+    temperature: Annotated[float, Field(ge=1e-3, le=1e6, allow_inf_nan=False)] = 0.1
+    normalisation: Literal["minmax", "none"] = "minmax"
+    selector: Literal["nds", "uniform"] = "nds"
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    title: Annotated[str, Field(max_length=200)] = ""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "SearchRequest":
+        if (self.budget is None) == (self.share is None):
+            raise ValueError(
+                "give exactly one of budget (a number of images) and share (of the chosen sources)"
+            )
+        return self
+
+    def config(self) -> SelectionConfig:
+        """The settings of the selection."""
+        return SelectionConfig(
+            selector=self.selector,
+            count=self.budget or 0,
+            share=self.share or 0.0,
+            temperature=self.temperature,
+            normalisation=self.normalisation,
+            seed=self.seed,
+        )
+
+
+class ProblemOut(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: Optional[list[dict[str, str]]] = None
+
+
+class Health(BaseModel):
+    status: Literal["ok"]
+    expert_set: str
+    version: str
+
+
+class SourceOut(BaseModel):
+    name: str
+    images: int
+    linked_images: int
+    clusters: list[int]
+    cluster_images: dict[str, int]
+    classes: list[str]
+    licenses: list[str]
+    homepage: str
+    thumbnails_allowed: bool
+
+
+class SourcesOut(BaseModel):
+    expert_set: str
+    sources: list[SourceOut]
+
+
+class ExpertSetOut(BaseModel):
+    id: str
+    hash: str
+    created: str
+    current: bool
+    task: str
+    num_clusters: int
+    crop_size: int
+    images: int
+    bytes: int
+
+
+class ExpertSetsOut(BaseModel):
+    expert_sets: list[ExpertSetOut]
+
+
+class FileOut(BaseModel):
+    name: str
+    bytes: int
+    sha256: str
+    url: str
+
+
+class ExpertSetDetail(ExpertSetOut):
+    manifest: dict[str, Any]
+    files: list[FileOut]
+
+
+class Preview(BaseModel):
+    budget: int
+    drawable: int
+    z: Optional[list[float]]
+    z_scaled: Optional[list[float]]
+    w: list[float]
+    cluster_images: list[int]
+    expected_share_by_cluster: list[float]
+    expected_share_by_source: dict[str, float]
+    effective_clusters: float
+    effective_sample_size: float
+
+
+class Result(Preview):
+    images: int
+    share_by_source: dict[str, float]
+    share_by_cluster: list[float]
+    links: dict[str, Any]
+
+
+class SearchOut(BaseModel):
+    id: str
+    expert_set: str
+    created: str
+    request: dict[str, Any]
+    result: Result
+    token: Optional[str] = None
+
+
+class SearchesOut(BaseModel):
+    searches: list[SearchOut]
+    next: Optional[str]
+
+
+class ImageOut(BaseModel):
+    source: str
+    image_id: str
+    cluster: int
+    p: float
+    url: str
+    license: str
+    checksum: str
+    file_name: str
+
+
+class ImagesOut(BaseModel):
+    images: list[ImageOut]
+    next: Optional[str]
+
+
+class MosaicImage(BaseModel):
+    source: str
+    image_id: str
+    url: str
+    thumbnail: Optional[str]
+
+
+class MosaicCluster(BaseModel):
+    cluster: int
+    z: Optional[float]
+    w: float
+    images: list[MosaicImage]
+
+
+class MosaicOut(BaseModel):
+    clusters: list[MosaicCluster]
+
+
+class TokenOut(BaseModel):
+    token: str
+
+
+class FastAdaptOut(BaseModel):
+    expert_set: str
+    clusters: list[int]
+    z: list[float]
+
+
+class CurrentIn(_Strict):
+    expert_set: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+
+
+class CurrentOut(BaseModel):
+    expert_set: str
+
+
+class Stats(BaseModel):
+    version: str
+    expert_set: str
+    expert_sets: list[str]
+    searches: int
+    tokens: int
+    rss_mb: float
+    uptime_s: float

@@ -1,0 +1,185 @@
+"""A search: a client's scores in, a selection out. Pure functions of a published set and a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.experts.scores import Scores
+from nds_plugin.selection.config import SelectionConfig
+from nds_plugin.selection.counter_rng import random_words, stream_key
+from nds_plugin.selection.drawing import expected_draws, resolve_budget
+from nds_plugin.selection.select import draw_rows, selection_info, selector_weights
+from nds_plugin.selection.weights import (
+    Floats,
+    Ints,
+    effective_clusters,
+    effective_sample_size,
+    image_rates,
+    normalise_scores,
+)
+from nds_plugin.service.published.store import PublishedSet
+
+TOP_CLUSTERS, PER_CLUSTER = 8, 9  # the paper's Figures 2-4
+_MOSAIC = 2  # purpose of a random stream, see counter_rng.stream_key; sampling has 1
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked of a set.
+
+    Attributes:
+        config: selector, budget, temperature, normalisation, seed; mode ``subset``.
+        z: the scores of clusters 0 to K-1, or None where the selector needs none.
+        sources: names of the sources to choose from.
+    """
+
+    config: SelectionConfig
+    z: tuple[float, ...] | None
+    sources: tuple[str, ...]
+
+
+def make_query(
+    published: PublishedSet,
+    config: SelectionConfig,
+    clusters: Sequence[int] | None,
+    z: Sequence[float] | None,
+    sources: Sequence[str] | None,
+) -> Query:
+    """A query that fits a set.
+
+    Args:
+        clusters, z: the scores and whose they are; both None without scores.
+        sources: names, or None for all.
+
+    Raises:
+        NDSError: an unknown source or none, or scores of other clusters than 0 to K-1.
+    """
+    known = published.source_names
+    for name in sources or ():
+        if name not in known:
+            raise unknown_name("source", name[:100], known)
+    if sources is not None and not sources:
+        raise NDSError("no source is chosen: name at least one, or leave sources out for all of them.")
+    if z is not None and list(clusters or ()) != list(range(published.num_clusters)):
+        raise NDSError(
+            f"expected the scores of exactly the clusters 0 to {published.num_clusters - 1} in this order, got "
+            f"{len(clusters or ())} clusters: score the experts of the set {published.id}."
+        )
+    if z is not None and len(z) != published.num_clusters:
+        raise NDSError(f"expected {published.num_clusters} scores, one of each cluster, got {len(z)}.")
+    if z is None and config.selector == "nds":
+        raise NDSError("the selector nds needs scores; score the experts first, or use the selector uniform.")
+    chosen = known if sources is None else [name for name in known if name in set(sources)]
+    return Query(config, None if z is None else tuple(float(value) for value in z), tuple(chosen))
+
+
+def _weights(published: PublishedSet, query: Query) -> tuple[Floats, Ints]:
+    sizes = published.sizes_in(query.sources)
+    return selector_weights(query.config, sizes, _scores(published, query)), sizes
+
+
+def _scores(published: PublishedSet, query: Query) -> Scores | None:
+    if query.z is None:
+        return None
+    count = published.num_clusters
+    return Scores(
+        list(range(count)), list(query.z), [0.0] * count, "accuracy", 0, published.expert_hash, published.manifest["task"]
+    )  # fmt: skip
+
+
+def preview(published: PublishedSet, query: Query) -> dict[str, Any]:
+    """What a query would give, in expectation; without a draw, so that it costs next to nothing.
+
+    Raises:
+        NDSError: no budget, or one larger than what can be drawn.
+    """
+    config = query.config
+    weights, sizes = _weights(published, query)
+    drawable = int(sizes[weights > 0].sum())
+    budget = resolve_budget(drawable, config.count, config.share, whole=int(sizes.sum()))
+    draws = expected_draws(weights, sizes, budget)
+    inclusion = np.divide(draws, sizes, out=np.zeros_like(draws), where=sizes > 0)
+    z = None if query.z is None else list(query.z)
+    scaled = None if z is None else normalise_scores(z, config.normalisation).tolist()
+    by_source = {
+        name: float(published.counts[published.source_names.index(name)] @ inclusion / budget)
+        for name in query.sources
+    }
+    return {
+        "budget": budget,
+        "drawable": drawable,
+        "z": z,
+        "z_scaled": scaled,
+        "w": weights.tolist(),
+        "cluster_images": sizes.tolist(),
+        "expected_share_by_cluster": (draws / budget).tolist(),
+        "expected_share_by_source": by_source,
+        "effective_clusters": effective_clusters(weights),
+        "effective_sample_size": effective_sample_size(weights, sizes),
+    }
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The images of a search: rows of a set and the probabilities they were drawn by.
+
+    Attributes:
+        rows: rows of the index, ascending, int32, shape (budget,).
+        rates: p of an image of each cluster, shape (K,).
+        weights: w over the clusters, shape (K,).
+        info: as in a selection artefact.
+    """
+
+    rows: npt.NDArray[np.int32]
+    rates: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float64]
+    info: dict[str, Any]
+
+
+def draw(published: PublishedSet, query: Query) -> Drawn:
+    """Draw; equal arguments give the equal draw, whenever and wherever it is made.
+
+    With all sources chosen it is the draw of :func:`nds_plugin.selection.select.select`.
+
+    Raises:
+        NDSError: no budget, or one larger than what can be drawn.
+    """
+    weights, sizes = _weights(published, query)
+    rows = draw_rows(query.config, weights, sizes, published.cluster_in(query.sources))
+    hashes = (str(published.info["index"]), str(published.info["partition"]))
+    info = selection_info(query.config, sizes, _scores(published, query), query.sources, hashes, len(rows))
+    return Drawn(rows.astype(np.int32), image_rates(weights, sizes), weights, info)
+
+
+def shares(published: PublishedSet, query: Query, drawn: Drawn) -> dict[str, Any]:
+    """How many images were drawn, and their shares by source and by cluster."""
+    total = len(drawn.rows)
+    by_source = np.bincount(published.source[drawn.rows], minlength=len(published.source_names)) / total
+    by_cluster = np.bincount(published.cluster[drawn.rows], minlength=published.num_clusters) / total
+    names = published.source_names
+    return {
+        "images": total,
+        "share_by_source": {name: float(by_source[names.index(name)]) for name in query.sources},
+        "share_by_cluster": by_cluster.tolist(),
+    }
+
+
+def mosaic_rows(published: PublishedSet, query: Query) -> list[tuple[int, list[int]]]:
+    """Nine random images of each of the eight heaviest clusters, as (cluster, rows of the index)."""
+    weights, sizes = _weights(published, query)
+    cluster = published.cluster_in(query.sources)
+    found = []
+    for k in np.argsort(-weights, kind="stable")[:TOP_CLUSTERS].tolist():
+        if sizes[k] == 0:
+            continue
+        members = np.flatnonzero(cluster == k)
+        words = random_words(stream_key(query.config.seed, _MOSAIC, k), 0, len(members))
+        first = np.argsort(words, kind="stable")[:PER_CLUSTER]
+        found.append((k, members[np.sort(first)].tolist()))
+    return found

@@ -1,0 +1,196 @@
+"""The source index: one record per image, and the identity of an image.
+
+The identity of an image is ``(source, image_id)`` and never its position: filtering empty
+images shifts positions, and image ids repeat across sources. ``image_id`` is kept as text,
+since COCO numbers its images and OpenImages names them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import content_hash, read_table, write_table
+
+KIND = "index"
+NO_LABEL = -1
+_SCHEMA = pa.schema(
+    [
+        ("source", pa.dictionary(pa.int32(), pa.string())),
+        ("image_id", pa.string()),
+        ("file_name", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("label", pa.int32()),
+        ("url", pa.string()),
+        ("license", pa.string()),
+        ("checksum", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image of a source.
+
+    Attributes:
+        source: name of the source dataset.
+        image_id: the source's own id of the image, as text.
+        file_name: path of the image file.
+        width, height: in pixels, as the annotation says; 0 where unknown.
+        label: position of the image's main class in ``SourceIndex.classes`` (the class with
+            the largest annotated area), or ``NO_LABEL``.
+        url, license, checksum: as the provider publishes them, else empty.
+    """
+
+    source: str
+    image_id: str
+    file_name: str
+    width: int = 0
+    height: int = 0
+    label: int = NO_LABEL
+    url: str = ""
+    license: str = ""
+    checksum: str = ""
+
+
+class SourceIndex:
+    """The images of one or several sources, as columns.
+
+    Args:
+        table: columns of ``ImageRecord``, one row per image.
+        classes: names of the classes that ``label`` points into.
+
+    Raises:
+        NDSError: no image, a column missing, or an identity that occurs twice.
+    """
+
+    def __init__(self, table: pa.Table, classes: Sequence[str] = ()) -> None:
+        missing = [name for name in _SCHEMA.names if name not in table.column_names]
+        if missing:
+            raise NDSError(f"index lacks the columns {', '.join(missing)}.")
+        if table.num_rows == 0:
+            raise NDSError("index is empty: the source has no images.")
+        self.table = table.select(_SCHEMA.names).cast(_SCHEMA).unify_dictionaries().combine_chunks()
+        self.classes = tuple(classes)
+        self._refuse_duplicates()
+
+    @classmethod
+    def from_records(cls, records: Iterable[ImageRecord], classes: Sequence[str] = ()) -> SourceIndex:
+        """Build from records, in their order."""
+        rows = list(records)
+        columns = {name: [getattr(row, name) for row in rows] for name in _SCHEMA.names}
+        arrays = [pa.array(columns[field.name], type=field.type) for field in _SCHEMA]
+        return cls(pa.Table.from_arrays(arrays, schema=_SCHEMA), classes)
+
+    @classmethod
+    def join(cls, indexes: Sequence[SourceIndex]) -> SourceIndex:
+        """Concatenate; classes are united by name, in order of first appearance."""
+        classes = list(dict.fromkeys(name for index in indexes for name in index.classes))
+        position = {name: i for i, name in enumerate(classes)}
+        tables = []
+        for index in indexes:
+            lookup = np.array([position[name] for name in index.classes] + [NO_LABEL], dtype=np.int32)
+            labels = pa.array(lookup[index.column("label")])
+            column = index.table.column_names.index("label")
+            tables.append(index.table.set_column(column, "label", labels))
+        return cls(pa.concat_tables(tables), classes)
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def __getitem__(self, position: int) -> ImageRecord:
+        return ImageRecord(**{k: v[0] for k, v in self.table.slice(position, 1).to_pydict().items()})
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """One column as a numpy array: int32 for numbers, objects (str) for text."""
+        column = self.table.column(name)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(pa.string())
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the sources, in order of first appearance."""
+        return [str(name) for name in pc.unique(self.table.column("source").cast(pa.string())).to_pylist()]
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """Hash of the identities, sizes, labels and checksums; not of where the files lie."""
+        digest = hashlib.sha256(content_hash(self.classes).encode())
+        for name in ("source", "image_id", "width", "height", "label", "checksum"):
+            column = self.table.column(name)
+            if pa.types.is_integer(column.type):
+                digest.update(column.to_numpy().astype("<i8").tobytes())
+            else:
+                _update(digest, column.cast(pa.large_string()))
+        return digest.hexdigest()
+
+    def positions(self, sources: Sequence[str], image_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Row of each identity, -1 where the index does not hold it; shape (len(image_ids),)."""
+        lookup = self._lookup
+        return np.fromiter(
+            (lookup.get(key, -1) for key in zip(sources, image_ids)),
+            dtype=np.int64,
+            count=len(image_ids),
+        )
+
+    @functools.cached_property
+    def _lookup(self) -> dict[tuple[str, str], int]:
+        keys = zip(self.column("source").tolist(), self.column("image_id").tolist())
+        return {key: i for i, key in enumerate(keys)}
+
+    def _refuse_duplicates(self) -> None:
+        groups = self.table.select(["source", "image_id"]).group_by(["source", "image_id"])
+        counts = groups.aggregate([([], "count_all")])
+        twice = counts.filter(pc.greater(counts.column("count_all"), 1))
+        if twice.num_rows:
+            first = twice.slice(0, 1).to_pylist()[0]
+            raise NDSError(
+                f"{twice.num_rows} images occur more than once in the index, first image id "
+                f"{first['image_id']!r} of source {first['source']!r}: ids must be unique in a source."
+            )
+
+    def labelled(self) -> SourceIndex:
+        """The images that have a label, that is, an annotated object.
+
+        Raises:
+            NDSError: none has.
+        """
+        mask = pa.array(self.column("label") != NO_LABEL)
+        if not mask.true_count:
+            raise NDSError(
+                f"none of the {len(self)} images of {', '.join(self.sources)} has an annotated object."
+            )
+        return SourceIndex(self.table.filter(mask), self.classes)
+
+    def save(self, path: str | os.PathLike[str], key: str) -> None:
+        """Write the index artefact."""
+        payload = {"classes": list(self.classes), "hash": self.hash}
+        write_table(path, KIND, key, self.table, payload)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SourceIndex:
+        """Read an index artefact."""
+        table, header = read_table(path, KIND)
+        return cls(table, header["classes"])
+
+
+def _update(digest: Any, column: pa.ChunkedArray) -> None:
+    """Feed a hash with a text column: the lengths, then the bytes."""
+    digest.update(pc.binary_length(column).to_numpy().astype("<i8").tobytes())
+    for chunk in column.chunks:
+        _, offsets, data = chunk.buffers()
+        edges = np.frombuffer(offsets, "<i8")[chunk.offset : chunk.offset + len(chunk) + 1]
+        if len(chunk) and data is not None:
+            digest.update(memoryview(data)[edges[0] : edges[-1]])

@@ -1,0 +1,168 @@
+"""Cutting a source into clusters by the features of its images; needs scikit-learn, not torch."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.files.artifacts import content_hash
+from nds_plugin.source import clustering
+from nds_plugin.source.index import NO_LABEL, SourceIndex
+from nds_plugin.source.partition import KIND, NO_CLUSTER, Partition
+
+METHODS = ("kmeans", "superclass")
+MAX_UNREADABLE = 0.1  # share of a source's images that may be unreadable; our choice
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PartitionConfig:
+    """How a source is cut.
+
+    Attributes:
+        method: "kmeans" on the images' features (the paper's unsupervised partition), or
+            "superclass": k-means on the mean feature of each class, an image going with its label.
+        num_clusters: K asked for; fewer may come out where clusters are empty or tiny.
+        seed: of k-means.
+        min_size: clusters with fewer images are merged into the nearest; 1 drops only empty ones.
+        pca_dim: principal components that the features are reduced to before k-means; 0 for none.
+
+    Raises:
+        NDSError: an unknown method, or a number out of range.
+    """
+
+    method: str = "kmeans"
+    num_clusters: int = 50
+    seed: int = 0
+    min_size: int = 1
+    pca_dim: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise unknown_name("partition method", self.method, METHODS)
+        for name, low in (("num_clusters", 1), ("seed", 0), ("min_size", 1), ("pca_dim", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, (int, np.integer)) or not low <= value < 2**32:
+                raise NDSError(f"partition: {name} must be a whole number of at least {low}, got {value!r}.")
+
+    @property
+    def hash(self) -> str:
+        """Hash of all settings; part of the key of what is made with them."""
+        return content_hash(asdict(self))
+
+
+def partition_by_features(
+    index: SourceIndex,
+    features: npt.NDArray[np.floating],
+    readable: npt.NDArray[np.bool_],
+    config: PartitionConfig,
+) -> Partition:
+    """Cut a source by the features of its images; a pure function of its arguments.
+
+    Clusters are numbered by size, the largest first (our choice), so that the numbering is
+    stable. Images that cannot be read get cluster -1.
+
+    Args:
+        index: N images.
+        features: shape (N, D), L2-normalised; rows of unreadable images are not looked at.
+        readable: shape (N,).
+        config: how.
+
+    Raises:
+        NDSError: shapes differ, features are not finite, more than ``MAX_UNREADABLE`` of the
+            images are unreadable, K is larger than the number of images (or classes).
+    """
+    points = _checked(index, features, readable, config)
+    if config.pca_dim:
+        points = clustering.reduce_dimension(points, config.pca_dim, config.seed)
+    notes: list[str] = []
+    if config.method == "kmeans":
+        labels, centroids = clustering.kmeans(points, config.num_clusters, config.seed)
+    else:
+        classes = index.column("label")[readable]
+        labels, centroids = clustering.superclass(points, classes, config.num_clusters, config.seed)
+        if unlabelled := int((classes == NO_LABEL).sum()):
+            notes.append(
+                f"{unlabelled} images without a label went to the nearest superclass by their features"
+            )
+    sizes = np.bincount(labels, minlength=len(centroids))
+    merged_into, merge_notes = clustering.merge_small(sizes, centroids, config.min_size)
+    found = np.full(len(index), NO_CLUSTER, dtype=np.int64)
+    found[readable] = merged_into[labels]
+    cluster = clustering.number_by_size(found)
+    notes += merge_notes
+    if config.method == "superclass":
+        notes += _class_notes(cluster, index)
+    if not readable.all():
+        notes.append(f"{int((~readable).sum())} unreadable images are in no cluster and are never drawn")
+    for note in notes:
+        logger.info("partition: %s", note)
+    identities = index.table.select(["source", "image_id"])
+    return Partition(cluster, identities, index.hash, method=config.method, seed=config.seed, notes=notes)
+
+
+def partition_key(features_key: str, config: PartitionConfig) -> str:
+    """Hash of everything a partition is made from: the features (and so the index) and the config."""
+    return content_hash([KIND, features_key, config.hash])
+
+
+def _checked(
+    index: SourceIndex, features: npt.NDArray[Any], readable: npt.NDArray[np.bool_], config: PartitionConfig
+) -> npt.NDArray[Any]:
+    """The features of the readable images, shape (readable images, D)."""
+    if features.ndim != 2 or len(features) != len(index) or readable.shape != (len(index),):
+        raise NDSError(
+            f"partition: expected features of shape ({len(index)}, D) and readable of shape ({len(index)},), "
+            f"got {features.shape} and {readable.shape}."
+        )
+    check_readable(readable)
+    points = features if readable.all() else features[readable]
+    finite = np.isfinite(points).all(axis=1)
+    if not finite.all():
+        first = index[int(np.flatnonzero(readable)[np.argmin(finite)])]
+        raise NDSError(
+            f"partition: features of {int((~finite).sum())} images are not finite, first image "
+            f"{first.image_id!r} of {first.source!r}: the feature network's weights are broken."
+        )
+    check_num_clusters(config.num_clusters, len(points))
+    return points
+
+
+def check_num_clusters(num_clusters: int, images: int) -> None:
+    """Refuse more clusters than images."""
+    if num_clusters > images:
+        raise NDSError(f"cannot cut {images} images into {num_clusters} clusters: lower num_clusters.")
+
+
+def check_readable(readable: npt.NDArray[np.bool_], limit: float = MAX_UNREADABLE, detail: str = "") -> None:
+    """Refuse images of which more than a share cannot be read, or all.
+
+    Args:
+        readable: shape (N,).
+        limit: the share that may be unreadable.
+        detail: added to the message, such as the first image's error.
+    """
+    broken = int((~readable).sum())
+    if broken > limit * len(readable) or broken == len(readable):
+        share = "all of them" if broken == len(readable) else f"more than {limit:.0%}"
+        raise NDSError(
+            f"{broken} of {len(readable)} images cannot be read, {share}: is the "
+            f"image folder right?{detail and f' First: {detail}'}"
+        )
+
+
+def _class_notes(cluster: npt.NDArray[np.int32], index: SourceIndex) -> list[str]:
+    """The classes of each cluster, one line each."""
+    labels = index.column("label")
+    notes = []
+    for k in range(int(cluster.max()) + 1):
+        members = labels[cluster == k]
+        names = [index.classes[i] for i in np.unique(members[members != NO_LABEL])]
+        notes.append(f"cluster {k} holds the classes {', '.join(names) or 'none'}")
+    return notes

@@ -1,0 +1,453 @@
+from __future__ import annotations
+
+import json
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import pytest
+from coco_files import document, write_coco, write_image
+from PIL import Image
+
+from nds_plugin.datasets.coco import json_stream
+from nds_plugin.datasets.coco.split import check_files, default_source, index_coco, index_folder, main_classes
+from nds_plugin.datasets.coco.store import open_coco
+from nds_plugin.errors import NDSError
+from nds_plugin.source.index import NO_LABEL
+from nds_plugin.store.records import RecordDecoder
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """The dicts of a COCO file's store."""
+    store = open_coco(path)
+    decode = RecordDecoder(store, "images", "XYWH", lambda name: (1, 1))
+    return [decode(i) for i in range(len(store))]
+
+
+def test_a_clean_file_comes_back_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = document(masks=True)
+    read = records(write_coco(tmp_path, content))
+    assert [record["image_id"] for record in read] == [3, 12, 20]
+    for record in read:
+        (image,) = [image for image in content["images"] if image["id"] == record["image_id"]]
+        assert record["file_name"] == f"images/{image['file_name']}"
+        assert (record["width"], record["height"]) == (image["width"], image["height"])
+        own = [a for a in content["annotations"] if a["image_id"] == record["image_id"]]
+        for got, given in zip(record["annotations"], own, strict=True):
+            for key in ("bbox", "iscrowd", "segmentation"):
+                assert got[key] == given[key]
+            assert got["category_id"] == {2: 0, 5: 1}[given["category_id"]]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1 << 22])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_the_file_reads_the_same_whatever_the_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, indent: int | None
+) -> None:
+    content = {
+        "a": [{"x": [1, -2.5e3, '\u00e9\u20ac \\ " ]']}, {}, 12345678901, None],
+        "b": {"c": [True]},
+        "d": [],
+    }
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(content, ensure_ascii=block != 7, indent=indent), encoding="utf-8")
+    monkeypatch.setattr(json_stream, "_BLOCK", block)
+    read = list(json_stream.stream_object(path, ("a", "d"), chunk=3))
+    assert read == [("a", content["a"][:3]), ("a", content["a"][3:]), ("b", content["b"]), ("d", [])]
+
+
+@pytest.mark.parametrize("damage", [b"}", b"{", b",", b"@", b'"'])
+def test_a_damaged_byte_is_an_error_and_never_other_data(tmp_path: Path, damage: bytes) -> None:
+    raw = json.dumps(document(masks=True)).encode()
+    path = tmp_path / "x.json"
+    for position in range(0, len(raw), 97):
+        path.write_bytes(raw[:position] + damage + raw[position:])
+        try:
+            found = list(json_stream.stream_object(path, ("images", "annotations"), 100))
+        except NDSError as error:
+            assert "\n" not in str(error)
+        else:  # inside of a text it is only another letter
+            assert json.loads(path.read_bytes()).keys() == {key for key, _ in found}
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NDSError, match=r"annotation file not found: .*nothing\.json"):
+        open_coco(tmp_path / "nothing.json")
+    with pytest.raises(NDSError, match=r"cannot read the annotation file .*directory"):
+        open_coco(tmp_path)
+
+
+def test_a_truncated_file_names_the_byte(tmp_path: Path) -> None:
+    path = write_coco(tmp_path, document())
+    cut = json.dumps(document(), indent=1, ensure_ascii=False).replace("dog", "d\u00f6g")
+    cut = cut[: cut.index('"cat"') + 5]  # after the two bytes of the umlaut
+    path.write_text(cut, encoding="utf-8")
+    size = path.stat().st_size
+    assert size == len(cut) + 1
+    message = rf"train\.json is not complete JSON \(.* at byte {size} of {size}\): it was cut short"
+    with pytest.raises(NDSError, match=message) as error:
+        open_coco(path)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("*.arrow")), "half a store"
+
+
+def test_an_empty_and_a_binary_file_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(b"\n")
+    with pytest.raises(NDSError, match=r"is empty \(1 bytes\)"):
+        open_coco(path)
+    path.write_bytes(b"\x1f\x8b\x08\x00\xff\xff")
+    with pytest.raises(NDSError, match=r"byte 1 of 6 is not UTF-8.*compressed"):
+        open_coco(path)
+    path.write_text("[" * 200_000)
+    with pytest.raises(NDSError, match="is not"):
+        open_coco(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "expected an object, got a list"),
+        (
+            {"images": [{"id": 1, "file_name": "a"}], "info": {}},
+            "lacks 'annotations', 'categories'; its keys: 'images', 'info'",
+        ),
+        ({}, "lacks 'images', 'annotations', 'categories'; its keys: none"),
+        ({"images": {}, "annotations": [], "categories": []}, "'images' must be a list, got a dict"),
+        ({"images": [], "annotations": [], "categories": []}, "lists no images"),
+    ],
+)
+def test_json_that_is_not_coco_says_what_is_missing(tmp_path: Path, content: Any, message: str) -> None:
+    with pytest.raises(NDSError, match=re.escape(message)):
+        open_coco(write_coco(tmp_path, content))
+
+
+def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
+    *keys, last, value = path
+
+    def change(content: Any) -> None:
+        for key in keys:
+            content = content[key]
+        content[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda d: d["images"][1].pop("file_name"),
+            "1 of 3 entries of 'images' have no 'file_name', first images[1]",
+        ),
+        (lambda d: d["annotations"][2].pop("bbox"), "1 of 5 entries of 'annotations' have no 'bbox'"),
+        (
+            _set("annotations", 0, "a string"),
+            "entries of 'annotations' have no 'image_id', first annotations[0]",
+        ),
+        (_set("images", 1, "id", 12), "1 ids of 'images' occur more than once, first 12"),
+        (_set("categories", 1, "id", 5), "1 ids of 'categories' occur more than once, first 5"),
+        (_set("images", 1, "id", "3"), "ids of 'images' must be all whole numbers or all text, got int, str"),
+        (_set("images", 1, "id", [3]), "must be all whole numbers or all text, got int, list"),
+        (_set("images", 0, "file_name", 5), "'file_name' of images[0] must be text, got 5"),
+        (
+            _set("images", 0, "width", "64"),
+            "'width' of image 12 must be a number of 0 (not known) to 1000000 pixels, got '64'",
+        ),
+        (_set("annotations", 3, "image_id", 99), "1 of 5 annotations are of no image that the file lists"),
+        (_set("annotations", 3, "image_id", [3]), "first annotations[3] with image_id [3]"),
+        (_set("annotations", 4, "category_id", 1), "first annotations[4] with category_id 1"),
+        (
+            _set("annotations", 1, "bbox", [1, 2, 3]),
+            "not four numbers x, y, width, height, first annotations[1]",
+        ),
+        (_set("annotations", 1, "bbox", [1, 2, 3, "4"]), "1 of 5 boxes are not four numbers"),
+        (_set("annotations", 1, "bbox", None), "with bbox None"),
+        (_set("annotations", 1, "iscrowd", "yes"), "'iscrowd' of annotation 2 must be 0 or 1, got 'yes'"),
+        (_set("annotations", 1, "keypoints", ["a", 1, 2]), "'keypoints' of annotation 2 must be numbers"),
+        (
+            _set("annotations", 1, "segmentation", [["a"] * 6]),
+            "annotation 2 of image 12 has a segmentation that",
+        ),
+        (_set("annotations", 1, "segmentation", "mask"), "annotation 2 of image 12 has a segmentation that"),
+        (
+            _set("annotations", 1, "segmentation", {"size": 4}),
+            "annotation 2 of image 12 has a segmentation that",
+        ),
+        (
+            _set("annotations", 1, "bbox", [1, 2, 3, 10**400]),
+            "'annotations' holds a value that is out of range",
+        ),
+        (_set("annotations", 1, "area", 10**400), "'annotations' holds a value that is out of range"),
+        (_set("annotations", 1, "id", 2**70), "'annotations' holds a value that is out of range"),
+        (
+            _set("images", 1, "file_name", "\ud800.jpg"),
+            "'images' holds a value that is out of range or no text",
+        ),
+        (_set("images", 1, "coco_url", "\ud800"), "'images' holds a value that is out of range or no text"),
+        (_set("annotations", 1, "keypoints", [10**400, 1, 2]), "'keypoints' of annotation 2 must be numbers"),
+        (
+            _set("annotations", 1, "segmentation", [[10**400] * 6]),
+            "annotation 2 of image 12 has a segmentation",
+        ),
+        (
+            _set("annotations", 1, "segmentation", [[float("nan")] * 6]),
+            "annotation 2 of image 12 has a segment",
+        ),
+        (
+            _set("annotations", 1, "segmentation", [{"a": 1}]),
+            "annotation 2 of image 12 has a segmentation that",
+        ),
+        (
+            _set("annotations", 1, "segmentation", {"size": [48, 64], "counts": [1, 2]}),
+            "annotation 2 of image 12 has a segmentation that is neither",
+        ),
+        (
+            _set("annotations", 1, "segmentation", {"size": [-48, -64], "counts": [3072]}),
+            "annotation 2 of image 12 has a segmentation that is neither",
+        ),
+        (
+            _set("annotations", 1, "segmentation", {"size": [48, 64], "counts": "garbage~"}),
+            "annotation 2 of image 12 has a segmentation that is neither",
+        ),
+        (
+            _set("annotations", 1, "segmentation", {"size": [48, 64], "counts": ""}),
+            "annotation 2 of image 12 has a segmentation that is neither",
+        ),
+        (_set("images", 0, "id", 2**70), "the ids of 'images' must fit into 64 bits"),
+    ],
+)
+def test_each_fault_has_its_line(tmp_path: Path, change: Callable[[Any], None], message: str) -> None:
+    content = document()
+    change(content)
+    path = write_coco(tmp_path, content)
+    with pytest.raises(NDSError, match=re.escape(message)) as error:
+        open_coco(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_boxes_are_clipped_or_dropped_in_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = document()
+    boxes = [[-5, 4, 10, 10], [60, 40, 30, 30], [4, 4, 0, 5], [float("nan"), 0, 5, 5], [70, 4, 5, 5]]
+    for annotation, box in zip(content["annotations"], boxes):
+        annotation["bbox"] = box
+        annotation["image_id"] = 12
+    with caplog.at_level(logging.WARNING):
+        read = records(write_coco(tmp_path, content))
+    boxes = [annotation["bbox"] for record in read for annotation in record["annotations"]]
+    assert boxes == [[0, 4, 5, 10], [60, 40, 4, 8]]
+    (record,) = caplog.records
+    text = record.getMessage()
+    assert (
+        "of 5 boxes, 2 (first: annotation 1 of image 12, bbox [-5, 4, 10, 10], image 64 x 48) leave" in text
+    )
+    assert "clipped to it; 3 (first: annotation 3 of image 12, bbox [4, 4, 0, 5]" in text
+    assert text.endswith("have no area in their image and were dropped.")
+
+
+def test_rounding_of_coco_boxes_is_not_a_fault(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = document()
+    content["annotations"][0]["bbox"] = [54.0, 4.0, 10.01, 10.0]
+    (first, *_) = records(write_coco(tmp_path, content))[1]["annotations"]
+    assert first["bbox"] == [54.0, 4.0, 10.01, 10.0]
+    assert not caplog.records
+
+
+def test_boxes_of_images_without_a_size_are_kept(tmp_path: Path) -> None:
+    content = document()
+    del content["images"][0]["width"], content["images"][0]["height"]
+    content["annotations"][0]["bbox"] = [500, 500, 10, 10]
+    assert open_coco(write_coco(tmp_path, content)).num_annotations == 5
+
+
+def test_masks_of_another_size_than_their_image_are_an_error(tmp_path: Path) -> None:
+    content = document()
+    content["annotations"][1]["segmentation"] = {"size": [40, 60], "counts": [10, 20, 2370]}
+    message = "1 masks are not of their image's size, first annotations[1] of image 12: expected 64 x 48, got 60 x 40"
+    with pytest.raises(NDSError, match=re.escape(message)):
+        open_coco(write_coco(tmp_path, content))
+
+
+def test_ids_of_categories_may_be_text(tmp_path: Path) -> None:
+    content = document()
+    for category in content["categories"]:
+        category["id"] = f"c{category['id']}"
+    for annotation in content["annotations"]:
+        annotation["category_id"] = f"c{annotation['category_id']}"
+    path = write_coco(tmp_path, content)
+    assert open_coco(path).classes == ["cat", "dog"]
+    assert [a["category_id"] for a in records(path)[1]["annotations"]] == [1, 0, 0]
+    content["annotations"][3]["category_id"] = "c9"
+    with pytest.raises(NDSError, match="of no category that the file lists, first with category_id 'c9'"):
+        open_coco(write_coco(tmp_path, content))
+
+
+def test_run_lengths_read_as_pycocotools_wrote_them() -> None:
+    from pycocotools import mask as mask_util
+
+    from nds_plugin.store.rle import runs
+
+    rng = np.random.Generator(np.random.PCG64(0))
+    for share in (0.0, 0.02, 0.5, 1.0):
+        pixels = np.asfortranarray(rng.random((37, 300)) < share, dtype=np.uint8)
+        expected = np.diff(np.flatnonzero(np.diff(np.r_[2, pixels.ravel(order="F"), 2])))
+        if pixels.ravel(order="F")[0]:
+            expected = np.r_[0, expected]
+        assert runs(mask_util.encode(pixels)["counts"]).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("licence", [[], {}, [7]])
+def test_a_licence_that_is_no_id_is_none(tmp_path: Path, licence: Any) -> None:
+    content = document()
+    content["images"][0]["license"] = licence
+    content["licenses"].append({"id": licence, "name": "x"})
+    index = index_coco(write_coco(tmp_path, content), tmp_path)
+    assert index.column("license").tolist() == ["", "", ""]
+
+
+def test_index_holds_the_main_class_link_and_licence(tmp_path: Path) -> None:
+    path = write_coco(tmp_path / "tiny" / "annotations", document())
+    index = index_coco(path, tmp_path / "images")
+    assert index.sources == ["tiny_train"]
+    assert index.classes == ("cat", "dog")
+    assert index.column("image_id").tolist() == ["3", "12", "20"]
+    # Image 3: the crowd of cats is larger, but does not count. Image 12: two small cats beat a dog.
+    assert index.column("label").tolist() == [1, 0, NO_LABEL]
+    assert index.column("url").tolist() == ["http://f/a", "http://x/b", ""]
+    assert index.column("license").tolist() == ["", "CC BY 4.0", ""]
+    assert index[0].file_name == str(tmp_path / "images" / "a.jpg")
+    assert (index[0].width, index[0].height) == (60, 40)
+
+
+def test_index_needs_no_annotations_and_takes_the_box_for_a_missing_area(tmp_path: Path) -> None:
+    content = document()
+    for annotation in content["annotations"]:
+        del annotation["area"]
+    labels = index_coco(write_coco(tmp_path, content), tmp_path).column("label").tolist()
+    assert labels == [1, 0, NO_LABEL]
+    bare = {"images": content["images"]}
+    index = index_coco(write_coco(tmp_path, bare), tmp_path, source="unlabelled")
+    assert index.column("label").tolist() == [NO_LABEL] * 3
+    assert index.sources == ["unlabelled"]
+
+
+def test_default_source_names_dataset_and_split() -> None:
+    assert default_source("coco/annotations/instances_train2017.json") == "coco_instances_train2017"
+    assert default_source("/data/ccp/train.json") == "ccp_train"
+    assert default_source("/train.json") == "train"
+
+
+def test_main_classes_agree_with_a_plain_loop() -> None:
+    rng = np.random.Generator(np.random.PCG64(0))
+    images, classes = rng.integers(0, 40, 300), rng.integers(0, 6, 300)
+    areas = rng.integers(1, 4, 300).astype(np.float64)  # small whole numbers: many ties
+    expected = []
+    for image in range(50):
+        sums = np.bincount(classes[images == image], areas[images == image], minlength=6)
+        expected.append(int(sums.argmax()) if sums.any() else NO_LABEL)
+    assert main_classes(images, classes, areas, 50).tolist() == expected
+    empty = np.zeros(0)
+    assert main_classes(empty.astype(int), empty.astype(int), empty, 2).tolist() == [NO_LABEL] * 2
+
+
+def test_missing_files_are_listed_in_index_order(tmp_path: Path) -> None:
+    index = index_coco(write_coco(tmp_path, document()), tmp_path / "images")
+    everything = [str(tmp_path / "images" / name) for name in ("a.jpg", "b.jpg", "c.jpg")]
+    assert check_files(index) == everything
+    write_image(tmp_path / "images" / "b.jpg")
+    assert check_files(index) == [everything[0], everything[2]]
+    assert check_files(index, sample=2) == [everything[0], everything[2]]
+    assert check_files(index, sample=10) == [everything[0], everything[2]]
+    assert check_files(index, sample=1) == [everything[0]]
+
+
+def test_folder_index_is_sorted_relative_and_recursive(tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    write_image(root / "z.PNG", 20, 10)
+    write_image(root / "day 1" / "a.jpg", 30, 40)
+    write_image(root / ".hidden" / "x.jpg")
+    write_image(root / "._ghost.jpg")
+    (root / "notes.txt").write_text("no image")
+    index = index_folder(root)
+    assert index.column("image_id").tolist() == ["day 1/a.jpg", "z.PNG"]
+    assert index.column("width").tolist() == [30, 20]
+    assert index.column("height").tolist() == [40, 10]
+    assert index.sources == ["photos"]
+    assert check_files(index) == []
+    assert index_folder(tmp_path / "photos", source="mine").sources == ["mine"]
+
+
+def test_folder_sizes_are_those_shown(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+    index = index_folder(tmp_path)
+    assert (index[0].width, index[0].height) == (20, 30)
+
+
+def test_a_folder_reached_twice_counts_once(tmp_path: Path) -> None:
+    write_image(tmp_path / "a" / "x.jpg")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path / "a", target_is_directory=True)
+    assert len(index_folder(tmp_path)) == 1
+
+
+def test_unreadable_files_are_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_image(tmp_path / "good.jpg")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.png").write_text("hello")
+    with caplog.at_level(logging.WARNING):
+        index = index_folder(tmp_path)
+    assert index.column("image_id").tolist() == ["good.jpg"]
+    (record,) = caplog.records
+    assert "2 of 3 images" in record.getMessage()
+    assert "empty.jpg" in record.getMessage()
+    assert "text.png" in record.getMessage()
+
+
+def test_a_decompression_bomb_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_image(tmp_path / "good.png", 10, 10)
+    write_image(tmp_path / "large.png", 50, 50)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    index = index_folder(tmp_path)
+    assert index.column("image_id").tolist() == ["good.png"]
+    assert "large.png" in caplog.text
+
+
+def test_folders_without_images_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(NDSError, match=r"image folder .*none does not exist"):
+        index_folder(tmp_path / "none")
+    with pytest.raises(NDSError, match=r"no images in .*\.jpg"):
+        index_folder(tmp_path)
+    (tmp_path / "bad.jpg").write_bytes(b"")
+    with pytest.raises(NDSError, match=r"is not a folder"):
+        index_folder(tmp_path / "bad.jpg")
+    with pytest.raises(NDSError, match=r"none of the 1 images in .* can be read, first: bad\.jpg"):
+        index_folder(tmp_path)
+
+
+def test_reading_and_indexing_need_neither_torch_nor_detectron2() -> None:
+    code = (
+        "import sys, nds_plugin.datasets.coco.split, nds_plugin.datasets.label_space;"
+        "import nds_plugin.datasets.cityscapes.split;"
+        "assert not {'torch', 'detectron2', 'pycocotools'} & set(sys.modules), 'imported'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_real_files_are_indexed_whole(nds_data: Path) -> None:
+    folder = nds_data / "detection" / "coco_mini"
+    index = index_coco(folder / "train.json", folder / "images")
+    assert len(index) == len(json.loads((folder / "train.json").read_text())["images"])
+    assert len(index.classes) == 80
+    assert check_files(index) == []
+    assert index.column("label").max() < 80

@@ -1,0 +1,140 @@
+"""Every config of the tables is that of its row, and trains on datasets laid out as their providers do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from provider_files import write_cityscapes, write_coco_2017, write_openimages, write_photographs
+
+from nds_plugin.d2.config.nodes import CONFIG_DIR, load_config
+from nds_plugin.experiments.cells import cell_overrides, config_hash, deciding_settings, row_config
+from nds_plugin.experiments.spec import GRIDS, Cell, Grid, Row
+
+ROWS = [(grid, row) for grid in GRIDS.values() for row in grid.rows]
+
+
+@pytest.mark.parametrize(("grid", "row"), ROWS, ids=[row.config for _, row in ROWS])
+def test_a_config_says_what_its_row_says(grid: Grid, row: Row) -> None:
+    nds = row_config(row).NDS
+    assert row.selector == nds.SELECTOR
+    if row.selector not in ("none", "full"):
+        assert row.budget in (nds.BUDGET.IMAGES, nds.BUDGET.SHARE)
+        assert 0 in (nds.BUDGET.IMAGES, nds.BUDGET.SHARE)
+    assert nds.EVALUATE_PRETRAINED
+    folder = "mini" if grid.name == "mini" else f"table{grid.name}"
+    assert f"output/{folder}/{row.name}/seed0" == row_config(row).OUTPUT_DIR
+
+
+def test_no_config_of_the_tables_belongs_to_no_row() -> None:
+    files = {
+        path.relative_to(CONFIG_DIR).as_posix()
+        for folder in ("table4", "table5", "mini")
+        for path in (CONFIG_DIR / folder).glob("*.yaml")
+        if not path.name.startswith("Base-")
+    }
+    assert files == {row.config for _, row in ROWS}
+
+
+@pytest.mark.parametrize("name", ["4", "5"])
+def test_pretraining_passes_as_often_over_every_budget_as_the_1x_schedule_over_coco(name: str) -> None:
+    for row in GRIDS[name].rows:
+        solver = load_config(row.config).NDS.PRETRAIN.SOLVER
+        if row.selector in ("uniform", "nds"):
+            epochs = solver.MAX_ITER * solver.IMS_PER_BATCH / row.budget
+            assert epochs == pytest.approx(90_000 * 16 / 118_287, rel=0.01)
+            assert pytest.approx((solver.MAX_ITER * 2 / 3, solver.MAX_ITER * 8 / 9), rel=0.01) == solver.STEPS
+
+
+def test_all_mini_rows_train_alike() -> None:
+    configs = [row_config(row) for row in GRIDS["mini"].rows]
+    first = configs[0]
+    for cfg in configs:
+        assert cfg.SOLVER == first.SOLVER
+        assert cfg.NDS.PRETRAIN == first.NDS.PRETRAIN
+        assert cfg.NDS.TARGET.NUM_IMAGES == 100
+        assert cfg.NDS.SOURCE == first.NDS.SOURCE
+
+
+def test_the_hash_of_a_row_knows_neither_seed_nor_folder_nor_machine(tmp_path: Path) -> None:
+    row = GRIDS["mini"].rows[2]
+    plain = config_hash(row_config(row))
+    moved = ["MODEL.DEVICE", "cuda", "DATALOADER.NUM_WORKERS", "7", "SOLVER.CHECKPOINT_PERIOD", "3"]
+    assert config_hash(row_config(row, cell_overrides(Cell(row, 5), tmp_path, moved))) == plain
+    for change in (
+        ["SOLVER.MAX_ITER", "201"],
+        ["NDS.PRETRAIN.SOLVER.MAX_ITER", "601"],
+        ["NDS.TEMPERATURE", "0.3"],
+    ):
+        assert config_hash(row_config(row, change)) != plain
+
+
+def test_a_setting_decides_also_where_it_is_the_default() -> None:
+    """Or a new default would pass for the old one."""
+    rows = {row.selector: deciding_settings(row_config(row)) for row in GRIDS["mini"].rows[:12]}
+    assert rows["nds"]["NDS.TEMPERATURE"] == row_config(GRIDS["mini"].rows[2]).NDS.TEMPERATURE
+    assert "NDS.TEMPERATURE" not in rows["uniform"]
+    assert "NDS.GATE.DRAW" in rows["gate"]
+    assert "NDS.GATE.DRAW" not in rows["nds"]
+    assert "NDS.ORACLE.SOURCES" in rows["oracle"]
+
+
+def test_settings_of_experts_leave_the_rows_that_have_none() -> None:
+    change = ["NDS.EXPERTS.STEPS", "81", "NDS.PARTITION.NUM_CLUSTERS", "4", "NDS.TEMPERATURE", "0.3"]
+    for row in GRIDS["mini"].rows:
+        same = config_hash(row_config(row)) == config_hash(row_config(row, change))
+        assert same == (row.selector in ("none", "uniform", "full", "oracle"))
+
+
+def _two_iterations(root: Path, output: Path, names: list[str]) -> list[dict[str, Any]]:
+    environment = {
+        **os.environ,
+        "DETECTRON2_DATASETS": str(root),
+        "NDS_DATA": str(root),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(CONFIG_DIR.parents[1]),
+    }
+    script = str(Path(__file__).parents[1] / "support/two_iterations.py")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", script, str(output), *names],
+        env=environment, capture_output=True, text=True, timeout=590,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"config"')]
+
+
+def _check(results: list[dict[str, Any]], rows: list[Row]) -> None:
+    assert [result["config"] for result in results] == [row.config for row in rows]
+    for result, row in zip(results, rows):
+        assert result["stages"] == (["finetune"] if row.selector == "none" else ["pretrain", "finetune"])
+        if row.selector != "none":
+            assert result["images"]
+            assert result["shared"] is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["4", "5"])
+def test_every_row_of_the_papers_tables_trains_two_iterations(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("cityscapesscripts", reason="pip install --no-deps cityscapesscripts")
+    write_cityscapes(tmp_path)
+    (write_coco_2017 if name == "4" else write_openimages)(tmp_path)
+    rows = list(GRIDS[name].rows)
+    results = _two_iterations(tmp_path, tmp_path / "out", [row.config for row in rows])
+    _check(results, rows)
+    drawn = [result["images"] for result, row in zip(results, rows) if row.selector in ("uniform", "nds")]
+    assert set(drawn) == {6}
+    shared = next(result["shared"] for result in results if result["shared"])
+    assert {"car", "person", "truck", "bus", "train", "bicycle", "motorcycle"} == set(shared)
+
+
+@pytest.mark.slow
+def test_every_row_of_the_mini_table_trains_two_iterations(tmp_path: Path) -> None:
+    rows = list(GRIDS["mini"].rows)
+    sources = row_config(rows[0]).NDS.SOURCE.DATASETS
+    write_photographs(tmp_path, [name.removeprefix("nds_data_").removesuffix("_train") for name in sources])
+    _check(_two_iterations(tmp_path, tmp_path / "out", [row.config for row in rows]), rows)

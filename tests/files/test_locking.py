@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from nds_plugin.errors import NDSError
+from nds_plugin.files import locking
+from nds_plugin.files.locking import build_once, writable_folder
+
+
+def test_what_is_ready_is_not_built(tmp_path: Path) -> None:
+    build_once(tmp_path / "x", lambda: True, lambda: pytest.fail("built"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(NDSError, match=r"cannot write .*\.x\.lock: "):
+        build_once(tmp_path / "file" / "x", lambda: False, lambda: None)
+
+
+def test_waiting_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    holder = os.open(tmp_path / ".x.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    built: list[int] = []
+    with caplog.at_level(logging.INFO):
+        thread = threading.Thread(
+            target=build_once, args=(tmp_path / "x", lambda: False, lambda: built.append(1))
+        )
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+        assert not built
+        os.close(holder)
+        thread.join(10)
+    assert built == [1]
+    assert "another process is making" in caplog.text
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)  # no such file system is at hand
+    with pytest.raises(NDSError, match=r"cannot lock .*/\.x\.lock: .* has no file locks .*local_lock=flock"):
+        build_once(tmp_path / "x", lambda: False, lambda: pytest.fail("built without a lock"))
+
+
+def test_whoever_shares_a_folder_can_lock_its_files(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        build_once(tmp_path / "x", lambda: False, lambda: None)
+    finally:
+        os.umask(before)
+    assert (tmp_path / ".x.lock").stat().st_mode & 0o777 == 0o666
+
+
+def test_a_read_only_tree_is_cached_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = str(tmp_path / "data")
+    assert writable_folder(tmp_path / "data" / "stores", "stores") == tmp_path / "data" / "stores"
+    # Root may write anywhere, so the answer of the system is set here, for this tree alone.
+    real = os.access
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr(locking.os, "access", lambda p, mode: not str(p).startswith(data) and real(p, mode))
+    assert (
+        writable_folder(tmp_path / "data" / "stores", "stores")
+        == tmp_path / "cache" / "nds_plugin" / "stores"
+    )
