@@ -1,4 +1,7 @@
-"""What the command line tools share: logging, one-line errors and parsers."""
+"""What the command line tools share: logging, one-line errors and parsers.
+
+May import: errors, files.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The one exception type that a user's mistake or bad input raises."""
+"""The one exception type that a user's mistake or bad input raises.
+
+May import: nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The Detectron2 side of the plugin. Importing it registers datasets, selections, heads and backbones."""
+"""Detectron2: importing this registers datasets, selections, heads and backbones.
+
+May import: errors, files, images, store, command_line, source, experts, datasets, report, selection,
+pipeline.
+"""
 
 from nds_plugin.d2 import quiet_import  # noqa: F401  (first: it silences a warning of Detectron2's import)
 from nds_plugin.d2.config.nodes import add_nds_config, load_config

@@ -1,0 +1,4 @@
+"""What people look at: figures, tables over seeds, and the one-page report of finished runs.
+
+May import: errors, files, images, source.
+"""

@@ -1,1 +1,5 @@
-"""The web service: lists sources, hands out experts, answers scores with links to the providers."""
+"""The web service: published sets of experts, the server, its page, and the client.
+
+May import: errors, files, images, store, command_line, source, experts, datasets, report,
+selection, pipeline.
+"""

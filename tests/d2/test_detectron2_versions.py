@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
-from test_loader import _batches, _config, _same, _selection
+from loader_batches import drawn_selection, first_batches, loader_config, same_batches
 from tiny_detector import tiny_config
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
@@ -55,10 +55,10 @@ def single_elements(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_batches_are_those_of_main_where_workers_get_single_elements(
     tmp_path: Path, workers: int, request: pytest.FixtureRequest
 ) -> None:
-    selection = _selection(tmp_path)
-    main = _batches(_config(selection), 5)
+    selection = drawn_selection(tmp_path)
+    main = first_batches(loader_config(selection), 5)
     request.getfixturevalue("single_elements")
-    assert _same(main, _batches(_config(selection, workers), 5))
+    assert same_batches(main, first_batches(loader_config(selection, workers), 5))
 
 
 class EagerTrainer(SimpleTrainer):
@@ -77,7 +77,7 @@ class EagerTrainer(SimpleTrainer):
 
 
 def _trainer_config(tmp_path: Path) -> CfgNode:
-    cfg = _config(_selection(tmp_path))
+    cfg = loader_config(drawn_selection(tmp_path))
     model = tiny_config(num_classes=7).MODEL
     cfg.MODEL = model
     cfg.SOLVER.MAX_ITER = 4
@@ -96,7 +96,7 @@ def test_a_trainer_that_starts_its_loader_at_once_begins_where_a_resumed_run_is(
 ) -> None:
     monkeypatch.setattr("nds_plugin.d2.model.mixed_precision.SimpleTrainer", EagerTrainer)
     cfg = _trainer_config(tmp_path)
-    expected = _drawn(_batches(cfg, 6))
+    expected = _drawn(first_batches(cfg, 6))
     trainer = NDSTrainer(cfg)
     trainer.start_iter = 2  # as after resume_or_load
     trainer.train()
@@ -107,7 +107,7 @@ def test_a_trainer_that_starts_its_loader_at_once_begins_where_a_resumed_run_is(
 
 
 def test_a_loader_begins_at_the_iteration_that_training_is_at(tmp_path: Path) -> None:
-    cfg = _config(_selection(tmp_path))
+    cfg = loader_config(drawn_selection(tmp_path))
     loader = build_nds_train_loader(cfg)
     outside = _drawn(itertools.islice(loader, 6))
     with EventStorage(4):
@@ -134,11 +134,11 @@ def test_a_checkpoint_is_read_without_unpickling_where_the_stock_checkpointer_wo
 def test_the_mapper_needs_no_method_for_annotations_of_the_stock_mapper(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cfg = _config(_selection(tmp_path))
-    with_method = _batches(cfg, 3)
+    cfg = loader_config(drawn_selection(tmp_path))
+    with_method = first_batches(cfg, 3)
     monkeypatch.delattr(DatasetMapper, "_transform_annotations")
-    without = _batches(cfg, 3, mapper=NDSDatasetMapper(cfg, True))
-    assert _same(with_method, without)
+    without = first_batches(cfg, 3, mapper=NDSDatasetMapper(cfg, True))
+    assert same_batches(with_method, without)
     for a, b in zip(itertools.chain(*with_method), itertools.chain(*without)):
         assert torch.equal(a["instances"].gt_boxes.tensor, b["instances"].gt_boxes.tensor)
 

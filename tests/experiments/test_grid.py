@@ -187,10 +187,11 @@ def test_a_cell_that_is_finished_meanwhile_is_not_run(tmp_path: Path) -> None:
     assert not job(tmp_path, "true", config_hash="another").is_done
 
 
+HERE = Path(__file__).parent
 RUNNER = """
 import sys
 from pathlib import Path
-sys.path[:0] = [{tests!r}, {tests!r} + '/..']
+sys.path[:0] = [{tests!r}, {support!r}]
 from test_grid import finish, job
 from nds_plugin.experiments.runner import run_jobs
 folder = Path({folder!r})
@@ -200,7 +201,7 @@ print(run_jobs([job(folder, script)], [{{}}], finish))
 
 
 def test_a_cell_whose_runner_was_killed_ends_alone_and_is_not_started_beside_it(tmp_path: Path) -> None:
-    code = RUNNER.format(tests=str(Path(__file__).parents[1] / "support"), folder=str(tmp_path))
+    code = RUNNER.format(tests=str(HERE), support=str(HERE.parent / "support"), folder=str(tmp_path))
     runner = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -221,7 +222,7 @@ def test_a_cell_whose_runner_was_killed_ends_alone_and_is_not_started_beside_it(
 
 
 def test_a_runner_that_is_told_to_stop_ends_its_cells(tmp_path: Path) -> None:
-    code = RUNNER.format(tests=str(Path(__file__).parents[1] / "support"), folder=str(tmp_path))
+    code = RUNNER.format(tests=str(HERE), support=str(HERE.parent / "support"), folder=str(tmp_path))
     runner = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

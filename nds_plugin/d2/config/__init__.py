@@ -1,0 +1,1 @@
+"""The node ``cfg.NDS`` and its presets."""

@@ -1,0 +1,1 @@
+"""Registered datasets, drawn subsets among them, and the loader that trains on them."""

@@ -1,0 +1,1 @@
+"""Heads, backbones and checkpoints, and weights handed from one set of classes to another."""

@@ -1,0 +1,1 @@
+"""Cityscapes: id images and polygons."""

@@ -1,0 +1,1 @@
+"""COCO json files: streamed, checked, kept as a store; COCO 2017 and ModaNet."""

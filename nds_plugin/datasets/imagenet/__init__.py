@@ -1,0 +1,1 @@
+"""Downsampled ImageNet in its published batches."""

@@ -1,0 +1,1 @@
+"""OpenImages: CSV files of boxes, PNG masks, the hierarchy of classes."""

@@ -1,0 +1,1 @@
+"""What is there of the public datasets, and their stores built side by side."""

@@ -1,0 +1,1 @@
+"""The synthetic sample: six domains drawn by the package, with exact masks."""

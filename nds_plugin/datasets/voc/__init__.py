@@ -1,0 +1,1 @@
+"""PASCAL VOC 2007: XML boxes and masks."""

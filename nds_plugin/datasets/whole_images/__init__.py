@@ -1,0 +1,1 @@
+"""Classification sets, one label an image."""

@@ -1,0 +1,1 @@
+"""Selectors beside the experts: gate, nearest neighbours, domain classifier, oracle."""

@@ -1,1 +1,1 @@
-"""The client of the web service: scores on its own machine and sends K numbers."""
+"""nds-client: experts, scores and searches from a user's side, and the images from their providers."""

@@ -1,0 +1,1 @@
+"""Published sets on disk, as the server reads them."""

@@ -1,0 +1,1 @@
+"""The server: a search, its draw and its files over HTTP. It never loads torch."""

@@ -11,88 +11,42 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from loader_batches import DATASET, SOURCES, drawn_selection, first_batches, loader_config, same_batches
 
-from nds_plugin.d2 import TRAIN_SAMPLERS, add_nds_config, build_nds_train_loader, register_selection
+from nds_plugin.d2 import TRAIN_SAMPLERS, build_nds_train_loader
 from nds_plugin.d2.data.known_datasets import register_coco_folder
-from nds_plugin.d2.data.registration import index_dataset
 from nds_plugin.errors import NDSError
-from nds_plugin.experts.scores import Scores
-from nds_plugin.selection.config import SelectionConfig
-from nds_plugin.selection.select import select
 from nds_plugin.selection.selection import Selection
 from nds_plugin.selection.streams import ShuffledStream
-from nds_plugin.source.index import SourceIndex
-from nds_plugin.source.partition import Partition
-
-DATASET = "test_loader_selection"
-SOURCES = ("tiny_street_train", "tiny_room_train")
-
-
-def _selection(folder: Path, mode: str = "stream", sources: tuple[str, ...] = SOURCES) -> str:
-    """Clusters are the sources; the second is preferred."""
-    index = SourceIndex.join([index_dataset(name) for name in sources])
-    cluster = np.searchsorted(sorted(sources), index.column("source").astype(str))
-    partition = Partition(cluster, index.table, index.hash, method="kmeans", seed=0)
-    z = [0.2 + 0.05 * k for k in range(len(sources))]
-    scores = Scores(list(range(len(z))), z, [0.0] * len(z), "accuracy", 5, "e" * 64, "rotation")
-    config = SelectionConfig(mode=mode, count=0 if mode == "stream" else 20, temperature=1.0)
-    path = folder / f"{mode}.parquet"
-    select(index, partition, config, scores).save(path, "key")
-    register_selection(path, DATASET)
-    return str(path)
-
-
-def _config(selection: str, workers: int = 0, sampler: str = "NDSTrainingSampler") -> CfgNode:
-    cfg = get_cfg()
-    add_nds_config(cfg)
-    cfg.DATASETS.TRAIN = (DATASET,)
-    cfg.DATALOADER.SAMPLER_TRAIN = sampler
-    cfg.DATALOADER.NUM_WORKERS = workers
-    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = True
-    cfg.INPUT.MIN_SIZE_TRAIN = (48, 56, 64)
-    cfg.SOLVER.IMS_PER_BATCH = 4
-    cfg.NDS.SELECTION = selection
-    return cfg
-
-
-def _batches(cfg: CfgNode, count: int = 6, **kwargs: Any) -> list[list[dict[str, Any]]]:
-    return list(itertools.islice(build_nds_train_loader(cfg, **kwargs), count))
-
-
-def _same(first: list[list[dict[str, Any]]], second: list[list[dict[str, Any]]]) -> bool:
-    return all(
-        a["file_name"] == b["file_name"] and torch.equal(a["image"], b["image"])
-        for a, b in zip(itertools.chain(*first), itertools.chain(*second))
-    )
 
 
 @pytest.mark.usefixtures("tiny_datasets")
 @pytest.mark.parametrize("mode", ["stream", "subset"])
 def test_batches_are_the_same_pixel_by_pixel_on_any_number_of_workers(tmp_path: Path, mode: str) -> None:
-    selection = _selection(tmp_path, mode)
-    alone = _batches(_config(selection))
+    selection = drawn_selection(tmp_path, mode)
+    alone = first_batches(loader_config(selection))
     for workers in (1, 4):
-        assert _same(alone, _batches(_config(selection, workers)))
+        assert same_batches(alone, first_batches(loader_config(selection, workers)))
 
 
 @pytest.mark.usefixtures("tiny_datasets")
 def test_a_loader_that_starts_at_an_iteration_gives_the_tail(tmp_path: Path) -> None:
-    cfg = _config(_selection(tmp_path))
-    assert _same(_batches(cfg, 6)[4:], _batches(cfg, 2, start_iter=4))
+    cfg = loader_config(drawn_selection(tmp_path))
+    assert same_batches(first_batches(cfg, 6)[4:], first_batches(cfg, 2, start_iter=4))
 
 
 @pytest.mark.usefixtures("tiny_datasets")
 def test_ranks_together_give_what_one_process_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cfg = _config(_selection(tmp_path))
-    alone = [[d["file_name"] for d in batch] for batch in _batches(cfg)]
+    cfg = loader_config(drawn_selection(tmp_path))
+    alone = [[d["file_name"] for d in batch] for batch in first_batches(cfg)]
     parts = []
     for rank in range(2):
         monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda rank=rank: rank)
         monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
         monkeypatch.setattr("detectron2.data.build.get_world_size", lambda: 2)
-        parts.append([[d["file_name"] for d in batch] for batch in _batches(cfg)])
+        parts.append([[d["file_name"] for d in batch] for batch in first_batches(cfg)])
     together = [[name for pair in zip(a, b) for name in pair] for a, b in zip(*parts)]
     assert together == alone
 
@@ -100,7 +54,7 @@ def test_ranks_together_give_what_one_process_gives(tmp_path: Path, monkeypatch:
 @pytest.mark.usefixtures("tiny_datasets")
 def test_each_image_keeps_the_cluster_of_its_own_source(tmp_path: Path) -> None:
     """Both sources number their images from one."""
-    for batch in _batches(_config(_selection(tmp_path)), 10):
+    for batch in first_batches(loader_config(drawn_selection(tmp_path)), 10):
         for example in batch:
             source = "street" if "/street/" in example["file_name"] else "room"
             assert example["nds_cluster"] == {"room": 0, "street": 1}[source]
@@ -108,16 +62,16 @@ def test_each_image_keeps_the_cluster_of_its_own_source(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("tiny_datasets")
 def test_a_subset_draws_its_own_images_alone_once_an_epoch(tmp_path: Path) -> None:
-    path = _selection(tmp_path, "subset")
-    cfg = _config(path)
+    path = drawn_selection(tmp_path, "subset")
+    cfg = loader_config(path)
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False  # which reorders within a window of some batches
-    drawn = [d["nds_index"] for batch in _batches(cfg, 5) for d in batch]
+    drawn = [d["nds_index"] for batch in first_batches(cfg, 5) for d in batch]
     assert len(set(drawn)) == 20 == len(Selection.load(path))
 
 
 @pytest.mark.usefixtures("tiny_datasets")
 def test_detectron2s_own_samplers_get_detectron2s_own_loader() -> None:
-    cfg = _config("", sampler="TrainingSampler")
+    cfg = loader_config("", sampler="TrainingSampler")
     cfg.DATASETS.TRAIN = SOURCES[:1]
     loader = build_nds_train_loader(cfg)
     assert type(loader).__module__.startswith("detectron2")
@@ -128,12 +82,12 @@ def test_an_unknown_sampler_lists_ours_and_detectron2s() -> None:
     with pytest.raises(
         NDSError, match=r"'NDSTrainingSamler'.*'NDSTrainingSampler'.*RepeatFactorTrainingSampler"
     ):
-        build_nds_train_loader(_config("", sampler="NDSTrainingSamler"))
+        build_nds_train_loader(loader_config("", sampler="NDSTrainingSamler"))
 
 
 @pytest.mark.usefixtures("tiny_datasets")
 def test_the_nds_sampler_without_a_selection_says_what_to_set() -> None:
-    cfg = _config("")
+    cfg = loader_config("")
     cfg.DATASETS.TRAIN = SOURCES[:1]
     with pytest.raises(NDSError, match="set NDS.SELECTION"):
         build_nds_train_loader(cfg)
@@ -144,10 +98,10 @@ def test_the_nds_sampler_without_a_selection_says_what_to_set() -> None:
 def test_the_dataset_that_a_selection_was_registered_as_brings_its_selection(
     tmp_path: Path, mode: str
 ) -> None:
-    cfg = _config(_selection(tmp_path, mode))
-    given = _batches(cfg)
+    cfg = loader_config(drawn_selection(tmp_path, mode))
+    given = first_batches(cfg)
     cfg.NDS.SELECTION = ""
-    assert _same(given, _batches(cfg))
+    assert same_batches(given, first_batches(cfg))
 
 
 @pytest.mark.usefixtures("tiny_datasets")
@@ -160,7 +114,7 @@ def test_a_sampler_of_ones_own_is_called_with_the_selection(tmp_path: Path) -> N
 
     TRAIN_SAMPLERS._do_register("FirstCluster", first_cluster)
     try:
-        batches = _batches(_config(_selection(tmp_path), sampler="FirstCluster"))
+        batches = first_batches(loader_config(drawn_selection(tmp_path), sampler="FirstCluster"))
     finally:
         del TRAIN_SAMPLERS._obj_map["FirstCluster"]
     assert calls == [(48, 0)]
@@ -169,7 +123,7 @@ def test_a_sampler_of_ones_own_is_called_with_the_selection(tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("tiny_datasets")
 def test_datasets_of_other_classes_are_not_mixed_up(tmp_path: Path) -> None:
-    cfg = _config(_selection(tmp_path))
+    cfg = loader_config(drawn_selection(tmp_path))
     cfg.DATASETS.TRAIN = SOURCES
     with pytest.raises(NDSError, match="'tiny_street_train' and 'tiny_room_train' have different classes"):
         build_nds_train_loader(cfg)
@@ -178,15 +132,15 @@ def test_datasets_of_other_classes_are_not_mixed_up(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("tiny_datasets")
 def test_a_selection_also_works_on_its_source_dataset(tmp_path: Path) -> None:
     """As in somebody's own config: the stock dataset, our sampler, the selection's path."""
-    cfg = _config(_selection(tmp_path, "subset", SOURCES[:1]))
+    cfg = loader_config(drawn_selection(tmp_path, "subset", SOURCES[:1]))
     cfg.DATASETS.TRAIN = SOURCES[:1]
     chosen = set(Selection.load(cfg.NDS.SELECTION).column("image_id").to_pylist())
-    drawn = {str(d["image_id"]) for batch in _batches(cfg, 40) for d in batch}
+    drawn = {str(d["image_id"]) for batch in first_batches(cfg, 40) for d in batch}
     assert drawn == chosen
 
 
 def test_an_unknown_dataset_lists_the_nearest() -> None:
-    cfg = _config("")
+    cfg = loader_config("")
     cfg.DATASETS.TRAIN = ("coco_2017_trian",)
     with pytest.raises(NDSError, match="'coco_2017_trian'.*'coco_2017_train'"):
         build_nds_train_loader(cfg)
@@ -196,12 +150,12 @@ def test_an_unknown_dataset_lists_the_nearest() -> None:
 def test_explicit_arguments_build_the_same_loader_as_a_config(tmp_path: Path) -> None:
     from nds_plugin.d2 import NDSDatasetMapper
 
-    selection = _selection(tmp_path)
-    cfg = _config(selection)
+    selection = drawn_selection(tmp_path)
+    cfg = loader_config(selection)
     explicit = build_nds_train_loader(
         dataset=DATASET, mapper=NDSDatasetMapper(cfg, True), total_batch_size=4, selection=selection
     )
-    assert _same(_batches(cfg), list(itertools.islice(explicit, 6)))
+    assert same_batches(first_batches(cfg), list(itertools.islice(explicit, 6)))
 
 
 @pytest.fixture
@@ -221,7 +175,9 @@ def broken_dataset(tiny_datasets: Path, tmp_path: Path):
 
 
 def _broken_config(tmp_path: Path, allowed: float, workers: int = 0) -> CfgNode:
-    cfg = _config(_selection(tmp_path, "stream", ("broken_street_train", "tiny_room_train")), workers)
+    cfg = loader_config(
+        drawn_selection(tmp_path, "stream", ("broken_street_train", "tiny_room_train")), workers
+    )
     cfg.NDS.LOADER.MAX_UNREADABLE = allowed
     return cfg
 
@@ -256,18 +212,18 @@ def test_a_mistake_in_a_mapper_is_not_taken_for_a_broken_image(tmp_path: Path) -
         return {"image": record["no such key"]}
 
     with pytest.raises(KeyError, match="no such key"):
-        _batches(_config(_selection(tmp_path)), 1, mapper=mapper)
+        first_batches(loader_config(drawn_selection(tmp_path)), 1, mapper=mapper)
 
 
 @pytest.mark.usefixtures("broken_dataset")
 def test_too_many_broken_images_stop_the_run_with_one_line(tmp_path: Path) -> None:
     with pytest.raises(NDSError, match=r"2 of 48 images cannot be read, more than NDS.LOADER.MAX_UNREADABLE"):
-        _batches(_broken_config(tmp_path, 0.03), 25)
+        first_batches(_broken_config(tmp_path, 0.03), 25)
 
 
 @pytest.mark.usefixtures("tiny_datasets")
 def test_augmentation_leaves_the_global_generators_alone(tmp_path: Path) -> None:
-    cfg = _config(_selection(tmp_path))
+    cfg = loader_config(drawn_selection(tmp_path))
     np.random.seed(3)
     torch.manual_seed(3)
     expected = np.random.random(), torch.rand(1).item()
