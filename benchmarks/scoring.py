@@ -37,8 +37,9 @@ from tqdm import tqdm
 
 from nds_plugin.command_line import run
 from nds_plugin.experts.expert_set import ExpertSet
-from nds_plugin.experts.scoring import ScoringConfig, score_experts
-from nds_plugin.experts.train_experts import ExpertConfig, train_experts
+from nds_plugin.experts.scoring import score_experts
+from nds_plugin.experts.settings import ExpertConfig, ScoringConfig
+from nds_plugin.experts.train_experts import train_experts
 from nds_plugin.images.networks import (
     MEAN,
     STD,

@@ -23,7 +23,8 @@ from pathlib import Path
 import torch
 
 from nds_plugin import command_line
-from nds_plugin.experts.train_experts import ExpertConfig, prepare_shared
+from nds_plugin.experts.settings import ExpertConfig
+from nds_plugin.experts.train_experts import prepare_shared
 from nds_plugin.files.artifacts import is_valid
 from nds_plugin.images.backbones import FeatureNetwork, load_feature_network
 from nds_plugin.images.networks import choose_device

@@ -47,7 +47,8 @@ def main() -> None:
     """Parse the command line, score, print the scores and save them."""
     args = parse_arguments()
     from nds_plugin.experts.expert_set import ExpertSet
-    from nds_plugin.experts.scoring import ScoringConfig, score_experts
+    from nds_plugin.experts.scoring import score_experts
+    from nds_plugin.experts.settings import ScoringConfig
     from nds_plugin.images.networks import choose_device
 
     config = ScoringConfig(

@@ -38,7 +38,7 @@ HELP = {
 
 def parse_arguments() -> argparse.Namespace:
     """The command line; the defaults are those of ExpertConfig."""
-    from nds_plugin.experts.train_network import ExpertConfig
+    from nds_plugin.experts.settings import ExpertConfig
 
     parser = documented_parser(__doc__)
     parser.add_argument("--index", required=True, help="index of the source (Parquet)")
@@ -57,7 +57,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Parse the command line and train."""
     args = parse_arguments()
-    from nds_plugin.experts.train_experts import ExpertConfig, train_experts
+    from nds_plugin.experts.settings import ExpertConfig
+    from nds_plugin.experts.train_experts import train_experts
     from nds_plugin.images.networks import choose_device
     from nds_plugin.source.index import SourceIndex
     from nds_plugin.source.partition import Partition

@@ -18,7 +18,8 @@ from nds_plugin.d2.data.loader import build_nds_train_loader
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import read_network, write_network
 from nds_plugin.experts.manifest import set_hash
-from nds_plugin.experts.scoring import ScoringConfig, score_experts
+from nds_plugin.experts.scoring import score_experts
+from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.experts.train_experts import train_experts
 from nds_plugin.files.artifacts import file_hash
 from nds_plugin.selection.config import SelectionConfig

@@ -7,8 +7,7 @@ from pathlib import Path
 from detectron2.config import CfgNode as CN
 
 from nds_plugin.errors import NDSError, unknown_name
-from nds_plugin.experts.scoring import ScoringConfig
-from nds_plugin.experts.train_network import ExpertConfig
+from nds_plugin.experts.settings import ExpertConfig, ScoringConfig
 from nds_plugin.selection.config import CLUSTER_SELECTORS, SEES_TARGET, SelectionConfig
 from nds_plugin.selection.drawing import check_budget
 from nds_plugin.selection.selectors.base import ImageSelector

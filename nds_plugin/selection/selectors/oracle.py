@@ -8,32 +8,39 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nds_plugin.errors import NDSError, unknown_name
-from nds_plugin.selection.selectors.base import Evidence, Floats
+from nds_plugin.selection.selectors.base import SELECTORS, Evidence, Floats, ImageSelector
+from nds_plugin.settings import setting
 
 
+@SELECTORS.register
 @dataclass(frozen=True)
-class Oracle:
+class Oracle(ImageSelector):
     """p(x) is uniform over the images of given source datasets, or whose main class is given.
 
-    Attributes:
-        sources: names of source datasets.
-        classes: names of classes; an image's class is the one with the largest area in it.
-        rest: share of the probability that all other images have together. A small one, such as
-            0.001, fills a budget larger than the named domain after nearly all of that is drawn.
+    An image's main class is the one with the largest area in it.
     """
 
-    sources: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ()
-    rest: float = 0.0
+    sources: tuple[str, ...] = setting((), "source datasets of the client's own domain")
+    classes: tuple[str, ...] = setting((), "main classes of the client's own domain")
+    rest: float = setting(
+        0.0,
+        "probability of all other images together; a small one, such as 0.001, fills a budget beyond the domain",
+        least=0,
+        below=1,
+    )
 
     name: ClassVar[str] = "oracle"
-    needs_features: ClassVar[bool] = False
+    label: ClassVar[str] = "Oracle"
+    colour: ClassVar[str] = "#22303c"
+    by_hand: ClassVar[bool] = True
+    what: ClassVar[str] = "oracle"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.sources and not self.classes:
-            raise NDSError("the oracle needs source datasets or classes: set NDS.ORACLE.SOURCES or CLASSES.")
-        if not 0.0 <= self.rest < 1.0:
-            raise NDSError(f"oracle rest must lie in [0, 1), got {self.rest}.")
+            raise NDSError(
+                "the oracle needs sources or classes: the source datasets or main classes of the client."
+            )
 
     def weights(self, evidence: Evidence) -> tuple[Floats, dict[str, Any]]:
         """See :class:`~nds_plugin.selection.selectors.base.ImageSelector`."""

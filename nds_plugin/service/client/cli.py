@@ -18,7 +18,10 @@ import sys
 
 from nds_plugin import command_line
 from nds_plugin.pipeline import naming
+from nds_plugin.selection.selectors.base import Softmax
+from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.service.client import verbs
+from nds_plugin.service.searchable import SEARCHABLE
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
@@ -96,11 +99,8 @@ def _add_searching(commands: argparse._SubParsersAction[command_line.Parser]) ->
     budget.add_argument("--budget", type=int, default=0, help="number of images")
     budget.add_argument("--share", type=float, default=0.0, help="share of the chosen sources")
     search.add_argument("--source", action="append", help="draw from this source only (repeatable)")
-    search.add_argument(
-        "--temperature", type=float, default=0.1, help="T of w = softmax(z / T) (default 0.1)"
-    )
-    search.add_argument("--normalisation", default="minmax", help="minmax or none (default minmax)")
-    search.add_argument("--selector", default="nds", choices=("nds", "uniform"))
+    command_line.add_settings(search, Softmax)
+    search.add_argument("--selector", default=NDS.name, choices=SEARCHABLE)
     search.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
     search.add_argument("--title", default="", help="for your own list of searches")
     search.add_argument(

@@ -86,7 +86,8 @@ def score(args: argparse.Namespace) -> None:
     with Service(args.server) as service:
         folder = fetch_experts(service, current_set(service))
     from nds_plugin.experts.expert_set import ExpertSet
-    from nds_plugin.experts.scoring import ScoringConfig, score_experts
+    from nds_plugin.experts.scoring import score_experts
+    from nds_plugin.experts.settings import ScoringConfig
     from nds_plugin.images.networks import choose_device
 
     config = ScoringConfig(

@@ -17,7 +17,8 @@ from torchvision.models import resnet18
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.scores import Scores
-from nds_plugin.experts.scoring import ScoringConfig, score_experts
+from nds_plugin.experts.scoring import score_experts
+from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.experts.train_experts import train_experts
 from nds_plugin.images.networks import MEAN, STD
 from nds_plugin.images.reading import list_images, read_center_crop
