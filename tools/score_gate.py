@@ -39,7 +39,7 @@ def main() -> None:
     """Parse the command line, score, print the scores and save them."""
     args = parse_arguments()
     from nds_plugin.images.networks import choose_device
-    from nds_plugin.selection.selectors.gate import score_gate
+    from nds_plugin.selection.selectors.gate_network import score_gate
     from nds_plugin.selection.selectors.gate_set import Gate
     from nds_plugin.selection.selectors.target import TargetConfig
 

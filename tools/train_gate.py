@@ -38,7 +38,8 @@ def main() -> None:
     from nds_plugin.images.backbones import load_feature_network
     from nds_plugin.images.networks import choose_device
     from nds_plugin.selection.selectors.base import Features
-    from nds_plugin.selection.selectors.gate import GateConfig, train_gate
+    from nds_plugin.selection.selectors.gate import GateConfig
+    from nds_plugin.selection.selectors.gate_network import train_gate
     from nds_plugin.source.features import extract_features
     from nds_plugin.source.index import SourceIndex
     from nds_plugin.source.partition import Partition

@@ -17,12 +17,12 @@ class SelectionConfig(Settings):
     """How to select.
 
     Attributes:
-        selector: what weighs, with its settings.
+        selector: what weighs, with its settings; the class alone where images are weighed already.
     """
 
     what: ClassVar[str] = "selection"
 
-    selector: Selector = field(default_factory=NDS)
+    selector: Selector | type[Selector] = field(default_factory=NDS)
     mode: str = setting(
         "subset",
         "subset: a fixed draw without replacement; stream: draws by p for as long as it trains",
@@ -37,7 +37,11 @@ class SelectionConfig(Settings):
 
     def identity(self) -> dict[str, Any]:
         """What decides a draw: the selector with its settings, and those of the draw."""
-        return {"selector": self.selector.name, **self.selector.identity(), **super().identity()}
+        return {"selector": self.selector.name, **self.selector_settings(), **super().identity()}
+
+    def selector_settings(self) -> dict[str, Any]:
+        """The selector's own settings; none where it is the class alone."""
+        return {} if isinstance(self.selector, type) else self.selector.identity()
 
     @property
     def needs_budget(self) -> bool:

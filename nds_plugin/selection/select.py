@@ -45,7 +45,7 @@ def select(
         NDSError: what does not fit together, or a bad budget, temperature or score.
     """
     partition.check_matches(index)
-    if image_weights is not None or isinstance(config.selector, ImageSelector):
+    if image_weights is not None or by_image(config.selector):
         return _select_images(index, partition, config, image_weights)
     if needs_scores(config.selector) and scores and scores.partition not in ("", partition.hash):
         raise NDSError(
@@ -153,7 +153,7 @@ def selection_info(
     ``hashes`` are those of the index and of the partition.
     """
     scored = scored if needs_scores(config.selector) else None
-    settings = config.selector.identity()
+    settings = config.selector_settings()
     return {
         "selector": config.selector.name,
         "sees_target": False,
@@ -176,13 +176,18 @@ def selection_info(
     }
 
 
+def by_image(selector: Selector | type[Selector]) -> bool:
+    """Whether a selector weighs single images."""
+    return issubclass(selector if isinstance(selector, type) else type(selector), ImageSelector)
+
+
 def needs_scores(selector: Selector | type[Selector]) -> bool:
     """Whether a selector weighs by the K numbers that a client sends."""
     return bool(selector.needs & (Need.EXPERTS | Need.GATE))
 
 
 def selector_weights(
-    selector: Selector, sizes: npt.NDArray[np.int64], scores: Scores | None
+    selector: Selector | type[Selector], sizes: npt.NDArray[np.int64], scores: Scores | None
 ) -> npt.NDArray[np.float64]:
     """w over the clusters, shape (K,), by a selector of clusters.
 

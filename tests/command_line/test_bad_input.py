@@ -24,6 +24,7 @@ from nds_plugin.experts.train_experts import train_experts
 from nds_plugin.files.artifacts import file_hash
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select
+from nds_plugin.selection.selectors.uniform import Uniform
 from nds_plugin.source.partition import Partition
 
 Spoil = Callable[[Path], Any]
@@ -41,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     experts = train_experts(index, partition, TINY, folder / "experts", progress=False)
     config = ScoringConfig(num_workers=0, max_images=2)
     score_experts(experts, index, config, progress=False).save(folder / "scores.json")
-    select(index, partition, SelectionConfig("uniform", count=3)).save(folder / "selection.parquet", "s")
+    select(index, partition, SelectionConfig(Uniform(), count=3)).save(folder / "selection.parquet", "s")
     return folder
 
 

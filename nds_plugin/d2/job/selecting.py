@@ -44,7 +44,7 @@ from nds_plugin.selection.selection import KIND as SELECTION_KIND
 from nds_plugin.selection.selection import Selection
 from nds_plugin.selection.selectors.base import Evidence, weigh_images
 from nds_plugin.selection.selectors.base import settings as settings_of
-from nds_plugin.selection.selectors.gate import score_gate, train_gate
+from nds_plugin.selection.selectors.gate_network import score_gate, train_gate
 from nds_plugin.selection.selectors.gate_set import Gate
 from nds_plugin.selection.selectors.target import target_features
 from nds_plugin.selection.weights import image_probabilities

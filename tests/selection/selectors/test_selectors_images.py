@@ -15,6 +15,7 @@ from nds_plugin.selection.drawing import draw_by_probability, draw_subset
 from nds_plugin.selection.image_weights import ImageWeights
 from nds_plugin.selection.select import select
 from nds_plugin.selection.selection import Selection
+from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.selection.selectors.base import Evidence, Features, ImageSelector, weigh_images
 from nds_plugin.selection.selectors.domain_classifier import DomainClassifier, log_density_ratio
 from nds_plugin.selection.selectors.knn import NearestNeighbours, mean_similarity
@@ -24,17 +25,19 @@ from nds_plugin.selection.tables import effective_numbers, source_shares
 from nds_plugin.selection.weights import image_probabilities
 from nds_plugin.source.partition import Partition
 
-SELECTORS: dict[str, ImageSelector] = {
+WEIGHERS: dict[str, ImageSelector] = {
     "knn": NearestNeighbours(),
     "knn, nearest ten": NearestNeighbours(neighbours=10),
     "domain_classifier": DomainClassifier(),
     "oracle": Oracle(sources=("near",), rest=0.01),
 }
-each_selector = pytest.mark.parametrize("selector", SELECTORS.values(), ids=list(SELECTORS))
+each_selector = pytest.mark.parametrize("selector", WEIGHERS.values(), ids=list(WEIGHERS))
 
 
 def drawn(weights: ImageWeights, given: Evidence, mode: str = "subset", seed: int = 0) -> Selection:
-    config = SelectionConfig(weights.selector, mode, count=30 if mode == "subset" else 0, seed=seed)
+    config = SelectionConfig(
+        SELECTORS[weights.selector], mode, count=30 if mode == "subset" else 0, seed=seed
+    )
     return select(given.index, Partition.by_source(given.index), config, image_weights=weights)
 
 
@@ -175,12 +178,12 @@ def test_the_oracle_draws_nothing_else_unless_it_has_a_rest() -> None:
     weights = weigh_images(Oracle(sources=("near",)), given)
     with pytest.raises(NDSError, match=r"budget must be 1 to 60, .*; got 100"):
         select(
-            given.index, Partition.by_source(given.index), SelectionConfig("oracle", count=100), None, weights
+            given.index, Partition.by_source(given.index), SelectionConfig(Oracle, count=100), None, weights
         )
-    a_tenth = SelectionConfig("oracle", share=0.1)
+    a_tenth = SelectionConfig(Oracle, share=0.1)
     assert len(select(given.index, Partition.by_source(given.index), a_tenth, None, weights)) == 30
     filled = weigh_images(Oracle(sources=("near",), rest=0.001), given)
-    config = SelectionConfig("oracle", count=100)
+    config = SelectionConfig(Oracle, count=100)
     selection = select(given.index, Partition.by_source(given.index), config, None, filled)
     assert selection.column("source").to_pylist().count("near") == 60
 
@@ -199,7 +202,9 @@ def test_the_oracle_draws_nothing_else_unless_it_has_a_rest() -> None:
         (lambda: weigh_images(NearestNeighbours(), Evidence(evidence().index)), "compares features: give"),
         (
             lambda: select(
-                evidence().index, Partition.by_source(evidence().index), SelectionConfig("knn", count=3)
+                evidence().index,
+                Partition.by_source(evidence().index),
+                SelectionConfig(NearestNeighbours, count=3),
             ),
             "knn selector needs weights of the source's images",
         ),
@@ -207,7 +212,7 @@ def test_the_oracle_draws_nothing_else_unless_it_has_a_rest() -> None:
             lambda: select(
                 evidence().index,
                 Partition.by_source(evidence().index),
-                SelectionConfig("knn", count=3),
+                SelectionConfig(NearestNeighbours, count=3),
                 image_weights=weigh_images(Oracle(("near",)), evidence()),
             ),
             "weighed by the selector oracle, not by knn",
