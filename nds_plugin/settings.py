@@ -72,11 +72,7 @@ class Setting:
             return ", ".join(self.choices)
         parts = [
             *([f"{self.least:g} or more"] if self.least is not None and self.most is None else []),
-            *(
-                [f"{self.least:g} to {self.most:g}"]
-                if self.least is not None and self.most is not None
-                else []
-            ),
+            *([f"{self.least} to {self.most}"] if self.least is not None and self.most is not None else []),
             *([f"above {self.above:g}"] if self.above is not None else []),
             *([f"below {self.below:g}"] if self.below is not None else []),
         ]

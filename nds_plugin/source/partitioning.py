@@ -34,18 +34,13 @@ class PartitionConfig(Settings):
         "class's mean feature, an image going with its label",
         choices=METHODS,
     )
-    num_clusters: int = setting(
-        50, "K; fewer come out where clusters are empty or tiny", least=1, most=2**32 - 1
-    )
+    num_clusters: int = setting(50, "K; fewer come out where clusters are empty or tiny", least=1)
     seed: int = setting(0, "of k-means", least=0, most=2**32 - 1)
-    min_size: int = setting(
-        1, "clusters of fewer images join the nearest; 1 drops only empty ones", least=1, most=2**32 - 1
-    )
+    min_size: int = setting(1, "clusters of fewer images join the nearest; 1 drops only empty ones", least=1)
     pca_dim: int = setting(
         0,
         "principal components that the features are reduced to first; 0: all",
         least=0,
-        most=2**32 - 1,
         config="",
     )
 

@@ -6,6 +6,7 @@ import enum
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -31,6 +32,8 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 S = TypeVar("S", bound="Selector")
+
+ENTRY_POINTS = "nds_plugin.selectors"
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,21 @@ class Registry(Mapping[str, type[Selector]]):
             )
         self._known[name] = selector
         return selector
+
+    def load_packages(self) -> None:
+        """Import the modules that installed packages name under the entry points ``nds_plugin.selectors``.
+
+        Raises:
+            NDSError: one that cannot be imported.
+        """
+        for entry in entry_points(group=ENTRY_POINTS):
+            try:
+                entry.load()
+            except Exception as error:
+                raise NDSError(
+                    f"the selector {entry.name!r} of the package {entry.dist.name if entry.dist else '?'} cannot be "
+                    f"loaded from {entry.value}: {type(error).__name__}: {error}. Mend or uninstall that package."
+                ) from error
 
     def __getitem__(self, name: str) -> type[Selector]:
         if name not in self._known:
