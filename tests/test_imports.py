@@ -13,17 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "nds_plugin"
 # A module may import those of its own line and of the lines above it. Packages count as one.
 LAYERS = (
     {"errors"},
-    {
-        "artifacts",
-        "cost",
-        "counter_rng",
-        "class_names",
-        "images",
-        "packed",
-        "pickles",
-        "safetensors_header",
-        "temporary",
-    },
+    {"temporary"},
+    {"artifacts", "cost", "counter_rng", "class_names", "images", "packed", "pickles", "safetensors_header"},
     {"expert_manifest", "index", "sampling", "networks", "linear", "supervised", "crops", "clustering"},
     {
         *("partition", "objects", "streams", "scores", "image_weights", "selection_config"),
@@ -51,19 +42,17 @@ LEARNING = {
     "features",
 }
 WITHOUT_TORCH = (
+    *("errors", "artifacts", "cost", "counter_rng", "class_names", "images", "packed", "pickles", "index"),
     *(
-        "errors",
         "temporary",
-        "artifacts",
-        "cost",
-        "counter_rng",
-        "class_names",
-        "images",
-        "packed",
-        "pickles",
-        "index",
+        "expert_manifest",
+        "safetensors_header",
+        "sampling",
+        "clustering",
+        "partition",
+        "objects",
+        "streams",
     ),
-    *("expert_manifest", "safetensors_header", "sampling", "clustering", "partition", "objects", "streams"),
     *("partitioning", "partition_summary", "scores", "image_weights", "selection_config", "selection"),
     *("select", "selection_tables", "locking", "store"),
     *("datasets", "report", "cli", "preparing", "grid"),
