@@ -14,7 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from nds_plugin.d2.config.nodes import merged
-from nds_plugin.d2.data.drawn_dataset import register_selection, selection_label_space
+from nds_plugin.d2.data.drawn_dataset import is_stream, register_selection, selection_label_space
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
 from nds_plugin.d2.data.registration import dataset_classes, register_image_subset
 from nds_plugin.d2.model.checkpoint import read_checkpoint
@@ -91,7 +91,9 @@ def finetune_config(cfg: CN) -> CN:
         )
     result.MODEL.ROI_HEADS.NUM_CLASSES = len(classes[0])
     if cfg.DATALOADER.SAMPLER_TRAIN in ("TrainingSampler", "NDSTrainingSampler"):
-        result.DATALOADER.SAMPLER_TRAIN = "SeekableTrainingSampler"
+        # A stream that is trained on by its name is drawn from; of a subset every image is taken alike.
+        drawn = is_stream(result.DATASETS.TRAIN)
+        result.DATALOADER.SAMPLER_TRAIN = "NDSTrainingSampler" if drawn else "SeekableTrainingSampler"
     result.NDS.SELECTION = ""
     result.NDS.LABEL_SPACES = []
     result.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "finetune")

@@ -171,8 +171,53 @@ def test_a_sampler_of_ones_own_is_called_with_the_selection(tmp_path: Path) -> N
 def test_datasets_of_other_classes_are_not_mixed_up(tmp_path: Path) -> None:
     cfg = _config(_selection(tmp_path))
     cfg.DATASETS.TRAIN = SOURCES
-    with pytest.raises(NDSError, match="'tiny_street_train' and 'tiny_room_train' have different classes"):
+    with pytest.raises(
+        NDSError, match="'tiny_street_train' and 'tiny_room_train' have different classes"
+    ) as error:
         build_nds_train_loader(cfg)
+    assert "the one dataset nds_NAME that tools/draw_subset.py --name NAME" in str(error.value)
+
+
+@pytest.mark.usefixtures("tiny_datasets")
+@pytest.mark.parametrize("mode", ["stream", "subset"])
+def test_a_selection_is_not_trained_on_by_a_part_of_its_sources(tmp_path: Path, mode: str) -> None:
+    cfg = _config(_selection(tmp_path, mode))
+    cfg.DATASETS.TRAIN = SOURCES[:1]
+    selection = Selection.load(cfg.NDS.SELECTION)
+    lost = selection.column("source").to_pylist().count(SOURCES[1])
+    with pytest.raises(NDSError) as error:
+        build_nds_train_loader(cfg)
+    assert (
+        f"of which {lost} are of {SOURCES[1]}, which DATASETS.TRAIN ('{SOURCES[0]}',) does not name"
+        in str(error.value)
+    )
+
+
+@pytest.mark.usefixtures("tiny_datasets")
+def test_a_selection_without_an_image_of_a_source_does_not_need_that_source(tmp_path: Path) -> None:
+    index = SourceIndex.join([index_dataset(name) for name in SOURCES])
+    cluster = np.searchsorted(sorted(SOURCES), index.column("source").astype(str))
+    partition = Partition(cluster, index.table, index.hash, method="kmeans", seed=0)
+    scores = Scores([0, 1], [0.0, 1.0], [0.0, 0.0], "accuracy", 5, "e" * 64, "rotation")
+    config = SelectionConfig(count=10, temperature=0.01)
+    select(index, partition, config, scores).save(tmp_path / "one.parquet", "key")
+    cfg = _config(str(tmp_path / "one.parquet"))
+    cfg.DATASETS.TRAIN = ("tiny_street_train",)
+    assert all("/street/" in d["file_name"] for batch in _batches(cfg) for d in batch)
+
+
+@pytest.mark.usefixtures("tiny_datasets")
+def test_a_stream_over_sources_of_other_classes_is_trained_on_by_its_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the message of datasets with different classes says: by name, with nothing else set."""
+    by_path = _batches(_config(_selection(tmp_path)))
+    assert _same(by_path, _batches(_config("")))
+    assert {d["nds_source"] for batch in by_path for d in batch} == set(SOURCES)
+    assert "is a stream" not in caplog.text
+    DatasetCatalog.get(DATASET)  # as a stock loader does
+    DatasetCatalog.get(DATASET)
+    assert caplog.text.count("is a stream, whose images are to be drawn by their probabilities") == 1
 
 
 @pytest.mark.usefixtures("tiny_datasets")
