@@ -85,7 +85,7 @@ class DrawnDataset(RegisteredDicts):
         return dicts
 
     def _say_stream(self) -> None:
-        if self.name not in _told and selection_mode(self.path) == "stream":
+        if self.name not in _told and read_header(self.path, KIND).get("mode") == "stream":
             _told.add(self.name)
             logger.warning(
                 "dataset %r is a stream, whose images are to be drawn by their probabilities. Detectron2's own samplers "
@@ -98,15 +98,10 @@ class DrawnDataset(RegisteredDicts):
         return _load(self.path, self.name, self.label_mapping)
 
 
-def selection_mode(path: str | os.PathLike[str]) -> str:
-    """``subset`` or ``stream``."""
-    return str(read_header(path, KIND).get("mode"))
-
-
-def is_stream(names: Sequence[str]) -> bool:
-    """Whether these datasets are one that a selection of mode stream was registered as."""
+def drawn_dataset(names: Sequence[str]) -> dict[str, Any] | None:
+    """The header of the selection that these datasets, if they are one alone, were registered from."""
     path = MetadataCatalog.get(names[0]).get("nds_selection") if len(names) == 1 else None
-    return path is not None and selection_mode(path) == "stream"
+    return None if path is None else read_header(path, KIND)
 
 
 def selection_label_space(

@@ -15,8 +15,10 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 
 from nds_plugin.d2 import TRAIN_SAMPLERS, add_nds_config, build_nds_train_loader, register_selection
+from nds_plugin.d2.config.nodes import load_config
 from nds_plugin.d2.data.known_datasets import register_coco_folder
 from nds_plugin.d2.data.registration import index_dataset
+from nds_plugin.d2.train.stages import finetune_config
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import Scores
 from nds_plugin.selection.config import SelectionConfig
@@ -218,6 +220,28 @@ def test_a_stream_over_sources_of_other_classes_is_trained_on_by_its_name(
     DatasetCatalog.get(DATASET)  # as a stock loader does
     DatasetCatalog.get(DATASET)
     assert caplog.text.count("is a stream, whose images are to be drawn by their probabilities") == 1
+
+
+@pytest.mark.usefixtures("tiny_datasets")
+@pytest.mark.parametrize(
+    ("mode", "sampler"), [("stream", "NDSTrainingSampler"), ("subset", "SeekableTrainingSampler")]
+)
+def test_the_main_job_draws_from_a_stream_that_it_is_told_to_train_on(
+    tmp_path: Path, mode: str, sampler: str
+) -> None:
+    _selection(tmp_path, mode)
+    for given in ("TrainingSampler", "NDSTrainingSampler"):
+        options = [
+            "DATASETS.TRAIN",
+            f"('{DATASET}',)",
+            "DATALOADER.SAMPLER_TRAIN",
+            given,
+            "NDS.SELECTOR",
+            "none",
+        ]
+        options += ["NDS.TARGET.NUM_IMAGES", "0"]
+        cfg = finetune_config(load_config("nds_sample.yaml", options))
+        assert (cfg.DATALOADER.SAMPLER_TRAIN, len(cfg.NDS.LABEL_SPACES)) == (sampler, len(SOURCES))
 
 
 @pytest.mark.usefixtures("tiny_datasets")
