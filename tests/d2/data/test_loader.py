@@ -223,6 +223,14 @@ def test_a_stream_over_sources_of_other_classes_is_trained_on_by_its_name(
 
 
 @pytest.mark.usefixtures("tiny_datasets")
+def test_the_index_of_a_drawn_dataset_tells_images_of_one_id_by_their_source(tmp_path: Path) -> None:
+    _selection(tmp_path)
+    index, sources = index_dataset(DATASET), [index_dataset(name) for name in SOURCES]
+    assert index.column("source").tolist() == SourceIndex.join(sources).column("source").tolist()
+    assert index.column("image_id").tolist() == SourceIndex.join(sources).column("image_id").tolist()
+
+
+@pytest.mark.usefixtures("tiny_datasets")
 @pytest.mark.parametrize(
     ("mode", "sampler"), [("stream", "NDSTrainingSampler"), ("subset", "SeekableTrainingSampler")]
 )
