@@ -10,7 +10,8 @@ $DETECTRON2_DATASETS/nds_selections), which Detectron2's own train_net.py can tr
         DATASETS.TRAIN "('nds_cityscapes_23k',)"
 
 For that the source must be made of datasets that Detectron2 knows by name
-(partition_source.py --dataset).
+(partition_source.py --dataset). With --mode stream, nds_NAME is the whole source with its probabilities, for
+DATALOADER.SAMPLER_TRAIN NDSTrainingSampler.
 
 At CPU size: --share 0.2 of any source, in seconds.
 """
@@ -62,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--output", help="path of the selection, a .parquet file")
-    target.add_argument("--name", help="register the subset as the dataset nds_NAME")
+    target.add_argument("--name", help="register the selection as the dataset nds_NAME")
     return parser.parse_args()
 
 
@@ -109,6 +110,12 @@ def describe_dataset(name: str, selection: Selection) -> str:
         ) from None
     space = selection_label_space(selection.sources)
     lines = [f"Registered dataset: nds_{name}, MODEL.ROI_HEADS.NUM_CLASSES {len(space.classes)}"]
+    if selection.mode == "stream":
+        lines.append(
+            f"A stream: train with DATASETS.TRAIN ('nds_{name}',), DATALOADER.SAMPLER_TRAIN NDSTrainingSampler and "
+            "build_nds_train_loader, which draw by p (tools/train_net.py with NDS.SELECTOR none does); Detectron2's own "
+            "samplers take every image alike."
+        )
     if any(len(labelled) < len(space.classes) for labelled in space.labelled):
         lines.append(
             "Its sources label different classes: Detectron2's own heads take an object of a class that a "
@@ -129,11 +136,6 @@ def _partition(args: argparse.Namespace, index: SourceIndex) -> Partition:
 def main() -> None:
     args = parse_arguments()
     config = selection_config(args)
-    if args.name and args.mode == "stream":
-        raise NDSError(
-            "--name registers a drawn subset, --mode stream keeps every image: write it by --output and name "
-            "that file in NDS.SELECTION, for DATALOADER.SAMPLER_TRAIN NDSTrainingSampler."
-        )
     path = output_path(args)
     index = SourceIndex.load(args.index)
     weights = ImageWeights.load(args.image_weights) if args.image_weights else None

@@ -49,6 +49,12 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = command_line.documented_parser(__doc__)
     naming.add_source_arguments(parser)
+    parser.add_argument(
+        "--keep-empty",
+        action="store_true",
+        help="keep images without an annotated object, for DATALOADER.FILTER_EMPTY_ANNOTATIONS False (a source "
+        "without any annotation, such as a folder, always keeps its images)",
+    )
     group = parser.add_argument_group("clusters")
     group.add_argument("--num-clusters", type=int, default=50, help="K (default: 50)")
     group.add_argument(
@@ -70,6 +76,22 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def source_index(args: argparse.Namespace) -> SourceIndex:
+    """The images of the sources, as the main job would index them."""
+    everything = naming.index_from_arguments(args)
+    if args.keep_empty:
+        return everything
+    index = everything.annotated()
+    if len(index) < len(everything):
+        logger.info(
+            "%d of %d images have no annotated object and are left out, as training leaves them out "
+            "(DATALOADER.FILTER_EMPTY_ANNOTATIONS): --keep-empty keeps them.",
+            len(everything) - len(index),
+            len(everything),
+        )
+    return index
+
+
 def feature_network(args: argparse.Namespace, index: SourceIndex, device: torch.device) -> FeatureNetwork:
     """The network of --weights, else the shared rotation network, trained now if need be."""
     if args.weights:
@@ -89,7 +111,7 @@ def main() -> None:
     args = parse_arguments()
     config = PartitionConfig(args.method, args.num_clusters, args.seed, args.min_size, args.pca_dim)
     device, output = choose_device(args.device), Path(args.output)
-    index = naming.index_from_arguments(args)
+    index = source_index(args)
     check_num_clusters(config.num_clusters, len(index))
     if not is_valid(output / "index.parquet", INDEX_KIND, index.hash):
         index.save(output / "index.parquet", index.hash)

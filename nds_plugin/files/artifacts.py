@@ -1,7 +1,8 @@
 """Artefacts on disk: complete or absent, versioned, hashed, never unpickled.
 
 Every file is written to a temporary name beside its destination, flushed to the disk and
-renamed, so that a reader sees the old file or the whole new one. Two formats:
+renamed, so that a reader sees the old file or the whole new one; what killed writes left in the folder
+is removed (:mod:`nds_plugin.files.temporary`). Two formats:
 
 * JSON documents, ``{"kind": ..., "version": ..., "key": ..., ...payload}``;
 * Parquet tables whose schema metadata holds the same header under ``b"nds"``.
@@ -26,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nds_plugin.errors import NDSError
+from nds_plugin.files import temporary
 
 VERSION = 1
 HEADER = b"nds"
@@ -46,23 +48,22 @@ def atomic_write(
         NDSError: the disk is full or the folder cannot be written; ``path`` is untouched.
     """
     path = Path(path)
-    temporary: str | None = None
-    try:
-        fd, temporary = _new_file(path)
-        with os.fdopen(fd, mode) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        _put_in_place(temporary, path, permissions)
-        temporary = None
-    except OSError as error:
-        if error.errno in _UNWRITABLE:
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = stack.enter_context(temporary.new_file(path))
+        except OSError as error:
             raise cannot_write(path, error) from error
-        raise
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        try:
+            with os.fdopen(descriptor, mode) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno in _UNWRITABLE:
+                raise cannot_write(path, error) from error
+            raise
+        _put_in_place(name, path, permissions)
 
 
 def cannot_write(path: str | os.PathLike[str], error: OSError) -> NDSError:
@@ -90,19 +91,10 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         raise cannot_write(folder, error) from error
 
 
-def _new_file(path: Path) -> tuple[int, str]:
-    """A temporary file beside ``path``: its descriptor and its name."""
+def _put_in_place(name: str, path: Path, permissions: int) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
-def _put_in_place(temporary: str, path: Path, permissions: int) -> None:
-    try:
-        os.chmod(temporary, permissions)
-        os.replace(temporary, path)
+        os.chmod(name, permissions)
+        os.replace(name, path)
         sync(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error

@@ -133,7 +133,10 @@ def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:
     """What the selection cost the client; nothing where it did not look at the client's images."""
     if not cost.get("forward_passes"):
         return {}
-    return {"client's forward passes": cost["forward_passes"], "client's seconds": round(cost["seconds"], 1)}
+    found = {"client's forward passes": cost["forward_passes"]}
+    if cost["seconds"] is not None:
+        found["client's seconds"] = round(cost["seconds"], 1)
+    return found
 
 
 def before_finetuning(runs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import read_table, write_table
+from nds_plugin.images.cost import Cost, keep_seconds, with_seconds
 from nds_plugin.selection.streams import IndexStream, ProbabilityStream, ShuffledStream, WeightedStream
 
 KIND = "selection"
@@ -138,8 +139,12 @@ class Selection:
         return dataclasses.replace(self, weights=np.asarray(weights, dtype=np.float64))
 
     def save(self, path: str | os.PathLike[str], key: str) -> None:
-        """Write the selection artefact."""
+        """Write the selection artefact, the same bytes for the same draw; the client's time goes beside it."""
         payload = {"mode": self.mode, "weights": self.weights.tolist(), **self.info}
+        if "cost" in payload:
+            cost = Cost.from_dict(payload["cost"])
+            keep_seconds(path, key, cost)
+            payload["cost"] = cost.counts
         write_table(path, KIND, key, self.table, payload)
 
     @classmethod
@@ -156,6 +161,8 @@ class Selection:
         weights = np.asarray(header.pop("weights"), dtype=np.float64)
         mode = header.pop("mode")
         info = {name: value for name, value in header.items() if name not in ("kind", "version", "key")}
+        if "cost" in info:
+            info["cost"] = dataclasses.asdict(with_seconds(path, header["key"], info["cost"]))
         return cls(table, mode, weights, info)
 
 

@@ -27,11 +27,13 @@ from nds_plugin.d2.data.store_source import RegisteredDicts, register_annotated,
 from nds_plugin.datasets.label_space import LabelSpace, unite
 from nds_plugin.datasets.public import datasets_root
 from nds_plugin.errors import NDSError
-from nds_plugin.selection.selection import Selection
+from nds_plugin.files.artifacts import read_header
+from nds_plugin.selection.selection import KIND, Selection
 
 logger = logging.getLogger(__name__)
 
 SELECTIONS_FOLDER = "nds_selections"
+_told: set[str] = set()
 
 
 def selections_folder() -> Path:
@@ -79,11 +81,27 @@ class DrawnDataset(RegisteredDicts):
         """What ``DatasetCatalog.get`` returns: the dicts, and a word to who trains on them with a stock loader."""
         dicts = self.dicts()
         say_unfiltered(self.name, dicts)
+        self._say_stream()
         return dicts
+
+    def _say_stream(self) -> None:
+        if self.name not in _told and read_header(self.path, KIND).get("mode") == "stream":
+            _told.add(self.name)
+            logger.warning(
+                "dataset %r is a stream, whose images are to be drawn by their probabilities. Detectron2's own samplers "
+                "take every one alike: train with build_nds_train_loader and DATALOADER.SAMPLER_TRAIN NDSTrainingSampler.",
+                self.name,
+            )
 
     def dicts(self) -> Sequence[dict[str, Any]]:
         """The dicts of the selected images."""
         return _load(self.path, self.name, self.label_mapping)
+
+
+def drawn_dataset(names: Sequence[str]) -> dict[str, Any] | None:
+    """The header of the selection that these datasets, if they are one alone, were registered from."""
+    path = MetadataCatalog.get(names[0]).get("nds_selection") if len(names) == 1 else None
+    return None if path is None else read_header(path, KIND)
 
 
 def selection_label_space(

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from detectron2.config import CfgNode as CN
 from detectron2.config import configurable
@@ -20,7 +22,7 @@ from fvcore.common.registry import Registry
 
 from nds_plugin.d2.data.mapped_images import MappedImages
 from nds_plugin.d2.data.mapper import NDSDatasetMapper
-from nds_plugin.d2.data.records import is_wide, load_records
+from nds_plugin.d2.data.records import DRAW_BY_NAME, Records, is_wide, load_records
 from nds_plugin.d2.data.registration import check_registered
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.selection.sampler import PositionedSampler
@@ -155,9 +157,7 @@ def _build(
     records = load_records(names, filter_empty)
     cluster = np.zeros(len(records.dicts), dtype=np.int32)
     if selection is not None:
-        sources, ids = records.identities()
-        selection = selection.placed(sources, ids)
-        cluster = selection.clusters_of(sources, ids)
+        selection, cluster = _placed(selection, records, names)
     segments = [(0, TRAIN_SAMPLERS.get(sampler)(selection, cluster, seed))]
     if selection is not None:
         segments += [(position, selection.reweighted(w).stream(cluster, seed)) for position, w in updates]
@@ -179,6 +179,36 @@ def _build(
         )
 
     return ObservedLoader(build, images, stream, total_batch_size, start_iter)
+
+
+def _placed(
+    selection: Selection, records: Records, names: Sequence[str]
+) -> tuple[Selection, npt.NDArray[np.int32]]:
+    """The selection in the order of the records, and the cluster of each of these.
+
+    Raises:
+        NDSError: a source that images were selected from is in none of the datasets.
+    """
+    own = selection.column("source").cast(pa.string())
+    absent = [name for name in pc.unique(own).to_pylist() if name not in records.sources]
+    if absent:
+        lost = pc.sum(pc.is_in(own, pa.array(absent))).as_py()
+        raise NDSError(
+            f"the selection holds {len(selection)} images of {', '.join(selection.sources)}, of which {lost} are of "
+            f"{', '.join(absent)}, which DATASETS.TRAIN {tuple(names)} does not name: they would never be drawn. "
+            "Name all of the sources; or, in particular where their classes differ, the one dataset nds_NAME that "
+            f"{DRAW_BY_NAME} makes; or draw from fewer sources."
+        )
+    sources, ids = records.identities()
+    placed = selection.placed(sources, ids)
+    if len(placed) < len(selection):
+        logger.warning(
+            "%d of the %d selected images are not trained on: they have no instance, or are not in %s.",
+            len(selection) - len(placed),
+            len(selection),
+            ", ".join(names),
+        )
+    return placed, placed.clusters_of(sources, ids)
 
 
 def _check_batch_size(total: int) -> None:

@@ -21,6 +21,9 @@ from nds_plugin.errors import NDSError
 
 logger = logging.getLogger(__name__)
 
+# How sources of different classes become one dataset, of a subset and of a stream alike.
+DRAW_BY_NAME = "tools/draw_subset.py --name NAME (--mode subset or stream)"
+
 
 @dataclass(frozen=True)
 class Records:
@@ -29,10 +32,12 @@ class Records:
     Attributes:
         dicts: a list of Detectron2's dicts, or a StoreDataset that decodes them.
         names: the dataset that each is of, in a list; nothing for a StoreDataset, which knows them.
+        sources: all sources of the datasets, also those of which no image is left.
     """
 
     dicts: Sequence[dict[str, Any]]
     names: Sequence[str] = ()
+    sources: frozenset[str] = frozenset()
 
     def identities(self) -> tuple[pa.Array, pa.Array]:
         """Source and image id of each, as text."""
@@ -59,24 +64,31 @@ def load_records(names: Sequence[str], filter_empty: bool) -> Records:
             classes.
     """
     check_registered(names)
-    parts = [_dataset(name, filter_empty) for name in names]
+    whole = [raw_dicts(name) for name in names]
+    parts = [_to_train_on(name, dicts, filter_empty) for name, dicts in zip(names, whole)]
     classes = {name: MetadataCatalog.get(name).get("thing_classes") for name in names}
     for name in names[1:]:
         if classes[name] != classes[names[0]]:
             raise NDSError(
-                f"the datasets {names[0]!r} and {name!r} have different classes: name in DATASETS.TRAIN "
-                "the drawn dataset (nds_NAME of tools/draw_subset.py --name), which unites the classes by name."
+                f"the datasets {names[0]!r} and {name!r} have different classes: name in DATASETS.TRAIN the one "
+                f"dataset nds_NAME that {DRAW_BY_NAME} makes, which unites the classes by name."
             )
+    sources = frozenset().union(*(_sources(name, dicts) for name, dicts in zip(names, whole)))
     stored = [part for part in parts if isinstance(part, StoreDataset)]
     if len(stored) == len(parts):
-        return Records(StoreDataset.joined(stored))
+        return Records(StoreDataset.joined(stored), sources=sources)
     listed = [(name, record) for name, part in zip(names, parts) for record in part]
-    return Records([record for _, record in listed], [name for name, _ in listed])
+    return Records([record for _, record in listed], [name for name, _ in listed], sources)
 
 
-def _dataset(name: str, filter_empty: bool) -> Sequence[dict[str, Any]]:
+def _sources(name: str, dicts: Sequence[dict[str, Any]]) -> set[str]:
+    if isinstance(dicts, StoreDataset):
+        return {view.source for view in dicts.views}
+    return {record.get("nds_source", name) for record in dicts}
+
+
+def _to_train_on(name: str, dicts: Sequence[dict[str, Any]], filter_empty: bool) -> Sequence[dict[str, Any]]:
     """A StoreDataset, or a list of dicts; without images that have no instance if told so."""
-    dicts = raw_dicts(name)
     before = len(dicts)
     if isinstance(dicts, StoreDataset):
         dicts = dicts.annotated() if filter_empty else dicts

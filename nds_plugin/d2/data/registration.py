@@ -124,7 +124,7 @@ def dataset_classes(name: str) -> list[str]:
 
 
 def index_dataset(name: str) -> SourceIndex:
-    """Index a registered instance dataset; the source is called as the dataset."""
+    """Index a registered instance dataset; the source is called as the dataset, in a drawn one as where each image is from."""
     source = store_source(name)
     if source is not None:
         return source.index()
@@ -150,9 +150,8 @@ def index_dataset(name: str) -> SourceIndex:
                 f"dataset {name!r}: a dict lacks 'image_id' or 'file_name', it has {list(record)}."
             )
         size = int(record.get("width") or 0), int(record.get("height") or 0)
-        records.append(
-            ImageRecord(name, str(record["image_id"]), str(record["file_name"]), *size, label=label)
-        )
+        of = str(record.get("nds_source", name))
+        records.append(ImageRecord(of, str(record["image_id"]), str(record["file_name"]), *size, label=label))
     return SourceIndex.from_records(records, classes)
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode as CN
 from detectron2.utils import comm
@@ -59,8 +60,13 @@ class SourceSteps:
         def make(path: Path) -> None:
             index = SourceIndex.join([index_dataset(name) for name in names])
             if annotated_only:
-                # What the loader would leave out must not use up the budget.
-                everything, index = len(index), index.labelled()
+                if index.bare_sources:
+                    bare = sum(np.isin(index.column("source"), index.bare_sources))
+                    raise NDSError(
+                        f"none of the {bare} images of {', '.join(index.bare_sources)} has an annotated object: a detector "
+                        "cannot be pretrained on them; leave these out of NDS.SOURCE.DATASETS."
+                    )
+                everything, index = len(index), index.annotated()
                 logger.info("index: %d of %d images have annotations", len(index), everything)
             missing = check_files(index, sample=_FILES_CHECKED)
             allowed = int(self.nds.LOADER.MAX_UNREADABLE * min(len(index), _FILES_CHECKED))

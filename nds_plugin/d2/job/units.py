@@ -43,7 +43,8 @@ def object_index(index: SourceIndex, names: Sequence[str], config: ObjectConfig)
     for name in names:
         position = {label: index.classes.index(c) for label, c in enumerate(dataset_classes(name))}
         dicts = dataset_dicts(name)
-        places = index.positions([name] * len(dicts), [str(d["image_id"]) for d in dicts])
+        sources = [str(d.get("nds_source", name)) for d in dicts]
+        places = index.positions(sources, [str(d["image_id"]) for d in dicts])
         for record, row in zip(dicts, places.tolist()):
             if row < 0:  # left out of the index, as it has no annotation
                 continue

@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 EXTRA = "extra"  # the key of the extra payload in a checkpoint file
 LAST = "last_checkpoint"
 _PLAIN = (torch.Tensor, bool, int, float, str, bytes, type(None))
-_LEFTOVER = re.compile(rf"\.(.+\.pth|{LAST})\.[^.]+\.tmp")  # names that atomic_write makes
 _NOT_NUMBERED = -1.0
 _ITERATION = re.compile(r"_(\d+)\.pth$")
 
@@ -66,7 +65,6 @@ class AtomicCheckpointer(DetectionCheckpointer):
     ) -> None:
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.extra = dict(extra or {})
-        self._cleaned = False
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``{name}.pth`` and tag it as the last checkpoint.
@@ -77,9 +75,6 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        if not self._cleaned:
-            self._cleaned = True
-            remove_leftovers(self.save_dir)
         if os.path.dirname(name):
             raise NDSError(f"checkpoint name {name!r} holds a folder: give a plain name.")
         path = os.path.join(self.save_dir, f"{name}.pth")
@@ -237,22 +232,6 @@ def _age(path: Path) -> tuple[float, int, str]:
     final = float("inf") if path.stem.endswith("_final") else _NOT_NUMBERED
     iteration = float(number[1]) if number else final
     return iteration, path.stat().st_mtime_ns if path.exists() else 0, path.name
-
-
-def remove_leftovers(save_dir: str | os.PathLike[str]) -> list[str]:
-    """Delete the temporary files of checkpoints that a kill left half written; their names.
-
-    Only the process that trains in ``save_dir`` may call this: it would take away the file that
-    another one is writing.
-    """
-    removed = []
-    for path in sorted(Path(save_dir).glob(".*.tmp")):
-        if _LEFTOVER.fullmatch(path.name):
-            path.unlink(missing_ok=True)
-            removed.append(path.name)
-    if removed:
-        logger.info("Removed half-written checkpoints from %s: %s", save_dir, ", ".join(removed))
-    return removed
 
 
 def _plain(value: Any, key: str) -> Any:

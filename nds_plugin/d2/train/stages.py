@@ -14,12 +14,13 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from nds_plugin.d2.config.nodes import merged
-from nds_plugin.d2.data.drawn_dataset import register_selection, selection_label_space
+from nds_plugin.d2.data.drawn_dataset import drawn_dataset, register_selection, selection_label_space
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
 from nds_plugin.d2.data.registration import dataset_classes, register_image_subset
 from nds_plugin.d2.model.checkpoint import read_checkpoint
 from nds_plugin.d2.model.transfer import transfer_checkpoint
 from nds_plugin.d2.train.trainer import NDSTrainer
+from nds_plugin.datasets.label_space import LabelSpace
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import content_hash, file_hash, is_valid, read_json, write_json
 from nds_plugin.selection.selection import Selection
@@ -71,10 +72,15 @@ def pretrain_config(cfg: CN, selection_path: Path, key: str) -> CN:
     result.DATALOADER.SAMPLER_TRAIN = "NDSTrainingSampler"
     result.MODEL.ROI_HEADS.NUM_CLASSES = len(space.classes)
     result.NDS.SELECTION = str(selection_path)
-    if any(len(labelled) < len(space.classes) for labelled in space.labelled):
-        result.NDS.LABEL_SPACES = [sorted(labelled) for labelled in space.labelled]
+    result.NDS.LABEL_SPACES = _label_spaces(space) or result.NDS.LABEL_SPACES
     result.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "pretrain")
     return result
+
+
+def _label_spaces(space: LabelSpace) -> list[list[int]]:
+    """``NDS.LABEL_SPACES``: the classes that each source labels; nothing where each labels all."""
+    partly = any(len(labelled) < len(space.classes) for labelled in space.labelled)
+    return [sorted(labelled) for labelled in space.labelled] if partly else []
 
 
 def finetune_config(cfg: CN) -> CN:
@@ -90,10 +96,13 @@ def finetune_config(cfg: CN) -> CN:
             f"the target's datasets {list(cfg.DATASETS.TRAIN)} have different classes: join them first."
         )
     result.MODEL.ROI_HEADS.NUM_CLASSES = len(classes[0])
+    drawn = drawn_dataset(result.DATASETS.TRAIN)
     if cfg.DATALOADER.SAMPLER_TRAIN in ("TrainingSampler", "NDSTrainingSampler"):
-        result.DATALOADER.SAMPLER_TRAIN = "SeekableTrainingSampler"
+        # A stream that is trained on by its name is drawn from; of a subset every image is taken alike.
+        stream = drawn is not None and drawn["mode"] == "stream"
+        result.DATALOADER.SAMPLER_TRAIN = "NDSTrainingSampler" if stream else "SeekableTrainingSampler"
     result.NDS.SELECTION = ""
-    result.NDS.LABEL_SPACES = []
+    result.NDS.LABEL_SPACES = _label_spaces(selection_label_space(drawn["sources"])) if drawn else []
     result.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "finetune")
     return result
 
