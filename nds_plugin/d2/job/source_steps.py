@@ -12,6 +12,7 @@ from detectron2.config import CfgNode as CN
 from detectron2.utils import comm
 
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint, image_root
+from nds_plugin.d2.data.ground_truth import check_masks
 from nds_plugin.d2.data.registration import check_registered, index_dataset
 from nds_plugin.d2.job import selector_settings as settings
 from nds_plugin.d2.job.units import object_index
@@ -57,6 +58,8 @@ class SourceSteps:
         key = agreed(lambda: content_hash([INDEX_KIND, _data(names), annotated_only]))
 
         def make(path: Path) -> None:
+            for name in names:
+                check_masks(name)
             index = SourceIndex.join([index_dataset(name) for name in names])
             if annotated_only:
                 # What the loader would leave out must not use up the budget.
