@@ -197,8 +197,15 @@ class CocoColumns:
     def _polygons(self, items: list[Any], polygons: list[Any]) -> Ragged:
         found = polygon_columns(polygons)
         if found is None:
-            bad = (i for i, p in zip(items, polygons) if not all(all_numbers(part) for part in p))
-            raise self._no_mask(next(bad))
+            bad, parts = next(
+                (i, p) for i, p in zip(items, polygons) if not all(all_numbers(part, MAX_SIDE) for part in p)
+            )
+            if not all(map(all_numbers, parts)):
+                raise self._no_mask(bad)
+            raise NDSError(
+                f"{self._path}: a polygon of annotation {bad.get('id')!r} of image {bad['image_id']!r} reaches beyond "
+                f"{MAX_SIDE} pixels: correct it."
+            )
         return found
 
     def _no_mask(self, annotation: dict[str, Any]) -> NDSError:
@@ -262,7 +269,9 @@ class CocoColumns:
         """What can be told at the end of the file; the categories."""
         if self._broken:
             logger.warning(
-                "%s: %d instances left out, their masks are not polygons.", self._path, self._broken
+                "%s: %d instances left out: none of their polygons has three corners or more.",
+                self._path,
+                self._broken,
             )
         self._writer.info["ignored"] = self._ignored
         names = [self._licenses.get(i, "") for i in self._license_ids]

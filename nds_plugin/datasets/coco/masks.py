@@ -44,7 +44,10 @@ def valid_polygons(polygons: list[list[float]]) -> list[list[float]]:
 
 
 def polygon_columns(polygons: list[Any]) -> Ragged | None:
-    """Polygons of some objects as columns; None where they are not all finite numbers."""
+    """Polygons of some objects as columns; None where they are not all numbers within ``MAX_SIDE``.
+
+    pycocotools draws a polygon pixel by pixel, also where it lies outside of the image.
+    """
     flat = itertools.chain.from_iterable
     if not set(map(type, flat(flat(polygons)))) <= _NUMBERS:
         return None
@@ -53,15 +56,15 @@ def polygon_columns(polygons: list[Any]) -> Ragged | None:
     except OverflowError:
         return None
     assert isinstance(found.values, Ragged)
-    return found if np.isfinite(np.asarray(found.values.values)).all() else None
+    return found if (np.abs(np.asarray(found.values.values)) <= MAX_SIDE).all() else None
 
 
-def all_numbers(values: Any) -> bool:
-    """Whether this is a list of finite numbers that a float can hold."""
+def all_numbers(values: Any, most: float = math.inf) -> bool:
+    """Whether this is a list of finite numbers that a float can hold, of ``most`` at most."""
     if not isinstance(values, list) or not set(map(type, values)) <= _NUMBERS:
         return False
     try:
-        return all(math.isfinite(value) for value in values)
+        return all(math.isfinite(value) and abs(value) <= most for value in values)
     except OverflowError:
         return False
 
