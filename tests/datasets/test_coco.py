@@ -245,6 +245,10 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
         (_set("annotations", 1, "ignore", "no"), "'ignore' of annotation 2 must be 0 or 1, got 'no'"),
         (_set("annotations", 1, "keypoints", "123"), "'keypoints' of annotation 2 must be numbers"),
         (
+            _set("annotations", 1, "segmentation", [[1, 1, 9, 1, 9, 1e9]]),
+            "a polygon of annotation 2 of image 12 reaches beyond 1000000 pixels",
+        ),
+        (
             _set("annotations", 1, "segmentation", [["1"] * 6]),
             "annotation 2 of image 12 has a segmentation that",
         ),
