@@ -118,23 +118,21 @@ def check_masks(name: str) -> None:
 def why_no_object(dicts: Sequence[Mapping[str, Any]]) -> str:
     """Why a dataset without an object to learn from has none, as the end of a sentence."""
     annotations, _, crowds = annotation_counts(dicts)
-    if crowds:
-        ignored = isinstance(dicts, StoreDataset) and any(
-            v.store.header["info"].get("ignored") for v in dicts.views
+    whole = isinstance(dicts, StoreDataset) and all(view.chosen is None for view in dicts.views)
+    headers = [view.store.header for view in dicts.views] if isinstance(dicts, StoreDataset) and whole else []
+    read, kept = (sum(header[key] for header in headers) for key in ("annotations_read", "annotations"))
+    parts = []
+    if read > kept:
+        parts.append(
+            f"{read - kept} of {read} annotations were left out, as their boxes have no area in their image or "
+            "their polygons no three corners"
         )
-        kind = "iscrowd 1, or ignore 1" if ignored else "iscrowd 1"
-        return f"all {annotations} annotations are crowds ({kind}), which are not learned from"
-    if isinstance(dicts, StoreDataset) and all(view.chosen is None for view in dicts.views):
-        read = sum(view.store.header.get("annotations_read", 0) for view in dicts.views)
-        kept = sum(view.store.num_annotations for view in dicts.views)
-        if read and not kept:
-            return (
-                f"all {read} annotations were left out, as their boxes have no area in their image or their "
-                "polygons no three corners"
-            )
-        if kept:
-            return f"the class mapping drops the classes of all {kept} annotations"
-    return f"none of the {len(dicts)} images has an annotation"
+    if kept > annotations:
+        parts.append(f"the class mapping drops the classes of {kept - annotations} annotations")
+    if crowds:
+        kind = "iscrowd 1, or ignore 1" if any(h["info"].get("ignored") for h in headers) else "iscrowd 1"
+        parts.append(f"all {'other ' if parts else ''}{annotations} annotations are crowds ({kind})")
+    return "; ".join(parts) or "there are no annotations"
 
 
 def write_coco_document(dataset: StoreDataset, name: str, path: str | os.PathLike[str]) -> None:

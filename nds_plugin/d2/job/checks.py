@@ -133,7 +133,10 @@ def check_target(cfg: CN) -> None:
 
 def _check_annotated(name: str, index: SourceIndex) -> None:
     if (index.column("label") == NO_LABEL).all():
-        raise NDSError(f"dataset {name!r} has nothing to train on: {why_no_object(dataset_dicts(name))}.")
+        raise NDSError(
+            f"dataset {name!r}: none of its {len(index)} images has an annotation to learn from: "
+            f"{why_no_object(dataset_dicts(name))}."
+        )
 
 
 def _check_images(name: str, index: SourceIndex, share: float) -> None:

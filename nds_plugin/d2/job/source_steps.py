@@ -12,8 +12,8 @@ from detectron2.config import CfgNode as CN
 from detectron2.utils import comm
 
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint, image_root
-from nds_plugin.d2.data.ground_truth import check_masks
-from nds_plugin.d2.data.registration import check_registered, index_dataset
+from nds_plugin.d2.data.ground_truth import check_masks, why_no_object
+from nds_plugin.d2.data.registration import check_registered, dataset_dicts, index_dataset
 from nds_plugin.d2.job import selector_settings as settings
 from nds_plugin.d2.job.units import object_index
 from nds_plugin.d2.job.work_folder import WorkFolder, agreed
@@ -27,7 +27,7 @@ from nds_plugin.selection.selectors.base import Features
 from nds_plugin.source.features import extract_features
 from nds_plugin.source.folder import check_files
 from nds_plugin.source.index import KIND as INDEX_KIND
-from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.index import NO_LABEL, SourceIndex
 from nds_plugin.source.partition import KIND as PARTITION_KIND
 from nds_plugin.source.partition import Partition
 from nds_plugin.source.partitioning import partition_by_features
@@ -63,6 +63,8 @@ class SourceSteps:
             index = SourceIndex.join([index_dataset(name) for name in names])
             if annotated_only:
                 # What the loader would leave out must not use up the budget.
+                if (index.column("label") == NO_LABEL).all():
+                    raise _no_object(names, len(index))
                 everything, index = len(index), index.labelled()
                 logger.info("index: %d of %d images have annotations", len(index), everything)
             missing = check_files(index, sample=_FILES_CHECKED)
@@ -150,3 +152,9 @@ class SourceSteps:
 def _data(names: list[str]) -> list[list[str]]:
     """What the datasets are made of. The folders too: an index holds the paths of its images."""
     return [[name, dataset_fingerprint(name), image_root(name)] for name in names]
+
+
+def _no_object(names: list[str], images: int) -> NDSError:
+    reasons = [why_no_object(dataset_dicts(name)) for name in names]
+    told = reasons[0] if len(names) == 1 else "; ".join(f"{n}: {why}" for n, why in zip(names, reasons))
+    return NDSError(f"none of the {images} images of {', '.join(names)} has an annotated object: {told}.")
