@@ -164,6 +164,18 @@ def _rename(document: dict[str, Any]) -> None:
         category["name"] = f"no {category['name']}"
 
 
+def _every(document: dict[str, Any], **values: Any) -> None:
+    for annotation in document["annotations"]:
+        annotation.update(values)
+
+
+def _small_masks(document: dict[str, Any]) -> None:
+    """One mask of half the size, in images whose size only their files tell."""
+    for image in document["images"]:
+        del image["width"], image["height"]
+    document["annotations"][0]["segmentation"] = {"size": [36, 48], "counts": [0, 36 * 48]}
+
+
 def _every_mask(document: dict[str, Any], mask: Any) -> None:
     for annotation in document["annotations"]:
         annotation["segmentation"] = mask
@@ -179,7 +191,13 @@ DATA: dict[str, tuple[Callable[[Path], Any] | None, list[str], str]] = {
     "annotations of the test set cut short": (lambda r: cut(r / "city/val.json"), [], "city/val.json is not complete JSON"),
     "not COCO": (_annotations("street", lambda _: {"a": 1}), [], "street/train.json is not COCO json: it lacks 'images'"),
     "image ids twice": (_annotations("street", lambda d: d["images"].append(d["images"][0])), [], "1 ids of 'images' occur more than once"),
-    "annotation ids twice": (_annotations("city", lambda d: d["annotations"].append(d["annotations"][0]), "val"), [], "annotation ids occur more than once"),
+    "a test set of crowds": (_annotations("city", lambda d: _every(d, iscrowd=1), "val"), [], "'bad_city_val': all \\d+ annotations are crowds .iscrowd 1.: COCO's evaluation counts none"),
+    "a target of crowds": (_annotations("city", lambda d: _every(d, iscrowd=1)), [], "'bad_city_train': none of its 24 images has an annotation to learn from: all \\d+ annotations are crowds .iscrowd 1"),
+    "a source of crowds and ignored": (_annotations("room", lambda d: _every(d, ignore=1)), ROOM, "none of the 24 images of bad_room_train has an annotated object: all \\d+ annotations are crowds .iscrowd 1, or ignore 1"),
+    "half a character in a class": (_annotations("city", lambda d: d["categories"][0].update(name="\ud83d"), "val"), [], "city/val.json: an entry of 'categories' holds a value that is out of range or no text"),
+    "category ids as text in the annotations": (_annotations("street", lambda d: [a.update(category_id=str(a["category_id"])) for a in d["annotations"]]), [], "annotations name their categories by text, but the ids of 'categories' are whole numbers"),
+    "masks of another size than the files": (_annotations("room", lambda d: _small_masks(d)), [*ROOM, *UNIFORM], "room/images/.*: 1 of its \\d+ annotations have a mask that is not of the image's size, the first one: expected 96 x 72, got 48 x 36"),
+    "masks of another size in the test set": (_annotations("city", lambda d: _small_masks(d), "val"), [], "city/images/.*: 1 of its \\d+ annotations have a mask that is not of the image's size"),
     "an image of 10^12 pixels width": (_annotations("street", lambda d: d["images"][0].update(width=10**12)), [], "'width' of image .* must be a number of 0 .*got 1000000000000"),
     "no box of the source has an area": (_annotations("room", lambda d: _every_box(d, [5, 5, 0, 0])), ROOM, "none of the 24 images of bad_room_train has an annotated object"),
     "all boxes of the target leave it": (_annotations("city", lambda d: _every_box(d, [500, 5, 9, 9])), [], "'bad_city_train': none of its 24 images has an annotation"),

@@ -27,13 +27,13 @@ from nds_plugin.d2.data.store_source import RegisteredDicts, register_annotated,
 from nds_plugin.datasets.label_space import LabelSpace, unite
 from nds_plugin.datasets.public import datasets_root
 from nds_plugin.errors import NDSError
-from nds_plugin.files.artifacts import read_header
+from nds_plugin.files.artifacts import content_hash, read_header
 from nds_plugin.selection.selection import KIND, Selection
 
 logger = logging.getLogger(__name__)
 
 SELECTIONS_FOLDER = "nds_selections"
-_told: set[str] = set()
+_told: set[str] = set()  # streams and unions that were logged in this process
 
 
 def selections_folder() -> Path:
@@ -117,7 +117,26 @@ def selection_label_space(
     Raises:
         NDSError: an unknown dataset, or a mapping that names unknown classes.
     """
-    return unite([dataset_classes(name) for name in sources], label_mapping or None, sources, partial=partial)
+    space = unite(
+        [dataset_classes(name) for name in sources], label_mapping or None, sources, partial=partial
+    )
+    told = content_hash([list(sources), space.to_dict()])
+    if told not in _told:
+        _told.add(told)
+        _log_union(space)
+    return space
+
+
+def _log_union(space: LabelSpace) -> None:
+    for one in space.renamed:
+        logger.info("class %r of %s is taken for %r (%s).", one.old, one.source, one.new, one.how)
+    for first, second in space.apart:
+        logger.warning(
+            "the classes %r and %r of the sources stay apart: one source tells such names from each other, so that it "
+            "is not known which belong together; say so in NDS.SOURCE.LABEL_MAPPING.",
+            first,
+            second,
+        )
 
 
 def _load(path: str, name: str, label_mapping: str) -> Sequence[dict[str, Any]]:

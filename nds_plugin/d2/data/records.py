@@ -15,6 +15,7 @@ from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.utils import comm
 from tabulate import tabulate
 
+from nds_plugin.d2.data.ground_truth import why_no_object
 from nds_plugin.d2.data.registration import check_registered, raw_dicts
 from nds_plugin.d2.data.store_dataset import StoreDataset
 from nds_plugin.errors import NDSError
@@ -95,7 +96,7 @@ def _to_train_on(name: str, dicts: Sequence[dict[str, Any]], filter_empty: bool)
     elif filter_empty and before and "annotations" in dicts[0]:
         dicts = filter_images_with_only_crowd_annotations(dicts)
     if len(dicts) == 0:
-        raise _nothing_to_train_on(name)
+        raise NDSError(f"dataset {name!r} has no image to train on: {why_no_object(raw_dicts(name))}.")
     if isinstance(dicts, StoreDataset) and comm.is_main_process():
         _log_instances(name, dicts)
     logger.info(
@@ -112,12 +113,6 @@ def _log_instances(name: str, dicts: StoreDataset) -> None:
     wide = [sum(rows[i : i + 3], ()) for i in range(0, len(rows), 3)]
     table = tabulate(wide, headers=["category", "#instances"] * min(3, len(rows)), tablefmt="pipe")
     logger.info("%s: %d instances of %d classes:\n%s", name, int(counts.sum()), len(classes), table)
-
-
-def _nothing_to_train_on(name: str) -> NDSError:
-    return NDSError(
-        f"dataset {name!r} has no image to train on: none has an annotation whose box has an area."
-    )
 
 
 def is_wide(records: Records, names: Sequence[str]) -> npt.NDArray[np.int8]:

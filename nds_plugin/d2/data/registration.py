@@ -20,6 +20,7 @@ from nds_plugin.datasets.store_index import main_classes
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.source.index import ImageRecord, SourceIndex
 from nds_plugin.store.boxes import clipped
+from nds_plugin.store.schema import check_names
 
 __all__ = [
     "CocoDataset",
@@ -120,6 +121,7 @@ def dataset_classes(name: str) -> list[str]:
         classes = MetadataCatalog.get(name).get("thing_classes")
     if classes is None:
         raise NDSError(f"dataset {name!r} has no thing_classes in its metadata: is it an instance dataset?")
+    check_names(classes, f"dataset {name!r}")
     return list(classes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 from detectron2.structures import BoxMode
 from PIL import Image
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
 from nds_plugin.images.reading import ImageError
@@ -105,6 +107,20 @@ class StoreDataset(Dataset[dict[str, Any]], Sequence[dict[str, Any]]):
     def class_counts(self, num_classes: int) -> npt.NDArray[np.int64]:
         """Instances of each class, crowds left out; shape (num_classes,)."""
         return np.sum([view.class_counts(num_classes) for view in self.views], axis=0, dtype=np.int64)
+
+    def check_masks(self) -> None:
+        """See that run lengths fit the images whose size only their files tell; unreadable ones are passed over.
+
+        Raises:
+            NDSError: a mask is not of its image's size.
+        """
+        for view, decode in zip(self.views, self._decoders):
+            if view.store.normalised or view.store.objects(0).rle_size is None:
+                continue
+            unknown = np.flatnonzero((view.sizes() == 0).any(axis=1)).tolist()
+            for row in tqdm(unknown, desc=f"masks of {view.source}", unit="image", disable=None, delay=2):
+                with contextlib.suppress(ImageError):
+                    decode(view.position(row))
 
     @classmethod
     def joined(cls, datasets: Sequence[StoreDataset]) -> StoreDataset:

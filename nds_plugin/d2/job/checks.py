@@ -11,8 +11,9 @@ from detectron2.config import CfgNode as CN
 from detectron2.utils import comm
 
 from nds_plugin.d2.config.nodes import merged
+from nds_plugin.d2.data.ground_truth import check_masks, why_no_object
 from nds_plugin.d2.data.loader import check_sampler
-from nds_plugin.d2.data.registration import check_registered, index_dataset
+from nds_plugin.d2.data.registration import check_registered, dataset_dicts, index_dataset
 from nds_plugin.d2.train.evaluation import check_ground_truth
 from nds_plugin.d2.train.stages import finetune_config
 from nds_plugin.d2.train.trainer import OPTIMIZERS
@@ -120,17 +121,21 @@ def check_target(cfg: CN) -> None:
                 f"has {_few(classes)}: they must be the same, in the same order."
             )
         _check_images(name, index, 0.0)  # the evaluation needs them all
+        check_masks(name)
         check_ground_truth(name)
     for name, index in train.items():
         _check_annotated(name, index)
     for name, index in {**train, **scored}.items():
         _check_images(name, index, cfg.NDS.LOADER.MAX_UNREADABLE)
+    for name in train:
+        check_masks(name)
 
 
 def _check_annotated(name: str, index: SourceIndex) -> None:
     if (index.column("label") == NO_LABEL).all():
         raise NDSError(
-            f"dataset {name!r}: none of its {len(index)} images has an annotation whose box has an area."
+            f"dataset {name!r}: none of its {len(index)} images has an annotation to learn from: "
+            f"{why_no_object(dataset_dicts(name))}."
         )
 
 

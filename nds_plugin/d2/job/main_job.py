@@ -13,6 +13,7 @@ from typing import Any
 from detectron2.config import CfgNode as CN
 from detectron2.utils import comm
 
+from nds_plugin.d2.data.drawn_dataset import selection_label_space
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
 from nds_plugin.d2.data.registration import dataset_classes
 from nds_plugin.d2.job.checks import NO_PRETRAINING, check_config, check_target
@@ -189,12 +190,19 @@ def _results(
         "test": first,
         "selector": cfg.NDS.SELECTOR,
         "selection": _selection_summary(pretrained.selected if pretrained else None),
+        "label_space": _label_space(cfg, pretrained.selected) if pretrained else None,
         "pretrained": before,
         "transfer": training.transfer_report(finetune_cfg) if pretrained else None,
         "other_tests": {name: summarise(results[name], dataset_classes(name)) for name in others},
     }
     write_results(path, results[first], cfg, cfg.NDS.SEED, timed.seconds, dataset_classes(first), key, extra)
     return read_json(path, RESULTS_KIND)
+
+
+def _label_space(cfg: CN, selected: Selected) -> dict[str, Any]:
+    """The united classes of the sources, and which of them were united by more than an equal name."""
+    sources = selected.selection.sources
+    return selection_label_space(sources, cfg.NDS.SOURCE.LABEL_MAPPING).to_dict()
 
 
 def _selection_summary(selected: Selected | None) -> dict[str, Any] | None:

@@ -13,7 +13,8 @@ from detectron2.config import CfgNode as CN
 from detectron2.utils import comm
 
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint, image_root
-from nds_plugin.d2.data.registration import check_registered, index_dataset
+from nds_plugin.d2.data.ground_truth import check_masks, why_no_object
+from nds_plugin.d2.data.registration import check_registered, dataset_dicts, index_dataset
 from nds_plugin.d2.job import selector_settings as settings
 from nds_plugin.d2.job.units import object_index
 from nds_plugin.d2.job.work_folder import WorkFolder, agreed
@@ -58,14 +59,13 @@ class SourceSteps:
         key = agreed(lambda: content_hash([INDEX_KIND, _data(names), annotated_only]))
 
         def make(path: Path) -> None:
+            for name in names:
+                check_masks(name)
             index = SourceIndex.join([index_dataset(name) for name in names])
             if annotated_only:
-                if index.bare_sources:
-                    bare = sum(np.isin(index.column("source"), index.bare_sources))
-                    raise NDSError(
-                        f"none of the {bare} images of {', '.join(index.bare_sources)} has an annotated object: a detector "
-                        "cannot be pretrained on them; leave these out of NDS.SOURCE.DATASETS."
-                    )
+                # What the loader would leave out must not use up the budget.
+                if bare := index.bare_sources:
+                    raise _no_object(bare, int(np.isin(index.column("source"), bare).sum()))
                 everything, index = len(index), index.annotated()
                 logger.info("index: %d of %d images have annotations", len(index), everything)
             missing = check_files(index, sample=_FILES_CHECKED)
@@ -153,3 +153,9 @@ class SourceSteps:
 def _data(names: list[str]) -> list[list[str]]:
     """What the datasets are made of. The folders too: an index holds the paths of its images."""
     return [[name, dataset_fingerprint(name), image_root(name)] for name in names]
+
+
+def _no_object(names: list[str], images: int) -> NDSError:
+    reasons = [why_no_object(dataset_dicts(name)) for name in names]
+    told = reasons[0] if len(names) == 1 else "; ".join(f"{n}: {why}" for n, why in zip(names, reasons))
+    return NDSError(f"none of the {images} images of {', '.join(names)} has an annotated object: {told}.")
