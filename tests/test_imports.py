@@ -17,7 +17,7 @@ LAYERS = (
     {"expert_manifest", "index", "sampling", "networks", "linear", "supervised", "crops", "clustering"},
     {
         *("partition", "objects", "streams", "scores", "image_weights", "selection_config"),
-        *("backbones", "tasks", "training"),
+        *("checkpoint_forms", "backbones", "tasks", "training"),
     },
     {
         *("partitioning", "partition_summary", "selection", "select", "selection_tables", "sampler"),
@@ -38,7 +38,7 @@ SELECTING = {
 }
 LEARNING = {
     *("networks", "linear", "supervised", "tasks", "training", "expert_set", "experts", "backbones"),
-    "features",
+    *("checkpoint_forms", "features"),
 }
 WITHOUT_TORCH = (
     *("errors", "artifacts", "cost", "counter_rng", "class_names", "images", "packed", "pickles", "index"),

@@ -15,7 +15,7 @@ from detectron2.utils import comm
 
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
 from nds_plugin.d2.data.registration import dataset_classes
-from nds_plugin.d2.job.checks import NO_PRETRAINING, check_config, check_target
+from nds_plugin.d2.job.checks import NO_PRETRAINING, check_config, check_target, check_weights
 from nds_plugin.d2.job.kept_pretraining import KeptPretraining
 from nds_plugin.d2.job.selecting import Selected, SelectionSteps
 from nds_plugin.d2.job.work_folder import agreed
@@ -84,6 +84,7 @@ def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
     """
     check_job(cfg)
     if comm.is_main_process():
+        check_weights(cfg)
         check_target(cfg)
     timed = Timings()
     pretrained = _pretrain(cfg, timed, resume) if cfg.NDS.SELECTOR != NO_PRETRAINING else None

@@ -174,6 +174,12 @@ def train(
     return folder / FINAL
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether a training in a folder has finished, or left a checkpoint to go on from."""
+    finished = (folder / FINISHED).is_file() and (folder / FINAL).is_file()
+    return finished or (folder / "last_checkpoint").is_file()
+
+
 def _can_go_on(folder: Path, key: str, resume: bool) -> bool:
     if not (folder / "last_checkpoint").is_file():
         return False
@@ -227,7 +233,13 @@ def evaluate(cfg: CN, weights: Path | str) -> dict[str, Any]:
     """Evaluate weights on ``DATASETS.TEST``: Detectron2's results by dataset (main process; {} elsewhere)."""
     model = build_model(cfg)
     state = read_checkpoint(weights)
-    model.load_state_dict(state.get("model", state))
+    try:
+        model.load_state_dict(state.get("model", state))
+    except RuntimeError as error:
+        raise NDSError(
+            f"{weights} holds other weights than those of the config's detector "
+            f"({' '.join(str(error).split())[:200]}): evaluate weights that were trained with this MODEL config."
+        ) from None
     results = NDSTrainer.test(cfg, model)
     # Detectron2 leaves out the dataset's name where there is only one.
     return results if len(cfg.DATASETS.TEST) > 1 else {cfg.DATASETS.TEST[0]: results}
