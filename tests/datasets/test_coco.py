@@ -14,7 +14,7 @@ from coco_files import document, write_coco, write_image
 from PIL import Image
 
 from nds_plugin.datasets.coco import json_stream
-from nds_plugin.datasets.coco.split import check_files, default_source, index_coco, index_folder, main_classes
+from nds_plugin.datasets.coco.split import check_files, coco_name, index_coco, index_folder, main_classes
 from nds_plugin.datasets.coco.store import open_coco
 from nds_plugin.errors import NDSError
 from nds_plugin.source.index import NO_LABEL
@@ -339,10 +339,10 @@ def test_index_needs_no_annotations_and_takes_the_box_for_a_missing_area(tmp_pat
     assert index.sources == ["unlabelled"]
 
 
-def test_default_source_names_dataset_and_split() -> None:
-    assert default_source("coco/annotations/instances_train2017.json") == "coco_instances_train2017"
-    assert default_source("/data/ccp/train.json") == "ccp_train"
-    assert default_source("/train.json") == "train"
+def test_coco_name_names_dataset_and_split() -> None:
+    assert coco_name("coco/annotations/instances_train2017.json") == "coco_instances_train2017"
+    assert coco_name("/data/ccp/train.json") == "ccp_train"
+    assert coco_name("/train.json") == "train"
 
 
 def test_main_classes_agree_with_a_plain_loop() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import operator
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +61,8 @@ _IRRELEVANT = (
     "NDS.LOADER",  # a limit at which the run stops
     "NDS.TRANSFER",  # of the start of fine-tuning: an input of that stage alone
 )
+# Files that are inputs by their content, wherever they lie.
+_FILES = ("MODEL.WEIGHTS", "NDS.SOURCE.LABEL_MAPPING", "NDS.PARTITION.WEIGHTS")
 
 
 def pretrain_config(cfg: CN, selection_path: Path, key: str) -> CN:
@@ -108,7 +113,10 @@ def target_subset(name: str, count: int, seed: int) -> str:
 def training_key(cfg: CN, inputs: Sequence[str]) -> str:
     """Hash of what decides the trained weights: the config and the hashes of the inputs."""
     plain = yaml.safe_load(cfg.dump())
-    for name in _IRRELEVANT:
+    files = [
+        name for name in _FILES if os.path.isfile(functools.reduce(operator.getitem, name.split("."), plain))
+    ]
+    for name in (*_IRRELEVANT, *files):
         *parents, leaf = name.split(".")
         node = plain
         for parent in parents:
