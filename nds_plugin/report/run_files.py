@@ -43,7 +43,11 @@ def located(run: str | os.PathLike[str], document: Mapping[str, Any]) -> dict[st
     work = [Path(selection.get("work_dir", "")), folder / WORK, folder.parent / WORK]
 
     def find(path: str) -> str:
-        places = [folder / path, Path(path), *(place / Path(path).name for place in work)]
+        places = [
+            Path(os.path.normpath(folder / path)),
+            Path(path),
+            *(place / Path(path).name for place in work),
+        ]
         return str(next((place for place in places if place.exists()), places[0]))
 
     found = {name: find(path) for name, path in selection["artefacts"].items()}

@@ -451,3 +451,24 @@ def test_real_files_are_indexed_whole(nds_data: Path) -> None:
     assert len(index.classes) == 80
     assert check_files(index) == []
     assert index.column("label").max() < 80
+
+
+def test_an_absolute_file_name_is_taken_as_detectron2_takes_it(tmp_path: Path) -> None:
+    """As ``os.path.join`` does: in the index, in the dicts of the main job, and in its evaluation."""
+    from detectron2.data.datasets import load_coco_json
+
+    from nds_plugin.d2.data.registration import dataset_dicts, index_dataset, registered_temporarily
+
+    content = document()
+    write_image(tmp_path / "far" / "b.jpg")
+    write_image(tmp_path / "images" / "a.jpg", 60, 40)
+    write_image(tmp_path / "images" / "c.jpg")
+    content["images"][0]["file_name"] = str(tmp_path / "far" / "b.jpg")
+    path = write_coco(tmp_path, content)
+    index = index_coco(path, tmp_path / "images")
+    assert check_files(index) == []
+    with registered_temporarily("absolute", json_file=str(path), image_root=str(tmp_path / "images")):
+        names = [record["file_name"] for record in dataset_dicts("absolute")]
+        assert names == list(index.column("file_name")) == list(index_dataset("absolute").column("file_name"))
+    stock = [record["file_name"] for record in load_coco_json(str(path), str(tmp_path / "images"))]
+    assert sorted(names) == sorted(stock)
