@@ -12,7 +12,7 @@ import os
 import sys
 import types
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nds_plugin.errors import NDSError, one_line
 from nds_plugin.files.artifacts import DISK_FULL
@@ -85,6 +85,37 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """
     parser.error = types.MethodType(Parser.error, parser)  # type: ignore[method-assign]
     return parser.parse_args()
+
+
+class _Kept(argparse.Action):
+    """Puts what is given into ``files``, too, in the order of the command line."""
+
+    def __call__(self, _: Any, namespace: argparse.Namespace, values: Any, __: str | None = None) -> None:
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), values])
+        namespace.files = [*getattr(namespace, "files", []), (self.dest, values)]
+
+
+def _source_names(args: argparse.Namespace) -> list[str]:
+    """Names of the COCO files, then of the folders: those given, else derived ones."""
+    from nds_plugin.datasets.source_names import name_sources
+
+    if args.name:
+        if len(args.name) != len(args.coco) + len(args.folder):
+            raise NDSError(
+                f"command line: {len(args.name)} times --name for {len(args.coco) + len(args.folder)} sources by "
+                "--coco and --folder: give each of them a name, in their order, or none."
+            )
+        given = list(zip(args.files, args.name))
+        names = [name for kind in ("coco", "folder") for (own, _), name in given if own == kind]
+    else:
+        names = name_sources([json_file for json_file, _ in args.coco], args.folder)
+    taken = [*args.dataset, *names]
+    twice = next((name for name in taken if not name or taken.count(name) > 1), None)
+    if twice is not None:
+        raise NDSError(
+            f"command line: {taken.count(twice)} sources are called {twice!r}: give each another name by --name."
+        )
+    return names
 
 
 def add_device_arguments(parser: argparse._ActionsContainer) -> None:

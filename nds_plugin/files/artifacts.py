@@ -31,6 +31,7 @@ from nds_plugin.files import temporary
 
 VERSION = 1
 HEADER = b"nds"
+HEADER_FIELDS = ("kind", "version", "key")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What a failed write says of the disk and not of the program.
 _UNWRITABLE = (*DISK_FULL, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM, errno.EEXIST, errno.EIO)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nds_plugin.command_line import add_device_arguments
+from nds_plugin.command_line import _Kept, _source_names, add_device_arguments
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import Scores
 from nds_plugin.source.index import SourceIndex
@@ -41,27 +41,34 @@ def index_named(name: str) -> SourceIndex:
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the three ways to name image sources; each may be repeated and they are joined."""
-    group = parser.add_argument_group("sources (repeatable, joined in the order given)")
+    group = parser.add_argument_group("sources (repeatable; joined: datasets, COCO files, folders)")
     group.add_argument("--dataset", action="append", default=[], help=DATASET_HELP)
     group.add_argument(
-        "--coco", action="append", default=[], nargs=2, metavar=("JSON", "IMAGES"), help="a COCO json"
+        "--coco", action=_Kept, default=[], nargs=2, metavar=("JSON", "IMAGES"), help="a COCO json"
     )
-    group.add_argument("--folder", action="append", default=[], help="a folder of images")
+    group.add_argument("--folder", action=_Kept, default=[], help="a folder of images")
+    group.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        help="what a --coco or --folder is called, one for each in their order; by default after its folder",
+    )
 
 
 def index_from_arguments(args: argparse.Namespace) -> SourceIndex:
     """The index of the sources that :func:`add_source_arguments` parsed.
 
     Raises:
-        NDSError: no source given, or one that cannot be read.
+        NDSError: no source given, one that cannot be read, or two of one name.
     """
     from nds_plugin.datasets.coco.split import index_coco, index_folder
 
-    indexes = [index_named(name) for name in args.dataset]
-    indexes += [index_coco(json_file, images) for json_file, images in args.coco]
-    indexes += [index_folder(folder) for folder in args.folder]
-    if not indexes:
+    if not (args.dataset or args.coco or args.folder):
         raise NDSError("no source given: name at least one by --dataset, --coco or --folder.")
+    names = _source_names(args)
+    indexes = [index_named(name) for name in args.dataset]
+    indexes += [index_coco(json_file, images, name) for (json_file, images), name in zip(args.coco, names)]
+    indexes += [index_folder(folder, name) for folder, name in zip(args.folder, names[len(args.coco) :])]
     return SourceIndex.join(indexes)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from nds_plugin.datasets.source_names import folder_name
 from nds_plugin.errors import NDSError
 from nds_plugin.images.packed import file_of
 from nds_plugin.images.reading import EXTENSIONS, image_files
@@ -41,7 +42,7 @@ def index_folder(folder: str | os.PathLike[str], source: str | None = None) -> S
     if not root.is_dir():
         kind = "is not a folder" if root.exists() else "does not exist"
         raise NDSError(f"image folder {root} {kind}.")
-    source = source or _folder_name(root)
+    source = source or folder_name(root)
     paths = sorted(_image_files(root))
     if not paths:
         raise NDSError(f"no images in {root} (looked below it for {', '.join(EXTENSIONS)}).")
@@ -60,11 +61,6 @@ def index_folder(folder: str | os.PathLike[str], source: str | None = None) -> S
     if not records:
         raise NDSError(f"none of the {len(paths)} images in {root} can be read, first: {unreadable[0]}.")
     return SourceIndex.from_records(records)
-
-
-def _folder_name(root: Path) -> str:
-    path = root.absolute()
-    return (path.parent.name if path.name == "images" else path.name) or "folder"
 
 
 def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:

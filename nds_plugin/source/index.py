@@ -95,7 +95,17 @@ class SourceIndex:
 
     @classmethod
     def join(cls, indexes: Sequence[SourceIndex]) -> SourceIndex:
-        """Concatenate; classes are united by name, in order of first appearance."""
+        """Concatenate; classes are united by name, in order of first appearance.
+
+        Raises:
+            NDSError: two of them have a source of the same name, whose images would mix.
+        """
+        names = [name for index in indexes for name in index.sources]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise NDSError(
+                f"two of the joined indexes have a source {twice!r}: name their sources differently."
+            )
         classes = list(dict.fromkeys(name for index in indexes for name in index.classes))
         position = {name: i for i, name in enumerate(classes)}
         tables = []

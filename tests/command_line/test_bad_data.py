@@ -96,6 +96,27 @@ def test_a_bad_config_is_refused_before_anything_starts(case: str, data: Path, u
     assert not (data / "work").exists() or not list((data / "work").iterdir())
 
 
+def test_initial_weights_are_refused_before_anything_is_made(
+    data: Path, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of pretraining alone, a link without a network, and what would be a traceback in training."""
+    monkeypatch.setenv("FVCORE_CACHE", str(data / "cache"))
+    torch.save({"state_dict": {"backbone.patch_embed.weight": torch.zeros(3)}}, data / "mm.pth")
+    (data / "cut.pth").write_bytes(b"PK\x03\x04")
+    for overrides, message in (
+        (
+            ["MODEL.WEIGHTS", str(data / "mm.pth")],
+            r"mm.pth does not fit: 0 of the backbone's 100 weights .*MMCV",
+        ),
+        (["NDS.PRETRAIN.MODEL.WEIGHTS", str(data / "cut.pth")], "cut.pth cannot be read .*, or is cut short"),
+        (["MODEL.WEIGHTS", "http://127.0.0.1:9/w.pth"], "w.pth is not in the cache .*Connection refused"),
+        (["MODEL.WEIGHTS", str(data)], "is a folder, expected a checkpoint file"),
+    ):
+        line = user.fails("train_net", *_arguments(data, *overrides))
+        assert re.search(f"MODEL.WEIGHTS.*{message}", line), line
+        assert not (data / "work").exists() or not list((data / "work").iterdir())
+
+
 FLAGS: dict[str, tuple[tuple[str, ...], str]] = {
     "not a multiple of the processes": (("--num-gpus", "3"), "SOLVER.IMS_PER_BATCH must be .*multiple of the 3 processes .* got 4"),
     "no process": (("--num-gpus", "0"), "--num-gpus must be 1 or more, got 0"),

@@ -14,7 +14,7 @@ from coco_files import document, write_coco, write_image
 from PIL import Image
 
 from nds_plugin.datasets.coco import json_stream
-from nds_plugin.datasets.coco.split import check_files, default_source, index_coco, index_folder, main_classes
+from nds_plugin.datasets.coco.split import check_files, coco_name, index_coco, index_folder, main_classes
 from nds_plugin.datasets.coco.store import open_coco
 from nds_plugin.errors import NDSError
 from nds_plugin.source.index import NO_LABEL
@@ -375,10 +375,10 @@ def test_index_needs_no_annotations_and_takes_the_box_for_a_missing_area(tmp_pat
     assert index.sources == ["unlabelled"]
 
 
-def test_default_source_names_dataset_and_split() -> None:
-    assert default_source("coco/annotations/instances_train2017.json") == "coco_instances_train2017"
-    assert default_source("/data/ccp/train.json") == "ccp_train"
-    assert default_source("/train.json") == "train"
+def test_coco_name_names_dataset_and_split() -> None:
+    assert coco_name("coco/annotations/instances_train2017.json") == "coco_instances_train2017"
+    assert coco_name("/data/ccp/train.json") == "ccp_train"
+    assert coco_name("/train.json") == "train"
 
 
 def test_main_classes_agree_with_a_plain_loop() -> None:
@@ -581,3 +581,24 @@ def test_messages_name_the_rows_and_numbers_of_the_file(
     assert "of 5 boxes, 1 (first: annotations[2] of image 12" in caplog.text
     assert "1 instances left out" in caplog.text
     assert "annotation -1" not in caplog.text
+
+
+def test_an_absolute_file_name_is_taken_as_detectron2_takes_it(tmp_path: Path) -> None:
+    """As ``os.path.join`` does: in the index, in the dicts of the main job, and in its evaluation."""
+    from detectron2.data.datasets import load_coco_json
+
+    from nds_plugin.d2.data.registration import dataset_dicts, index_dataset, registered_temporarily
+
+    content = document()
+    write_image(tmp_path / "far" / "b.jpg")
+    write_image(tmp_path / "images" / "a.jpg", 60, 40)
+    write_image(tmp_path / "images" / "c.jpg")
+    content["images"][0]["file_name"] = str(tmp_path / "far" / "b.jpg")
+    path = write_coco(tmp_path, content)
+    index = index_coco(path, tmp_path / "images")
+    assert check_files(index) == []
+    with registered_temporarily("absolute", json_file=str(path), image_root=str(tmp_path / "images")):
+        names = [record["file_name"] for record in dataset_dicts("absolute")]
+        assert names == list(index.column("file_name")) == list(index_dataset("absolute").column("file_name"))
+    stock = [record["file_name"] for record in load_coco_json(str(path), str(tmp_path / "images"))]
+    assert sorted(names) == sorted(stock)

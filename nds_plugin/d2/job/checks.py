@@ -14,11 +14,13 @@ from nds_plugin.d2.config.nodes import merged
 from nds_plugin.d2.data.ground_truth import check_masks, why_no_object
 from nds_plugin.d2.data.loader import check_sampler
 from nds_plugin.d2.data.registration import check_registered, dataset_dicts, index_dataset
+from nds_plugin.d2.model.initial_weights import check_initial_weights, locate
 from nds_plugin.d2.train.evaluation import check_ground_truth
-from nds_plugin.d2.train.stages import finetune_config
+from nds_plugin.d2.train.stages import finetune_config, has_begun
 from nds_plugin.d2.train.trainer import OPTIMIZERS
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.files.artifacts import check_writable
+from nds_plugin.images.checkpoint_forms import check_file
 from nds_plugin.images.networks import choose_device
 from nds_plugin.selection.config import SELECTORS
 from nds_plugin.source.class_names import match_classes
@@ -96,9 +98,25 @@ def _check_stage(cfg: CN, prefix: str, processes: int) -> None:
     check_sampler(cfg.DATALOADER.SAMPLER_TRAIN)
     if cfg.NDS.OPTIMIZER not in OPTIMIZERS:
         raise unknown_name("NDS.OPTIMIZER", cfg.NDS.OPTIMIZER, OPTIMIZERS)
-    weights = cfg.MODEL.WEIGHTS
-    if weights and "://" not in weights and not Path(weights).is_file():
-        raise NDSError(f"{prefix}MODEL.WEIGHTS: no such file: {weights}.")
+    if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS:
+        check_file(locate(cfg.MODEL.WEIGHTS), f"{prefix}MODEL.WEIGHTS")
+
+
+def check_weights(cfg: CN) -> None:
+    """See that the first training can start from its ``MODEL.WEIGHTS``; a link is downloaded now.
+
+    A link is let pass where that training has begun: it goes on, or is kept, without the file.
+
+    Raises:
+        NDSError: they are not there, broken, or of another network.
+    """
+    selecting = cfg.NDS.SELECTOR != NO_PRETRAINING
+    stage = merged(cfg, cfg.NDS.PRETRAIN) if selecting else cfg
+    folder = Path(cfg.OUTPUT_DIR) / ("pretrain" if selecting else "finetune")
+    weights = stage.MODEL.WEIGHTS
+    if not weights or ("://" in weights and has_begun(folder)):
+        return
+    check_initial_weights(stage, weights)
 
 
 def check_target(cfg: CN) -> None:

@@ -22,6 +22,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from nds_plugin.d2.model.initial_weights import locate, read_initial_weights
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import atomic_write
 
@@ -121,7 +122,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             if failure:
                 raise NDSError(failure)
         if not chosen:
-            return self.load(path, checkpointables=[])
+            return self.load(locate(path) if path else path, checkpointables=[])
         blind = [i for i, readable in enumerate(comm.all_gather(os.path.isfile(chosen))) if not readable]
         if blind:
             raise NDSError(
@@ -134,13 +135,15 @@ class AtomicCheckpointer(DetectionCheckpointer):
         return read_checkpoint(f)
 
     def _load_file(self, filename: str) -> Any:
-        if hasattr(DetectionCheckpointer, "_torch_load") or not filename.endswith(".pth"):
-            try:
-                return super()._load_file(filename)
-            except (pickle.UnpicklingError, EOFError, UnicodeDecodeError) as error:
-                raise NDSError(f"{filename} is not a whole checkpoint ({error}): take another one.") from None
-        data = read_checkpoint(filename)  # Detectron2 v0.6 would unpickle it
-        return data if "model" in data else {"model": data}
+        if self._is_own(filename):
+            data = read_checkpoint(filename)
+            return data if "model" in data else {"model": data}
+        # Detectron2 would unpickle it, and leave out what does not fit.
+        return {"model": read_initial_weights(filename, self.model.state_dict()).state}
+
+    def _is_own(self, filename: str) -> bool:
+        """Whether a file lies where this checkpointer saves, so that it is one to resume at."""
+        return bool(self.save_dir) and Path(filename).parent.resolve() == Path(self.save_dir).resolve()
 
 
 def write_checkpoint(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:

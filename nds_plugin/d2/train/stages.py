@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import operator
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +62,8 @@ _IRRELEVANT = (
     "NDS.LOADER",  # a limit at which the run stops
     "NDS.TRANSFER",  # of the start of fine-tuning: an input of that stage alone
 )
+# Files that are inputs by their content, wherever they lie.
+_FILES = ("MODEL.WEIGHTS", "NDS.SOURCE.LABEL_MAPPING", "NDS.PARTITION.WEIGHTS")
 
 
 def pretrain_config(cfg: CN, selection_path: Path, key: str) -> CN:
@@ -117,7 +122,10 @@ def target_subset(name: str, count: int, seed: int) -> str:
 def training_key(cfg: CN, inputs: Sequence[str]) -> str:
     """Hash of what decides the trained weights: the config and the hashes of the inputs."""
     plain = yaml.safe_load(cfg.dump())
-    for name in _IRRELEVANT:
+    files = [
+        name for name in _FILES if os.path.isfile(functools.reduce(operator.getitem, name.split("."), plain))
+    ]
+    for name in (*_IRRELEVANT, *files):
         *parents, leaf = name.split(".")
         node = plain
         for parent in parents:
@@ -183,6 +191,12 @@ def train(
     return folder / FINAL
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether a training in a folder has finished, or left a checkpoint to go on from."""
+    finished = (folder / FINISHED).is_file() and (folder / FINAL).is_file()
+    return finished or (folder / "last_checkpoint").is_file()
+
+
 def _can_go_on(folder: Path, key: str, resume: bool) -> bool:
     if not (folder / "last_checkpoint").is_file():
         return False
@@ -236,7 +250,13 @@ def evaluate(cfg: CN, weights: Path | str) -> dict[str, Any]:
     """Evaluate weights on ``DATASETS.TEST``: Detectron2's results by dataset (main process; {} elsewhere)."""
     model = build_model(cfg)
     state = read_checkpoint(weights)
-    model.load_state_dict(state.get("model", state))
+    try:
+        model.load_state_dict(state.get("model", state))
+    except RuntimeError as error:
+        raise NDSError(
+            f"{weights} holds other weights than those of the config's detector "
+            f"({' '.join(str(error).split())[:200]}): evaluate weights that were trained with this MODEL config."
+        ) from None
     results = NDSTrainer.test(cfg, model)
     # Detectron2 leaves out the dataset's name where there is only one.
     return results if len(cfg.DATASETS.TEST) > 1 else {cfg.DATASETS.TEST[0]: results}

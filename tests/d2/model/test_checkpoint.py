@@ -209,7 +209,7 @@ def test_truncated_weights_given_by_hand_are_one_clear_line(tmp_path):
     break_file(tmp_path / "model_0000009.pth", "truncated")
     checkpointer = AtomicCheckpointer(model_with(1), str(tmp_path / "out"))
     with pytest.raises(
-        NDSError, match=r"model_0000009.pth is not a whole checkpoint \(.*\): take another"
+        NDSError, match=r"MODEL.WEIGHTS: .*model_0000009.pth cannot be read .*, or is cut short \(.*\): get"
     ) as e:
         checkpointer.resume_or_load(str(tmp_path / "model_0000009.pth"), resume=True)
     assert "\n" not in str(e.value)
