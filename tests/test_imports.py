@@ -13,7 +13,18 @@ PACKAGE = Path(__file__).parents[1] / "nds_plugin"
 # A module may import those of its own line and of the lines above it. Packages count as one.
 LAYERS = (
     {"errors"},
-    {"artifacts", "cost", "counter_rng", "class_names", "images", "packed", "pickles", "safetensors_header"},
+    {
+        "artifacts",
+        "cost",
+        "counter_rng",
+        "class_names",
+        "images",
+        "image_crops",
+        "image_folders",
+        "packed",
+        "pickles",
+        "safetensors_header",
+    },
     {"expert_manifest", "index", "sampling", "networks", "linear", "supervised", "crops", "clustering"},
     {
         *("partition", "objects", "streams", "scores", "image_weights", "selection_config"),
@@ -41,7 +52,19 @@ LEARNING = {
     "features",
 }
 WITHOUT_TORCH = (
-    *("errors", "artifacts", "cost", "counter_rng", "class_names", "images", "packed", "pickles", "index"),
+    *(
+        "errors",
+        "artifacts",
+        "cost",
+        "counter_rng",
+        "class_names",
+        "images",
+        "image_crops",
+        "image_folders",
+        "packed",
+        "pickles",
+        "index",
+    ),
     *("expert_manifest", "safetensors_header", "sampling", "clustering", "partition", "objects", "streams"),
     *("partitioning", "partition_summary", "scores", "image_weights", "selection_config", "selection"),
     *("select", "selection_tables", "locking", "store"),

@@ -11,14 +11,9 @@ from PIL import Image
 
 from nds_plugin.errors import NDSError
 from nds_plugin.images import reading as images
-from nds_plugin.images.reading import (
-    ImageError,
-    center_crop,
-    list_images,
-    load_image,
-    random_crop,
-    read_center_crop,
-)
+from nds_plugin.images.crop_geometry import center_crop, random_crop, read_center_crop
+from nds_plugin.images.reading import ImageError, load_image
+from nds_plugin.source.image_folders import list_images
 
 
 def gradient(width: int, height: int) -> Image.Image:

@@ -20,12 +20,12 @@ from PIL import Image
 from provider import Provider, photo, provider
 
 from nds_plugin.errors import NDSError
-from nds_plugin.images.reading import list_images
 from nds_plugin.service.client.checks import image_fault, known_placeholders
 from nds_plugin.service.client.download import DownloadConfig, Summary, download
 from nds_plugin.service.client.fetch import FetchConfig
 from nds_plugin.service.client.hosts import Politeness
 from nds_plugin.service.client.manifest import Wanted, plan
+from nds_plugin.source.image_folders import list_images
 
 QUICK = DownloadConfig(
     politeness=Politeness(rate=0), fetch=FetchConfig(retries=2, timeout=0.6, deadline=1.0, longest_pause=5.0)
