@@ -140,7 +140,7 @@ def _opened(source: StrPath | IO[bytes], name: str) -> Iterator[ImageFile.ImageF
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             yield image
-    except ImageError:
+    except (ImageError, MemoryError):  # of a size that passed, it is the machine that has too little memory
         raise
     # The readers of Pillow's formats raise nearly anything on bytes that are damaged.
     except Exception as error:

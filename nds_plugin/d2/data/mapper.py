@@ -32,10 +32,11 @@ def read_image(path: str, image_format: str) -> npt.NDArray[Any]:
     Raises:
         ImageError: see :func:`nds_plugin.images.reading.load_image`.
     """
-    try:
-        path = PathManager.get_local_path(path)
-    except OSError as error:
-        raise ImageError(f"{path}: the image cannot be fetched ({error}).") from None
+    if "://" in path:  # asked first, since PathManager takes its time
+        try:
+            path = PathManager.get_local_path(path)
+        except OSError as error:
+            raise ImageError(f"{path}: the image cannot be fetched ({error}).") from None
     if image_format == "BGR":
         return np.asarray(load_image(path))[:, :, ::-1]
     mode = "RGB" if image_format == "YUV-BT.601" else image_format

@@ -124,7 +124,7 @@ def _decode(data: bytes, orientation: int, places: tuple[Path, ...], name: str) 
     try:
         image = turned(load_stored(io.BytesIO(data), name), orientation)
     except ImageError as error:
-        raise _damaged(places, name, str(error).removeprefix(f"{name}: the image is ").rstrip(".")) from None
+        raise _damaged(places, name, str(error).removeprefix(f"{name}: ").rstrip(".")) from None
     plain = image.mode in ("1", "L") or image.mode.startswith("I")
     pixels = np.asarray(image if plain else image.convert("L"))
     return pixels if pixels.dtype == bool else pixels != 0
