@@ -43,6 +43,7 @@ from nds_plugin.command_line import run
 from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.scoring import ScoringConfig, score_experts
 from nds_plugin.experts.train_experts import ExpertConfig, train_experts
+from nds_plugin.images.crop_geometry import center_crop
 from nds_plugin.images.networks import (
     MEAN,
     PRECISIONS,
@@ -52,7 +53,8 @@ from nds_plugin.images.networks import (
     precision_name,
     resolve_precision,
 )
-from nds_plugin.images.reading import center_crop, list_images, load_image
+from nds_plugin.images.reading import load_image
+from nds_plugin.source.image_folders import list_images
 from nds_plugin.source.index import ImageRecord, SourceIndex
 from nds_plugin.source.partition import Partition
 

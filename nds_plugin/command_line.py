@@ -97,7 +97,7 @@ class _Kept(argparse.Action):
 
 def _source_names(args: argparse.Namespace) -> list[str]:
     """Names of the COCO files, then of the folders: those given, else derived ones."""
-    from nds_plugin.datasets.source_names import name_sources
+    from nds_plugin.source.source_names import name_sources
 
     if args.name:
         if len(args.name) != len(args.coco) + len(args.folder):

@@ -13,6 +13,7 @@ import pytest
 from coco_files import document, write_coco, write_image
 from PIL import Image
 
+from nds_plugin.images import reading as images
 from nds_plugin.datasets.coco import json_stream
 from nds_plugin.datasets.coco.split import check_files, coco_name, index_coco, index_folder, main_classes
 from nds_plugin.datasets.coco.store import open_coco
@@ -453,7 +454,7 @@ def test_a_decompression_bomb_is_left_out(
 ) -> None:
     write_image(tmp_path / "good.png", 10, 10)
     write_image(tmp_path / "large.png", 50, 50)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    monkeypatch.setattr(images, "MAX_PIXELS", 2000)
     index = index_folder(tmp_path)
     assert index.column("image_id").tolist() == ["good.png"]
     assert "large.png" in caplog.text
@@ -462,7 +463,7 @@ def test_a_decompression_bomb_is_left_out(
 def test_folders_without_images_are_errors(tmp_path: Path) -> None:
     with pytest.raises(NDSError, match=r"image folder .*none does not exist"):
         index_folder(tmp_path / "none")
-    with pytest.raises(NDSError, match=r"no images in .*\.jpg"):
+    with pytest.raises(NDSError, match=r"no image in this folder .*it holds no file"):
         index_folder(tmp_path)
     (tmp_path / "bad.jpg").write_bytes(b"")
     with pytest.raises(NDSError, match=r"is not a folder"):

@@ -26,8 +26,8 @@ from nds_plugin.experts.scoring import ScoringConfig, score_experts
 from nds_plugin.experts.supervised import cross_validate, stratified_folds
 from nds_plugin.experts.tasks import rotations
 from nds_plugin.images import crops, networks
+from nds_plugin.images.crop_geometry import read_center_crop
 from nds_plugin.images.networks import InferenceNetwork, normalise
-from nds_plugin.images.reading import read_center_crop
 from nds_plugin.source.index import SourceIndex
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ from PIL import Image
 from nds_plugin.errors import NDSError
 from nds_plugin.files.pickles import load_arrays
 from nds_plugin.images.backbones import FeatureNetwork, load_feature_network
-from nds_plugin.images.reading import center_crop
+from nds_plugin.images.crop_geometry import center_crop
 from nds_plugin.source import features as features_module
 from nds_plugin.source.features import MICRO_BATCH, extract_features, features_key
 from nds_plugin.source.index import ImageRecord, SourceIndex

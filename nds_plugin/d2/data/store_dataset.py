@@ -10,13 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from detectron2.structures import BoxMode
-from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
-from nds_plugin.images.reading import ImageError
-from nds_plugin.source.folder import header_size
+from nds_plugin.images.reading import ImageError, read_header
 from nds_plugin.store.records import RecordDecoder
 from nds_plugin.store.view import StoreView
 
@@ -138,8 +136,6 @@ def image_size(path: str) -> tuple[int, int]:
         ImageError: it cannot be read.
     """
     try:
-        return header_size(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
-        raise ImageError(
-            f"{path}: its annotations give no width and height, and the file cannot be read ({error})."
-        ) from None
+        return read_header(path).shown
+    except ImageError as error:
+        raise ImageError(f"{error} Its annotations give no width and height, so it has to be read.") from None

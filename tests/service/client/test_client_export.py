@@ -21,12 +21,13 @@ from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.scores import Scores
 from nds_plugin.experts.scoring import ScoringConfig, score_experts
 from nds_plugin.experts.train_experts import train_experts
+from nds_plugin.images.crop_geometry import read_center_crop
 from nds_plugin.images.networks import MEAN, STD
-from nds_plugin.images.reading import list_images, read_center_crop
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select
 from nds_plugin.service.client.export import export_fastadapt
 from nds_plugin.service.fastadapt.scores import convert
+from nds_plugin.source.image_folders import list_images
 
 
 @pytest.fixture(scope="module")
