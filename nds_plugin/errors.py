@@ -13,15 +13,37 @@ from difflib import get_close_matches
 class NDSError(ValueError):
     """Bad input: one line that says what, where, expected, got and what to do.
 
-    The command line tools print the line and exit with status 2, without a traceback.
+    The command line tools print the line and exit with status 2, without a traceback. A kind of error
+    that a script may want to tell from others is a subclass with a ``code``; codes stay, wording may
+    change. A class, since loader processes hand on the class of an error and its text alone.
     """
 
+    code = ""
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> NDSError:
+
+class UnknownNameError(NDSError):
+    """A name that no registry knows."""
+
+    code = "unknown-name"
+
+
+class CommandLineError(NDSError):
+    """An unknown, missing or malformed argument of a command."""
+
+    code = "command-line"
+
+
+class MissingPackageError(NDSError):
+    """An optional package that is not installed."""
+
+    code = "missing-package"
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for a name that no registry knows; lists the known ones, nearest first."""
     names = sorted(known)
     listed = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
-    return NDSError(f"unknown {kind} {name!r}.{did_you_mean(name, names)} Known: {listed or 'none'}.")
+    return UnknownNameError(f"unknown {kind} {name!r}.{did_you_mean(name, names)} Known: {listed or 'none'}.")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

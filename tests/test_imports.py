@@ -14,11 +14,13 @@ HOSTS = {"detectron2", "fvcore", "iopath", "omegaconf", "hydra", "mmengine", "mm
 WITHOUT_TORCH = {
     "errors": set(),
     "command_line": set(),
+    "extras": set(),
     "files": set(),
     "store": set(),
     "datasets": set(),
     "report": set(),
     "pipeline": set(),
+    "commands": {"train", "tables", "partition"},
     "images": {"networks", "linear", "crops", "backbones"},
     "source": {"features"},
     "selection": {"sampler", "selectors"},

@@ -7,11 +7,10 @@ import argparse
 from nds_plugin.command_line import add_device_arguments
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import Scores
+from nds_plugin.extras import needed_for
 from nds_plugin.source.index import SourceIndex
 
-DATASET_HELP = (
-    "one of the paper's datasets (tools/prepare_datasets.py --check), or a registered Detectron2 dataset"
-)
+DATASET_HELP = "one of the paper's datasets (nds datasets --check), or a registered Detectron2 dataset"
 
 
 def index_named(name: str) -> SourceIndex:
@@ -27,13 +26,8 @@ def index_named(name: str) -> SourceIndex:
 
     split = find_split(name)
     if split is None:
-        try:
+        with needed_for(f"dataset {name!r} is none of the paper's (nds datasets --check); a registered one"):
             from nds_plugin.d2.data.registration import index_dataset
-        except ModuleNotFoundError as error:
-            raise NDSError(
-                f"dataset {name!r} is none of the paper's (tools/prepare_datasets.py --check); registered ones need "
-                f"Detectron2 ({error})."
-            ) from None
         return index_dataset(name)
     root = datasets_root()
     return index_store(open_or_build(split.spec(root)), split.image_root(root), name)

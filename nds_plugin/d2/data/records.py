@@ -65,7 +65,7 @@ def load_records(names: Sequence[str], filter_empty: bool) -> Records:
         if classes[name] != classes[names[0]]:
             raise NDSError(
                 f"the datasets {names[0]!r} and {name!r} have different classes: name in DATASETS.TRAIN "
-                "the drawn dataset (nds_NAME of tools/draw_subset.py --name), which unites the classes by name."
+                "the drawn dataset (nds_NAME of nds draw --name), which unites the classes by name."
             )
     stored = [part for part in parts if isinstance(part, StoreDataset)]
     if len(stored) == len(parts):
