@@ -33,6 +33,24 @@ class CommandLineError(NDSError):
     code = "command-line"
 
 
+class MissingFileError(NDSError):
+    """A file that is not there."""
+
+    code = "missing-file"
+
+
+class DamagedFileError(NDSError):
+    """A file that is cut short, malformed, or not of the kind or version that is read here."""
+
+    code = "damaged-file"
+
+
+class CannotWriteError(NDSError):
+    """A file or folder that cannot be written: a full disk, or a lack of permission."""
+
+    code = "cannot-write"
+
+
 class MissingPackageError(NDSError):
     """An optional package that is not installed."""
 
@@ -60,13 +78,14 @@ def one_line(error: NDSError) -> str:
     """
     text = str(error)
     if "Traceback (most recent call last)" in text:
-        names = "|".join(re.escape(f"{kind.__module__}.{kind.__qualname__}") for kind in _kinds(NDSError))
+        names = "|".join(re.escape(f"{kind.__module__}.{kind.__qualname__}") for kind in kinds(NDSError))
         found = list(re.finditer(rf"^(?:{names}): ", text, re.MULTILINE))
         text = text[found[-1].end() :] if found else text.strip().splitlines()[-1]
     return " ".join(text.split())
 
 
-def _kinds(kind: type[NDSError]) -> Iterator[type[NDSError]]:
+def kinds(kind: type[NDSError]) -> Iterator[type[NDSError]]:
+    """A kind of error and all narrower ones that have been imported."""
     yield kind
     for narrower in kind.__subclasses__():
-        yield from _kinds(narrower)
+        yield from kinds(narrower)

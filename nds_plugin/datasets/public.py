@@ -93,6 +93,8 @@ class MissingFilesError(NDSError):
         missing: the first of them.
     """
 
+    code = "missing-files"
+
     def __init__(self, message: str, missing: Path) -> None:
         super().__init__(message, missing)
         self.missing = missing

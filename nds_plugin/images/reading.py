@@ -43,6 +43,8 @@ _UPRIGHT = {
 class ImageError(NDSError):
     """An image file that cannot be used; the message names the file and the cause."""
 
+    code = "image"
+
 
 def region_path(path: str | os.PathLike[str], x: int, y: int, width: int, height: int) -> str:
     """The name under which :func:`load_image` gives a rectangle of an image file, in upright pixels."""

@@ -121,7 +121,9 @@ def test_the_server_needs_neither_torch_nor_detectron2(tmp_path: Path) -> None:
         "import nds_plugin.service.server.app, nds_plugin.service.published.publishing"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-    assert "nothing is published" in only_line(nds("serve", "sets", "--store", tmp_path, without=without).stderr)
+    assert "nothing is published" in only_line(
+        nds("serve", "sets", "--store", tmp_path, without=without).stderr
+    )
 
 
 def test_the_client_looks_and_downloads_without_torch_and_without_detectron2(tmp_path: Path) -> None:
