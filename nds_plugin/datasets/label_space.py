@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,8 @@ from nds_plugin.source.class_names import canonical, normalise
 DROPPED = -1
 EVERY_SOURCE = "*"
 
-ClassMap = dict[str, Optional[str]]
-MappingLike = Union[Mapping[str, Mapping[str, Optional[str]]], str, "os.PathLike[str]"]
+ClassMap = dict[str, str | None]
+MappingLike = Union[Mapping[str, Mapping[str, str | None]], str, "os.PathLike[str]"]
 
 
 @dataclass(frozen=True)
