@@ -1,6 +1,6 @@
 """What the command line tools share: logging, one-line errors and parsers.
 
-May import: errors, files.
+May import: errors, extras, files.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import logging
 import os
 import sys
 import types
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
 
-from nds_plugin.errors import NDSError, one_line
+from nds_plugin import extras
+from nds_plugin.errors import CommandLineError, NDSError, one_line
 from nds_plugin.files.artifacts import DISK_FULL
 
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -40,7 +42,9 @@ def run(main: Callable[[], None]) -> None:
 def users_mistake(error: BaseException) -> str | None:
     """The line for an exception that bad input or a full or closed disk raised; None for a defect."""
     if isinstance(error, NDSError):
-        return one_line(error)
+        return one_line(error) + (f" [{error.code}]" if error.code else "")
+    if isinstance(error, ModuleNotFoundError) and (missing := extras.missing(error)):
+        return users_mistake(missing)
     # Detectron2 writes files of its own: logs, metrics, predictions.
     cause: BaseException | None = error
     while cause is not None:  # torch.save hides the failed write behind an error of its own
@@ -59,63 +63,42 @@ class Parser(argparse.ArgumentParser):
     """A parser whose own mistakes, and those of its sub-commands, are told in one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise NDSError(f"command line: {message}; {self.prog} --help lists the arguments.")
+        raise CommandLineError(f"command line: {message}; {self.prog} --help lists the arguments.")
 
 
-def documented_parser(doc: str | None, more: str = "") -> Parser:
-    """A parser whose help is a tool's docstring: the first paragraph above the options, the rest below.
+def started_as(verb: str) -> str:
+    """How the user started a command: as ``nds VERB``, or by its script in tools/."""
+    script = Path(sys.argv[0])
+    return f"python {script}" if script.parent.name == "tools" and script.suffix == ".py" else f"nds {verb}"
+
+
+def documented_parser(doc: str | None, verb: str = "", more: str = "") -> Parser:
+    """A parser whose help is a command's docstring: the first paragraph above the options, the rest below.
 
     Args:
-        doc: the tool's ``__doc__``.
+        doc: the command's ``__doc__``; its examples read ``nds VERB ...``.
+        verb: of ``nds``; a script has none.
         more: added below the options.
     """
-    description, _, rest = (doc or "").partition("\n\n")
+    program = started_as(verb) if verb else None
+    text = (doc or "").replace(f"    nds {verb} ", f"    {program} ") if verb else doc or ""
+    description, _, rest = text.partition("\n\n")
     return Parser(
+        prog=program,
         description=description,
         epilog=f"{rest.rstrip()}\n{more}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 
-def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line parsed by a parser that is not ours, such as Detectron2's; mistakes as by ours.
 
     Raises:
         NDSError: an unknown, missing or malformed argument.
     """
     parser.error = types.MethodType(Parser.error, parser)  # type: ignore[method-assign]
-    return parser.parse_args()
-
-
-class _Kept(argparse.Action):
-    """Puts what is given into ``files``, too, in the order of the command line."""
-
-    def __call__(self, _: Any, namespace: argparse.Namespace, values: Any, __: str | None = None) -> None:
-        setattr(namespace, self.dest, [*getattr(namespace, self.dest), values])
-        namespace.files = [*getattr(namespace, "files", []), (self.dest, values)]
-
-
-def _source_names(args: argparse.Namespace) -> list[str]:
-    """Names of the COCO files, then of the folders: those given, else derived ones."""
-    from nds_plugin.source.source_names import name_sources
-
-    if args.name:
-        if len(args.name) != len(args.coco) + len(args.folder):
-            raise NDSError(
-                f"command line: {len(args.name)} times --name for {len(args.coco) + len(args.folder)} sources by "
-                "--coco and --folder: give each of them a name, in their order, or none."
-            )
-        given = list(zip(args.files, args.name))
-        names = [name for kind in ("coco", "folder") for (own, _), name in given if own == kind]
-    else:
-        names = name_sources([json_file for json_file, _ in args.coco], args.folder)
-    taken = [*args.dataset, *names]
-    twice = next((name for name in taken if not name or taken.count(name) > 1), None)
-    if twice is not None:
-        raise NDSError(
-            f"command line: {taken.count(twice)} sources are called {twice!r}: give each another name by --name."
-        )
-    return names
+    return parser.parse_args(argv)
 
 
 def add_device_arguments(parser: argparse._ActionsContainer) -> None:

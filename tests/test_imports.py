@@ -14,11 +14,13 @@ HOSTS = {"detectron2", "fvcore", "iopath", "omegaconf", "hydra", "mmengine", "mm
 WITHOUT_TORCH = {
     "errors": set(),
     "command_line": set(),
+    "extras": set(),
     "files": set(),
     "store": set(),
     "datasets": set(),
     "report": set(),
     "pipeline": set(),
+    "commands": {"train", "tables", "partition"},
     "images": {"networks", "linear", "crops", "backbones"},
     "source": {"features"},
     "selection": {"sampler", "selectors"},
@@ -74,7 +76,7 @@ def test_experts_know_nothing_of_selection() -> None:
 
 def test_only_d2_and_what_runs_its_jobs_import_a_host_framework() -> None:
     users = {room(name) for name in modules() if {room(m) for m in imports(name)} & HOSTS}
-    assert users == {"d2", "experiments"}
+    assert users == {"d2", "experiments", "commands"}
 
 
 def test_all_but_the_learning_parts_import_without_torch_and_without_detectron2() -> None:

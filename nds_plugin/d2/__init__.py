@@ -1,6 +1,6 @@
 """Detectron2: importing this registers datasets, selections, heads and backbones.
 
-May import: errors, files, images, store, command_line, source, experts, datasets, report, selection,
+May import: errors, extras, files, images, store, command_line, source, experts, datasets, report, selection,
 pipeline.
 """
 

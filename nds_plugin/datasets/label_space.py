@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,8 @@ DROPPED = -1
 EVERY_SOURCE = "*"
 MAPPING = "mapping"
 
-ClassMap = dict[str, Optional[str]]
-MappingLike = Union[Mapping[str, Mapping[str, Optional[str]]], str, "os.PathLike[str]"]
+ClassMap = dict[str, str | None]
+MappingLike = Union[Mapping[str, Mapping[str, str | None]], str, "os.PathLike[str]"]
 
 
 @dataclass(frozen=True)

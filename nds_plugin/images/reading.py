@@ -46,6 +46,8 @@ StrPath = Union[str, "os.PathLike[str]"]
 class ImageError(NDSError):
     """An image file that cannot be used; the message names the file and the cause."""
 
+    code = "image"
+
 
 class NotAnImageError(ImageError):
     """A file whose content is of no format that Pillow decodes."""

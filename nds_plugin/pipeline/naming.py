@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from nds_plugin.command_line import _Kept, _source_names, add_device_arguments
+from nds_plugin.command_line import add_device_arguments
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import Scores
+from nds_plugin.extras import needed_for
 from nds_plugin.source.index import SourceIndex
 
-DATASET_HELP = (
-    "one of the paper's datasets (tools/prepare_datasets.py --check), or a registered Detectron2 dataset"
-)
+DATASET_HELP = "one of the paper's datasets (nds datasets --check), or a registered Detectron2 dataset"
 
 
 def index_named(name: str) -> SourceIndex:
@@ -27,16 +27,42 @@ def index_named(name: str) -> SourceIndex:
 
     split = find_split(name)
     if split is None:
-        try:
+        with needed_for(f"dataset {name!r} is none of the paper's (nds datasets --check); a registered one"):
             from nds_plugin.d2.data.registration import index_dataset
-        except ModuleNotFoundError as error:
-            raise NDSError(
-                f"dataset {name!r} is none of the paper's (tools/prepare_datasets.py --check); registered ones need "
-                f"Detectron2 ({error})."
-            ) from None
         return index_dataset(name)
     root = datasets_root()
     return index_store(open_or_build(split.spec(root)), split.image_root(root), name)
+
+
+class _Kept(argparse.Action):
+    """Puts what is given into ``files``, too, in the order of the command line."""
+
+    def __call__(self, _: Any, namespace: argparse.Namespace, values: Any, __: str | None = None) -> None:
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), values])
+        namespace.files = [*getattr(namespace, "files", []), (self.dest, values)]
+
+
+def _source_names(args: argparse.Namespace) -> list[str]:
+    """Names of the COCO files, then of the folders: those given, else derived ones."""
+    from nds_plugin.source.source_names import name_sources
+
+    if args.name:
+        if len(args.name) != len(args.coco) + len(args.folder):
+            raise NDSError(
+                f"command line: {len(args.name)} times --name for {len(args.coco) + len(args.folder)} sources by "
+                "--coco and --folder: give each of them a name, in their order, or none."
+            )
+        given = list(zip(args.files, args.name))
+        names = [name for kind in ("coco", "folder") for (own, _), name in given if own == kind]
+    else:
+        names = name_sources([json_file for json_file, _ in args.coco], args.folder)
+    taken = [*args.dataset, *names]
+    twice = next((name for name in taken if not name or taken.count(name) > 1), None)
+    if twice is not None:
+        raise NDSError(
+            f"command line: {taken.count(twice)} sources are called {twice!r}: give each another name by --name."
+        )
+    return names
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:

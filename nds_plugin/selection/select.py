@@ -160,7 +160,7 @@ def selector_weights(
     if (scores.metric == GATE_METRIC) != (config.selector == "gate"):
         raise NDSError(
             f"the {config.selector} selector cannot use scores of metric {scores.metric}: experts are scored by "
-            "tools/score_experts.py, a gate by tools/score_gate.py."
+            "nds score, a gate by nds gate score."
         )
     if list(scores.clusters) != list(range(len(sizes))):
         raise NDSError(

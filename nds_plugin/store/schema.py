@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ INSIDE = 32  # OpenImages
 TEXT_RLE = 64  # the run lengths came as text (COCO json) and are given back as text
 NO_CROWD_KEY = -1  # ``iscrowd`` of an annotation that does not say
 
-ImageIds = Union[npt.NDArray[np.int64], pa.Array]
+ImageIds: TypeAlias = npt.NDArray[np.int64] | pa.Array
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ each image and annotation. The file is grouped by image, in ascending order of t
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -258,7 +259,7 @@ class StoreWriter:
         rows, starts, boxes, classes = annotations
         writer = None
         try:
-            ranges = list(zip(edges, edges[1:]))
+            ranges = list(itertools.pairwise(edges))
             for first, last in tqdm(
                 ranges, desc=f"writing {Path(self.where).name}", unit="batch", disable=None
             ):

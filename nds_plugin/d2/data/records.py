@@ -23,7 +23,7 @@ from nds_plugin.errors import NDSError
 logger = logging.getLogger(__name__)
 
 # How sources of different classes become one dataset, of a subset and of a stream alike.
-DRAW_BY_NAME = "tools/draw_subset.py --name NAME (--mode subset or stream)"
+DRAW_BY_NAME = "nds draw --name NAME (--mode subset or stream)"
 
 
 @dataclass(frozen=True)

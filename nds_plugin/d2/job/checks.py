@@ -52,7 +52,7 @@ def check_config(cfg: CN, processes: int | None = None) -> None:
     if nds.SELECTION:
         raise NDSError(
             f"NDS.SELECTION {nds.SELECTION} would not be looked at: this job makes its own selection; to train "
-            "on one that is drawn, name its dataset (draw_subset.py --name) in DATASETS.TRAIN with NDS.SELECTOR none."
+            "on one that is drawn, name its dataset (nds draw --name) in DATASETS.TRAIN with NDS.SELECTOR none."
         )
     if not cfg.DATASETS.TRAIN or not cfg.DATASETS.TEST:
         raise NDSError("DATASETS.TRAIN and DATASETS.TEST must name the target's training and test datasets.")

@@ -26,6 +26,7 @@ import pyarrow as pa
 from nds_plugin.datasets.label_images import check_size, read_label_image, regions
 from nds_plugin.datasets.public import PublicDataset, Split, missing_tree, store_path
 from nds_plugin.errors import NDSError
+from nds_plugin.extras import needed_for
 from nds_plugin.images.reading import ImageError, read_header
 from nds_plugin.store import Annotations, Images, Inputs, Ragged, StoreSpec, StoreWriter
 from nds_plugin.store.parts import Unit, map_parts, unit_key
@@ -106,12 +107,8 @@ def label_ids() -> tuple[int, ...]:
     Raises:
         NDSError: cityscapesscripts is not installed.
     """
-    try:
+    with needed_for("reading Cityscapes"):
         from cityscapesscripts.helpers.labels import name2label
-    except ImportError:
-        raise NDSError(
-            "Cityscapes needs the package cityscapesscripts: pip install --no-deps cityscapesscripts."
-        ) from None
     return tuple(name2label[name].id for name in CLASSES)
 
 

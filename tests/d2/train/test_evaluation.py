@@ -35,7 +35,7 @@ from nds_plugin.d2.train.evaluation import (
     versions,
     write_results,
 )
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import NDSError, UnknownNameError
 from nds_plugin.files.artifacts import read_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -235,7 +235,7 @@ def test_ground_truth_that_cannot_be_used_is_named_before_the_run(
 
 
 def test_an_unknown_dataset_is_named(tmp_path: Path) -> None:
-    with pytest.raises(NDSError, match="unknown dataset 'none'"):
+    with pytest.raises(UnknownNameError, match="unknown dataset 'none'"):
         build_evaluator(_config(tmp_path), "none")
 
 
