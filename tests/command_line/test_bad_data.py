@@ -101,7 +101,7 @@ def test_initial_weights_are_refused_before_anything_is_made(
 ) -> None:
     """Also those of pretraining alone, a link without a network, and what would be a traceback in training."""
     monkeypatch.setenv("FVCORE_CACHE", str(data / "cache"))
-    torch.save({"state_dict": {"backbone.patch_embed.weight": torch.zeros(3)}}, data / "mm.pth")
+    torch.save({"meta": {}, "state_dict": {"backbone.patch_embed.weight": torch.zeros(3)}}, data / "mm.pth")
     (data / "cut.pth").write_bytes(b"PK\x03\x04")
     for overrides, message in (
         (

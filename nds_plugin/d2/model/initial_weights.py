@@ -8,10 +8,12 @@ unpickled that could run code, and weights that do not fit are refused, not left
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -79,7 +81,7 @@ def locate(weights: str) -> str:
         return weights if os.path.exists(weights) else weights.partition("?")[0]
     link = weights.partition("?")[0]
     try:
-        with _impatient():
+        with _downloading():
             return str(PathManager.get_local_path(link))
     except Exception as error:  # whatever the handlers of links raise: URLError, OSError, ValueError...
         cause = " ".join(str(error).split()) or type(error).__name__
@@ -91,14 +93,20 @@ def locate(weights: str) -> str:
 
 
 @contextlib.contextmanager
-def _impatient() -> Iterator[None]:
-    """Sockets give up; by default a host that does not answer would be waited for without an end."""
-    before = socket.getdefaulttimeout()
+def _downloading() -> Iterator[None]:
+    """Sockets give up (by default a host that does not answer is waited for without an end), iopath is quiet."""
+    before, downloads = socket.getdefaulttimeout(), logging.getLogger("iopath.common.download")
+    level = downloads.level
     socket.setdefaulttimeout(_TIMEOUT_S)
+    downloads.setLevel(logging.CRITICAL)  # the error is ours to tell
+    # Its progress bar is for terminals.
+    bar = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
     try:
-        yield
+        with bar:
+            yield
     finally:
         socket.setdefaulttimeout(before)
+        downloads.setLevel(level)
 
 
 def read_initial_weights(path: str, network: Mapping[str, torch.Tensor]) -> InitialWeights:
