@@ -18,7 +18,7 @@ WITHOUT_TORCH = {
     "store": set(),
     "datasets": set(),
     "report": set(),
-    "pipeline": set(),
+    "pipeline": {"settings", "source_steps", "selection_steps"},
     "images": {"networks", "linear", "crops", "backbones"},
     "source": {"features"},
     "selection": {"sampler", "selectors"},

@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from nds_plugin import command_line
+from nds_plugin.commands.hosts import files_host
 from nds_plugin.experts.train_experts import ExpertConfig, prepare_shared
 from nds_plugin.files.artifacts import is_valid
 from nds_plugin.images.backbones import FeatureNetwork, load_feature_network
@@ -89,7 +90,7 @@ def main() -> None:
     args = parse_arguments()
     config = PartitionConfig(args.method, args.num_clusters, args.seed, args.min_size, args.pca_dim)
     device, output = choose_device(args.device), Path(args.output)
-    index = naming.index_from_arguments(args)
+    index = naming.index_from_arguments(args, files_host())
     check_num_clusters(config.num_clusters, len(index))
     if not is_valid(output / "index.parquet", INDEX_KIND, index.hash):
         index.save(output / "index.parquet", index.hash)

@@ -7,36 +7,12 @@ import argparse
 from nds_plugin.command_line import add_device_arguments
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import Scores
+from nds_plugin.pipeline.host import Datasets
 from nds_plugin.source.index import SourceIndex
 
 DATASET_HELP = (
     "one of the paper's datasets (tools/prepare_datasets.py --check), or a registered Detectron2 dataset"
 )
-
-
-def index_named(name: str) -> SourceIndex:
-    """The index of a dataset by its name: one of the paper's, without Detectron2, or a registered one.
-
-    Raises:
-        NDSError: unknown, not there, or damaged.
-    """
-    from nds_plugin.datasets.catalogue import find_split
-    from nds_plugin.datasets.public import datasets_root
-    from nds_plugin.datasets.store_index import index_store
-    from nds_plugin.store import open_or_build
-
-    split = find_split(name)
-    if split is None:
-        try:
-            from nds_plugin.d2.data.registration import index_dataset
-        except ModuleNotFoundError as error:
-            raise NDSError(
-                f"dataset {name!r} is none of the paper's (tools/prepare_datasets.py --check); registered ones need "
-                f"Detectron2 ({error})."
-            ) from None
-        return index_dataset(name)
-    root = datasets_root()
-    return index_store(open_or_build(split.spec(root)), split.image_root(root), name)
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,15 +25,15 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--folder", action="append", default=[], help="a folder of images")
 
 
-def index_from_arguments(args: argparse.Namespace) -> SourceIndex:
-    """The index of the sources that :func:`add_source_arguments` parsed.
+def index_from_arguments(args: argparse.Namespace, host: Datasets) -> SourceIndex:
+    """The index of the sources that :func:`add_source_arguments` parsed; ``host`` knows the named ones.
 
     Raises:
         NDSError: no source given, or one that cannot be read.
     """
     from nds_plugin.datasets.coco.split import index_coco, index_folder
 
-    indexes = [index_named(name) for name in args.dataset]
+    indexes = [host.dataset(name).index() for name in args.dataset]
     indexes += [index_coco(json_file, images) for json_file, images in args.coco]
     indexes += [index_folder(folder) for folder in args.folder]
     if not indexes:
@@ -93,7 +69,7 @@ def print_scores(scores: Scores, path: str) -> None:
         )
 
 
-def target_from_arguments(args: argparse.Namespace) -> SourceIndex | str:
+def target_from_arguments(args: argparse.Namespace, host: Datasets) -> SourceIndex | str:
     """The client's images that :func:`add_target_arguments` parsed: an index, or a folder."""
     if args.images is not None:
         return str(args.images)
@@ -101,4 +77,4 @@ def target_from_arguments(args: argparse.Namespace) -> SourceIndex | str:
         from nds_plugin.datasets.coco.split import index_coco
 
         return index_coco(*args.coco)
-    return index_named(args.dataset)
+    return host.dataset(args.dataset).index()

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
 from nds_plugin.images.packed import file_of
-from nds_plugin.images.reading import EXTENSIONS, image_files
+from nds_plugin.images.reading import EXTENSIONS, ImageError, image_files
 from nds_plugin.source.index import ImageRecord, SourceIndex
 
 logger = logging.getLogger(__name__)
@@ -79,6 +79,20 @@ def bombs_refused() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
+
+
+def image_size(path: str) -> tuple[int, int]:
+    """Width and height of an image whose annotations do not say, from the file's header.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    try:
+        return header_size(path)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
+        raise ImageError(
+            f"{path}: its annotations give no width and height, and the file cannot be read ({error})."
+        ) from None
 
 
 def header_size_in_threads(path: str | os.PathLike[str]) -> tuple[int, int]:

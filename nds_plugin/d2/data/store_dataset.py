@@ -9,12 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from detectron2.structures import BoxMode
-from PIL import Image
 from torch.utils.data import Dataset
 
 from nds_plugin.errors import NDSError
-from nds_plugin.images.reading import ImageError
-from nds_plugin.source.folder import header_size
+from nds_plugin.source.folder import image_size
 from nds_plugin.store.records import RecordDecoder
 from nds_plugin.store.view import StoreView
 
@@ -113,17 +111,3 @@ class StoreDataset(Dataset[dict[str, Any]], Sequence[dict[str, Any]]):
             raise NDSError("no dataset to join.")
         mark = any(dataset.mark_source for dataset in datasets)
         return cls([view for dataset in datasets for view in dataset.views], mark)
-
-
-def image_size(path: str) -> tuple[int, int]:
-    """Width and height of an image whose annotations do not say, from the file's header.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    try:
-        return header_size(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
-        raise ImageError(
-            f"{path}: its annotations give no width and height, and the file cannot be read ({error})."
-        ) from None

@@ -77,13 +77,19 @@ def pretrain_config(cfg: CN, selection_path: Path, key: str) -> CN:
     return result
 
 
+def finetune_datasets(cfg: CN) -> tuple[str, ...]:
+    """Names of the datasets to fine-tune on: those of the config, or draws of their images; reads none."""
+    count = cfg.NDS.TARGET.NUM_IMAGES
+    if not count:
+        return tuple(cfg.DATASETS.TRAIN)
+    return tuple(target_subset(name, count, cfg.NDS.SEED) for name in cfg.DATASETS.TRAIN)
+
+
 def finetune_config(cfg: CN) -> CN:
     """The config of fine-tuning: the target's images and classes."""
     result = cfg.clone()
     result.defrost()
-    count = cfg.NDS.TARGET.NUM_IMAGES
-    if count:
-        result.DATASETS.TRAIN = tuple(target_subset(name, count, cfg.NDS.SEED) for name in cfg.DATASETS.TRAIN)
+    result.DATASETS.TRAIN = finetune_datasets(cfg)
     classes = [dataset_classes(name) for name in cfg.DATASETS.TRAIN]
     if any(c != classes[0] for c in classes):
         raise NDSError(
