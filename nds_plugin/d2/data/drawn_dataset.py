@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,10 @@ def register_selections_folder() -> list[str]:
     return names
 
 
-def register_selection(path: str | os.PathLike[str], name: str, label_mapping: str = "") -> None:
-    """Register a selection as a dataset; nothing is read before it is used.
+def register_selection(
+    path: str | os.PathLike[str], name: str, label_mapping: str = "", selection: Selection | None = None
+) -> None:
+    """Register a selection as a dataset; nothing is read before it is used, nor then if it is handed over.
 
     Its dicts are those of the source datasets, restricted to the selected images, each with
     ``nds_source``. Sources with different classes are united by name (or by ``label_mapping``),
@@ -58,7 +60,7 @@ def register_selection(path: str | os.PathLike[str], name: str, label_mapping: s
     if name in DatasetCatalog.list():
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    DatasetCatalog.register(name, DrawnDataset(str(path), name, label_mapping))
+    DatasetCatalog.register(name, DrawnDataset(str(path), name, label_mapping, selection))
     MetadataCatalog.get(name).set(evaluator_type="coco", nds_selection=str(path))
     register_annotated(name)
 
@@ -69,11 +71,17 @@ class DrawnDataset(RegisteredDicts):
 
     Attributes:
         path: of the selection. name: that it is registered as. label_mapping: of a class mapping.
+        content: of the file, where it is at hand.
     """
 
     path: str
     name: str
     label_mapping: str = ""
+    content: Selection | None = field(default=None, compare=False, repr=False)
+
+    def selection(self) -> Selection:
+        """What the dataset was drawn by: as it was handed over, else as the file is now."""
+        return Selection.load(self.path) if self.content is None else self.content
 
     def __call__(self) -> Sequence[dict[str, Any]]:
         """What ``DatasetCatalog.get`` returns: the dicts, and a word to who trains on them with a stock loader."""
@@ -83,7 +91,7 @@ class DrawnDataset(RegisteredDicts):
 
     def dicts(self) -> Sequence[dict[str, Any]]:
         """The dicts of the selected images."""
-        return _load(self.path, self.name, self.label_mapping)
+        return _load(self)
 
 
 def selection_label_space(
@@ -102,9 +110,9 @@ def selection_label_space(
     return unite([dataset_classes(name) for name in sources], label_mapping or None, sources, partial=partial)
 
 
-def _load(path: str, name: str, label_mapping: str) -> Sequence[dict[str, Any]]:
-    selection = Selection.load(path)
-    space = selection_label_space(selection.sources, label_mapping)
+def _load(drawn: DrawnDataset) -> Sequence[dict[str, Any]]:
+    selection = drawn.selection()
+    space = selection_label_space(selection.sources, drawn.label_mapping)
     of_source = selection.column("source").cast(pa.string())
     parts = []
     for number, source in enumerate(selection.sources):
@@ -114,14 +122,14 @@ def _load(path: str, name: str, label_mapping: str) -> Sequence[dict[str, Any]]:
         part = _chosen(dataset_dicts(source), ids)
         if len(part) != len(ids):
             raise NDSError(
-                f"{path} selects {len(ids)} images of {source}, but that dataset holds "
+                f"{drawn.path} selects {len(ids)} images of {source}, but that dataset holds "
                 f"{len(part)} of them: it is not the dataset that the selection was made from."
             )
         parts.append(_relabelled(part, source, number, space.maps[number]))
     dicts = _joined(parts)
-    if label_mapping:
-        _warn_of_empty(dicts, label_mapping)
-    MetadataCatalog.get(name).set(thing_classes=list(space.classes))
+    if drawn.label_mapping:
+        _warn_of_empty(dicts, drawn.label_mapping)
+    MetadataCatalog.get(drawn.name).set(thing_classes=list(space.classes))
     return dicts
 
 

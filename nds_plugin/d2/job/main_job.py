@@ -132,7 +132,7 @@ def _pretrain(cfg: CN, timed: Timings, resume: bool) -> _Pretrained:
     steps = selection_steps(cfg, timed)
     with contextlib.nullcontext() if cfg.NDS.SELECTOR in _QUICK_SELECTORS else _alone(steps.folder):
         selected = steps.run()
-    pretrain_cfg = training.pretrain_config(cfg, selected.path, selected.key)
+    pretrain_cfg = training.pretrain_config(cfg, selected)
     hooks = [Rescore(cfg.NDS.RESCORE.ITERS, steps.rescore)] if cfg.NDS.RESCORE.ITERS else []
     inputs = [
         selected.key,

@@ -22,7 +22,7 @@ from nds_plugin.d2.model.transfer import transfer_checkpoint
 from nds_plugin.d2.train.trainer import NDSTrainer
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import content_hash, file_hash, is_valid, read_json, write_json
-from nds_plugin.selection.selection import Selection
+from nds_plugin.pipeline.selection_steps import Selected
 
 logger = logging.getLogger(__name__)
 
@@ -60,17 +60,17 @@ _IRRELEVANT = (
 )
 
 
-def pretrain_config(cfg: CN, selection_path: Path, key: str) -> CN:
+def pretrain_config(cfg: CN, selected: Selected) -> CN:
     """The config of pretraining: the selection's derived dataset, its classes, ``NDS.PRETRAIN`` over all."""
-    selection = Selection.load(selection_path)
-    space = selection_label_space(selection.sources, cfg.NDS.SOURCE.LABEL_MAPPING)
-    name = f"nds_selection_{key[:10]}"
-    register_selection(selection_path, name, cfg.NDS.SOURCE.LABEL_MAPPING)
+    mapping = cfg.NDS.SOURCE.LABEL_MAPPING
+    space = selection_label_space(selected.selection.sources, mapping)
+    name = f"nds_selection_{selected.key[:10]}"
+    register_selection(selected.path, name, mapping, selected.selection)
     result = merged(cfg, cfg.NDS.PRETRAIN)
     result.DATASETS.TRAIN, result.DATASETS.TEST = (name,), ()
     result.DATALOADER.SAMPLER_TRAIN = "NDSTrainingSampler"
     result.MODEL.ROI_HEADS.NUM_CLASSES = len(space.classes)
-    result.NDS.SELECTION = str(selection_path)
+    result.NDS.SELECTION = str(selected.path)
     if any(len(labelled) < len(space.classes) for labelled in space.labelled):
         result.NDS.LABEL_SPACES = [sorted(labelled) for labelled in space.labelled]
     result.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "pretrain")
