@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pycocotools.mask as mask_util
 from detectron2.data import MetadataCatalog
 
+from nds_plugin.d2.data.dicts import DatasetDicts
 from nds_plugin.d2.data.registration import dataset_classes
 from nds_plugin.d2.data.store_dataset import StoreDataset
 from nds_plugin.errors import NDSError
@@ -102,7 +103,7 @@ def _column(objects: Objects, key: str) -> npt.NDArray[Any]:
     return objects.columns[key] if key in objects.columns else np.full(len(objects.bbox), _ABSENT[key])
 
 
-def mask_counts(dicts: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+def mask_counts(dicts: DatasetDicts) -> tuple[int, int]:
     """Number of annotations of a dataset, and of those that have a mask."""
     if isinstance(dicts, StoreDataset):
         columns = object_columns(dicts)

@@ -158,8 +158,8 @@ def _build(
     check_registered(names)
     chosen = _selection(selection, sampler, names)
     records = load_records(names, filter_empty)
-    placed = None if chosen is None else chosen.placed(*records.identities())
-    cluster = np.zeros(len(records.dicts), dtype=np.int32) if placed is None else placed.cluster
+    placed = None if chosen is None else chosen.placed(records.sources(), records.image_ids())
+    cluster = np.zeros(len(records), dtype=np.int32) if placed is None else placed.cluster
     segments = [(0, TRAIN_SAMPLERS.get(sampler)(placed, cluster, seed))]
     if placed is not None:
         segments += [(position, placed.reweighted(w).stream(seed)) for position, w in updates]
@@ -168,7 +168,7 @@ def _build(
         wide = is_wide(records, names)
         segments = [(n, AspectGroupedStream(s, wide, total_batch_size, seed)) for n, s in segments]
     stream = SegmentedStream(segments)
-    images = MappedImages(records.dicts, mapper, cluster, seed, max_unreadable)
+    images = MappedImages(records.packed(), mapper, cluster, seed, max_unreadable)
 
     def build(start: int) -> Any:
         return build_detection_train_loader(
