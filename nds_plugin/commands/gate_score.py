@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nds_plugin.command_line import documented_parser, run
+from nds_plugin.commands.hosts import files_host
 from nds_plugin.files.artifacts import check_writable
 from nds_plugin.pipeline.naming import (
     add_scoring_arguments,
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = TargetConfig(args.max_images, args.seed, args.num_workers)
     check_writable(Path(args.output).parent)  # before the work that would be lost
     gate = Gate.load(args.gate)
-    scores = score_gate(gate, target_from_arguments(args), config, choose_device(args.device))
+    scores = score_gate(gate, target_from_arguments(args, files_host()), config, choose_device(args.device))
     scores.save(args.output)
     print_scores(scores, args.output)
 

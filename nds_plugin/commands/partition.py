@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 from nds_plugin import command_line
+from nds_plugin.commands.hosts import files_host
 from nds_plugin.experts.train_experts import ExpertConfig, prepare_shared
 from nds_plugin.files.artifacts import is_valid
 from nds_plugin.images.backbones import FeatureNetwork, load_feature_network
@@ -79,7 +80,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def source_index(args: argparse.Namespace) -> SourceIndex:
     """The images of the sources, as the main job would index them."""
-    everything = naming.index_from_arguments(args)
+    everything = naming.index_from_arguments(args, files_host())
     if args.keep_empty:
         return everything
     index = everything.annotated()

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nds_plugin.command_line import documented_parser, run
+from nds_plugin.commands.hosts import files_host
 from nds_plugin.experts.scores import METRICS
 from nds_plugin.files.artifacts import check_writable
 from nds_plugin.pipeline.naming import (
@@ -59,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     check_writable(Path(args.output).parent)  # before the work that would be lost
     experts = ExpertSet.load(args.experts)
-    scores = score_experts(experts, target_from_arguments(args), config, choose_device(args.device))
+    scores = score_experts(
+        experts, target_from_arguments(args, files_host()), config, choose_device(args.device)
+    )
     scores.save(args.output)
     print_scores(scores, args.output)
 

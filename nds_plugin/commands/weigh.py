@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nds_plugin.command_line import add_device_arguments, documented_parser, run
+from nds_plugin.commands.hosts import files_host
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import check_writable, content_hash
 from nds_plugin.pipeline.naming import add_target_arguments, target_from_arguments
@@ -97,7 +98,9 @@ def _evidence(args: argparse.Namespace, index: Any) -> Any:
         )
     network, device = load_feature_network(args.network), choose_device(args.device)
     config = TargetConfig(args.max_images, 0, args.num_workers)
-    target = target_features(network, target_from_arguments(args), args.crop_size, config, device)
+    target = target_features(
+        network, target_from_arguments(args, files_host()), args.crop_size, config, device
+    )
     values, readable = extract_features(
         index, network, args.crop_size, device=device, num_workers=args.num_workers
     )

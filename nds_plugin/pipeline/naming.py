@@ -8,30 +8,10 @@ from typing import Any
 from nds_plugin.command_line import add_device_arguments
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import Scores
-from nds_plugin.extras import needed_for
+from nds_plugin.pipeline.host import Datasets
 from nds_plugin.source.index import SourceIndex
 
 DATASET_HELP = "one of the paper's datasets (nds datasets --check), or a registered Detectron2 dataset"
-
-
-def index_named(name: str) -> SourceIndex:
-    """The index of a dataset by its name: one of the paper's, without Detectron2, or a registered one.
-
-    Raises:
-        NDSError: unknown, not there, or damaged.
-    """
-    from nds_plugin.datasets.catalogue import find_split
-    from nds_plugin.datasets.public import datasets_root
-    from nds_plugin.datasets.store_index import index_store
-    from nds_plugin.store import open_or_build
-
-    split = find_split(name)
-    if split is None:
-        with needed_for(f"dataset {name!r} is none of the paper's (nds datasets --check); a registered one"):
-            from nds_plugin.d2.data.registration import index_dataset
-        return index_dataset(name)
-    root = datasets_root()
-    return index_store(open_or_build(split.spec(root)), split.image_root(root), name)
 
 
 class _Kept(argparse.Action):
@@ -81,8 +61,8 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def index_from_arguments(args: argparse.Namespace) -> SourceIndex:
-    """The index of the sources that :func:`add_source_arguments` parsed.
+def index_from_arguments(args: argparse.Namespace, host: Datasets) -> SourceIndex:
+    """The index of the sources that :func:`add_source_arguments` parsed; ``host`` knows the named ones.
 
     Raises:
         NDSError: no source given, one that cannot be read, or two of one name.
@@ -92,7 +72,7 @@ def index_from_arguments(args: argparse.Namespace) -> SourceIndex:
     if not (args.dataset or args.coco or args.folder):
         raise NDSError("no source given: name at least one by --dataset, --coco or --folder.")
     names = _source_names(args)
-    indexes = [index_named(name) for name in args.dataset]
+    indexes = [host.dataset(name).index() for name in args.dataset]
     indexes += [index_coco(json_file, images, name) for (json_file, images), name in zip(args.coco, names)]
     indexes += [index_folder(folder, name) for folder, name in zip(args.folder, names[len(args.coco) :])]
     return SourceIndex.join(indexes)
@@ -126,7 +106,7 @@ def print_scores(scores: Scores, path: str) -> None:
         )
 
 
-def target_from_arguments(args: argparse.Namespace) -> SourceIndex | str:
+def target_from_arguments(args: argparse.Namespace, host: Datasets) -> SourceIndex | str:
     """The client's images that :func:`add_target_arguments` parsed: an index, or a folder."""
     if args.images is not None:
         return str(args.images)
@@ -134,4 +114,4 @@ def target_from_arguments(args: argparse.Namespace) -> SourceIndex | str:
         from nds_plugin.datasets.coco.split import index_coco
 
         return index_coco(*args.coco)
-    return index_named(args.dataset)
+    return host.dataset(args.dataset).index()

@@ -69,6 +69,18 @@ def index_folder(folder: str | os.PathLike[str], source: str | None = None) -> S
     return SourceIndex.from_records(records)
 
 
+def image_size(path: str) -> tuple[int, int]:
+    """Width and height of an image whose annotations do not say, from the file's header.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    try:
+        return read_header(path).shown
+    except ImageError as error:
+        raise ImageError(f"{error} Its annotations give no width and height, so it has to be read.") from None
+
+
 def check_files(index: SourceIndex, sample: int | None = None) -> list[str]:
     """Names of the index's image files that are missing, in index order.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from detectron2.data import MetadataCatalog
 
+from nds_plugin.d2.data.dicts import DatasetDicts
 from nds_plugin.d2.data.registration import dataset_classes, raw_dicts
 from nds_plugin.d2.data.store_dataset import StoreDataset
 from nds_plugin.d2.train.coco_truth import computed_area
@@ -98,7 +99,7 @@ def _column(objects: Objects, key: str) -> npt.NDArray[Any]:
     return objects.columns[key] if key in objects.columns else np.full(len(objects.bbox), _ABSENT[key])
 
 
-def annotation_counts(dicts: Sequence[Mapping[str, Any]]) -> tuple[int, int, int]:
+def annotation_counts(dicts: DatasetDicts) -> tuple[int, int, int]:
     """Number of annotations of a dataset, of those that have a mask, and of crowds."""
     if isinstance(dicts, StoreDataset):
         columns = object_columns(dicts)
@@ -115,7 +116,7 @@ def check_masks(name: str) -> None:
         dicts.check_masks()
 
 
-def why_no_object(dicts: Sequence[Mapping[str, Any]]) -> str:
+def why_no_object(dicts: DatasetDicts) -> str:
     """Why a dataset without an object to learn from has none, as the end of a sentence."""
     annotations, _, crowds = annotation_counts(dicts)
     whole = isinstance(dicts, StoreDataset) and all(view.chosen is None for view in dicts.views)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from detectron2.data import DatasetFromList
 from detectron2.utils.serialize import PicklableWrapper
 from torch.utils.data import Dataset
 
@@ -38,7 +37,7 @@ class MappedImages(Dataset[dict[str, Any]]):
     one that was read) and ``nds_cluster``.
 
     Args:
-        dicts: Detectron2 dataset dicts: a list, or a map-style dataset that makes them.
+        dicts: gives Detectron2's dict of a position, a fresh one each time.
         mapper: dict to training example.
         cluster: cluster of each image, shape (N,); those below 0 are never drawn.
         seed: 0 or more.
@@ -47,7 +46,7 @@ class MappedImages(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        dicts: Sequence[dict[str, Any]],
+        dicts: Any,
         mapper: Callable[[dict[str, Any]], dict[str, Any] | None],
         cluster: npt.NDArray[np.integer],
         seed: int,
@@ -55,8 +54,7 @@ class MappedImages(Dataset[dict[str, Any]]):
     ) -> None:
         if len(dicts) != len(cluster):
             raise NDSError(f"{len(dicts)} images but {len(cluster)} cluster numbers: they must match.")
-        # A StoreDataset decodes what it is asked for; only lists are worth packing for the workers.
-        self._records: Any = DatasetFromList(dicts, copy=False) if isinstance(dicts, list) else dicts
+        self._records = dicts
         self._mapper = PicklableWrapper(mapper)  # a lambda, too, can go to a spawned worker
         self.cluster = np.asarray(cluster, dtype=np.int32)
         self._seed = seed

@@ -11,9 +11,10 @@ from detectron2.config import CfgNode as CN
 from detectron2.utils import comm
 
 from nds_plugin.d2.config.nodes import merged
+from nds_plugin.d2.data.drawn_dataset import selection_label_space
 from nds_plugin.d2.data.ground_truth import check_masks, why_no_object
 from nds_plugin.d2.data.loader import check_sampler
-from nds_plugin.d2.data.registration import check_registered, dataset_dicts, index_dataset
+from nds_plugin.d2.data.registration import check_registered, dataset_classes, dataset_dicts, index_dataset
 from nds_plugin.d2.model.initial_weights import check_initial_weights, locate
 from nds_plugin.d2.train.evaluation import check_ground_truth
 from nds_plugin.d2.train.stages import finetune_config, has_begun
@@ -164,6 +165,18 @@ def _check_images(name: str, index: SourceIndex, share: float) -> None:
             f"dataset {name!r}: {len(missing)} of {len(index)} image files are missing ({allowed} allowed), first "
             f"{missing[0]}: get them again, or point DETECTRON2_DATASETS at the right folder."
         )
+
+
+def check_source(cfg: CN, index: SourceIndex) -> None:
+    """What only the source's index can tell of its classes, before experts are trained.
+
+    Raises:
+        NDSError: a bad label mapping; see :func:`check_shared_classes`.
+    """
+    mapping, classes = cfg.NDS.SOURCE.LABEL_MAPPING, index.classes
+    if mapping:
+        classes = selection_label_space(cfg.NDS.SOURCE.DATASETS, mapping, partial=False).classes
+    check_shared_classes(classes, dataset_classes(cfg.DATASETS.TRAIN[0]), cfg)
 
 
 def check_shared_classes(source: Sequence[str], target: Sequence[str], cfg: CN) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Iterator
@@ -10,16 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode as CN
 from detectron2.utils import comm
 
+from nds_plugin.d2.config.settings_from_cfg import pipeline_settings
 from nds_plugin.d2.data.drawn_dataset import selection_label_space
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
+from nds_plugin.d2.data.host import DetectronHost
 from nds_plugin.d2.data.registration import dataset_classes
-from nds_plugin.d2.job.checks import NO_PRETRAINING, check_config, check_target, check_weights
+from nds_plugin.d2.job.checks import NO_PRETRAINING, check_config, check_source, check_target, check_weights
 from nds_plugin.d2.job.kept_pretraining import KeptPretraining
-from nds_plugin.d2.job.selecting import Selected, SelectionSteps
-from nds_plugin.d2.job.work_folder import agreed
 from nds_plugin.d2.train import stages as training
 from nds_plugin.d2.train.evaluation import KIND as RESULTS_KIND
 from nds_plugin.d2.train.evaluation import summarise, write_results
@@ -28,6 +30,9 @@ from nds_plugin.d2.train.pretrained import evaluate_pretrained
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import HEADER_FIELDS, content_hash, file_hash, is_valid, read_json, write_json
 from nds_plugin.files.locking import folder_lock
+from nds_plugin.pipeline.host import agreed
+from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
+from nds_plugin.pipeline.settings import PipelineSettings
 from nds_plugin.report.run_files import file_references, located
 from nds_plugin.selection.tables import cluster_table, effective_numbers, source_shares
 
@@ -70,7 +75,28 @@ def check_job(cfg: CN, processes: int | None = None) -> None:
     """
     check_config(cfg, processes)
     if cfg.NDS.SELECTOR != NO_PRETRAINING:
-        SelectionSteps(cfg, Timings()).check_settings()
+        _settings(cfg)
+
+
+def selection_steps(cfg: CN, timed: Timings) -> SelectionSteps:
+    """The selecting half of a job: all that it is told of ``cfg``.
+
+    Raises:
+        NDSError: settings that cannot work.
+    """
+    return SelectionSteps(
+        _settings(cfg),
+        DetectronHost(),
+        Path(cfg.NDS.WORK_DIR or Path(cfg.OUTPUT_DIR) / "nds"),
+        device=torch.device(cfg.MODEL.DEVICE),
+        timed=timed,
+        check=functools.partial(check_source, cfg),
+    )
+
+
+def _settings(cfg: CN) -> PipelineSettings:
+    """The client's images are NDS.TARGET.DATASETS, else those that it fine-tunes on."""
+    return pipeline_settings(cfg, cfg.NDS.TARGET.DATASETS or training.finetune_datasets(cfg))
 
 
 def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
@@ -106,14 +132,14 @@ def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
 
 def _pretrain(cfg: CN, timed: Timings, resume: bool) -> _Pretrained:
     """Select, pretrain and, where it is asked for, test the pretrained detector on the target."""
-    steps = SelectionSteps(cfg, timed)
+    steps = selection_steps(cfg, timed)
     with contextlib.nullcontext() if cfg.NDS.SELECTOR in _QUICK_SELECTORS else _alone(steps.folder):
         selected = steps.run()
-    pretrain_cfg = training.pretrain_config(cfg, selected.path, selected.key)
+    pretrain_cfg = training.pretrain_config(cfg, selected)
     hooks = [Rescore(cfg.NDS.RESCORE.ITERS, steps.rescore)] if cfg.NDS.RESCORE.ITERS else []
     inputs = [
         selected.key,
-        agreed(lambda: _source_labels(cfg)),
+        agreed(steps.host, lambda: _source_labels(cfg)),
         training.weights_fingerprint(pretrain_cfg),
     ]
     key = training.training_key(pretrain_cfg, inputs)

@@ -26,7 +26,7 @@ from nds_plugin.d2.train.trainer import NDSTrainer
 from nds_plugin.datasets.label_space import LabelSpace
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import content_hash, file_hash, is_valid, read_json, write_json
-from nds_plugin.selection.selection import Selection
+from nds_plugin.pipeline.selection_steps import Selected
 
 logger = logging.getLogger(__name__)
 
@@ -66,17 +66,17 @@ _IRRELEVANT = (
 _FILES = ("MODEL.WEIGHTS", "NDS.SOURCE.LABEL_MAPPING", "NDS.PARTITION.WEIGHTS")
 
 
-def pretrain_config(cfg: CN, selection_path: Path, key: str) -> CN:
+def pretrain_config(cfg: CN, selected: Selected) -> CN:
     """The config of pretraining: the selection's derived dataset, its classes, ``NDS.PRETRAIN`` over all."""
-    selection = Selection.load(selection_path)
-    space = selection_label_space(selection.sources, cfg.NDS.SOURCE.LABEL_MAPPING)
-    name = f"nds_selection_{key[:10]}"
-    register_selection(selection_path, name, cfg.NDS.SOURCE.LABEL_MAPPING)
+    mapping = cfg.NDS.SOURCE.LABEL_MAPPING
+    space = selection_label_space(selected.selection.sources, mapping)
+    name = f"nds_selection_{selected.key[:10]}"
+    register_selection(selected.path, name, mapping, selected.selection)
     result = merged(cfg, cfg.NDS.PRETRAIN)
     result.DATASETS.TRAIN, result.DATASETS.TEST = (name,), ()
     result.DATALOADER.SAMPLER_TRAIN = "NDSTrainingSampler"
     result.MODEL.ROI_HEADS.NUM_CLASSES = len(space.classes)
-    result.NDS.SELECTION = str(selection_path)
+    result.NDS.SELECTION = str(selected.path)
     result.NDS.LABEL_SPACES = _label_spaces(space) or result.NDS.LABEL_SPACES
     result.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "pretrain")
     return result
@@ -88,13 +88,19 @@ def _label_spaces(space: LabelSpace) -> list[list[int]]:
     return [sorted(labelled) for labelled in space.labelled] if partly else []
 
 
+def finetune_datasets(cfg: CN) -> tuple[str, ...]:
+    """Names of the datasets to fine-tune on: those of the config, or draws of their images; reads none."""
+    count = cfg.NDS.TARGET.NUM_IMAGES
+    if not count:
+        return tuple(cfg.DATASETS.TRAIN)
+    return tuple(target_subset(name, count, cfg.NDS.SEED) for name in cfg.DATASETS.TRAIN)
+
+
 def finetune_config(cfg: CN) -> CN:
     """The config of fine-tuning: the target's images and classes."""
     result = cfg.clone()
     result.defrost()
-    count = cfg.NDS.TARGET.NUM_IMAGES
-    if count:
-        result.DATASETS.TRAIN = tuple(target_subset(name, count, cfg.NDS.SEED) for name in cfg.DATASETS.TRAIN)
+    result.DATASETS.TRAIN = finetune_datasets(cfg)
     classes = [dataset_classes(name) for name in cfg.DATASETS.TRAIN]
     if any(c != classes[0] for c in classes):
         raise NDSError(

@@ -17,12 +17,14 @@ from loader_batches import DATASET, SOURCES, drawn_selection, first_batches, loa
 
 from nds_plugin.d2 import TRAIN_SAMPLERS, build_nds_train_loader
 from nds_plugin.d2.config.nodes import load_config
+from nds_plugin.d2.data.drawn_dataset import register_selection
 from nds_plugin.d2.data.known_datasets import register_coco_folder
 from nds_plugin.d2.data.registration import index_dataset
 from nds_plugin.d2.train.stages import finetune_config
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import Scores
 from nds_plugin.selection.config import SelectionConfig
+from nds_plugin.selection.placed import PlacedSelection
 from nds_plugin.selection.select import select
 from nds_plugin.selection.selection import Selection
 from nds_plugin.selection.streams import ShuffledStream
@@ -113,10 +115,20 @@ def test_the_dataset_that_a_selection_was_registered_as_brings_its_selection(
 
 
 @pytest.mark.usefixtures("tiny_datasets")
+def test_a_selection_that_is_handed_over_is_not_read_again(tmp_path: Path) -> None:
+    cfg = loader_config(drawn_selection(tmp_path))
+    expected = first_batches(cfg)
+    selection = Selection.load(cfg.NDS.SELECTION)
+    register_selection(cfg.NDS.SELECTION, cfg.DATASETS.TRAIN[0], selection=selection)
+    Path(cfg.NDS.SELECTION).unlink()
+    assert same_batches(expected, first_batches(cfg))
+
+
+@pytest.mark.usefixtures("tiny_datasets")
 def test_a_sampler_of_ones_own_is_called_with_the_selection(tmp_path: Path) -> None:
     calls = []
 
-    def first_cluster(selection: Selection, cluster: np.ndarray, seed: int) -> ShuffledStream:
+    def first_cluster(selection: PlacedSelection, cluster: np.ndarray, seed: int) -> ShuffledStream:
         calls.append((len(selection), seed))
         return ShuffledStream(np.flatnonzero(cluster == 0), seed)
 

@@ -1,4 +1,4 @@
-"""The selecting half of the main job: index, partition, experts, scores, selection.
+"""From named datasets to a selection: index, partition, experts, scores, draw.
 
 Each step leaves one artefact in the work folder, named by the hash of what it was made from, and
 is skipped where that artefact is there and whole. Runs that share the folder share the artefacts.
@@ -6,6 +6,8 @@ is skipped where that artefact is there and whole. Runs that share the folder sh
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import logging
 import shutil
@@ -17,17 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from detectron2.config import CfgNode as CN
-from detectron2.utils import comm
 
-from nds_plugin.d2.data.drawn_dataset import selection_label_space
-from nds_plugin.d2.data.registration import dataset_classes
-from nds_plugin.d2.job import selector_settings as settings
-from nds_plugin.d2.job.checks import check_shared_classes
-from nds_plugin.d2.job.selection_log import log_selection, warn_if_indistinct
-from nds_plugin.d2.job.source_steps import SourceSteps
-from nds_plugin.d2.job.units import object_index, target_datasets, target_index
-from nds_plugin.d2.job.work_folder import WorkFolder, agreed
 from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.manifest import SHARED
 from nds_plugin.experts.scores import KIND as SCORES_KIND
@@ -35,6 +27,12 @@ from nds_plugin.experts.scores import Scores
 from nds_plugin.experts.scoring import score_experts
 from nds_plugin.experts.train_experts import experts_key, is_complete, train_cluster_experts, write_manifest
 from nds_plugin.files.artifacts import atomic_write, content_hash
+from nds_plugin.pipeline.host import Host, agreed
+from nds_plugin.pipeline.selection_log import log_selection, warn_if_indistinct
+from nds_plugin.pipeline.settings import OBJECT, PipelineSettings
+from nds_plugin.pipeline.source_steps import SourceSteps
+from nds_plugin.pipeline.units import image_index, object_index
+from nds_plugin.pipeline.work_folder import WorkFolder
 from nds_plugin.selection.config import CLUSTER_SELECTORS, IMAGE_SELECTORS
 from nds_plugin.selection.drawing import resolve_budget
 from nds_plugin.selection.image_weights import KIND as WEIGHTS_KIND
@@ -54,6 +52,7 @@ from nds_plugin.source.partition import Partition
 from nds_plugin.source.partitioning import check_num_clusters
 
 logger = logging.getLogger(__name__)
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -88,19 +87,34 @@ class Weighed:
 
 
 class SelectionSteps:
-    """The steps of one config; every process of a job calls :meth:`run` together."""
+    """The steps of one job; all its processes call :meth:`run` together.
 
-    def __init__(self, cfg: CN, timed: Callable[[str], Any]) -> None:
-        self.cfg = cfg
-        self.nds = cfg.NDS
-        self.device = torch.device(cfg.MODEL.DEVICE)
-        self.folder = Path(cfg.NDS.WORK_DIR or Path(cfg.OUTPUT_DIR) / "nds")
-        self.work = WorkFolder(self.folder, timed)
-        self.source = SourceSteps(cfg, self.work)
+    Args:
+        settings: of all steps.
+        host: whose datasets and processes they are.
+        folder: of the artefacts.
+        device: where networks run.
+        timed: ``timed(name)`` is a context that takes the time of a step.
+        check: the host's own refusal, called with the source's index before anything is trained.
+    """
 
-    def check_settings(self) -> None:
-        """Refuse settings of any step that are out of range; see :mod:`selector_settings`."""
-        settings.check_settings(self.cfg)
+    def __init__(
+        self,
+        settings: PipelineSettings,
+        host: Host,
+        folder: Path,
+        *,
+        device: torch.device = _CPU,
+        timed: Callable[[str], Any] = contextlib.nullcontext,
+        check: Callable[[SourceIndex], None] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.host = host
+        self.folder = folder
+        self.device = device
+        self.work = WorkFolder(folder, host, timed)
+        self.source = SourceSteps(settings, host, self.work, device)
+        self._check = check
 
     def run(self) -> Selected:
         """Make what is missing of the artefacts, the selection last.
@@ -117,10 +131,10 @@ class SelectionSteps:
         """All that comes before the draw: what the selector knows of clusters or single images."""
         index = self.source.index()
         self._check_sizes(index)
-        selector = self.nds.SELECTOR
+        selector = self.settings.selector
         # Uniform and full draw every image alike, whatever the clusters: they need none.
         partition, scores, weights = Partition.whole(index), None, None
-        if settings.by_objects(self.cfg):
+        if self.settings.by_objects:
             partition, weights = Partition.by_source(index), self._weights_by_objects(index)
         elif selector in CLUSTER_SELECTORS:
             partition = self.source.partition(index)
@@ -131,93 +145,89 @@ class SelectionSteps:
 
     def _check_sizes(self, index: SourceIndex) -> None:
         """What only the index can tell, before experts are trained."""
-        config = settings.selection_config(self.cfg)
+        config = self.settings.selection
         if config.needs_budget:
             resolve_budget(len(index), config.count, config.share)
-        if self.nds.SELECTOR in CLUSTER_SELECTORS:
-            check_num_clusters(self.nds.PARTITION.NUM_CLUSTERS, len(index))
-        mapping = self.nds.SOURCE.LABEL_MAPPING
-        classes = (
-            selection_label_space(self.nds.SOURCE.DATASETS, mapping, partial=False).classes
-            if mapping
-            else index.classes
-        )
-        check_shared_classes(classes, dataset_classes(self.cfg.DATASETS.TRAIN[0]), self.cfg)
+        if config.selector in CLUSTER_SELECTORS:
+            check_num_clusters(self.settings.partition.num_clusters, len(index))
+        if self._check:
+            self._check(index)
 
     @functools.cached_property
     def target(self) -> SourceIndex:
         """The client's images, or the crops of their objects."""
-        index = target_index(self.cfg)
-        if not settings.by_objects(self.cfg):
+        index = image_index(self.host, self.settings.targets)
+        if not self.settings.by_objects:
             return index
-        return object_index(index, target_datasets(self.cfg), settings.object_config(self.cfg))
+        return object_index(self.host, index, self.settings.targets, self.settings.objects)
 
     def _weights_by_objects(self, images: SourceIndex) -> ImageWeights:
         """The same steps on object crops; an image's weight comes from its objects."""
         objects = self.source.objects(images)
         parent = parents(objects, images)
-        if self.nds.SELECTOR in IMAGE_SELECTORS:
+        selector = self.settings.selector
+        if selector in IMAGE_SELECTORS:
             found = self._image_weights(objects)
             p, cost, details = found.p, found.cost, dict(found.details)
         else:
             partition = self.source.partition(objects)
             scores = self._scores(objects, partition)
-            weights = selector_weights(settings.selection_config(self.cfg), partition.sizes, scores)
+            weights = selector_weights(self.settings.selection, partition.sizes, scores)
             p, cost = image_probabilities(weights, partition.cluster), scores.cost
             details = {
                 "metric": scores.metric, "z": list(scores.z), "w": weights.tolist(),
                 "sizes": partition.sizes.tolist(), "expert_set": scores.expert_set,
             }  # fmt: skip
-        pool = self.nds.OBJECTS.POOL
+        pool = self.settings.objects.pool
         pooled = pool_objects(p, parent, len(images), pool)
-        details |= {"unit": settings.OBJECT, "objects": len(objects), "pool": pool}
-        selector, identities = self.nds.SELECTOR, images.table.select(["source", "image_id"])
+        details |= {"unit": OBJECT, "objects": len(objects), "pool": pool}
+        identities = images.table.select(["source", "image_id"])
         return ImageWeights(
             pooled / pooled.sum(), identities, selector, selector in IMAGE_SELECTORS, cost, details
         )
 
     def _experts(self, index: SourceIndex, partition: Partition) -> ExpertSet:
-        config = settings.expert_config(self.cfg)
+        config = self.settings.experts
         key = experts_key(index, partition, config)
         folder = self.folder / f"experts-{key[:10]}"
         self.work.paths["experts"] = str(folder)
         # Decided before anybody writes, so that all processes take the same way.
-        complete = bool(comm.all_gather(is_complete(folder, key))[0])
+        complete = self.host.all_gather(is_complete(folder, key))[0]
         if complete:
             logger.info("experts: kept %s", folder)
             return ExpertSet.load(folder)
         if config.shared_steps:
             shared = self.source.shared(index) / SHARED
-            if comm.is_main_process() and not (folder / SHARED).exists():
+            if self.host.rank == 0 and not (folder / SHARED).exists():
                 with open(shared, "rb") as source, atomic_write(folder / SHARED) as target:
                     shutil.copyfileobj(source, target)
-        comm.synchronize()
+        self.host.barrier()
         with self.work.timed("experts"):
-            rank, world_size = comm.get_rank(), comm.get_world_size()
+            rank, world_size = self.host.rank, self.host.world_size
             train_cluster_experts(
                 index, partition, config, folder, rank=rank, world_size=world_size, device=self.device
             )
-            comm.synchronize()
-            if comm.is_main_process():
+            self.host.barrier()
+            if self.host.rank == 0:
                 write_manifest(index, partition, config, folder)
-            comm.synchronize()
+            self.host.barrier()
         return ExpertSet.load(folder)
 
     def _gate(self, index: SourceIndex, partition: Partition) -> Gate:
-        config = settings.gate_config(self.cfg)
+        config = self.settings.gate
         key = content_hash(["gate", self.source.features_key(index), partition.hash, asdict(config)])
 
         def make(folder: Path) -> None:
             network, features = self.source.feature_network(index), self.source.features(index)
-            train_gate(index, partition, network, features, self.nds.EXPERTS.CROP_SIZE, config, folder)
+            train_gate(index, partition, network, features, self.settings.experts.crop_size, config, folder)
 
         return Gate.load(self.work.subfolder("gate", key, make))
 
     def _scores(self, index: SourceIndex, partition: Partition) -> Scores:
-        target = agreed(lambda: self.target.hash)
-        if self.nds.SELECTOR == "gate":
+        target = agreed(self.host, lambda: self.target.hash)
+        if self.settings.selector == "gate":
             gate = self._gate(index, partition)
-            where = settings.target_config(self.cfg)
+            where = self.settings.target
             key = content_hash([SCORES_KIND, gate.hash, target, where.max_images, where.seed])
 
             def make_gate_scores(path: Path) -> None:
@@ -225,7 +235,7 @@ class SelectionSteps:
 
             return Scores.load(self.work.artefact("scores", SCORES_KIND, key, ".json", make_gate_scores))
         experts = self._experts(index, partition)
-        config = settings.scoring_config(self.cfg)
+        config = self.settings.scoring
         # Not the number of workers or the batch size, which change nothing, nor the metric: all are kept.
         decisive = [config.max_images, config.seed, config.precision, config.folds]
         key = content_hash([SCORES_KIND, experts.hash, partition.hash, target, decisive])
@@ -236,17 +246,18 @@ class SelectionSteps:
         scores = Scores.load(self.work.artefact("scores", SCORES_KIND, key, ".json", make))
         scores.check_matches(experts.hash, experts.clusters)
         scores = scores.with_metric(config.metric)
-        if comm.is_main_process():
+        if self.host.rank == 0:
             warn_if_indistinct(scores)
         return scores
 
     def _image_weights(self, index: SourceIndex) -> ImageWeights:
         """Weights of the rows of an index, images or objects, by an image selector."""
-        selector = settings.image_selector(self.cfg)
-        where = settings.target_config(self.cfg)
+        selector = self.settings.image_selector
+        assert selector, "PipelineSettings has one for a selector of images"
+        where = self.settings.target
         looked_at: list[Any] = []
         if selector.needs_features:
-            seen = agreed(lambda: self.target.hash)
+            seen = agreed(self.host, lambda: self.target.hash)
             looked_at = [self.source.features_key(index), seen, where.max_images, where.seed]
         key = content_hash([WEIGHTS_KIND, selector.name, settings_of(selector), index.hash, looked_at])
 
@@ -260,21 +271,22 @@ class SelectionSteps:
 
     def evidence(self, index: SourceIndex) -> Evidence:
         """Features of both sides for an image selector; of one process, the network must be there."""
-        network, crop = self.source.feature_network(index), self.nds.EXPERTS.CROP_SIZE
-        seen = target_features(network, self.target, crop, settings.target_config(self.cfg), self.device)
+        network, crop = self.source.feature_network(index), self.settings.experts.crop_size
+        seen = target_features(network, self.target, crop, self.settings.target, self.device)
         return Evidence(index, self.source.features(index), seen)
 
     def rescore(self, iteration: int) -> npt.NDArray[np.float64]:
         """w from scores on the target's images as they are now, another draw of them each time."""
         experts = ExpertSet.load(self.work.paths["experts"])
-        config = settings.scoring_config(self.cfg, seed=iteration)
-        scores = score_experts(experts, target_index(self.cfg), config, device=self.device)
+        config = dataclasses.replace(self.settings.scoring, seed=iteration)
+        images = image_index(self.host, self.settings.targets)
+        scores = score_experts(experts, images, config, device=self.device)
         partition = Partition.load(self.work.paths["partition"])
-        return selector_weights(settings.selection_config(self.cfg), partition.sizes, scores)
+        return selector_weights(self.settings.selection, partition.sizes, scores)
 
     def _selection(self, found: Weighed) -> tuple[Selection, Path, str]:
         index, partition, scores, weights = found.index, found.partition, found.scores, found.weights
-        config = settings.selection_config(self.cfg)
+        config = self.settings.selection
         scored = [scores.expert_set, scores.metric, list(scores.z)] if scores else None
         by = ["images", weights.hash] if weights else scored
         key = content_hash([SELECTION_KIND, index.hash, partition.hash, by, config.identity()])
