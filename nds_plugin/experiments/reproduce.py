@@ -30,7 +30,7 @@ from nds_plugin.report.table_formats import write_tables
 
 logger = logging.getLogger(__name__)
 
-_TRAIN_NET = Path(__file__).resolve().parents[2] / "tools" / "train_net.py"
+_TRAIN = (sys.executable, "-m", "nds_plugin.commands.train")
 # What makes a cell the one that its name says, and the option that chooses it.
 _OF_THE_CELL = {
     "SEED": "--seeds", "NDS.SEED": "--seeds", "OUTPUT_DIR": "--output", "NDS.WORK_DIR": "--output",
@@ -48,7 +48,7 @@ class Reproduction:
         results: file that collects finished cells; those in it are not run again.
         seeds, only: which cells, see :meth:`Grid.cells`.
         overrides: ``KEY VALUE`` pairs for all cells; part of what a result is made from.
-        processes: of one cell, ``--num-gpus`` of ``tools/train_net.py``.
+        processes: of one cell, ``--num-gpus`` of ``nds train``.
 
     Raises:
         NDSError: a config that cannot be read, an override of what the cell's name says, or a number of
@@ -91,7 +91,7 @@ class Reproduction:
         return [job for job in jobs if not job.is_done]
 
     def _job(self, cell: Cell) -> Job:
-        command = [sys.executable, str(_TRAIN_NET), "--config-file", cell.row.config]
+        command = [*_TRAIN, "--config-file", cell.row.config]
         command += ["--num-gpus", str(self._processes)] if self._processes > 1 else []
         command += cell_overrides(cell, self.output, self._overrides)
         return Job(cell, self.output / cell.name, tuple(command), self.hashes[cell.row.identity])

@@ -1,6 +1,6 @@
 """Run the cells of a grid in processes of their own: claimed by locks, retried, never lost.
 
-A cell is ``tools/train_net.py`` on the row's config. Its folder holds what a run leaves, ``console.txt``,
+A cell is ``nds train`` on the row's config. Its folder holds what a run leaves, ``console.txt``,
 ``attempts.json`` and, once it is finished, ``cell.json``. Several runners may work on one folder, on one
 machine or on several that share the disk. The lock of a cell is inherited by its process, so that a
 cell whose runner was killed is left alone until it has ended.

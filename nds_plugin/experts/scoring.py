@@ -33,7 +33,7 @@ from nds_plugin.images.networks import (
     repeatable,
     resolve_precision,
 )
-from nds_plugin.images.reading import list_images
+from nds_plugin.source.image_folders import list_images
 from nds_plugin.source.index import NO_LABEL, SourceIndex
 
 logger = logging.getLogger(__name__)

@@ -32,8 +32,8 @@ from nds_plugin.experts.train_network import (
     train_network,
 )
 from nds_plugin.files.artifacts import content_hash, file_hash, is_valid, write_json
+from nds_plugin.images.crop_geometry import resize_size
 from nds_plugin.images.networks import MEAN, STD
-from nds_plugin.images.reading import resize_size
 from nds_plugin.source.index import NO_LABEL, SourceIndex
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import CannotWriteError
 from nds_plugin.files.artifacts import check_writable
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def _open(lock: Path) -> int:
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise NDSError(f"cannot write {lock}: {error.strerror}.") from None
+        raise CannotWriteError(f"cannot write {lock}: {error.strerror}.") from None
     with contextlib.suppress(OSError):  # of another user, who has made it usable
         os.fchmod(descriptor, 0o666)  # whatever the umask: others who share the folder lock it, too
     return descriptor
@@ -109,7 +109,7 @@ def _flock(descriptor: int, lock: Path, wait: bool) -> bool:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        raise NDSError(
+        raise CannotWriteError(
             f"cannot lock {lock}: {error.strerror}. Its file system has no file locks (on NFS: mount it with "
             "locks, or with local_lock=flock); else make the file on a machine whose disk has them, and copy it there."
         ) from None

@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import DamagedFileError, MissingFileError
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -87,12 +87,14 @@ def read_arrays(open_file: Callable[[], IO[bytes]], name: str) -> Any:
         with open_file() as file:
             return _ArrayUnpickler(file, encoding="latin1").load()
     except _RefusedError as error:
-        raise NDSError(
+        raise DamagedFileError(
             f"{name} is refused: its pickle asks for {error}, expected only numpy arrays, text and dicts; "
             "convert it to safetensors if you trust it."
         ) from None
     except FileNotFoundError:
-        raise NDSError(f"no such file: {name}.") from None
+        raise MissingFileError(f"no such file: {name}.") from None
     except Exception as error:
         # A broken pickle raises nearly anything: EOFError, KeyError, IndexError, ValueError, MemoryError...
-        raise NDSError(f"{name} is not a whole pickle of arrays ({type(error).__name__}: {error}).") from None
+        raise DamagedFileError(
+            f"{name} is not a whole pickle of arrays ({type(error).__name__}: {error})."
+        ) from None

@@ -11,7 +11,7 @@ import os
 from math import prod
 from typing import Any
 
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import DamagedFileError
 
 # A ResNet-18 has 122 tensors and a header of about 12 KB; the format itself allows 100 MB.
 MAX_HEADER = 1 << 20
@@ -56,7 +56,7 @@ def check_resnet18_file(path: str | os.PathLike[str], outputs: int) -> None:
     expected = resnet18_tensors(outputs)
     if header.keys() != expected.keys():
         odd = sorted(header.keys() ^ expected.keys())
-        raise NDSError(
+        raise DamagedFileError(
             f"{path}: {len(odd)} tensors are missing or unknown for a ResNet-18, first {odd[0][:100]!r}: not "
             "an expert of this architecture."
         )
@@ -76,19 +76,19 @@ def read_header(path: str | os.PathLike[str], max_bytes: int = MAX_HEADER) -> di
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= max_bytes:
-                raise NDSError(
+                raise DamagedFileError(
                     f"{path}: its header claims {length} bytes, expected 2 to {max_bytes}: not a safetensors "
                     "file of an expert."
                 )
             raw = file.read(length)
     except OSError as error:
-        raise NDSError(f"cannot read {path}: {error.strerror}.") from None
+        raise DamagedFileError(f"cannot read {path}: {error.strerror}.") from None
     try:
         header = json.loads(raw) if len(raw) == length else None
     except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
-        raise NDSError(f"{path} is not a complete safetensors file: copy it or train it again.")
+        raise DamagedFileError(f"{path} is not a complete safetensors file: copy it or train it again.")
     return header
 
 
@@ -98,16 +98,16 @@ def _span(
     """Where a tensor's bytes lie, after its dtype and shape were found right."""
     found = entry if isinstance(entry, dict) else {}
     if found.get("dtype") != dtype or found.get("shape") != list(shape):
-        raise NDSError(
+        raise DamagedFileError(
             f"{path}: tensor {name!r} should be {dtype} {list(shape)} in a ResNet-18, got "
             f"{str(found.get('dtype'))[:20]} {str(found.get('shape'))[:60]}: not an expert of this set."
         )
     offsets = found.get("data_offsets")
     if not (isinstance(offsets, list) and len(offsets) == 2 and all(type(n) is int for n in offsets)):
-        raise NDSError(f"{path}: tensor {name!r} has no offsets: not a complete safetensors file.")
+        raise DamagedFileError(f"{path}: tensor {name!r} has no offsets: not a complete safetensors file.")
     start, stop = offsets
     if stop - start != prod(shape) * _BYTES[dtype]:
-        raise NDSError(f"{path}: tensor {name!r} has {stop - start} bytes, not those of its shape.")
+        raise DamagedFileError(f"{path}: tensor {name!r} has {stop - start} bytes, not those of its shape.")
     return start, stop
 
 
@@ -117,7 +117,9 @@ def _check_spans(path: str | os.PathLike[str], spans: list[tuple[int, int]], siz
     end = 0
     for start, stop in spans:
         if start != end:
-            raise NDSError(f"{path}: its tensors overlap or leave a gap at byte {end}: not an expert's file.")
+            raise DamagedFileError(
+                f"{path}: its tensors overlap or leave a gap at byte {end}: not an expert's file."
+            )
         end = stop
     if header + end != size:
-        raise NDSError(f"{path}: {size} bytes, its header describes {header + end}: copy it again.")
+        raise DamagedFileError(f"{path}: {size} bytes, its header describes {header + end}: copy it again.")

@@ -71,8 +71,8 @@ def crop_objects(
     """
     if len(rows) == 0:
         raise NDSError(
-            f"none of the {len(index)} images of {', '.join(index.sources)} has an annotated box: selection "
-            "by objects needs boxes on both sides; use NDS.UNIT image."
+            f"none of the {len(index)} images of {', '.join(index.sources)} has an annotated box of a single object "
+            "(no crowd): selection by objects needs boxes on both sides; use NDS.UNIT image."
         )
     area = boxes[:, 2] * boxes[:, 3]
     order = np.lexsort((labels, boxes[:, 1], boxes[:, 0], -area, rows))

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import NDSError, UnknownNameError
 from nds_plugin.experiments.estimate import PlannedRow, Stage, Work, plan_text
 from nds_plugin.experiments.results import ResultsFile, key_of, of_configs, record, write_results_file
 from nds_plugin.experiments.runner import ATTEMPTS, CELL, Job, Outcome, run_jobs
@@ -77,9 +77,9 @@ def test_other_seeds_are_refused(text: str) -> None:
 
 
 def test_unknown_tables_and_rows_are_named_with_the_known_ones() -> None:
-    with pytest.raises(NDSError, match=r"unknown table '6'. Known: 4, 5, mini"):
+    with pytest.raises(UnknownNameError, match=r"unknown table '6'. Known: 4, 5, mini"):
         grid_of("6")
-    with pytest.raises(NDSError, match="unknown row of table 4 'nds_24k'. Did you mean 'nds_"):
+    with pytest.raises(UnknownNameError, match="unknown row of table 4 'nds_24k'. Did you mean 'nds_"):
         GRIDS["4"].cells(only=["nds_24k"])
     with pytest.raises(NDSError, match="names a seed twice"):
         parse_seeds("0-2,1")

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_experts import TINY, edit_manifest, trained, two_domains, write_domain
 
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import NDSError, UnknownNameError
 from nds_plugin.experts.expert_set import ExpertSet, load_network, read_network, write_network
 from nds_plugin.experts.manifest import expert_file
 from nds_plugin.experts.settings import ExpertConfig
@@ -394,7 +394,7 @@ def test_precision_follows_the_device() -> None:
     assert resolve_precision("fp32", CPU) == torch.float32
     with pytest.raises(NDSError, match="'fp16' needs a GPU"):
         resolve_precision("fp16", CPU)
-    with pytest.raises(NDSError, match="unknown device 'gpu'"):
+    with pytest.raises(UnknownNameError, match="unknown device 'gpu'"):
         choose_device("gpu")
     with pytest.raises(NDSError, match="torch sees . GPUs here"):
         choose_device("cuda:99")

@@ -109,14 +109,14 @@ def test_identity_survives_filtering_and_sources_that_share_ids(
     sources = ["b", "a", "b", "a", "b", "a"]
     ids = ["28", "3", "3", "25", "27", "0"]
     expected = partition.cluster[rows]
-    assert selection.clusters_of(sources, ids).tolist() == expected.tolist()
+    assert selection.placed(sources, ids).cluster.tolist() == expected.tolist()
     assert expected.tolist() == [-1, 0, 1, 1, 2, 0]
 
 
 def test_a_dataset_that_was_not_selected_from_is_refused(index: SourceIndex, partition: Partition) -> None:
     selection = select(index, partition, SelectionConfig(count=5), _scores([0.9, 0.5, 0.4]))
     with pytest.raises(NDSError, match=r"none of the 1 images of the dataset \(c\).*made from a"):
-        selection.clusters_of(["c"], ["1"])
+        selection.placed(["c"], ["1"])
 
 
 def test_nds_without_scores_is_refused(index: SourceIndex, partition: Partition) -> None:
@@ -145,7 +145,7 @@ def test_an_unknown_selector_lists_the_known_ones() -> None:
 def test_a_subset_cannot_be_reweighted(index: SourceIndex, partition: Partition) -> None:
     selection = select(index, partition, SelectionConfig(count=5), _scores([0.9, 0.5, 0.4]))
     with pytest.raises(NDSError, match="only a selection of mode stream"):
-        selection.reweighted(np.ones(3))
+        selection.placed(["a"] * 30 + ["b"] * 30, [str(i) for i in range(30)] * 2).reweighted(np.ones(3))
 
 
 def test_the_tables_before_training_add_up(index: SourceIndex, partition: Partition) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from service_demo import parts_of
 
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import NDSError, UnknownNameError
 from nds_plugin.experts.scores import Scores
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.drawing import expected_draws
@@ -118,7 +118,7 @@ def test_scores_that_do_not_fit_are_refused(published: PublishedSet) -> None:
         make_query(published, config, [0, 1, 2], [1.0, 2.0], None)
     with pytest.raises(NDSError, match="the selector nds needs scores"):
         make_query(published, config, None, None, None)
-    with pytest.raises(NDSError, match="unknown source 'stret'. Did you mean 'street'"):
+    with pytest.raises(UnknownNameError, match="unknown source 'stret'. Did you mean 'street'"):
         make_query(published, config, [0, 1, 2], list(Z), ["stret"])
     with pytest.raises(NDSError, match="no source is chosen"):
         make_query(published, config, [0, 1, 2], list(Z), [])

@@ -17,7 +17,10 @@ from nds_plugin.d2.config.settings_nodes import add_settings_nodes
 from nds_plugin.errors import NDSError, did_you_mean, unknown_name
 from nds_plugin.selection.selectors.nds import NDS
 
-CONFIG_DIR = Path(__file__).resolve().parents[3] / "configs" / "detectron2"
+_PACKAGE = Path(__file__).resolve().parents[2]
+# An installed package holds them; in a checkout, which editable installs point at, they lie beside it.
+_INSTALLED = _PACKAGE / "configs" / "detectron2"
+CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "configs" / "detectron2"
 _PRETRAIN = "NDS.PRETRAIN."
 
 
@@ -80,7 +83,7 @@ def add_nds_config(cfg: CN) -> None:
 
 
 def find_config(name: str) -> str:
-    """The path of a config: as given where it exists, else looked up in configs/detectron2/.
+    """The path of a config: as given where it exists, else one of configs/detectron2/.
 
     Raises:
         NDSError: neither; the known names are listed.

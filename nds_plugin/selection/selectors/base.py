@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, TypeVar
@@ -54,6 +54,17 @@ class Features:
     def usable(self) -> npt.NDArray[np.float32]:
         """Features of the readable images, shape (n, D)."""
         return self.values[self.readable]
+
+
+@dataclass(frozen=True)
+class TargetConfig(Settings):
+    """Which of the client's images are looked at, and how they are read."""
+
+    what: ClassVar[str] = "target"
+
+    max_images: int | None = setting(None, "look at a seeded draw of this many", least=1, none=0)
+    seed: int = setting(0, "of that draw", least=0)
+    num_workers: int = setting(2, "loader processes", least=0, decides=False)
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,13 @@ class Selector(Settings):
     by_hand: ClassVar[bool] = False
     whole: ClassVar[bool] = False
     also: ClassVar[tuple[type[Settings], ...]] = ()
+
+    def check_sources(self, names: Sequence[str]) -> None:
+        """Refuse settings that name sources other than these; nothing here names any.
+
+        Raises:
+            NDSError: a source that is not among them.
+        """
 
 
 class ClusterSelector(Selector):

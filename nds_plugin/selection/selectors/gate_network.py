@@ -18,11 +18,11 @@ from nds_plugin.experts.scores import GATE_METRIC, Scores
 from nds_plugin.files.artifacts import content_hash
 from nds_plugin.images.backbones import FeatureNetwork
 from nds_plugin.images.linear import fit_linear
-from nds_plugin.selection.selectors.base import Features
+from nds_plugin.selection.selectors.base import Features, TargetConfig
 from nds_plugin.selection.selectors.domain_classifier import FIT_IMAGES, identity_rank
 from nds_plugin.selection.selectors.gate import GateConfig
 from nds_plugin.selection.selectors.gate_set import KIND, Gate, gate_is_complete, write_gate
-from nds_plugin.selection.selectors.target import TargetConfig, target_features
+from nds_plugin.selection.selectors.target import target_features
 from nds_plugin.source.features import features_key
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition

@@ -14,8 +14,8 @@ from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import read_network, write_network
 from nds_plugin.files.artifacts import content_hash, file_hash, is_valid, read_json, write_json
 from nds_plugin.images.backbones import FeatureNetwork, load_feature_network
+from nds_plugin.images.crop_geometry import resize_size
 from nds_plugin.images.linear import LinearClassifier
-from nds_plugin.images.reading import resize_size
 
 KIND = "gate"
 MANIFEST = "manifest.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -42,16 +43,19 @@ class Oracle(ImageSelector):
                 "the oracle needs sources or classes: the source datasets or main classes of the client."
             )
 
+    def check_sources(self, names: Sequence[str]) -> None:
+        """The domain's datasets must be among the source's."""
+        for name in self.sources:
+            if name not in names:
+                raise unknown_name("source of the oracle", name, names)
+
     def weights(self, evidence: Evidence) -> tuple[Floats, dict[str, Any]]:
         """See :class:`~nds_plugin.selection.selectors.base.ImageSelector`."""
         index = evidence.index
-        for what, names, known in (
-            ("source of the oracle", self.sources, index.sources),
-            ("class of the oracle", self.classes, index.classes),
-        ):
-            for name in names:
-                if name not in known:
-                    raise unknown_name(what, name, known)
+        self.check_sources(index.sources)
+        for name in self.classes:
+            if name not in index.classes:
+                raise unknown_name("class of the oracle", name, index.classes)
         positions = [index.classes.index(name) for name in self.classes]
         named = np.isin(index.column("source").astype(str), self.sources)
         named |= np.isin(index.column("label"), positions)

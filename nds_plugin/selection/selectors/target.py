@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
 
 from nds_plugin.images.backbones import FeatureNetwork
 from nds_plugin.images.cost import Cost
-from nds_plugin.selection.selectors.base import Features
-from nds_plugin.settings import Settings, setting
+from nds_plugin.selection.selectors.base import Features, TargetConfig
 from nds_plugin.source.features import extract_features
 from nds_plugin.source.folder import index_folder
 from nds_plugin.source.index import SourceIndex
-
-
-@dataclass(frozen=True)
-class TargetConfig(Settings):
-    """Which of the client's images are looked at, and how they are read."""
-
-    what: ClassVar[str] = "target"
-
-    max_images: int | None = setting(None, "look at a seeded draw of this many", least=1, none=0)
-    seed: int = setting(0, "of that draw", least=0)
-    num_workers: int = setting(0, "loader processes", least=0, decides=False)
 
 
 def target_features(

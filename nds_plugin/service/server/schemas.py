@@ -1,7 +1,7 @@
 """What goes over the wire. Requests are strict: no unknown field, no text for a number, no NaN."""
 
 # Without `from __future__ import annotations`: pydantic reads the annotations when the module runs.
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -37,10 +37,10 @@ class SearchRequest(_Strict):
     expert_set: Annotated[
         str, Field(pattern=r"^([0-9a-f]{16}|[0-9a-f]{64})$", description="a set's id, or its experts' hash")
     ]
-    scores: Optional[ScoresIn] = None
-    sources: Optional[Annotated[list[Annotated[str, Field(max_length=500)]], Field(max_length=1000)]] = None
-    budget: Optional[Annotated[int, Field(ge=1, le=2**53)]] = None
-    share: Optional[Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]] = None
+    scores: ScoresIn | None = None
+    sources: Annotated[list[Annotated[str, Field(max_length=500)]], Field(max_length=1000)] | None = None
+    budget: Annotated[int, Field(ge=1, le=2**53)] | None = None
+    share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
     temperature: Annotated[
         float, Field(ge=1e-3, le=1e6, allow_inf_nan=False, description=TEMPERATURE.help)
     ] = TEMPERATURE.default
@@ -74,7 +74,7 @@ class ProblemOut(BaseModel):
     status: int
     detail: str
     instance: str
-    errors: Optional[list[dict[str, str]]] = None
+    errors: list[dict[str, str]] | None = None
 
 
 class Health(BaseModel):
@@ -131,8 +131,8 @@ class ExpertSetDetail(ExpertSetOut):
 class Preview(BaseModel):
     budget: int
     drawable: int
-    z: Optional[list[float]]
-    z_scaled: Optional[list[float]]
+    z: list[float] | None
+    z_scaled: list[float] | None
     w: list[float]
     cluster_images: list[int]
     expected_share_by_cluster: list[float]
@@ -154,12 +154,12 @@ class SearchOut(BaseModel):
     created: str
     request: dict[str, Any]
     result: Result
-    token: Optional[str] = None
+    token: str | None = None
 
 
 class SearchesOut(BaseModel):
     searches: list[SearchOut]
-    next: Optional[str]
+    next: str | None
 
 
 class ImageOut(BaseModel):
@@ -175,19 +175,19 @@ class ImageOut(BaseModel):
 
 class ImagesOut(BaseModel):
     images: list[ImageOut]
-    next: Optional[str]
+    next: str | None
 
 
 class MosaicImage(BaseModel):
     source: str
     image_id: str
     url: str
-    thumbnail: Optional[str]
+    thumbnail: str | None
 
 
 class MosaicCluster(BaseModel):
     cluster: int
-    z: Optional[float]
+    z: float | None
     w: float
     images: list[MosaicImage]
 

@@ -16,12 +16,11 @@ from nds_plugin.images.backbones import FeatureNetwork
 from nds_plugin.images.networks import build_network
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select, selector_weights
-from nds_plugin.selection.selectors.base import Features
+from nds_plugin.selection.selectors.base import Features, TargetConfig
 from nds_plugin.selection.selectors.gate import GateConfig, GateSelector
 from nds_plugin.selection.selectors.gate_network import score_gate, train_gate
 from nds_plugin.selection.selectors.gate_set import Gate
 from nds_plugin.selection.selectors.nds import NDS
-from nds_plugin.selection.selectors.target import TargetConfig
 from nds_plugin.source.features import extract_features
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition

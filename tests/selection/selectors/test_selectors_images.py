@@ -144,10 +144,7 @@ def test_a_stream_follows_p_in_a_dataset_of_another_order() -> None:
     rows = np.random.default_rng(2).permutation(len(given.index))[:200]  # the dataset lacks a third
     sources = given.index.column("source")[rows].tolist()
     ids = given.index.column("image_id")[rows].tolist()
-    cluster = selection.clusters_of(sources, ids)
-    with pytest.raises(NDSError, match=r"rows are not those of the dataset: call Selection\.placed first"):
-        selection.stream(cluster, seed=0)
-    elements = selection.placed(sources, ids).stream(cluster, seed=0).draw(0, 60_000)
+    elements = selection.placed(sources, ids).stream(seed=0).draw(0, 60_000)
     p = weigh_images(NearestNeighbours(), given).p[rows]
     np.testing.assert_allclose(np.bincount(elements, minlength=200) / 60_000, p / p.sum(), atol=0.004)
 

@@ -30,13 +30,13 @@ from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.scores import Scores
 from nds_plugin.experts.scoring import score_experts
 from nds_plugin.experts.settings import ScoringConfig
-from nds_plugin.images.reading import list_images
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select
 from nds_plugin.service.client.cli import main as client_main
 from nds_plugin.service.fastadapt.scores import to_percentages
 from nds_plugin.service.published.publishing import publish
 from nds_plugin.source.folder import index_folder
+from nds_plugin.source.image_folders import list_images
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
 

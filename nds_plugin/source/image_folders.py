@@ -1,0 +1,130 @@
+"""The image files below a folder, told by their content; what is passed over is counted by kind.
+
+A file whose ending is that of an image is one without being opened, which keeps a folder of a million
+photographs quick to list; where there is none inside, whoever reads it says so. Of all other files the
+content decides.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+from PIL import Image
+from tqdm import tqdm
+
+from nds_plugin.errors import NDSError
+from nds_plugin.images.reading import NOT_DECODED, StrPath, holds_image
+
+logger = logging.getLogger(__name__)
+
+_NAMED_KINDS = 8
+_LONGEST_ENDING = 10  # characters; more is part of a name that has a dot
+
+
+class PassedOver:
+    """The files of a folder that are no images, by kind: their endings, mostly."""
+
+    def __init__(self, folder: StrPath) -> None:
+        self.folder = folder
+        self.kinds: Counter[str] = Counter()
+        self.hidden_folders = 0
+
+    def add(self, name: str) -> None:
+        """Count a file."""
+        ending = os.path.splitext(name)[1].lower()
+        if os.path.basename(name).startswith("."):
+            self.kinds["hidden"] += 1
+        elif len(ending) > 1:
+            self.kinds[ending if len(ending) <= _LONGEST_ENDING else "with other endings"] += 1
+        else:
+            self.kinds["without an ending"] += 1
+
+    def __str__(self) -> str:
+        """As in "6 .txt, 2 without an ending"; empty if there are none."""
+        kinds = sorted(self.kinds.items(), key=lambda item: (-item[1], item[0]))
+        named = [f"{count} {kind}" for kind, count in kinds[:_NAMED_KINDS]]
+        if rest := sum(count for _, count in kinds[_NAMED_KINDS:]):
+            named.append(f"{rest} of other kinds")
+        return ", ".join(named)
+
+    def log(self, images: int) -> None:
+        """Say what was passed over beside some images, in one line."""
+        count = sum(self.kinds.values())
+        parts = [f"{count} of {count + images} files"] if count else []
+        if self.hidden_folders:
+            parts.append(f"{self.hidden_folders} hidden folder{'s' if self.hidden_folders > 1 else ''}")
+        if parts:
+            kinds = f": {self}" if count else ""
+            logger.info("passed over %s in %s%s.", " and ".join(parts), self.folder, kinds)
+
+
+def list_images(folder: StrPath) -> list[str]:
+    """Paths of the image files in a folder and all below it, sorted; links to folders are followed.
+
+    Hidden files and folders are passed over; what else is no image is counted in one line of the log.
+
+    Raises:
+        NDSError: no such folder, or no image file in it.
+    """
+    if not os.path.isdir(folder):
+        raise NDSError(f"{folder}: no such folder; expected a folder of images.")
+    passed, found = PassedOver(folder), []
+    for path in tqdm(
+        files_below(folder, passed), desc="looking for images", unit="file", disable=None, delay=2
+    ):
+        if has_image_ending(path) or holds_image(path):
+            found.append(path)
+        else:
+            passed.add(path)
+    if not found:
+        raise no_images(folder, passed)
+    passed.log(len(found))
+    return sorted(found)
+
+
+def no_images(folder: StrPath, passed: PassedOver) -> NDSError:
+    """The error for a folder without an image."""
+    there = f"its files are {passed}" if passed.kinds else "it holds no file"
+    return NDSError(
+        f"{folder}: no image in this folder or below it ({there}); expected files that Pillow reads."
+    )
+
+
+def files_below(folder: StrPath, passed: PassedOver) -> Iterator[str]:
+    """Paths of the files below a folder that are not hidden; links to folders are followed, each folder once.
+
+    What is no regular file (a pipe, say) is passed over.
+    """
+    seen: set[str] = set()  # a link may lead back to a folder above
+    for directory, below, names in os.walk(folder, followlinks=True):
+        passed.hidden_folders += sum(name.startswith(".") for name in below)
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        if os.path.realpath(directory) in seen:
+            below.clear()
+            continue
+        seen.add(os.path.realpath(directory))
+        for name in names:
+            path = os.path.join(directory, name)
+            if name.startswith("."):
+                passed.add(name)
+            elif has_image_ending(name) or os.path.isfile(path):
+                yield path
+            else:
+                passed.kinds["not a regular file"] += 1
+
+
+def has_image_ending(name: str) -> bool:
+    """Whether a file's name ends as those of a format that Pillow decodes."""
+    return os.path.splitext(name)[1].lower() in _image_endings()
+
+
+@functools.cache
+def _image_endings() -> frozenset[str]:
+    formats = Image.registered_extensions()  # which also loads all of Pillow's readers
+    return frozenset(
+        ending for ending, kind in formats.items() if kind in Image.OPEN and kind not in NOT_DECODED
+    )
