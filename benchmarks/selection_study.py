@@ -185,7 +185,7 @@ class Study:
         from nds_plugin.d2.job.main_job import Timings, check_job, selection_steps
         from nds_plugin.pipeline.selection_steps import Weighed
         from nds_plugin.selection.selectors import ImageSelector
-from nds_plugin.selection.selectors.base import weigh_images
+        from nds_plugin.selection.selectors.base import weigh_images
         from nds_plugin.source.partition import Partition
 
         steps = selection_steps(cfg, Timings())
