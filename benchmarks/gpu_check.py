@@ -31,8 +31,9 @@ from scoring import forward_clock, generate_images
 
 from nds_plugin.command_line import documented_parser, run
 from nds_plugin.experts.expert_set import ExpertSet
-from nds_plugin.experts.scoring import ScoringConfig, score_experts
-from nds_plugin.experts.train_experts import ExpertConfig, train_experts
+from nds_plugin.experts.scoring import score_experts
+from nds_plugin.experts.settings import ExpertConfig, ScoringConfig
+from nds_plugin.experts.train_experts import train_experts
 from nds_plugin.files.artifacts import atomic_write
 from nds_plugin.images.networks import (
     InferenceNetwork,

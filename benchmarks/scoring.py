@@ -41,18 +41,19 @@ from tqdm import tqdm
 
 from nds_plugin.command_line import run
 from nds_plugin.experts.expert_set import ExpertSet
-from nds_plugin.experts.scoring import ScoringConfig, score_experts
-from nds_plugin.experts.train_experts import ExpertConfig, train_experts
+from nds_plugin.experts.scoring import score_experts
+from nds_plugin.experts.settings import ExpertConfig, ScoringConfig
+from nds_plugin.experts.train_experts import train_experts
 from nds_plugin.images.crop_geometry import center_crop
 from nds_plugin.images.networks import (
     MEAN,
-    PRECISIONS,
     STD,
     InferenceNetwork,
     choose_device,
     precision_name,
     resolve_precision,
 )
+from nds_plugin.images.precisions import PRECISIONS
 from nds_plugin.images.reading import load_image
 from nds_plugin.source.image_folders import list_images
 from nds_plugin.source.index import ImageRecord, SourceIndex

@@ -184,6 +184,7 @@ class Study:
     def _weighed(self, cfg: Any, key: Any) -> Any:
         from nds_plugin.d2.job.main_job import Timings, check_job, selection_steps
         from nds_plugin.pipeline.selection_steps import Weighed
+        from nds_plugin.selection.selectors import ImageSelector
         from nds_plugin.selection.selectors.base import weigh_images
         from nds_plugin.source.partition import Partition
 
@@ -200,8 +201,8 @@ class Study:
         if not from_features:
             return self._kept[key]
         evidence = self._kept[key]
-        selector = steps.settings.image_selector
-        assert selector is not None
+        selector = steps.settings.selector
+        assert isinstance(selector, ImageSelector)
         weights = weigh_images(selector, evidence)
         return Weighed(evidence.index, Partition.by_source(evidence.index), None, weights)
 

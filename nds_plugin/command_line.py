@@ -1,6 +1,6 @@
 """What the command line tools share: logging, one-line errors and parsers.
 
-May import: errors, extras, files.
+May import: errors, extras, settings, files.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import logging
 import os
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from nds_plugin import extras
 from nds_plugin.errors import CommandLineError, NDSError, one_line
 from nds_plugin.files.artifacts import DISK_FULL
+from nds_plugin.settings import Settings, from_plain, settings_of, to_plain
 
+S = TypeVar("S", bound=Settings)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -101,7 +103,63 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
     return parser.parse_args(argv)
 
 
+def add_settings(
+    parser: argparse._ActionsContainer,
+    cls: type[Settings],
+    names: Collection[str] | None = None,
+    *,
+    optional: bool = False,
+) -> None:
+    """Add the options of a step's settings.
+
+    Args:
+        parser: or a group of one.
+        cls: the settings.
+        names: of those to add; all by default.
+        optional: leave what is not given as None, so that :func:`settings_from` can tell.
+    """
+    for item in settings_of(cls):
+        if names is not None and item.name not in names:
+            continue
+        default = to_plain(item, item.default)
+        shown = "all" if item.default is None else " ".join(default) if item.kind is tuple else default
+        kwargs: dict[str, Any] = {"default": None if optional else default}
+        if item.kind is bool:
+            kwargs["action"] = argparse.BooleanOptionalAction
+        elif item.kind is tuple:
+            kwargs |= {"nargs": "+", "metavar": "NAME"}
+        else:
+            kwargs["type"] = item.kind
+            kwargs["metavar"] = "{" + ",".join(item.choices) + "}" if item.choices else None
+        text = item.help.replace("%", "%%") + (f" (default: {shown})" if shown != "" else "")
+        parser.add_argument(item.flag, help=text, **kwargs)
+
+
+def settings_from(args: argparse.Namespace, cls: type[S], **fixed: Any) -> S:
+    """The settings of a step from parsed options; those that are None, or no option, keep their default.
+
+    Args:
+        args: what :func:`add_settings` added, parsed.
+        cls: the settings.
+        fixed: settings with another origin.
+
+    Raises:
+        NDSError: a value that its setting refuses.
+    """
+    given = {
+        item.name: from_plain(item, getattr(args, item.name))
+        for item in settings_of(cls)
+        if getattr(args, item.name, None) is not None
+    }
+    return cls(**{**given, **fixed})
+
+
 def add_device_arguments(parser: argparse._ActionsContainer) -> None:
     """Add what reads images and where networks run."""
     parser.add_argument("--num-workers", type=int, default=2, help="loader processes (default 2)")
+    add_device_argument(parser)
+
+
+def add_device_argument(parser: argparse._ActionsContainer) -> None:
+    """Add where networks run."""
     parser.add_argument("--device", default="", help="cpu, cuda, cuda:1; by default a GPU if there is one")

@@ -25,23 +25,23 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from nds_plugin.command_line import documented_parser, run
+from nds_plugin.command_line import add_settings, documented_parser, run, settings_from
+from nds_plugin.commands.selector_options import add_selector_settings, refuse_foreign
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import Scores
 from nds_plugin.files.artifacts import content_hash
 from nds_plugin.images.cost import Cost
-from nds_plugin.selection.config import CLUSTER_SELECTORS, GATE_DRAWS, MODES, SELECTORS, SelectionConfig
+from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.image_weights import ImageWeights
-from nds_plugin.selection.select import select
+from nds_plugin.selection.select import by_image, select
 from nds_plugin.selection.selection import KIND, Selection
+from nds_plugin.selection.selectors import SELECTORS, ClusterSelector, Need
+from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.selection.tables import cluster_table, effective_numbers, source_shares
-from nds_plugin.selection.weights import NORMALISATIONS
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
 
-# Settings of the draw that a selector looks at.
-OF_NDS = {"temperature", "normalisation"}
-OF_GATE = OF_NDS | {"gate_draw"}
+_BY_CLUSTERS = [name for name, selector in SELECTORS.items() if issubclass(selector, ClusterSelector)]
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -54,14 +54,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--images", type=int, default=0, help="budget as a number of images")
     budget.add_argument("--share", type=float, default=0.0, help="budget as a share of the source")
-    parser.add_argument("--selector", default="nds", choices=SELECTORS)
-    parser.add_argument(
-        "--mode", default="subset", choices=MODES, help="stream: keep all images with their p"
-    )
-    parser.add_argument("--temperature", type=float, help="nds, gate: T of w = softmax(z / T) (default 0.1)")
-    parser.add_argument("--normalisation", choices=NORMALISATIONS, help="nds, gate: of z (default minmax)")
-    parser.add_argument("--gate-draw", choices=GATE_DRAWS, help="by z itself or by softmax (default plain)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
+    parser.add_argument("--selector", default=NDS.name, choices=list(SELECTORS))
+    add_settings(parser, SelectionConfig, ("mode",))
+    add_selector_settings(parser, _BY_CLUSTERS)
+    add_settings(parser, SelectionConfig, ("seed",))
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--output", help="path of the selection, a .parquet file")
     target.add_argument("--name", help="register the selection as the dataset nds_NAME")
@@ -74,13 +70,10 @@ def selection_config(args: argparse.Namespace) -> SelectionConfig:
     Raises:
         NDSError: a bad setting, or one that the selector does not look at.
     """
-    given = {name: getattr(args, name) for name in OF_GATE if getattr(args, name) is not None}
-    for name in sorted(given.keys() - {"nds": OF_NDS, "gate": OF_GATE}.get(args.selector, set())):
-        raise NDSError(
-            f"--{name.replace('_', '-')} does nothing for the selector {args.selector}: leave it out (the "
-            "settings of selectors of images are those of nds weigh)."
-        )
-    return SelectionConfig(args.selector, args.mode, args.images, args.share, seed=args.seed, **given)
+    known = SELECTORS[args.selector]
+    refuse_foreign(args, known, _BY_CLUSTERS)
+    selector = known if by_image(known) else settings_from(args, known)
+    return settings_from(args, SelectionConfig, selector=selector, count=args.images, share=args.share)
 
 
 def output_path(args: argparse.Namespace) -> Path:
@@ -129,7 +122,7 @@ def _partition(args: argparse.Namespace, index: SourceIndex) -> Partition:
     """The groups that the draw is told by; cluster selectors draw by them."""
     if args.partition:
         return Partition.load(args.partition)
-    if args.selector in CLUSTER_SELECTORS and not args.image_weights:
+    if Need.CLUSTERS in SELECTORS[args.selector].needs and not args.image_weights:
         raise NDSError(f"--selector {args.selector} draws by clusters: give the source's --partition.")
     return Partition.by_source(index)
 

@@ -15,15 +15,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from nds_plugin.command_line import documented_parser, run
+from nds_plugin.command_line import add_device_argument, add_settings, documented_parser, run, settings_from
 from nds_plugin.commands.hosts import files_host
 from nds_plugin.files.artifacts import check_writable
 from nds_plugin.pipeline.naming import (
-    add_scoring_arguments,
     add_target_arguments,
     print_scores,
     target_from_arguments,
 )
+from nds_plugin.selection.selectors.base import TargetConfig
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -32,7 +32,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--gate", required=True, help="folder of the gate")
     add_target_arguments(parser)
     parser.add_argument("--output", required=True, help="the scores (JSON)")
-    add_scoring_arguments(parser)
+    add_settings(parser, TargetConfig)
+    add_device_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -40,11 +41,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, score, print the scores and save them."""
     args = parse_arguments(argv)
     from nds_plugin.images.networks import choose_device
-    from nds_plugin.selection.selectors.gate import score_gate
+    from nds_plugin.selection.selectors.gate_network import score_gate
     from nds_plugin.selection.selectors.gate_set import Gate
-    from nds_plugin.selection.selectors.target import TargetConfig
 
-    config = TargetConfig(args.max_images, args.seed, args.num_workers)
+    config = settings_from(args, TargetConfig)
     check_writable(Path(args.output).parent)  # before the work that would be lost
     gate = Gate.load(args.gate)
     scores = score_gate(gate, target_from_arguments(args, files_host()), config, choose_device(args.device))

@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from nds_plugin.command_line import add_device_arguments, documented_parser, run
+from nds_plugin.command_line import add_device_arguments, add_settings, documented_parser, run, settings_from
+from nds_plugin.experts.settings import ExpertConfig
 from nds_plugin.files.artifacts import check_writable
+from nds_plugin.selection.selectors.gate import GateConfig
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -24,10 +26,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--partition", required=True, help="partition of that index (Parquet)")
     parser.add_argument("--network", required=True, help="shared.safetensors, or a ResNet's checkpoint")
     parser.add_argument("--output", required=True, help="folder for the gate")
-    parser.add_argument("--crop-size", type=int, default=224, help="side of the crops (default 224)")
-    parser.add_argument(
-        "--l2", type=float, default=0.01, help="strength of the regularisation (default 0.01)"
-    )
+    add_settings(parser, ExpertConfig, ("crop_size",))
+    add_settings(parser, GateConfig)
     add_device_arguments(parser)
     return parser.parse_args(argv)
 
@@ -38,12 +38,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nds_plugin.images.backbones import load_feature_network
     from nds_plugin.images.networks import choose_device
     from nds_plugin.selection.selectors.base import Features
-    from nds_plugin.selection.selectors.gate import GateConfig, train_gate
+    from nds_plugin.selection.selectors.gate_network import train_gate
     from nds_plugin.source.features import extract_features
     from nds_plugin.source.index import SourceIndex
     from nds_plugin.source.partition import Partition
 
-    config = GateConfig(l2=args.l2)
+    config = settings_from(args, GateConfig)
     check_writable(args.output)  # before the work that would be lost
     index, partition = SourceIndex.load(args.index), Partition.load(args.partition)
     partition.check_matches(index)

@@ -30,6 +30,7 @@ from nds_plugin.files.artifacts import is_valid
 from nds_plugin.images.backbones import FeatureNetwork, load_feature_network
 from nds_plugin.images.networks import choose_device
 from nds_plugin.pipeline import naming
+from nds_plugin.settings import named
 from nds_plugin.source.features import extract_features, features_key
 from nds_plugin.source.index import KIND as INDEX_KIND
 from nds_plugin.source.index import SourceIndex
@@ -37,7 +38,6 @@ from nds_plugin.source.partition import KIND as PARTITION_KIND
 from nds_plugin.source.partition import Partition
 from nds_plugin.source.partition_summary import summarise, summary_table
 from nds_plugin.source.partitioning import (
-    METHODS,
     PartitionConfig,
     check_num_clusters,
     partition_by_features,
@@ -58,20 +58,17 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "without any annotation, such as a folder, always keeps its images)",
     )
     group = parser.add_argument_group("clusters")
-    group.add_argument("--num-clusters", type=int, default=50, help="K (default: 50)")
-    group.add_argument(
-        "--method",
-        default=METHODS[0],
-        help="kmeans on the images' features, or superclass: kmeans on each class's mean (default: kmeans)",
-    )
-    group.add_argument("--min-size", type=int, default=1, help="smaller clusters join their neighbour")
-    group.add_argument("--pca-dim", type=int, default=0, help="principal components to keep (default: all)")
-    group.add_argument("--seed", type=int, default=0)
+    command_line.add_settings(group, PartitionConfig)
     group = parser.add_argument_group("features")
     group.add_argument("--weights", help="checkpoint of a ResNet or of a detector around one")
-    group.add_argument("--shared-steps", type=int, default=5000, help="training of the rotation network")
-    group.add_argument("--shared-batch", type=int, default=32, help="crops per training step")
-    group.add_argument("--crop-size", type=int, default=224, help="pixels (default: 224)")
+    command_line.add_settings(group, ExpertConfig, ("shared_steps", "crop_size"))
+    shared_batch = named(ExpertConfig, "batch_size")
+    group.add_argument(
+        "--shared-batch",
+        type=int,
+        default=shared_batch.default,
+        help=f"{shared_batch.help} (default: {shared_batch.default})",
+    )
     group.add_argument("--batch-size", type=int, default=128, help="images a worker decodes at a time")
     command_line.add_device_arguments(group)
     parser.add_argument("--output", required=True, help="folder to write to")
@@ -98,20 +95,14 @@ def feature_network(args: argparse.Namespace, index: SourceIndex, device: torch.
     """The network of --weights, else the shared rotation network, trained now if need be."""
     if args.weights:
         return load_feature_network(args.weights)
-    config = ExpertConfig(
-        crop_size=args.crop_size,
-        batch_size=args.shared_batch,
-        shared_steps=args.shared_steps,
-        seed=args.seed,
-        num_workers=args.num_workers,
-    )
+    config = command_line.settings_from(args, ExpertConfig, batch_size=args.shared_batch)
     return load_feature_network(prepare_shared(index, config, Path(args.output) / "experts", device=device))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Index, network, features, partition."""
     args = parse_arguments(argv)
-    config = PartitionConfig(args.method, args.num_clusters, args.seed, args.min_size, args.pca_dim)
+    config = command_line.settings_from(args, PartitionConfig)
     device, output = choose_device(args.device), Path(args.output)
     index = source_index(args)
     check_num_clusters(config.num_clusters, len(index))

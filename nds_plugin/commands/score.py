@@ -20,12 +20,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from nds_plugin.command_line import documented_parser, run
+from nds_plugin.command_line import add_device_argument, add_settings, documented_parser, run, settings_from
 from nds_plugin.commands.hosts import files_host
-from nds_plugin.experts.scores import METRICS
+from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.files.artifacts import check_writable
 from nds_plugin.pipeline.naming import (
-    add_scoring_arguments,
     add_target_arguments,
     print_scores,
     target_from_arguments,
@@ -38,9 +37,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--experts", required=True, help="folder of experts")
     add_target_arguments(parser)
     parser.add_argument("--output", required=True, help="the scores (JSON)")
-    parser.add_argument("--metric", default="accuracy", help=", ".join(METRICS) + " (default accuracy)")
-    parser.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16 (default auto)")
-    add_scoring_arguments(parser)
+    add_settings(parser, ScoringConfig, ("metric", "max_images", "seed", "precision", "num_workers"))
+    add_device_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -48,16 +46,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, score, print the scores and save them."""
     args = parse_arguments(argv)
     from nds_plugin.experts.expert_set import ExpertSet
-    from nds_plugin.experts.scoring import ScoringConfig, score_experts
+    from nds_plugin.experts.scoring import score_experts
     from nds_plugin.images.networks import choose_device
 
-    config = ScoringConfig(
-        metric=args.metric,
-        max_images=args.max_images,
-        seed=args.seed,
-        precision=args.precision,
-        num_workers=args.num_workers,
-    )
+    config = settings_from(args, ScoringConfig)
     check_writable(Path(args.output).parent)  # before the work that would be lost
     experts = ExpertSet.load(args.experts)
     scores = score_experts(

@@ -10,20 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode as CN
 
+from nds_plugin.d2.config.deciding import changed_settings, concerns_every_row, config_hash
 from nds_plugin.d2.job.main_job import check_job
+from nds_plugin.d2.model.size import count_parameters
 from nds_plugin.errors import NDSError
 from nds_plugin.experiments.benchmark_page import curve_name, has_curve, page_text, write_page
-from nds_plugin.experiments.cells import (
-    cell_overrides,
-    changed_settings,
-    concerns_every_row,
-    config_hash,
-    count_parameters,
-    planned_work,
-    row_config,
-)
+from nds_plugin.experiments.cells import cell_overrides, planned_work, row_config
 from nds_plugin.experiments.curve import budget_curve
 from nds_plugin.experiments.estimate import PlannedRow, plan_text
 from nds_plugin.experiments.grid_page import write_grid_page
@@ -87,7 +80,7 @@ class Reproduction:
         self.cells = grid.cells(self.seeds, only)
         self._overrides = list(overrides)
         self._processes = processes
-        self.configs: dict[Row, CN] = {row: row_config(row, overrides) for row in grid.rows}
+        self.configs: dict[Row, Any] = {row: row_config(row, overrides) for row in grid.rows}
         self.hashes = {row.identity: config_hash(cfg) for row, cfg in self.configs.items()}
 
     def jobs(self) -> list[Job]:

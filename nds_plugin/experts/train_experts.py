@@ -21,9 +21,9 @@ import torch
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet, load_network, read_network, valid_header, write_network
 from nds_plugin.experts.manifest import ARCH, KIND, MANIFEST, SHARED, expert_file, set_hash
+from nds_plugin.experts.settings import ExpertConfig
 from nds_plugin.experts.tasks import Task, get_task
 from nds_plugin.experts.train_network import (
-    ExpertConfig,
     TrainingSet,
     TrainingStats,
     Weights,

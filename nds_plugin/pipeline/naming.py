@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from nds_plugin.command_line import add_device_arguments
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import Scores
 from nds_plugin.pipeline.host import Datasets
@@ -84,13 +83,6 @@ def add_target_arguments(parser: argparse._ActionsContainer, required: bool = Tr
     group.add_argument("--images", help="a folder of images")
     group.add_argument("--coco", nargs=2, metavar=("JSON", "IMAGES"), help="a COCO json and its images")
     group.add_argument("--dataset", help=DATASET_HELP)
-
-
-def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add which of the client's images are scored, and where."""
-    parser.add_argument("--max-images", type=int, default=None, help="score a random draw of this many")
-    parser.add_argument("--seed", type=int, default=0, help="of that draw (default 0)")
-    add_device_arguments(parser)
 
 
 def print_scores(scores: Scores, path: str) -> None:

@@ -12,7 +12,7 @@ import functools
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +33,15 @@ from nds_plugin.pipeline.settings import OBJECT, PipelineSettings
 from nds_plugin.pipeline.source_steps import SourceSteps
 from nds_plugin.pipeline.units import image_index, object_index
 from nds_plugin.pipeline.work_folder import WorkFolder
-from nds_plugin.selection.config import CLUSTER_SELECTORS, IMAGE_SELECTORS
 from nds_plugin.selection.drawing import resolve_budget
 from nds_plugin.selection.image_weights import KIND as WEIGHTS_KIND
 from nds_plugin.selection.image_weights import ImageWeights
-from nds_plugin.selection.select import select, selector_weights
+from nds_plugin.selection.select import needs_scores, select, selector_weights
 from nds_plugin.selection.selection import KIND as SELECTION_KIND
 from nds_plugin.selection.selection import Selection
+from nds_plugin.selection.selectors import ImageSelector, Need
 from nds_plugin.selection.selectors.base import Evidence, weigh_images
-from nds_plugin.selection.selectors.base import settings as settings_of
-from nds_plugin.selection.selectors.gate import score_gate, train_gate
+from nds_plugin.selection.selectors.gate_network import score_gate, train_gate
 from nds_plugin.selection.selectors.gate_set import Gate
 from nds_plugin.selection.selectors.target import target_features
 from nds_plugin.selection.weights import image_probabilities
@@ -136,11 +135,11 @@ class SelectionSteps:
         partition, scores, weights = Partition.whole(index), None, None
         if self.settings.by_objects:
             partition, weights = Partition.by_source(index), self._weights_by_objects(index)
-        elif selector in CLUSTER_SELECTORS:
+        elif isinstance(selector, ImageSelector):
+            partition, weights = Partition.by_source(index), self._image_weights(index, selector)
+        elif Need.CLUSTERS in selector.needs:
             partition = self.source.partition(index)
-            scores = self._scores(index, partition)
-        elif selector in IMAGE_SELECTORS:
-            partition, weights = Partition.by_source(index), self._image_weights(index)
+            scores = self._scores(index, partition) if needs_scores(selector) else None
         return Weighed(index, partition, scores, weights)
 
     def _check_sizes(self, index: SourceIndex) -> None:
@@ -148,7 +147,7 @@ class SelectionSteps:
         config = self.settings.selection
         if config.needs_budget:
             resolve_budget(len(index), config.count, config.share)
-        if config.selector in CLUSTER_SELECTORS:
+        if Need.CLUSTERS in config.selector.needs:
             check_num_clusters(self.settings.partition.num_clusters, len(index))
         if self._check:
             self._check(index)
@@ -166,13 +165,13 @@ class SelectionSteps:
         objects = self.source.objects(images)
         parent = parents(objects, images)
         selector = self.settings.selector
-        if selector in IMAGE_SELECTORS:
-            found = self._image_weights(objects)
+        if isinstance(selector, ImageSelector):
+            found = self._image_weights(objects, selector)
             p, cost, details = found.p, found.cost, dict(found.details)
         else:
             partition = self.source.partition(objects)
             scores = self._scores(objects, partition)
-            weights = selector_weights(self.settings.selection, partition.sizes, scores)
+            weights = selector_weights(selector, partition.sizes, scores)
             p, cost = image_probabilities(weights, partition.cluster), scores.cost
             details = {
                 "metric": scores.metric, "z": list(scores.z), "w": weights.tolist(),
@@ -183,7 +182,7 @@ class SelectionSteps:
         details |= {"unit": OBJECT, "objects": len(objects), "pool": pool}
         identities = images.table.select(["source", "image_id"])
         return ImageWeights(
-            pooled / pooled.sum(), identities, selector, selector in IMAGE_SELECTORS, cost, details
+            pooled / pooled.sum(), identities, selector.name, selector.sees_target, cost, details
         )
 
     def _experts(self, index: SourceIndex, partition: Partition) -> ExpertSet:
@@ -215,7 +214,7 @@ class SelectionSteps:
 
     def _gate(self, index: SourceIndex, partition: Partition) -> Gate:
         config = self.settings.gate
-        key = content_hash(["gate", self.source.features_key(index), partition.hash, asdict(config)])
+        key = content_hash(["gate", self.source.features_key(index), partition.hash, config.identity()])
 
         def make(folder: Path) -> None:
             network, features = self.source.feature_network(index), self.source.features(index)
@@ -225,10 +224,10 @@ class SelectionSteps:
 
     def _scores(self, index: SourceIndex, partition: Partition) -> Scores:
         target = agreed(self.host, lambda: self.target.hash)
-        if self.settings.selector == "gate":
+        if Need.GATE in self.settings.selector.needs:
             gate = self._gate(index, partition)
             where = self.settings.target
-            key = content_hash([SCORES_KIND, gate.hash, target, where.max_images, where.seed])
+            key = content_hash([SCORES_KIND, gate.hash, target, *where.identity().values()])
 
             def make_gate_scores(path: Path) -> None:
                 score_gate(gate, self.target, where, self.device).save(path, key=key)
@@ -236,8 +235,7 @@ class SelectionSteps:
             return Scores.load(self.work.artefact("scores", SCORES_KIND, key, ".json", make_gate_scores))
         experts = self._experts(index, partition)
         config = self.settings.scoring
-        # Not the number of workers or the batch size, which change nothing, nor the metric: all are kept.
-        decisive = [config.max_images, config.seed, config.precision, config.folds]
+        decisive = list(config.identity().values())
         key = content_hash([SCORES_KIND, experts.hash, partition.hash, target, decisive])
 
         def make(path: Path) -> None:
@@ -250,23 +248,22 @@ class SelectionSteps:
             warn_if_indistinct(scores)
         return scores
 
-    def _image_weights(self, index: SourceIndex) -> ImageWeights:
+    def _image_weights(self, index: SourceIndex, selector: ImageSelector) -> ImageWeights:
         """Weights of the rows of an index, images or objects, by an image selector."""
-        selector = self.settings.image_selector
-        assert selector, "PipelineSettings has one for a selector of images"
-        where = self.settings.target
+        looks = bool(selector.needs & (Need.FEATURES | Need.TARGET))
         looked_at: list[Any] = []
-        if selector.needs_features:
+        if looks:
             seen = agreed(self.host, lambda: self.target.hash)
-            looked_at = [self.source.features_key(index), seen, where.max_images, where.seed]
-        key = content_hash([WEIGHTS_KIND, selector.name, settings_of(selector), index.hash, looked_at])
+            looked_at = [self.source.features_key(index), seen, *self.settings.target.identity().values()]
+            self.source.prepare_features(index)
+        partition = self.source.partition(index) if Need.CLUSTERS in selector.needs else None
+        looked_at += [partition.hash] if partition else []
+        key = content_hash([WEIGHTS_KIND, selector.name, selector.identity(), index.hash, looked_at])
 
         def make(path: Path) -> None:
-            evidence = self.evidence(index) if selector.needs_features else Evidence(index)
-            weigh_images(selector, evidence).save(path, key)
+            evidence = self.evidence(index) if looks else Evidence(index)
+            weigh_images(selector, dataclasses.replace(evidence, partition=partition)).save(path, key)
 
-        if selector.needs_features:
-            self.source.prepare_features(index)
         return ImageWeights.load(self.work.artefact("image_weights", WEIGHTS_KIND, key, ".parquet", make))
 
     def evidence(self, index: SourceIndex) -> Evidence:
@@ -282,7 +279,7 @@ class SelectionSteps:
         images = image_index(self.host, self.settings.targets)
         scores = score_experts(experts, images, config, device=self.device)
         partition = Partition.load(self.work.paths["partition"])
-        return selector_weights(self.settings.selection, partition.sizes, scores)
+        return selector_weights(self.settings.selector, partition.sizes, scores)
 
     def _selection(self, found: Weighed) -> tuple[Selection, Path, str]:
         index, partition, scores, weights = found.index, found.partition, found.scores, found.weights

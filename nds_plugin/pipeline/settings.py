@@ -6,14 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nds_plugin.errors import NDSError, unknown_name
-from nds_plugin.experts.scoring import ScoringConfig
-from nds_plugin.experts.train_network import ExpertConfig
-from nds_plugin.selection.config import CLUSTER_SELECTORS, IMAGE_SELECTORS, SEES_TARGET, SelectionConfig
+from nds_plugin.experts.settings import ExpertConfig, ScoringConfig
+from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.drawing import check_budget
-from nds_plugin.selection.selectors.base import ImageSelector
+from nds_plugin.selection.selectors import Selector
+from nds_plugin.selection.selectors.base import TargetConfig
 from nds_plugin.selection.selectors.gate import GateConfig
-from nds_plugin.selection.selectors.oracle import Oracle
-from nds_plugin.selection.selectors.target import TargetConfig
 from nds_plugin.source.objects import UNITS, ObjectConfig
 from nds_plugin.source.partitioning import PartitionConfig
 
@@ -30,7 +28,7 @@ class PipelineSettings:
     Attributes:
         sources: names of the source's datasets, joined in this order.
         targets: names of the datasets of the client's images.
-        selection: selector, mode, budget, temperature, seed.
+        selection: selector with its settings, mode, budget, seed.
         unit: what is clustered, scored and compared, one of ``UNITS``.
         partition: of the source.
         weights: checkpoint of the network that gives the features; empty for the shared network.
@@ -39,7 +37,6 @@ class PipelineSettings:
         target: which of the client's images a gate or an image selector looks at.
         objects: which objects stand for an image, with ``unit="object"``.
         gate: its training.
-        image_selector: the selector of single images, where ``selection`` names one.
         annotated_only: leave out the source's images without an annotated object.
         max_unreadable: share of the source's image files that may be missing.
 
@@ -58,7 +55,6 @@ class PipelineSettings:
     target: TargetConfig = field(default_factory=TargetConfig)
     objects: ObjectConfig = field(default_factory=ObjectConfig)
     gate: GateConfig = field(default_factory=GateConfig)
-    image_selector: ImageSelector | None = None
     annotated_only: bool = True
     max_unreadable: float = 0.01
 
@@ -71,26 +67,24 @@ class PipelineSettings:
             raise unknown_name("NDS.UNIT", self.unit, UNITS)
         if self.selection.needs_budget:
             check_budget(self.selection.count, self.selection.share)
-        expected = self.selector if self.selector in IMAGE_SELECTORS else None
-        given = self.image_selector.name if self.image_selector else None
-        if given != expected:
-            raise NDSError(f"the selector {self.selector} expects {expected} as image_selector, got {given}.")
-        if needs_features(self.selector):
+        if self.selector.needs:
             self._check_feature_network()
-        if isinstance(self.image_selector, Oracle):
-            for name in self.image_selector.sources:
-                if name not in self.sources:
-                    raise unknown_name("dataset in NDS.ORACLE.SOURCES", name, self.sources)
+        self.selector.check_sources(self.sources)
 
     @property
-    def selector(self) -> str:
-        """Name of the selector."""
-        return self.selection.selector
+    def selector(self) -> Selector:
+        """What weighs."""
+        selector = self.selection.selector
+        if isinstance(selector, type):
+            raise NDSError(
+                f"the steps weigh themselves: give the selector {selector.name} with its settings."
+            )
+        return selector
 
     @property
     def by_objects(self) -> bool:
         """Whether the selector works on object crops; those that look at no image have no unit."""
-        return self.unit == OBJECT and needs_features(self.selector)
+        return self.unit == OBJECT and bool(self.selector.needs)
 
     def _check_feature_network(self) -> None:
         if not self.weights and not self.experts.shared_steps:
@@ -100,8 +94,3 @@ class PipelineSettings:
             )
         if self.weights and not Path(self.weights).is_file():
             raise NDSError(f"NDS.PARTITION.WEIGHTS: no such file: {self.weights}.")
-
-
-def needs_features(selector: str) -> bool:
-    """Whether a selector looks at the source's images."""
-    return selector in (*CLUSTER_SELECTORS, *SEES_TARGET)

@@ -17,6 +17,9 @@ from nds_plugin.report.html import write_report
 from nds_plugin.report.result_table import METRICS
 from nds_plugin.report.run_files import located
 from nds_plugin.report.sections import DIGITS
+from nds_plugin.selection.selectors import SELECTORS
+from nds_plugin.selection.selectors.base import Softmax
+from nds_plugin.settings import settings_of
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
 
@@ -127,9 +130,12 @@ def selection_parts(run: Mapping[str, Any], path: Path, seed: int) -> dict[str, 
 
 
 def _softmax_keys(selection: Mapping[str, Any]) -> tuple[str, ...]:
-    """The settings of the softmax, where the selector takes one."""
-    takes = selection.get("selector") in ("nds", "knn") or selection.get("gate_draw") == "softmax"
-    return ("temperature", "normalisation") if takes else ()
+    """The settings of the softmax, where the draw went through one."""
+    name = str(selection.get("selector"))
+    takes = (
+        name in SELECTORS and issubclass(SELECTORS[name], Softmax) and selection.get("gate_draw") != "plain"
+    )
+    return tuple(item.name for item in settings_of(Softmax)) if takes else ()
 
 
 def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tiny_experts import TINY, edit_manifest, trained, two_domains, write_domain
 from nds_plugin.errors import NDSError, UnknownNameError
 from nds_plugin.experts.expert_set import ExpertSet, load_network, read_network, write_network
 from nds_plugin.experts.manifest import expert_file
+from nds_plugin.experts.settings import ExpertConfig
 from nds_plugin.experts.tasks import RotationTask, get_task, rotations
 from nds_plugin.experts.train_experts import (
     experts_key,
@@ -27,7 +28,7 @@ from nds_plugin.experts.train_experts import (
     train_shared,
     write_manifest,
 )
-from nds_plugin.experts.train_network import ExpertConfig, TrainingSet, learning_rate, train_network
+from nds_plugin.experts.train_network import TrainingSet, learning_rate, train_network
 from nds_plugin.files.artifacts import read_json
 from nds_plugin.images.crops import RandomCrops
 from nds_plugin.images.networks import build_network, choose_device, cpu_has_bf16, resolve_precision

@@ -22,7 +22,8 @@ from nds_plugin.experts import scoring
 from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.manifest import expert_file
 from nds_plugin.experts.scores import METRICS, Scores
-from nds_plugin.experts.scoring import ScoringConfig, score_experts
+from nds_plugin.experts.scoring import score_experts
+from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.experts.supervised import cross_validate, stratified_folds
 from nds_plugin.experts.tasks import rotations
 from nds_plugin.images import crops, networks

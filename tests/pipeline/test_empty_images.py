@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from as_user import User
+from nds_plugin.d2.job.selecting import SelectionSteps
 from tiny_experts import write_domain
 
 from nds_plugin.d2.config.nodes import load_config
 from nds_plugin.d2.data.loader import build_nds_train_loader
 from nds_plugin.d2.data.registration import index_dataset, registered_temporarily
 from nds_plugin.d2.job.main_job import Timings
-from nds_plugin.d2.job.selecting import SelectionSteps
 from nds_plugin.errors import NDSError
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select

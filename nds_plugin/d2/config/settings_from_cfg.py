@@ -6,16 +6,14 @@ from collections.abc import Sequence
 
 from detectron2.config import CfgNode as CN
 
-from nds_plugin.experts.scoring import ScoringConfig
-from nds_plugin.experts.train_network import ExpertConfig
-from nds_plugin.pipeline.settings import PipelineSettings, needs_features
-from nds_plugin.selection.config import CLUSTER_SELECTORS, IMAGE_SELECTORS, SelectionConfig
-from nds_plugin.selection.selectors.base import ImageSelector
-from nds_plugin.selection.selectors.domain_classifier import DomainClassifier
+from nds_plugin.d2.config.settings_nodes import read_settings
+from nds_plugin.experts.settings import ExpertConfig, ScoringConfig
+from nds_plugin.pipeline.settings import OBJECT, PipelineSettings
+from nds_plugin.selection.config import SelectionConfig
+from nds_plugin.selection.select import needs_scores
+from nds_plugin.selection.selectors import SELECTORS, Need, Selector
+from nds_plugin.selection.selectors.base import TargetConfig
 from nds_plugin.selection.selectors.gate import GateConfig
-from nds_plugin.selection.selectors.knn import NearestNeighbours
-from nds_plugin.selection.selectors.oracle import Oracle
-from nds_plugin.selection.selectors.target import TargetConfig
 from nds_plugin.source.objects import ObjectConfig
 from nds_plugin.source.partitioning import PartitionConfig
 
@@ -30,21 +28,27 @@ def pipeline_settings(cfg: CN, targets: Sequence[str]) -> PipelineSettings:
     Raises:
         NDSError: names or numbers that are out of range.
     """
-    nds, selector = cfg.NDS, cfg.NDS.SELECTOR
-    by_clusters, looks = selector in CLUSTER_SELECTORS, needs_features(selector)
+    nds, workers = cfg.NDS, cfg.DATALOADER.NUM_WORKERS
+    selection = selection_config(cfg)
+    needs = selection.selector.needs
     return PipelineSettings(
         sources=tuple(nds.SOURCE.DATASETS),
         targets=tuple(targets),
-        selection=selection_config(cfg),
+        selection=selection,
         unit=nds.UNIT,
-        partition=_partition(nds) if by_clusters else PartitionConfig(),
+        partition=read_settings(PartitionConfig, nds, "PARTITION")
+        if Need.CLUSTERS in needs
+        else PartitionConfig(),
         weights=nds.PARTITION.WEIGHTS,
-        experts=_experts(cfg) if looks else ExpertConfig(),
-        scoring=_scoring(cfg) if by_clusters else ScoringConfig(),
-        target=_target(cfg) if looks else TargetConfig(),
-        objects=_objects(nds) if looks and nds.UNIT == "object" else ObjectConfig(),
-        gate=GateConfig(l2=nds.GATE.L2) if by_clusters else GateConfig(),
-        image_selector=image_selector(cfg) if selector in IMAGE_SELECTORS else None,
+        experts=read_settings(ExpertConfig, nds, "EXPERTS", num_workers=workers) if needs else ExpertConfig(),
+        scoring=read_settings(ScoringConfig, nds, "SCORING", num_workers=workers)
+        if needs_scores(selection.selector)
+        else ScoringConfig(),
+        target=TargetConfig(nds.SCORING.MAX_IMAGES or None, num_workers=workers) if needs else TargetConfig(),
+        objects=read_settings(ObjectConfig, nds, "OBJECTS")
+        if needs and nds.UNIT == OBJECT
+        else ObjectConfig(),
+        gate=read_settings(GateConfig, nds, "GATE") if Need.GATE in needs else GateConfig(),
         annotated_only=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         max_unreadable=nds.LOADER.MAX_UNREADABLE,
     )
@@ -52,65 +56,12 @@ def pipeline_settings(cfg: CN, targets: Sequence[str]) -> PipelineSettings:
 
 def selection_config(cfg: CN) -> SelectionConfig:
     """How to draw."""
-    nds = cfg.NDS
-    full = nds.SELECTOR == "full"
-    return SelectionConfig(
-        selector=nds.SELECTOR,
-        mode=nds.MODE,
-        count=0 if full else nds.BUDGET.IMAGES,
-        share=0.0 if full else nds.BUDGET.SHARE,
-        temperature=nds.TEMPERATURE,
-        normalisation=nds.NORMALISATION,
-        seed=nds.SEED,
-        gate_draw=nds.GATE.DRAW,
-    )
+    selector = selector_of(cfg)
+    no_budget = {"count": 0, "share": 0.0} if selector.whole else {}
+    return read_settings(SelectionConfig, cfg.NDS, "", selector=selector, **no_budget)
 
 
-def image_selector(cfg: CN) -> ImageSelector:
-    """The selector of single images that ``NDS.SELECTOR`` names."""
-    nds, name = cfg.NDS, cfg.NDS.SELECTOR
-    if name == Oracle.name:
-        return Oracle(tuple(nds.ORACLE.SOURCES), tuple(nds.ORACLE.CLASSES), nds.ORACLE.REST)
-    if name == DomainClassifier.name:
-        return DomainClassifier(nds.DOMAIN_CLASSIFIER.L2, nds.DOMAIN_CLASSIFIER.FOLDS)
-    return NearestNeighbours(nds.KNN.NEIGHBOURS, nds.TEMPERATURE, nds.NORMALISATION)
-
-
-def _experts(cfg: CN) -> ExpertConfig:
-    node = cfg.NDS.EXPERTS
-    return ExpertConfig(
-        task=node.TASK,
-        init=node.INIT,
-        crop_size=node.CROP_SIZE,
-        steps=node.STEPS,
-        shared_steps=node.SHARED_STEPS,
-        batch_size=node.BATCH_SIZE,
-        base_lr=node.BASE_LR,
-        seed=node.SEED,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-    )
-
-
-def _partition(nds: CN) -> PartitionConfig:
-    node = nds.PARTITION
-    return PartitionConfig(
-        method=node.METHOD, num_clusters=node.NUM_CLUSTERS, min_size=node.MIN_SIZE, seed=node.SEED
-    )
-
-
-def _scoring(cfg: CN) -> ScoringConfig:
-    return ScoringConfig(
-        metric=cfg.NDS.SCORING.METRIC,
-        max_images=cfg.NDS.SCORING.MAX_IMAGES or None,
-        seed=0,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-    )
-
-
-def _target(cfg: CN) -> TargetConfig:
-    return TargetConfig(cfg.NDS.SCORING.MAX_IMAGES or None, 0, cfg.DATALOADER.NUM_WORKERS)
-
-
-def _objects(nds: CN) -> ObjectConfig:
-    node = nds.OBJECTS
-    return ObjectConfig(node.PER_IMAGE, node.MIN_SIDE, node.CONTEXT, node.POOL)
+def selector_of(cfg: CN) -> Selector:
+    """The selector that ``NDS.SELECTOR`` names, with its settings."""
+    name = cfg.NDS.SELECTOR
+    return read_settings(SELECTORS[name], cfg.NDS, name.upper())

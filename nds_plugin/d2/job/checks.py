@@ -23,7 +23,7 @@ from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.files.artifacts import check_writable
 from nds_plugin.images.checkpoint_forms import check_file
 from nds_plugin.images.networks import choose_device
-from nds_plugin.selection.config import SELECTORS
+from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.source.class_names import match_classes
 from nds_plugin.source.folder import check_files
 from nds_plugin.source.index import NO_LABEL, SourceIndex

@@ -38,8 +38,6 @@ from nds_plugin.selection.tables import cluster_table, effective_numbers, source
 
 logger = logging.getLogger(__name__)
 
-_QUICK_SELECTORS = ("uniform", "full", "oracle")  # that train nothing which another job might train, too
-
 
 class Timings:
     """Seconds of the steps that ran in this process."""
@@ -133,7 +131,8 @@ def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
 def _pretrain(cfg: CN, timed: Timings, resume: bool) -> _Pretrained:
     """Select, pretrain and, where it is asked for, test the pretrained detector on the target."""
     steps = selection_steps(cfg, timed)
-    with contextlib.nullcontext() if cfg.NDS.SELECTOR in _QUICK_SELECTORS else _alone(steps.folder):
+    # A selector that needs nothing trains nothing which another job might train, too.
+    with _alone(steps.folder) if steps.settings.selector.needs else contextlib.nullcontext():
         selected = steps.run()
     pretrain_cfg = training.pretrain_config(cfg, selected)
     hooks = [Rescore(cfg.NDS.RESCORE.ITERS, steps.rescore)] if cfg.NDS.RESCORE.ITERS else []

@@ -4,39 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from nds_plugin.errors import NDSError
 from nds_plugin.images.backbones import FeatureNetwork
 from nds_plugin.images.cost import Cost
-from nds_plugin.selection.selectors.base import Features
+from nds_plugin.selection.selectors.base import Features, TargetConfig
 from nds_plugin.source.features import extract_features
 from nds_plugin.source.folder import index_folder
 from nds_plugin.source.index import SourceIndex
-
-
-@dataclass(frozen=True)
-class TargetConfig:
-    """Which of the client's images are looked at, and how they are read.
-
-    Attributes:
-        max_images: a random draw of this many, or all if None.
-        seed: of that draw.
-        num_workers: of the loader; changes nothing but the time.
-    """
-
-    max_images: int | None = None
-    seed: int = 0
-    num_workers: int = 0
-
-    def __post_init__(self) -> None:
-        if self.max_images is not None and self.max_images < 1:
-            raise NDSError(f"target max_images must be 1 or more, got {self.max_images}.")
-        if self.seed < 0 or self.num_workers < 0:
-            raise NDSError("target seed and num_workers must be 0 or more.")
 
 
 def target_features(

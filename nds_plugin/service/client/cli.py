@@ -19,8 +19,11 @@ import sys
 from collections.abc import Sequence
 
 from nds_plugin import command_line
-from nds_plugin.pipeline import naming
+from nds_plugin.experts.settings import ScoringConfig
+from nds_plugin.selection.selectors.base import Softmax
+from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.service.client import verbs
+from nds_plugin.service.searchable import SEARCHABLE
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
@@ -78,9 +81,10 @@ def _add_scoring(commands: argparse._SubParsersAction[command_line.Parser]) -> N
     target.add_argument("--images", metavar="DIR", help="a folder of images")
     target.add_argument("--coco", nargs=2, metavar=("JSON", "IMAGES"), help="a COCO json and its images")
     score.add_argument("--output", default="scores.json", help="default scores.json")
-    score.add_argument("--metric", default="accuracy", help="what becomes z (default accuracy)")
-    score.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16 (default auto)")
-    naming.add_scoring_arguments(score)
+    command_line.add_settings(
+        score, ScoringConfig, ("metric", "max_images", "seed", "precision", "num_workers")
+    )
+    command_line.add_device_argument(score)
     score.set_defaults(verb=verbs.score)
     convert = commands.add_parser("convert", help="turn z.pickle of the paper authors' client into scores")
     convert.add_argument("pickle", help="z.pickle; it is read, never executed")
@@ -98,11 +102,8 @@ def _add_searching(commands: argparse._SubParsersAction[command_line.Parser]) ->
     budget.add_argument("--budget", type=int, default=0, help="number of images")
     budget.add_argument("--share", type=float, default=0.0, help="share of the chosen sources")
     search.add_argument("--source", action="append", help="draw from this source only (repeatable)")
-    search.add_argument(
-        "--temperature", type=float, default=0.1, help="T of w = softmax(z / T) (default 0.1)"
-    )
-    search.add_argument("--normalisation", default="minmax", help="minmax or none (default minmax)")
-    search.add_argument("--selector", default="nds", choices=("nds", "uniform"))
+    command_line.add_settings(search, Softmax)
+    search.add_argument("--selector", default=NDS.name, choices=SEARCHABLE)
     search.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
     search.add_argument("--title", default="", help="for your own list of searches")
     search.add_argument(

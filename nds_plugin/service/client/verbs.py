@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
+from nds_plugin.command_line import settings_from
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.manifest import MANIFEST, read_manifest
 from nds_plugin.experts.scores import Scores
@@ -87,13 +88,11 @@ def score(args: argparse.Namespace) -> None:
     with Service(args.server) as service:
         folder = fetch_experts(service, current_set(service))
     from nds_plugin.experts.expert_set import ExpertSet
-    from nds_plugin.experts.scoring import ScoringConfig, score_experts
+    from nds_plugin.experts.scoring import score_experts
+    from nds_plugin.experts.settings import ScoringConfig
     from nds_plugin.images.networks import choose_device
 
-    config = ScoringConfig(
-        metric=args.metric, max_images=args.max_images, seed=args.seed, precision=args.precision,
-        num_workers=args.num_workers,
-    )  # fmt: skip
+    config = settings_from(args, ScoringConfig)
     scores = score_experts(
         ExpertSet.load(folder), target_from_arguments(args, FilesHost()), config, choose_device(args.device)
     )

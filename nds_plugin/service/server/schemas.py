@@ -6,7 +6,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nds_plugin.selection.config import SelectionConfig
+from nds_plugin.selection.selectors import SELECTORS
+from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.service.published.store import MAX_CLUSTERS
+from nds_plugin.service.searchable import NORMALISATION, SEARCHABLE, TEMPERATURE
+from nds_plugin.settings import settings_of
 
 MAX_SEED = 2**53 - 1  # what JavaScript's numbers hold
 
@@ -37,9 +41,11 @@ class SearchRequest(_Strict):
     sources: Annotated[list[Annotated[str, Field(max_length=500)]], Field(max_length=1000)] | None = None
     budget: Annotated[int, Field(ge=1, le=2**53)] | None = None
     share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    temperature: Annotated[float, Field(ge=1e-3, le=1e6, allow_inf_nan=False)] = 0.1
-    normalisation: Literal["minmax", "none"] = "minmax"
-    selector: Literal["nds", "uniform"] = "nds"
+    temperature: Annotated[
+        float, Field(ge=1e-3, le=1e6, allow_inf_nan=False, description=TEMPERATURE.help)
+    ] = TEMPERATURE.default
+    normalisation: Literal[NORMALISATION.choices] = NORMALISATION.default  # type: ignore[valid-type,name-defined]
+    selector: Literal[tuple(SEARCHABLE)] = NDS.name  # type: ignore[valid-type]
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     title: Annotated[str, Field(max_length=200)] = ""
 
@@ -53,13 +59,10 @@ class SearchRequest(_Strict):
 
     def config(self) -> SelectionConfig:
         """The settings of the selection."""
+        selector = SELECTORS[self.selector]
+        given = {item.name: getattr(self, item.name) for item in settings_of(selector)}
         return SelectionConfig(
-            selector=self.selector,
-            count=self.budget or 0,
-            share=self.share or 0.0,
-            temperature=self.temperature,
-            normalisation=self.normalisation,
-            seed=self.seed,
+            selector(**given), count=self.budget or 0, share=self.share or 0.0, seed=self.seed
         )
 
 

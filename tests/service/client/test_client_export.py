@@ -19,12 +19,14 @@ from torchvision.models import resnet18
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.scores import Scores
-from nds_plugin.experts.scoring import ScoringConfig, score_experts
+from nds_plugin.experts.scoring import score_experts
+from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.experts.train_experts import train_experts
 from nds_plugin.images.crop_geometry import read_center_crop
 from nds_plugin.images.networks import MEAN, STD
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select
+from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.service.client.export import export_fastadapt
 from nds_plugin.service.fastadapt.scores import convert
 from nds_plugin.source.image_folders import list_images
@@ -86,7 +88,7 @@ def test_the_other_clients_scores_give_the_same_selection_as_ours(tmp_path: Path
     assert found["z"] == pytest.approx(ours.z, abs=1e-6)
     theirs = Scores(found["clusters"], found["z"], [0.0, 0.0], "accuracy", 0, experts.hash, experts.task)
     for normalisation in ("minmax", "none"):
-        config = SelectionConfig(count=15, normalisation=normalisation)
+        config = SelectionConfig(NDS(normalisation=normalisation), count=15)
         a, b = select(index, partition, config, ours), select(index, partition, config, theirs)
         assert a.table.select(["source", "image_id"]) == b.table.select(["source", "image_id"])
 

@@ -28,7 +28,8 @@ from slow_line import SlowLine, slow_line
 
 from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.scores import Scores
-from nds_plugin.experts.scoring import ScoringConfig, score_experts
+from nds_plugin.experts.scoring import score_experts
+from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select
 from nds_plugin.service.client.cli import main as client_main
