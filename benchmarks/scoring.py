@@ -90,7 +90,14 @@ def make_experts(paths: list[str], args: argparse.Namespace, folder: Path, devic
     index = SourceIndex.from_records([ImageRecord("benchmark", str(i), path) for i, path in enumerate(paths)])
     cluster = np.arange(len(paths)) % args.num_experts
     partition = Partition(cluster, index.table, index.hash, method="kmeans", seed=0)
-    config = ExpertConfig(crop_size=args.crop_size, steps=4, shared_steps=40, batch_size=2, base_lr=0.02)
+    config = ExpertConfig(
+        crop_size=args.crop_size,
+        steps=4,
+        shared_steps=40,
+        batch_size=2,
+        base_lr=0.02,
+        precision=args.precision,
+    )
     return train_experts(index, partition, config, folder, device=device)
 
 
@@ -190,7 +197,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num-experts", type=int, default=8, help="K (default 8)")
     parser.add_argument("--crop-size", type=int, default=224, help="in pixels (default 224)")
     parser.add_argument("--num-workers", type=int, default=2, help="loader processes, both sides (default 2)")
-    parser.add_argument("--precision", default="auto", choices=PRECISIONS, help="of our side (default auto)")
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=PRECISIONS,
+        help="of the experts' training and our side (default auto)",
+    )
     parser.add_argument("--device", default="", help="by default a GPU if there is one")
     return parser.parse_args()
 
