@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from nds_plugin.errors import NDSError
-from nds_plugin.images.reading import load_image
+from nds_plugin.images.reading import NOT_DECODED, load_image
 from nds_plugin.source.folder import index_folder
 from nds_plugin.source.image_folders import list_images
 
@@ -50,7 +50,7 @@ def test_what_is_passed_over_is_counted_by_kind_in_one_line(
     for name in ("a.jpg", "below/b.png"):
         save(tmp_path / name, "PNG")
     for name in ("a.txt", "below/b.TXT", "c.json", "README", ".DS_Store", "scan.heic", "v1.2 of my notes"):
-        (tmp_path / name).write_bytes(b"text")
+        (tmp_path / name).write_bytes(b"[1, 2]" if name == "c.json" else b"text")
     save(tmp_path / ".trash" / "c.jpg", "JPEG")
     with caplog.at_level(logging.INFO):
         assert len(read(tmp_path)) == 2
@@ -96,3 +96,20 @@ def test_a_damaged_image_without_an_ending_is_unreadable_and_not_passed_over(
     assert len(index_folder(tmp_path)) == 1
     assert "1 of 2 images" in caplog.text
     assert "cut (" in caplog.text
+
+
+def test_no_format_that_pillow_writes_is_taken_for_text(tmp_path: Path) -> None:
+    Image.init()
+    written = []
+    for kind in sorted(Image.SAVE.keys() & Image.OPEN.keys() - NOT_DECODED):
+        for mode in ("RGB", "L", "1", "F"):
+            path = tmp_path / f"{kind}_{mode}"
+            try:
+                Image.new(mode, (30, 20)).save(path, kind)
+                load_image(path)
+            except (OSError, ValueError, KeyError):  # of a mode that the format does not have
+                path.unlink(missing_ok=True)
+            else:
+                written.append(str(path))
+    assert len(written) > 20
+    assert list_images(tmp_path) == sorted(written)
