@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from as_user import User
-from nds_plugin.d2.job.selecting import SelectionSteps
 from tiny_experts import write_domain
 
 from nds_plugin.d2.config.nodes import load_config
 from nds_plugin.d2.data.loader import build_nds_train_loader
 from nds_plugin.d2.data.registration import index_dataset, registered_temporarily
-from nds_plugin.d2.job.main_job import Timings
+from nds_plugin.d2.job.main_job import Timings, selection_steps
 from nds_plugin.errors import NDSError
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select
@@ -49,7 +48,7 @@ def _partitioned(user: User, output: Path, *arguments: object) -> SourceIndex:
 
 def _job(folder: Path, *extra: str) -> SourceIndex:
     options = ["OUTPUT_DIR", str(folder), "NDS.SOURCE.DATASETS", f"('{NAME}',)", *extra]
-    return SelectionSteps(load_config("nds_sample.yaml", options), Timings()).source.index()
+    return selection_steps(load_config("nds_sample.yaml", options), Timings()).source.index()
 
 
 def test_the_tool_and_the_main_job_index_the_same_images(
