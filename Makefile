@@ -65,11 +65,13 @@ test: install
 	$(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-fast: install
-	$(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow"
+	$(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow" $(TEST_OPTIONS)
 
+# Old packages warn of the new ones that they run with; that is no news of ours.
 test-oldest: install
 	$(PYTHON) .ci/oldest.py >.oldest.txt
-	PIP_CONSTRAINT=$(CURDIR)/.oldest.txt $(MAKE) VENV=$(OLDEST) PYTHON3=$(OLDEST_PYTHON) TORCH="torch torchvision" test-fast
+	PIP_CONSTRAINT=$(CURDIR)/.oldest.txt $(MAKE) VENV=$(OLDEST) PYTHON3=$(OLDEST_PYTHON) \
+		TORCH="torch torchvision numpy" TEST_OPTIONS="-o filterwarnings=default" test-fast
 
 check: install
 	$(VENV)/bin/ruff check .

@@ -37,7 +37,7 @@ _COMMANDS = {
 }
 
 
-def missing(error: ModuleNotFoundError, what: str = "this") -> MissingPackageError | None:
+def missing(error: ModuleNotFoundError, what: str = "this command") -> MissingPackageError | None:
     """The error for an optional package that could not be imported; None for any other module.
 
     Args:

@@ -25,6 +25,8 @@ from nds_plugin.d2.data.known_datasets import register_coco_folder
 from nds_plugin.d2.job.launching import launch
 from nds_plugin.errors import NDSError
 
+pytestmark = pytest.mark.slow  # processes of their own, each with Detectron2 or a server
+
 SMALL = [
     *("DATASETS.TRAIN", "('bad_city_train',)", "DATASETS.TEST", "('bad_city_val',)"),
     *("NDS.SOURCE.DATASETS", "('bad_street_train', 'bad_room_train')"),

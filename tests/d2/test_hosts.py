@@ -23,6 +23,8 @@ from nds_plugin.datasets.coco.split import index_coco
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
 
+pytestmark = pytest.mark.slow  # processes of their own, each with Detectron2 or a server
+
 ROOT = Path(__file__).parents[2]
 STOCK_TOOLS = Path(detectron2.__file__).parents[1] / "tools"  # of a wheel and of a checkout
 SOURCES = ("room", "street")

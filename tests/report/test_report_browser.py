@@ -25,6 +25,8 @@ from nds_plugin.selection.tables import cluster_table, effective_numbers, source
 from nds_plugin.source.index import ImageRecord, SourceIndex
 from nds_plugin.source.partition import Partition
 
+pytestmark = pytest.mark.slow  # processes of their own, each with Detectron2 or a server
+
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if not CHROMIUM:

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow  # processes of their own, each with Detectron2 or a server
+
 ROOT = Path(__file__).parents[3]
 SMALL = [
     *("DATASETS.TRAIN", "('nds_data_city_train',)", "DATASETS.TEST", "('nds_data_city_val',)"),
