@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from detectron2.data import MetadataCatalog
 
+from nds_plugin.d2.data.coco_truth import computed_area
 from nds_plugin.d2.data.dicts import DatasetDicts
 from nds_plugin.d2.data.registration import dataset_classes, raw_dicts
 from nds_plugin.d2.data.store_dataset import StoreDataset
-from nds_plugin.d2.train.coco_truth import computed_area
 from nds_plugin.files.artifacts import atomic_write
 from nds_plugin.store.reader import Objects
 from nds_plugin.store.view import StoreView

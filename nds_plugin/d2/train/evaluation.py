@@ -20,10 +20,10 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 
+from nds_plugin.d2.data.coco_truth import CocoTruth, read_truth
 from nds_plugin.d2.data.ground_truth import annotation_counts, write_coco_document
 from nds_plugin.d2.data.registration import check_registered, dataset_classes, dataset_dicts
 from nds_plugin.d2.data.store_dataset import StoreDataset
-from nds_plugin.d2.train.coco_truth import CocoTruth, read_truth
 from nds_plugin.d2.train.voc_evaluation import VOCEvaluator
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.files.artifacts import atomic_write, content_hash, write_json
@@ -44,7 +44,7 @@ def build_evaluator(
     has a mask; the official pycocotools, so that no compiled extension is needed. A dataset that is
     a COCO file is evaluated against that file: boxes that leave their image or have no area count
     there as the file has them. What pycocotools needs and the file lacks is completed in a copy
-    (:mod:`nds_plugin.d2.train.coco_truth`). VOC style: box AP by both definitions
+    (:mod:`nds_plugin.d2.data.coco_truth`). VOC style: box AP by both definitions
     (:mod:`nds_plugin.d2.train.voc_evaluation`); Detectron2's own evaluator for datasets without a store.
 
     Args:

@@ -19,6 +19,7 @@ from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from pycocotools import mask as mask_util
 
+from nds_plugin.d2.data.coco_truth import complete, read_truth
 from nds_plugin.d2.data.registration import (
     dataset_classes,
     dataset_dicts,
@@ -26,7 +27,6 @@ from nds_plugin.d2.data.registration import (
     register_image_subset,
     registered_temporarily,
 )
-from nds_plugin.d2.train.coco_truth import complete, read_truth
 from nds_plugin.d2.train.evaluation import (
     build_evaluator,
     check_ground_truth,
