@@ -17,6 +17,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -245,3 +246,16 @@ def check_header(header: Mapping[str, Any], kind: str, path: str | os.PathLike[s
         raise DamagedFileError(
             f"{path}: its header has no key; it was not written by nds_plugin: make it again."
         )
+
+
+def plain(value: Any) -> Any:
+    """A JSON-able copy: tuples and arrays as lists, keys as text, NaN and infinities as None."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -9,8 +9,7 @@ from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
 from nds_plugin.d2.config.nodes import add_nds_config
-from nds_plugin.d2.train.evaluation import plain
-from nds_plugin.files.artifacts import content_hash
+from nds_plugin.files.artifacts import content_hash, plain
 from nds_plugin.selection.selectors import SELECTORS
 
 # What a seed, a folder or a machine decides, not the row.

@@ -9,7 +9,6 @@ import importlib.metadata
 import inspect
 import json
 import logging
-import math
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from nds_plugin.d2.data.registration import check_registered, dataset_classes, d
 from nds_plugin.d2.data.store_dataset import StoreDataset
 from nds_plugin.d2.train.voc_evaluation import VOCEvaluator
 from nds_plugin.errors import NDSError, unknown_name
-from nds_plugin.files.artifacts import atomic_write, content_hash, write_json
+from nds_plugin.files.artifacts import atomic_write, content_hash, plain, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -217,19 +216,6 @@ def machine() -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"cpu": _cpu_name(), "cores": cores, "gpus": gpus, "system": platform.platform()}
-
-
-def plain(value: Any) -> Any:
-    """A JSON-able copy: tuples and arrays as lists, keys as text, NaN and infinities as None."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _voc_evaluator(name: str) -> DatasetEvaluator:

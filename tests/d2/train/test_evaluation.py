@@ -30,13 +30,12 @@ from nds_plugin.d2.data.registration import (
 from nds_plugin.d2.train.evaluation import (
     build_evaluator,
     check_ground_truth,
-    plain,
     summarise,
     versions,
     write_results,
 )
 from nds_plugin.errors import NDSError, UnknownNameError
-from nds_plugin.files.artifacts import read_json
+from nds_plugin.files.artifacts import plain, read_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
