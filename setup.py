@@ -17,7 +17,6 @@ SERVICE = [
     "psycopg[binary]>=3.1",
     "pyyaml",
     "httpx",
-    "filelock",
 ]
 
 setup(
@@ -37,6 +36,8 @@ setup(
     python_requires=">=3.9",
     install_requires=[
         "numpy>=1.23",
+        "filelock>=4",
+        "platformdirs>=4",
         "pyarrow>=15",
         "pillow>=9.4",
         "tqdm",

@@ -171,11 +171,11 @@ def test_no_job_is_started_after_the_time_limit(tmp_path: Path) -> None:
 
 def test_a_cell_that_another_process_works_on_is_left_alone(tmp_path: Path) -> None:
     claimed = job(tmp_path, f"touch {tmp_path}/ran")
-    descriptor = try_lock(claimed.folder / NAME)
-    assert descriptor is not None
+    lock = try_lock(claimed.folder / NAME)
+    assert lock is not None
     assert run([claimed]).elsewhere == ["client_uniform_20/seed0"]
     assert not (tmp_path / "ran").exists()
-    os.close(descriptor)
+    lock.release()
     assert run([claimed]).done == ["client_uniform_20/seed0"]
 
 
