@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from nds_plugin.errors import NDSError
 
-
 _InPython: Any = pickle._Unpickler  # type: ignore[attr-defined]
 
 
