@@ -197,8 +197,8 @@ BAD_EXPERTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a negative header": (lambda: _with_header(b"{}", (1 << 64) - 1), "its header claims"),
     "a header that is no JSON": (lambda: _with_header(b"{nothing}"), "not a complete safetensors file"),
     "deep JSON": (lambda: _with_header(b"[" * 100_000 + b"]" * 100_000), "not a complete safetensors file"),
-    "tensors on top of each other": (_overlap, "overlap or leave a gap"),
-    "bytes after the end": (lambda: _network(4) + b"x", "its header describes"),
+    "tensors on top of each other": (_overlap, "not a complete safetensors file"),
+    "bytes after the end": (lambda: _network(4) + b"x", "not a complete safetensors file"),
     "a pickle": (lambda: b"\x80\x04cos\nsystem\n(X\x02\x00\x00\x00lstR.", "header claims"),
     "nothing in it": (lambda: b"\x00", "header claims"),
 }
