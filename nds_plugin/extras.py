@@ -13,7 +13,7 @@ from nds_plugin.errors import MissingPackageError
 _EXTRA = "python -m pip install 'nds_plugin[{}]'"
 # By the name that is imported. pyproject.toml has the extras with their versions.
 _COMMANDS = {
-    **dict.fromkeys(("torch", "torchvision", "safetensors", "sklearn"), _EXTRA.format("experts")),
+    **dict.fromkeys(("torch", "torchvision", "sklearn"), _EXTRA.format("experts")),
     **dict.fromkeys(
         (
             "fastapi",
@@ -28,7 +28,7 @@ _COMMANDS = {
         ),
         _EXTRA.format("server"),
     ),
-    **dict.fromkeys(("httpx", "filelock"), _EXTRA.format("client")),
+    "httpx": _EXTRA.format("client"),
     **dict.fromkeys(("fvcore", "iopath", "yacs", "omegaconf"), _EXTRA.format("detectron2")),
     "detectron2": "python -m pip install 'git+https://github.com/facebookresearch/detectron2.git'",
     "timm": _EXTRA.format("timm"),

@@ -34,7 +34,7 @@ from nds_plugin.images.networks import (
     resolve_precision,
 )
 from nds_plugin.source.image_folders import list_images
-from nds_plugin.source.index import NO_LABEL, SourceIndex
+from nds_plugin.source.index import NO_LABEL, SourceIndex, drawn_rows
 
 logger = logging.getLogger(__name__)
 
@@ -126,11 +126,8 @@ def _client_images(
         paths, labels = [paths[i] for i in labelled], labels[labelled]
     if not paths:
         raise NDSError("the target has no images: nothing to score the experts on.")
-    if config.max_images is not None and config.max_images < len(paths):
-        rng = np.random.Generator(np.random.PCG64(config.seed))
-        chosen = np.sort(rng.choice(len(paths), config.max_images, replace=False))
-        paths, labels = [paths[i] for i in chosen], labels[chosen]
-    return paths, labels
+    chosen = drawn_rows(len(paths), config.max_images, config.seed)
+    return [paths[i] for i in chosen], labels[chosen]
 
 
 def _forward_all(

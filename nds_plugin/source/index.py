@@ -200,6 +200,13 @@ class SourceIndex:
         return cls(table, header["classes"])
 
 
+def drawn_rows(count: int, most: int | None, seed: int) -> npt.NDArray[np.int64]:
+    """Rows of the images of a target that are looked at, ascending: a random draw of ``most``, or all of them."""
+    if most is None or most >= count:
+        return np.arange(count)
+    return np.sort(np.random.Generator(np.random.PCG64(seed)).choice(count, most, replace=False))
+
+
 def _update(digest: Any, column: pa.ChunkedArray) -> None:
     """Feed a hash with a text column: the lengths, then the bytes."""
     digest.update(pc.binary_length(column).to_numpy().astype("<i8").tobytes())

@@ -16,10 +16,10 @@ from nds_plugin import extras
 from nds_plugin.commands.nds import VERBS
 from nds_plugin.errors import MissingPackageError
 
-TORCH = ("torch", "torchvision", "safetensors", "sklearn")
+TORCH = ("torch", "torchvision", "sklearn")
 DETECTRON2 = ("detectron2", "fvcore", "iopath", "yacs", "omegaconf")
 SERVER = ("fastapi", "starlette", "pydantic", "uvicorn", "sqlalchemy", "anyio", "psycopg")
-CLIENT = ("httpx", "filelock")
+CLIENT = ("httpx",)
 OPTIONAL = (*TORCH, *DETECTRON2, *SERVER, *CLIENT, "timm", "shapely", "cityscapesscripts")
 
 
@@ -87,7 +87,7 @@ def test_the_help_of_a_script_names_the_script() -> None:
         (["partition", "--folder", ".", "--output", "/nowhere"], "torch", "nds_plugin[experts]"),
         (["serve", "run", "--store", "/nowhere"], "uvicorn", "nds_plugin[server]"),
         (["client", "sources"], "httpx", "nds_plugin[client]"),
-        (["export", "--experts", "/nowhere"], "safetensors", "nds_plugin[experts]"),
+        (["export", "--experts", "/nowhere"], "torch", "nds_plugin[experts]"),
     ],
 )
 def test_a_missing_extra_is_one_line_with_the_command_that_installs_it(

@@ -409,6 +409,13 @@ def test_no_other_global_name_is_known_to_the_unpickler(name: str, tmp_path: Pat
         load_arrays(path)
 
 
+def test_a_pickle_changes_none_of_the_functions_that_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.pkl"
+    path.write_bytes(b"\x80\x02c_codecs\nencode\n}X\x01\x00\x00\x00aK\x01sb.")
+    with pytest.raises(NDSError, match="its pickle asks for the state of a function"):
+        load_arrays(path)
+
+
 def test_files_that_hold_no_usable_network_are_refused(tmp_path: Path) -> None:
     state = resnet().state_dict()
 

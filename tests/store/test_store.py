@@ -6,9 +6,6 @@ import multiprocessing
 import os
 import pickle
 import re
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import numpy as np
 import pytest
 from as_user import cut, full_disk
 from coco_files import document, write_coco
+from killing import killed_after_line
 
 from nds_plugin.datasets.coco import store as coco_store
 from nds_plugin.datasets.coco.store import coco_spec, open_coco
@@ -244,11 +242,7 @@ open_coco(sys.argv[1])
 
 def test_a_build_killed_in_the_middle_leaves_no_store_and_the_next_one_is_whole(tmp_path: Path) -> None:
     path = write_coco(tmp_path, random_document(300))
-    process = subprocess.Popen([sys.executable, "-c", _SLOW_BUILD, str(path)], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"half\n"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    killed_after_line(_SLOW_BUILD, "half", str(path))
     assert not list(tmp_path.rglob("*.arrow"))
     start = time.monotonic()
     store = open_coco(path)

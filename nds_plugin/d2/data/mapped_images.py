@@ -17,12 +17,11 @@ from torch.utils.data import Dataset
 from nds_plugin.d2.data.mapper import check_image, read_image
 from nds_plugin.errors import NDSError
 from nds_plugin.images.reading import ImageError
-from nds_plugin.selection.counter_rng import stream_key
+from nds_plugin.selection.counter_rng import Purpose, stream_key
 from nds_plugin.selection.streams import redraw
 
 logger = logging.getLogger(__name__)
 
-_AUGMENTATION = 6  # purpose, see counter_rng.stream_key
 _ATTEMPTS = 50
 
 
@@ -124,7 +123,7 @@ def _image_fault(record: dict[str, Any]) -> ImageError | None:
 @contextlib.contextmanager
 def augmentation_seed(seed: int, position: int) -> Iterator[None]:
     """Seed the generators that Detectron2's augmentations draw from; restore them afterwards."""
-    key = int(stream_key(seed, _AUGMENTATION, position)[0])
+    key = int(stream_key(seed, Purpose.AUGMENTATION, position)[0])
     numpy_state, python_state = np.random.get_state(), random.getstate()
     np.random.seed(key % 2**32)
     random.seed(key)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 
-import numpy as np
 import torch
 
 from nds_plugin.images.backbones import FeatureNetwork
@@ -13,7 +12,7 @@ from nds_plugin.images.cost import Cost
 from nds_plugin.selection.selectors.base import Features, TargetConfig
 from nds_plugin.source.features import extract_features
 from nds_plugin.source.folder import index_folder
-from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.index import SourceIndex, drawn_rows
 
 
 def target_features(
@@ -31,18 +30,12 @@ def target_features(
         NDSError: no images, or none that can be read.
     """
     index = images if isinstance(images, SourceIndex) else index_folder(images)
-    index = _drawn(index, config)
+    index = SourceIndex(
+        index.table.take(drawn_rows(len(index), config.max_images, config.seed)), index.classes
+    )
     start = time.perf_counter()
     values, readable = extract_features(
         index, network, crop_size, device=device, num_workers=config.num_workers, max_unreadable=1.0
     )
     count = int(readable.sum())
     return Features(values, readable, Cost(count, count, round(time.perf_counter() - start, 3)))
-
-
-def _drawn(index: SourceIndex, config: TargetConfig) -> SourceIndex:
-    if config.max_images is None or config.max_images >= len(index):
-        return index
-    rng = np.random.Generator(np.random.PCG64(config.seed))
-    rows = np.sort(rng.choice(len(index), config.max_images, replace=False))
-    return SourceIndex(index.table.take(rows), index.classes)

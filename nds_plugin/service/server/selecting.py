@@ -12,7 +12,7 @@ import numpy.typing as npt
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.experts.scores import METRICS
 from nds_plugin.selection.config import SelectionConfig
-from nds_plugin.selection.counter_rng import random_words, stream_key
+from nds_plugin.selection.counter_rng import Purpose, random_words, stream_key
 from nds_plugin.selection.drawing import expected_draws, resolve_budget
 from nds_plugin.selection.select import Scored, draw_rows, needs_scores, selection_info
 from nds_plugin.selection.selectors import ClusterSelector
@@ -28,7 +28,6 @@ from nds_plugin.selection.weights import (
 from nds_plugin.service.published.store import PublishedSet
 
 TOP_CLUSTERS, PER_CLUSTER = 8, 9  # the paper's Figures 2-4
-_MOSAIC = 2  # purpose of a random stream, see counter_rng.stream_key; sampling has 1
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ def mosaic_rows(published: PublishedSet, query: Query) -> list[tuple[int, list[i
         if sizes[k] == 0:
             continue
         members = np.flatnonzero(cluster == k)
-        words = random_words(stream_key(query.config.seed, _MOSAIC, k), 0, len(members))
+        words = random_words(stream_key(query.config.seed, Purpose.MOSAIC, k), 0, len(members))
         first = np.argsort(words, kind="stable")[:PER_CLUSTER]
         found.append((k, members[np.sort(first)].tolist()))
     return found
