@@ -16,7 +16,7 @@ import torchvision
 from torch import nn
 
 from nds_plugin.errors import NDSError
-from nds_plugin.images.checkpoint_forms import State, find_resnet, not_finite, read_forms
+from nds_plugin.images.checkpoint_forms import State, broken_weight, find_resnet, read_forms
 from nds_plugin.images.networks import MEAN, STD, normalise
 
 MSRA_MEAN = (103.530 / 255, 116.280 / 255, 123.675 / 255)  # BGR; Detectron2's default PIXEL_MEAN
@@ -130,6 +130,8 @@ def _fill(resnet: nn.Module, trunk: State, name: str, origin: str) -> nn.Module:
                 f"{origin}: {key} has shape {tuple(trunk[key].shape)}, {name} has "
                 f"{tuple(value.shape)}: wide, thin and grouped ResNets are not supported."
             )
+    if (broken := broken_weight(trunk)) is not None:
+        raise NDSError(f"{origin}: {broken}: take another checkpoint.")
     # Such as squeeze-and-excitation: without them it would be another network. Caffe2's files hold a bias of zeros.
     extra = [key for key in trunk if key not in expected and not key.endswith(tracked) and trunk[key].any()]
     if extra:
@@ -137,7 +139,5 @@ def _fill(resnet: nn.Module, trunk: State, name: str, origin: str) -> nn.Module:
             f"{origin} has {len(extra)} weights that {name} does not have, first {extra[0]}: expected a plain "
             "ResNet."
         )
-    if (broken := not_finite(trunk)) is not None:
-        raise NDSError(f"{origin}: {broken} holds NaN or an infinity: take another checkpoint.")
     resnet.load_state_dict({key: trunk[key] for key in expected}, strict=False)
     return resnet

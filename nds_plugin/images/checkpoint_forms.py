@@ -38,6 +38,10 @@ _TRUNK = re.compile(r"(conv1|bn1|layer[1-4])\.")
 _FOLLOWERS = re.compile(r"encoder_k\b|momentum|student|target|(^|[._])ema\b")
 # What files of training scripts hold beside the weights, and what unpickling only fills with values.
 _HARMLESS = [argparse.Namespace]
+# A safetensors file begins with the length of its header, a JSON object.
+_SAFETENSORS = re.compile(rb".{5}\0\0\0\{", re.DOTALL)
+_TORCH_STARTS = (b"PK\x03\x04", b"\x80")  # a zip archive; before torch 1.6 a pickle
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _REFUSED = re.compile(r"(?:GLOBAL|global:?|class) ([\w.]*\.[\w.]+)")
 
 
@@ -155,13 +159,22 @@ def to_detectron2(name: str) -> str:
     return staged if staged != name else f"stem.{name}"
 
 
-def not_finite(state: Mapping[str, torch.Tensor]) -> str | None:
-    """The first of some weights that holds NaN or an infinity; None if there is none."""
-    return next((n for n, v in state.items() if v.is_floating_point() and not v.isfinite().all()), None)
+def broken_weight(state: Mapping[str, torch.Tensor]) -> str | None:
+    """What is wrong with the first of some weights that no network can start from; None if there is none."""
+    for name, value in state.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if value.dtype not in _FLOATS:
+            return f"{name} is of {value.dtype}, expected floating point numbers of 16 bits or more"
+        if not value.isfinite().all():
+            return f"{name} holds NaN or an infinity"
+    return None
 
 
 def _read(path: str | os.PathLike[str], what: str) -> Any:
-    if str(path).endswith(".safetensors"):
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if str(path).endswith(".safetensors") or _SAFETENSORS.match(start):
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -169,7 +182,14 @@ def _read(path: str | os.PathLike[str], what: str) -> Any:
             return load_file(path)
         except SafetensorError as error:
             raise NDSError(f"{what}: {path} is not a whole safetensors file ({error}).") from None
-    return load_arrays(path) if str(path).endswith(".pkl") else _torch_load(path, what)
+    if str(path).endswith(".pkl"):
+        return load_arrays(path)
+    if not start.startswith(_TORCH_STARTS):
+        raise NDSError(
+            f"{what}: {path} is no checkpoint, it begins with {start!r}: get it again (a web page or a pointer of "
+            "Git LFS may have been saved in its place)."
+        )
+    return _torch_load(path, what)
 
 
 def _torch_load(path: str | os.PathLike[str], what: str) -> Any:
@@ -195,11 +215,17 @@ def _torch_load(path: str | os.PathLike[str], what: str) -> Any:
 
 
 def _is_array(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "fiu")
+    if isinstance(value, torch.Tensor):
+        return not value.is_meta  # a shape without numbers
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fiu"
 
 
 def _tensor(value: Any) -> torch.Tensor:
-    return value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
+    """A dense tensor, however the file keeps it."""
+    if not isinstance(value, torch.Tensor):
+        return torch.from_numpy(np.array(value))
+    value = value.dequantize() if value.is_quantized else value
+    return value if value.layout == torch.strided else value.to_dense()
 
 
 def _form(content: Any, arrays: State) -> str:

@@ -3,9 +3,8 @@
 Equal names go together first. What is left is compared after dropping case, spaces and punctuation
 ("Dining Table", "dining_table" and "diningtable" are one), then through a small table of synonyms.
 That is between two lists only: names that one list keeps apart (pm1.5 and pm15) are never one class.
-*Loose* pairs, where the
-source's class is merely the nearest thing (rider from person), are used on request only and
-are reported as such. Both tables are our choice.
+*Loose* pairs, where the source's class is merely the nearest thing (rider from person), are used on
+request only and are reported as such. Both tables are our choice.
 """
 
 from __future__ import annotations

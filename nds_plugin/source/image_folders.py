@@ -42,7 +42,8 @@ class PassedOver:
         if os.path.basename(name).startswith("."):
             self.kinds["hidden"] += 1
         elif len(ending) > 1:
-            self.kinds[ending if len(ending) <= _LONGEST_ENDING else "with other endings"] += 1
+            shown = len(ending) <= _LONGEST_ENDING and ending.isprintable()
+            self.kinds[ending if shown else "with other endings"] += 1
         else:
             self.kinds["without an ending"] += 1
 
@@ -99,19 +100,34 @@ def files_below(folder: StrPath, passed: PassedOver) -> Iterator[str]:
     """Paths of the files below a folder that may be images; links to folders are followed, each folder once.
 
     Passed over are those that are certainly none: hidden ones, text, and what is no regular file (a pipe, say).
+
+    Raises:
+        NDSError: the name of one is not UTF-8.
     """
     with tqdm(desc="looking for images", unit="file", disable=None, delay=2) as bar:
         for directory, name in _walk(folder, passed):
             bar.update()
             path = os.path.join(directory, name)
             if has_image_ending(name):
-                yield path
+                yield _encodable(path)
             elif not os.path.isfile(path):
                 passed.kinds["not a regular file"] += 1
             elif _holds_text(path):
                 passed.add(name)
             else:
-                yield path
+                yield _encodable(path)
+
+
+def _encodable(path: str) -> str:
+    """The path itself, if an index and an artefact can hold it."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = path.encode(errors="backslashreplace").decode()
+        raise NDSError(
+            f"{shown}: the name of this file is not UTF-8, so that no index can hold it: rename it."
+        ) from None
+    return path
 
 
 def _walk(folder: StrPath, passed: PassedOver) -> Iterator[tuple[str, str]]:

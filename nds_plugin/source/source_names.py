@@ -38,7 +38,7 @@ def name_sources(
     ['projA_train_data', 'projB_train_data']
 
     Raises:
-        NDSError: two are the same file or folder.
+        NDSError: two are the same file or folder, or have folders that are spelled alike in a name.
     """
     above = [_coco_folder(path).parent for path in cocos] + [_image_folder(path).parent for path in folders]
     names = [coco_name(path) for path in cocos] + [folder_name(path) for path in folders]
@@ -48,6 +48,11 @@ def name_sources(
         if len(same) > 1:
             for i, prefix in zip(same, _telling_apart(name, [above[i] for i in same])):
                 result[i] = f"{prefix}_{name}"
+    for name in result:
+        if result.count(name) > 1:  # "p/t" and "p_t" are spelled alike
+            raise NDSError(
+                f"{result.count(name)} sources would be called {name!r}: give each a name by --name."
+            )
     return result
 
 

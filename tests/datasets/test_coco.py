@@ -235,7 +235,7 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
         ),
         (
             _set("categories", 0, "name", "cat \ud83d"),
-            "'categories' holds a value that is out of range or no text",
+            "the class name 'cat \\ud83d' holds half a character (a lone surrogate), which cannot be written",
         ),
         (_set("licenses", 0, "name", "\ud83d"), "'licenses' holds a value that is out of range or no text"),
         (_set("images", 1, "file_name", "a\0.jpg"), "'file_name' of images[1] holds the character 0"),

@@ -87,6 +87,29 @@ def test_a_folder_without_an_image_names_what_is_there(read: Read, tmp_path: Pat
         read(tmp_path)
 
 
+@READERS
+def test_a_name_that_no_index_can_hold_is_one_line(read: Read, tmp_path: Path) -> None:
+    save(tmp_path / "a.png", "PNG")
+    (tmp_path / "a.png").rename(tmp_path / os.fsdecode(b"gr\xfc\xdfe.png"))  # latin1, from an old archive
+    with pytest.raises(
+        NDSError, match=r"gr\\udcfc\\udcdfe\.png: the name of this file is not UTF-8"
+    ) as error:
+        read(tmp_path)
+    str(error.value).encode()
+
+
+@READERS
+def test_an_ending_that_cannot_be_written_is_counted_all_the_same(
+    read: Read, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path / "a.png", "PNG")
+    (tmp_path / os.fsdecode(b"notes.\xfc")).write_text("[1, 2, 3]")
+    with caplog.at_level(logging.INFO, logger="nds_plugin"):
+        assert len(read(tmp_path)) == 1
+    assert "passed over 1 of 2 files" in caplog.text
+    assert "1 with other endings" in caplog.text
+
+
 def test_a_damaged_image_without_an_ending_is_unreadable_and_not_passed_over(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -98,6 +121,7 @@ def test_a_damaged_image_without_an_ending_is_unreadable_and_not_passed_over(
     assert "cut (" in caplog.text
 
 
+@pytest.mark.filterwarnings("ignore:.* image format is deprecated:DeprecationWarning")  # IM, by Pillow 13
 def test_no_format_that_pillow_writes_is_taken_for_text(tmp_path: Path) -> None:
     Image.init()
     written = []

@@ -47,6 +47,11 @@ def test_the_same_file_twice_has_no_two_names() -> None:
         name_sources(["a/x.json", "b/../a/x.json"], [])
 
 
+def test_folders_that_are_spelled_alike_in_a_name_are_refused() -> None:
+    with pytest.raises(NDSError, match="2 sources would be called 'p_t_d': give each a name by --name"):
+        name_sources(["p/t/d.json", "q/t/d.json", "p_t/d.json"], [])
+
+
 def test_indexes_of_one_source_are_not_joined(tmp_path: Path) -> None:
     for number, project in enumerate(("a", "b")):
         write_image(tmp_path / project / "train" / f"{number}.png")

@@ -27,8 +27,8 @@ from nds_plugin.errors import NDSError
 from nds_plugin.images.checkpoint_forms import (
     Checkpoint,
     State,
+    broken_weight,
     find_resnet,
-    not_finite,
     read_forms,
     to_detectron2,
 )
@@ -235,7 +235,7 @@ def _foreign(
     except NDSError:
         if len([n for n in checkpoint.arrays if n.endswith("layer1.0.conv1.weight")]) > 1:
             raise  # several of them: which is meant only the user knows
-        raise _misfit(path, checkpoint, len(direct), len(backbone), _examples(checkpoint.arrays)) from None
+        raise _misfit(path, checkpoint, len(direct), len(backbone), _examples(checkpoint)) from None
     if prefix is None:
         raise _misfit(path, checkpoint, len(direct), len(backbone), "the network's backbone is no ResNet")
     state = {f"{prefix}{to_detectron2(name)}": value for name, value in resnet.trunk.items()}
@@ -262,8 +262,11 @@ def _first_difference(
     return f"{first} has shape {tuple(state[first].shape)}, in the network {tuple(network[first].shape)}"
 
 
-def _examples(arrays: State) -> str:
-    return f"it holds {', '.join(sorted(arrays)[:3]) or 'no arrays'}, ..."
+def _examples(checkpoint: Checkpoint) -> str:
+    if checkpoint.arrays:
+        return f"it holds {', '.join(sorted(checkpoint.arrays)[:3])}, ..."
+    keys = ", ".join(map(repr, list(checkpoint.content)[:3])) or "none"
+    return f"no weights where they are looked for; its keys: {keys}"
 
 
 def _misfit(path: str, checkpoint: Checkpoint, found: int, expected: int, detail: str) -> NDSError:
@@ -275,5 +278,5 @@ def _misfit(path: str, checkpoint: Checkpoint, found: int, expected: int, detail
 
 
 def _refuse_broken(path: str, state: State) -> None:
-    if (broken := not_finite(state)) is not None:
-        raise NDSError(f"{KEY}: {path}: {broken} holds NaN or an infinity: take another checkpoint.")
+    if (broken := broken_weight(state)) is not None:
+        raise NDSError(f"{KEY}: {path}: {broken}: take another checkpoint.")

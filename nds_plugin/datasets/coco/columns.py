@@ -87,7 +87,6 @@ class CocoColumns:
                 raise NDSError(
                     f"{self._path}: 'name' of categories[{len(self._categories) + i}] must be text, got {name!r}."
                 )
-        "".join(names).encode()  # UnicodeEncodeError: half a character
         self._categories += zip(self._id_types.take(ids, "categories"), names)
 
     def _images_of(self, items: list[Any]) -> None:

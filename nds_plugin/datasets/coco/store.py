@@ -29,7 +29,7 @@ from nds_plugin.store.opening import STORES, store_place
 
 KEYS = ("images", "annotations", "categories")
 _IMAGE_ID = {"images": "id", "annotations": "image_id"}
-READER = 2  # raised when this module or coco_columns makes other records of the same file
+READER = 2  # raised when this module or columns.py makes other records of the same file
 SETTINGS = ["coco", READER]
 # Files whose store is called as a dataset, by their place below DETECTRON2_DATASETS.
 _NAMES = {

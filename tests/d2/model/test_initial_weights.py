@@ -18,6 +18,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.modeling.backbone.resnet import build_resnet_backbone
+from detectron2_resnets import detectron2_resnet, to_caffe2
 from safetensors.torch import save_file
 from tiny_detector import tiny_config
 
@@ -138,8 +139,6 @@ def test_the_backbone_of_a_detector_computes_what_the_network_of_any_maker_did(
 
 
 def test_caffe2s_names_are_loaded_as_detectron2_loads_them(tmp_path: Path) -> None:
-    from test_features import detectron2_resnet, to_caffe2
-
     network, cfg = detectron2_resnet(50, msra=True)
     path = tmp_path / "R-50.pkl"
     path.write_bytes(pickle.dumps(to_caffe2(network.state_dict()), 2))
@@ -196,6 +195,22 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda s, _: {**s, "bn1.bias": torch.full((64,), torch.nan)},
         r"stem.conv1.norm.bias holds NaN",
     ),
+    "whole numbers": (
+        lambda s, _: {**s, "bn1.bias": torch.ones(64, dtype=torch.int8)},
+        r"stem.conv1.norm.bias is of torch.int8, expected floating point numbers",
+    ),
+    "numbers of eight bits": (
+        lambda s, _: {n: v.to(torch.float8_e4m3fn) if v.is_floating_point() else v for n, v in s.items()},
+        r"is of torch.float8_e4m3fn, expected floating point numbers",
+    ),
+    "shapes alone": (
+        lambda s, _: {n: v.to("meta") for n, v in s.items()},
+        r"no weights where they are looked for; its keys: 'conv1.weight', 'bn1.weight', ",
+    ),
+    "under a name of one's own": (
+        lambda s, _: {"net": s, "epoch": 3},
+        r"does not fit: 0 of .*no weights where they are looked for; its keys: 'net', 'epoch'\)",
+    ),
     "a whole model": (
         lambda s, _: torchvision.models.resnet18(weights=None),
         r"without running code from it \(its pickle asks for torchvision.models.resnet.ResNet\)",
@@ -220,16 +235,34 @@ def test_files_that_are_none_are_refused_in_one_line(state: State, tmp_path: Pat
     torch.save(state, whole)
     (tmp_path / "cut.pth").write_bytes(whole.read_bytes()[:5000])
     (tmp_path / "empty.pth").touch()
+    (tmp_path / "page.pth").write_bytes(b"<!doctype html>")
+    (tmp_path / "pointer.pth").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
+    )
     network = build_model(config()).state_dict()
     for name, message in {
         "cut.pth": r"or is cut short \(.*\): get it again",
         "empty.pth": "is empty: get the file again",
+        "page.pth": "is no checkpoint, it begins with b'<!doctype html>': get it again",
+        "pointer.pth": "is no checkpoint, it begins with b'version https://",
         "nowhere.pth": "no such file",
         "": "is a folder, expected a checkpoint file",
     }.items():
         with pytest.raises(NDSError, match=message) as error:
             read_initial_weights(str(tmp_path / name), network)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+def test_weights_are_read_however_a_file_keeps_them(state: State, tmp_path: Path) -> None:
+    network = build_model(config()).state_dict()
+    sparse = {n: v.to_sparse() if v.dim() == 4 else v for n, v in state.items()}
+    torch.save(sparse, tmp_path / "sparse.pth")
+    save_file(state, tmp_path / "pytorch_model.bin")
+    wanted = state["layer1.0.conv1.weight"]
+    for name in ("sparse.pth", "pytorch_model.bin"):
+        found = read_initial_weights(str(tmp_path / name), network).state
+        assert torch.equal(found["backbone.bottom_up.res2.0.conv1.weight"], wanted), name
 
 
 class Harmful:

@@ -22,6 +22,7 @@ from nds_plugin.experts.scores import Scores
 from nds_plugin.experts.scoring import score_experts
 from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.experts.train_experts import train_experts
+from nds_plugin.files.temporary import new_file
 from nds_plugin.images.crop_geometry import read_center_crop
 from nds_plugin.images.networks import MEAN, STD
 from nds_plugin.selection.config import SelectionConfig
@@ -97,6 +98,22 @@ def test_a_folder_that_holds_anything_else_is_refused(experts: ExpertSet, tmp_pa
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(NDSError, match=r"holds other files, first notes\.txt: give a new folder"):
         export_fastadapt(experts, tmp_path, progress=False)
+
+
+def test_an_export_that_was_killed_is_started_again(experts: ExpertSet, tmp_path: Path) -> None:
+    with new_file(tmp_path / "nds_expert_0000.pth") as (descriptor, name):
+        os.close(descriptor)
+    Path(name).write_bytes(b"half")  # as kill -9 leaves it: nobody holds its lock
+    files = export_fastadapt(experts, tmp_path, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in files)
+
+
+def test_a_file_that_a_living_export_writes_is_not_taken_from_it(experts: ExpertSet, tmp_path: Path) -> None:
+    with new_file(tmp_path / "nds_expert_0000.pth") as (descriptor, name):
+        os.close(descriptor)
+        with pytest.raises(NDSError):
+            export_fastadapt(experts, tmp_path, progress=False)
+        assert Path(name).exists()
 
 
 def test_experts_of_another_task_are_refused(tmp_path: Path) -> None:
