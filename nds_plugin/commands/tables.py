@@ -7,7 +7,8 @@ At CPU size, on the real photographs of NDS_DATA (layout in docs/development.md)
 
     NDS_DATA=/path/to/data nds tables --table mini --jobs 2 --time-limit 60
 
-Each cell is `nds train` on the row's config with a seed of its own. Finished cells are never run
+Each cell is `nds train` on the row's config with a seed of its own. `nds tables --show ROW` prints
+that config, for a run by hand. Finished cells are never run
 again, interrupted ones go on, failed ones are tried again, now and at the next start. The command may
 run several times at once, also on several machines that share the folder: they deal the cells among
 themselves. Tables (text, Markdown, LaTeX, CSV, JSON) and curves are written into the output folder.
@@ -21,10 +22,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nds_plugin.command_line import documented_parser, run
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import CommandLineError, NDSError
 from nds_plugin.experiments.benchmark_page import check_page
+from nds_plugin.experiments.cells import row_yaml
 from nds_plugin.experiments.reproduce import Reproduction
-from nds_plugin.experiments.spec import GRIDS, grid_of, parse_seeds
+from nds_plugin.experiments.spec import GRIDS, find_row, grid_of, parse_seeds
 from nds_plugin.report.table_formats import text
 
 logger = logging.getLogger("nds_plugin")
@@ -35,7 +37,8 @@ BENCHMARK = Path(__file__).resolve().parents[2] / "docs" / "benchmark.json"
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = documented_parser(__doc__, "tables")
-    parser.add_argument("--table", required=True, metavar="|".join(GRIDS), help="which one")
+    parser.add_argument("--table", metavar="|".join(GRIDS), help="which one")
+    parser.add_argument("--show", metavar="ROW", help="print the config of a row, and nothing else")
     parser.add_argument(
         "--output", help="folder of the runs and tables (default output/table4, ..., output/mini)"
     )
@@ -69,6 +72,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
+    if args.show:
+        print(row_yaml(find_row(args.show, args.table)), end="")
+        return
+    if not args.table:
+        raise CommandLineError(f"name a table by --table: {', '.join(GRIDS)}.")
     grid = grid_of(args.table)
     folder = "mini" if args.table == "mini" else f"table{args.table}"
     output = Path(args.output or Path("output") / folder)

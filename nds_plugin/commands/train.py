@@ -3,7 +3,8 @@
     nds train --config nds_cityscapes.yaml --num-gpus 8
 
 A config is a file of yours or the name of one in configs/detectron2/, which are installed with the
-package. At CPU size, on the embedded synthetic sample:
+package; uniform_cityscapes.yaml is nds_cityscapes.yaml with NDS.SELECTOR uniform, and so for each
+selector. OUTPUT_DIR is output/<config>/<selector> by default. At CPU size, on the embedded synthetic sample:
 
     nds train --config nds_sample.yaml OUTPUT_DIR output/sample
 
@@ -29,7 +30,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from nds_plugin.command_line import parse, run, started_as
-from nds_plugin.d2.config.nodes import find_config
+from nds_plugin.d2.config.lookup import find_config
 from nds_plugin.d2.job.launching import check_processes, launch
 from nds_plugin.d2.job.main_job import check_job, evaluate_only
 from nds_plugin.d2.job.main_job import run as run_main_job
@@ -82,7 +83,8 @@ def report(rows: dict[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
-    args.config_file = find_config(args.config_file)
+    args.config_file, ours = find_config(args.config_file)
+    args.opts = [*ours, *args.opts]
     cfg = load_config(args.config_file, args.opts)
     check_job(cfg, check_processes(args, cfg.MODEL.DEVICE))  # before any process is started
     launch(work, args)

@@ -91,9 +91,9 @@ class Reproduction:
         return [job for job in jobs if not job.is_done]
 
     def _job(self, cell: Cell) -> Job:
-        command = [*_TRAIN, "--config-file", cell.row.config]
+        command = [*_TRAIN, "--config-file", cell.row.base]
         command += ["--num-gpus", str(self._processes)] if self._processes > 1 else []
-        command += cell_overrides(cell, self.output, self._overrides)
+        command += [*cell.row.overrides, *cell_overrides(cell, self.output, self._overrides)]
         return Job(cell, self.output / cell.name, tuple(command), self.hashes[cell.row.identity])
 
     def plan(self, jobs: int = 1, keep_checkpoints: bool = False) -> str:

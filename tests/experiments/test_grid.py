@@ -22,7 +22,7 @@ from nds_plugin.experiments.spec import GRIDS, Cell, Row, grid_of, parse_seeds
 from nds_plugin.files.artifacts import read_json, write_json
 from nds_plugin.files.locking import NAME, folder_lock, try_lock
 
-ROW = Row("client", "uniform", 0.2, "mini/client_uniform_20.yaml")
+ROW = Row("client", "uniform", 0.2, "client_uniform_20", "mini/Base-mini.yaml")
 
 
 def job(folder: Path, script: str, seed: int = 0, config_hash: str = "hash") -> Job:

@@ -13,14 +13,16 @@ import pytest
 from provider_files import write_cityscapes, write_coco_2017, write_openimages, write_photographs
 
 from nds_plugin.d2.config.deciding import config_hash, deciding_settings
-from nds_plugin.d2.config.nodes import CONFIG_DIR, load_config
-from nds_plugin.experiments.cells import cell_overrides, row_config
-from nds_plugin.experiments.spec import GRIDS, Cell, Grid, Row
+from nds_plugin.d2.config.lookup import CONFIG_DIR
+from nds_plugin.d2.config.nodes import load_config
+from nds_plugin.errors import NDSError, UnknownNameError
+from nds_plugin.experiments.cells import cell_overrides, row_config, row_yaml
+from nds_plugin.experiments.spec import GRIDS, Cell, Grid, Row, find_row
 
 ROWS = [(grid, row) for grid in GRIDS.values() for row in grid.rows]
 
 
-@pytest.mark.parametrize(("grid", "row"), ROWS, ids=[row.config for _, row in ROWS])
+@pytest.mark.parametrize(("grid", "row"), ROWS, ids=[f"{grid.name}-{row.name}" for grid, row in ROWS])
 def test_a_config_says_what_its_row_says(grid: Grid, row: Row) -> None:
     nds = row_config(row).NDS
     assert row.selector == nds.SELECTOR
@@ -32,20 +34,35 @@ def test_a_config_says_what_its_row_says(grid: Grid, row: Row) -> None:
     assert f"output/{folder}/{row.name}/seed0" == row_config(row).OUTPUT_DIR
 
 
-def test_no_config_of_the_tables_belongs_to_no_row() -> None:
-    files = {
-        path.relative_to(CONFIG_DIR).as_posix()
-        for folder in ("table4", "table5", "mini")
-        for path in (CONFIG_DIR / folder).glob("*.yaml")
-        if not path.name.startswith("Base-")
+@pytest.mark.parametrize(("grid", "row"), ROWS, ids=[f"{grid.name}-{row.name}" for grid, row in ROWS])
+def test_the_file_that_shows_a_row_is_its_config_wherever_it_is_kept(
+    grid: Grid, row: Row, tmp_path: Path
+) -> None:
+    assert find_row(row.name, grid.name) == row
+    (tmp_path / "row.yaml").write_text(row_yaml(row))
+    assert load_config(str(tmp_path / "row.yaml")).dump() == row_config(row).dump()
+
+
+def test_the_hashes_of_the_rows_are_those_of_the_cells_that_are_kept() -> None:
+    """Or finished cells would be run again: hashes of the time when each row was a file of its own."""
+    found = {
+        grid.name: {row.name: config_hash(row_config(row)) for row in grid.rows} for grid in GRIDS.values()
     }
-    assert files == {row.config for _, row in ROWS}
+    assert found == json.loads((Path(__file__).parent / "row_hashes.json").read_text())
+
+
+def test_a_row_of_several_tables_is_shown_of_the_one_that_is_named() -> None:
+    assert find_row("full", "4") != find_row("full", "5")
+    with pytest.raises(NDSError, match="tables 4 and 5 have such a row: say which by --table"):
+        find_row("full")
+    with pytest.raises(UnknownNameError, match="unknown row of a table 'nds_24k'. Did you mean 'nds_"):
+        find_row("nds_24k")
 
 
 @pytest.mark.parametrize("name", ["4", "5"])
 def test_pretraining_passes_as_often_over_every_budget_as_the_1x_schedule_over_coco(name: str) -> None:
     for row in GRIDS[name].rows:
-        solver = load_config(row.config).NDS.PRETRAIN.SOLVER
+        solver = row_config(row).NDS.PRETRAIN.SOLVER
         if row.selector in ("uniform", "nds"):
             epochs = solver.MAX_ITER * solver.IMS_PER_BATCH / row.budget
             assert epochs == pytest.approx(90_000 * 16 / 118_287, rel=0.01)
@@ -92,7 +109,10 @@ def test_settings_of_experts_leave_the_rows_that_have_none() -> None:
         assert same == (row.selector in ("none", "uniform", "full", "oracle"))
 
 
-def _two_iterations(root: Path, output: Path, names: list[str]) -> list[dict[str, Any]]:
+def _two_iterations(root: Path, output: Path, rows: list[Row]) -> list[dict[str, Any]]:
+    names = [str(root / f"{row.name}.yaml") for row in rows]
+    for name, row in zip(names, rows):
+        Path(name).write_text(row_yaml(row))
     environment = {
         **os.environ,
         "DETECTRON2_DATASETS": str(root),
@@ -110,7 +130,7 @@ def _two_iterations(root: Path, output: Path, names: list[str]) -> list[dict[str
 
 
 def _check(results: list[dict[str, Any]], rows: list[Row]) -> None:
-    assert [result["config"] for result in results] == [row.config for row in rows]
+    assert [Path(result["config"]).stem for result in results] == [row.name for row in rows]
     for result, row in zip(results, rows):
         assert result["stages"] == (["finetune"] if row.selector == "none" else ["pretrain", "finetune"])
         if row.selector != "none":
@@ -125,7 +145,7 @@ def test_every_row_of_the_papers_tables_trains_two_iterations(name: str, tmp_pat
     write_cityscapes(tmp_path)
     (write_coco_2017 if name == "4" else write_openimages)(tmp_path)
     rows = list(GRIDS[name].rows)
-    results = _two_iterations(tmp_path, tmp_path / "out", [row.config for row in rows])
+    results = _two_iterations(tmp_path, tmp_path / "out", rows)
     _check(results, rows)
     drawn = [result["images"] for result, row in zip(results, rows) if row.selector in ("uniform", "nds")]
     assert set(drawn) == {6}
@@ -138,4 +158,4 @@ def test_every_row_of_the_mini_table_trains_two_iterations(tmp_path: Path) -> No
     rows = list(GRIDS["mini"].rows)
     sources = row_config(rows[0]).NDS.SOURCE.DATASETS
     write_photographs(tmp_path, [name.removeprefix("nds_data_").removesuffix("_train") for name in sources])
-    _check(_two_iterations(tmp_path, tmp_path / "out", [row.config for row in rows]), rows)
+    _check(_two_iterations(tmp_path, tmp_path / "out", rows), rows)

@@ -29,7 +29,7 @@ def main(output: Path, names: list[str]) -> None:
     for name in names:
         for kept in (output / "nds").glob("pretraining-*"):  # every row is to train for itself
             shutil.rmtree(kept)
-        own = ["OUTPUT_DIR", str(output / name.replace("/", "_")), "NDS.WORK_DIR", str(output / "nds")]
+        own = ["OUTPUT_DIR", str(output / Path(name).stem), "NDS.WORK_DIR", str(output / "nds")]
         cfg = load_config(name, [*SMALL, *own])
         if cfg.NDS.BUDGET.IMAGES:
             cfg.NDS.BUDGET.IMAGES = 6

@@ -18,8 +18,10 @@ _NOT_OF_THE_ROW = (
     *("VIS_PERIOD", "CUDNN_BENCHMARK", "TEST.EVAL_PERIOD", "NDS.SEED", "NDS.WORK_DIR", "NDS.LOADER"),
     *("NDS.EVALUATE_PRETRAINED", "NDS.PRESET"),
 )
+# What training itself reads of cfg.NDS, but for its seed.
+TRAINED = ("OPTIMIZER", "LABEL_SPACES")
 # All that selectors without networks read of cfg.NDS: the experts' settings do not make their runs other ones.
-_PLAIN_KEYS = ("SELECTOR", "TARGET", "OPTIMIZER", "LABEL_SPACES")
+_PLAIN_KEYS = ("SELECTOR", "TARGET", *TRAINED)
 _DRAWN_KEYS = (*_PLAIN_KEYS, "MODE", "BUDGET", "SOURCE", "PRETRAIN", "TRANSFER")
 
 

@@ -12,15 +12,13 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode as CN
 
+from nds_plugin.d2.config.lookup import default_output, find_config
 from nds_plugin.d2.config.presets import apply_preset
 from nds_plugin.d2.config.settings_nodes import add_settings_nodes
-from nds_plugin.errors import NDSError, did_you_mean, unknown_name
+from nds_plugin.errors import NDSError, did_you_mean
 from nds_plugin.selection.selectors.nds import NDS
+from nds_plugin.selection.selectors.uniform import Full
 
-_PACKAGE = Path(__file__).resolve().parents[2]
-# An installed package holds them; in a checkout, which editable installs point at, they lie beside it.
-_INSTALLED = _PACKAGE / "configs" / "detectron2"
-CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "configs" / "detectron2"
 _PRETRAIN = "NDS.PRETRAIN."
 
 
@@ -59,6 +57,10 @@ def add_nds_config(cfg: CN) -> None:
 
     # What differs in pretraining: any of Detectron2's own nodes, merged over the config.
     cfg.NDS.PRETRAIN = CN(new_allowed=True)
+    # The same for the selector full, over PRETRAIN, whose schedule is that of the budget. load_config
+    # lays it over and takes it away.
+    cfg.NDS.FULL = CN()
+    cfg.NDS.FULL.PRETRAIN = CN(new_allowed=True)
 
     # Initial weights of class-specific rows, by class name, when fine-tuning starts.
     cfg.NDS.TRANSFER = CN()
@@ -82,45 +84,40 @@ def add_nds_config(cfg: CN) -> None:
     cfg.NDS.LABEL_SPACES = []
 
 
-def find_config(name: str) -> str:
-    """The path of a config: as given where it exists, else one of configs/detectron2/.
-
-    Raises:
-        NDSError: neither; the known names are listed.
-    """
-    if Path(name).is_file():
-        return name
-    for candidate in (CONFIG_DIR / name, CONFIG_DIR / f"{name}.yaml"):
-        if candidate.is_file():
-            return str(candidate)
-    known = [str(p.relative_to(CONFIG_DIR)) for p in CONFIG_DIR.rglob("*.yaml")]
-    raise unknown_name("config file", name, known)
-
-
 def load_config(name: str, overrides: list[str] | None = None) -> CN:
     """Detectron2's defaults, ``cfg.NDS``, a config file and ``KEY VALUE`` overrides, in this order.
 
+    ``NDS.FULL.PRETRAIN`` is laid over ``NDS.PRETRAIN`` where the selector is full. ``OUTPUT_DIR`` is
+    ``output/<config>/<selector>`` where none is given.
     A preset (``NDS.PRESET``) that the file names comes before the file, one that the overrides name
     between the file and the other overrides: what stands beside its name wins.
 
     Raises:
         NDSError: no such file, or a key, value or preset that the config does not know.
     """
-    overrides = overrides or []
+    path, ours = find_config(name)
+    overrides = [*ours, *(overrides or [])]
     if len(overrides) % 2:
         raise NDSError(f"command line: {overrides[-1]!r} at the end is not a pair of KEY VALUE.")
-    named = dict(zip(overrides[::2], overrides[1::2])).get("NDS.PRESET")
-    path = find_config(name)
+    given = dict(zip(overrides[::2], overrides[1::2]))
     cfg = _from_file(path)
-    if named is None and cfg.NDS.PRESET:
+    if "NDS.PRESET" not in given and cfg.NDS.PRESET:
         cfg = _from_file(path, cfg.NDS.PRESET)
-    apply_preset(cfg, named or "")
+    whole = _flatten(cfg.NDS.pop("FULL").PRETRAIN, _PRETRAIN)
+    if given.get("NDS.SELECTOR", cfg.NDS.SELECTOR) == Full.name:
+        _override(cfg, whole, f"config {path}")
+    apply_preset(cfg, given.get("NDS.PRESET", ""))
+    _override(cfg, overrides, "command line")
+    cfg.OUTPUT_DIR = cfg.OUTPUT_DIR or default_output(path, cfg.NDS.SELECTOR)
+    return cfg
+
+
+def _override(cfg: CN, overrides: list[Any], where: str) -> None:
     _add_pretrain_keys(cfg, overrides)
     try:
         cfg.merge_from_list(overrides)
     except (KeyError, ValueError, AssertionError) as error:
-        raise _refused("command line", error, cfg) from None
-    return cfg
+        raise _refused(where, error, cfg) from None
 
 
 def _from_file(path: str, preset: str = "") -> CN:
@@ -129,6 +126,7 @@ def _from_file(path: str, preset: str = "") -> CN:
 
     cfg = get_cfg()
     add_nds_config(cfg)
+    cfg.OUTPUT_DIR = ""  # a default of ours takes the place of Detectron2's ./output
     apply_preset(cfg, preset)
     _check_files(path, cfg)
     try:
@@ -137,6 +135,7 @@ def _from_file(path: str, preset: str = "") -> CN:
     except (KeyError, ValueError, AssertionError, RecursionError) as error:
         raise _refused(f"config {path}", error, cfg) from None
     _decode(cfg.NDS.PRETRAIN)
+    _decode(cfg.NDS.FULL.PRETRAIN)
     return cfg
 
 
@@ -192,7 +191,7 @@ def _refused(where: str, error: Exception, cfg: CN) -> NDSError:
     return NDSError(f"{where}: {text}")
 
 
-def _add_pretrain_keys(cfg: CN, overrides: list[str]) -> None:
+def _add_pretrain_keys(cfg: CN, overrides: list[Any]) -> None:
     """Let overrides name any key under NDS.PRETRAIN that Detectron2 has, not only those of the file."""
     known = dict(zip(*[iter(_flatten(cfg))] * 2))
     for key in overrides[::2]:

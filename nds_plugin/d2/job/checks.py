@@ -10,6 +10,7 @@ import torch
 from detectron2.config import CfgNode as CN
 from detectron2.utils import comm
 
+from nds_plugin.d2.config.lookup import NO_PRETRAINING
 from nds_plugin.d2.config.nodes import merged
 from nds_plugin.d2.data.drawn_dataset import selection_label_space
 from nds_plugin.d2.data.ground_truth import check_masks, why_no_object
@@ -29,8 +30,6 @@ from nds_plugin.source.folder import check_files
 from nds_plugin.source.index import NO_LABEL, SourceIndex
 
 logger = logging.getLogger(__name__)
-
-NO_PRETRAINING = "none"
 
 
 def check_config(cfg: CN, processes: int | None = None) -> None:

@@ -15,12 +15,13 @@ import torch
 from detectron2.config import CfgNode as CN
 from detectron2.utils import comm
 
+from nds_plugin.d2.config.lookup import NO_PRETRAINING
 from nds_plugin.d2.config.settings_from_cfg import pipeline_settings
 from nds_plugin.d2.data.drawn_dataset import selection_label_space
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
 from nds_plugin.d2.data.host import DetectronHost
 from nds_plugin.d2.data.registration import dataset_classes
-from nds_plugin.d2.job.checks import NO_PRETRAINING, check_config, check_source, check_target, check_weights
+from nds_plugin.d2.job.checks import check_config, check_source, check_target, check_weights
 from nds_plugin.d2.job.kept_pretraining import KeptPretraining
 from nds_plugin.d2.train import stages as training
 from nds_plugin.d2.train.evaluation import KIND as RESULTS_KIND
@@ -28,6 +29,7 @@ from nds_plugin.d2.train.evaluation import summarise, write_results
 from nds_plugin.d2.train.hooks import Rescore
 from nds_plugin.d2.train.pretrained import evaluate_pretrained
 from nds_plugin.errors import NDSError
+from nds_plugin.experts.scores import KIND as SCORES_KIND
 from nds_plugin.files.artifacts import HEADER_FIELDS, content_hash, file_hash, is_valid, read_json, write_json
 from nds_plugin.files.locking import folder_lock
 from nds_plugin.pipeline.host import agreed
@@ -141,6 +143,8 @@ def _pretrain(cfg: CN, timed: Timings, resume: bool) -> _Pretrained:
         agreed(steps.host, lambda: _source_labels(cfg)),
         training.weights_fingerprint(pretrain_cfg),
     ]
+    if hooks:  # what is scored again: the experts, the client's images, and how
+        inputs.append(read_json(Path(selected.paths["scores"]), SCORES_KIND)["key"])
     key = training.training_key(pretrain_cfg, inputs)
     # What follows new scores during training is this client's own.
     shared = bool(cfg.NDS.WORK_DIR) and not hooks and comm.is_main_process()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import operator
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
+from nds_plugin.d2.config.deciding import TRAINED
 from nds_plugin.d2.config.nodes import merged
 from nds_plugin.d2.data.drawn_dataset import drawn_dataset, register_selection, selection_label_space
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
@@ -32,38 +31,16 @@ logger = logging.getLogger(__name__)
 
 KIND = "training"
 STARTED, FINISHED, FINAL = "started.json", "finished.json", "model_final.pth"
-# What a config holds that does not change the weights that come out.
+# What Detectron2's own nodes hold that does not change the weights that come out.
 _IRRELEVANT = (
-    "OUTPUT_DIR",
-    "VERSION",
-    "DATASETS.TEST",
-    "DATALOADER.NUM_WORKERS",
-    "MODEL.DEVICE",
-    "SOLVER.CHECKPOINT_PERIOD",
-    "TEST.EXPECTED_RESULTS",
-    "TEST.EVAL_PERIOD",
-    "TEST.KEYPOINT_OKS_SIGMAS",
-    "TEST.DETECTIONS_PER_IMAGE",
-    "TEST.AUG",
-    "VIS_PERIOD",
-    "CUDNN_BENCHMARK",
-    "NDS.WORK_DIR",
-    "NDS.SELECTION",
-    "NDS.PRETRAIN",
-    "NDS.EVALUATE_PRETRAINED",
-    # What makes the selection, which is an input of pretraining.
-    "NDS.PRESET",
-    "NDS.UNIT",
-    "NDS.OBJECTS",
-    "NDS.GATE",
-    "NDS.KNN",
-    "NDS.DOMAIN_CLASSIFIER",
-    "NDS.ORACLE",
-    "NDS.LOADER",  # a limit at which the run stops
-    "NDS.TRANSFER",  # of the start of fine-tuning: an input of that stage alone
+    *("OUTPUT_DIR", "VERSION", "DATASETS.TEST", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE"),
+    *("SOLVER.CHECKPOINT_PERIOD", "TEST.EXPECTED_RESULTS", "TEST.EVAL_PERIOD", "TEST.KEYPOINT_OKS_SIGMAS"),
+    *("TEST.DETECTIONS_PER_IMAGE", "TEST.AUG", "VIS_PERIOD", "CUDNN_BENCHMARK"),
 )
-# Files that are inputs by their content, wherever they lie.
-_FILES = ("MODEL.WEIGHTS", "NDS.SOURCE.LABEL_MAPPING", "NDS.PARTITION.WEIGHTS")
+# All of cfg.NDS that decides them beside the inputs, which are the selection, the source's labels and the
+# transfer: what trainer, heads and loader read, and when experts are scored again. The target's images and
+# the draw of them are in the name of DATASETS.TRAIN.
+_OF_NDS = (*TRAINED, "SEED", "RESCORE")
 
 
 def pretrain_config(cfg: CN, selected: Selected) -> CN:
@@ -126,12 +103,12 @@ def target_subset(name: str, count: int, seed: int) -> str:
 
 
 def training_key(cfg: CN, inputs: Sequence[str]) -> str:
-    """Hash of what decides the trained weights: the config and the hashes of the inputs."""
+    """Hash of what decides the trained weights: the config of the stage and the hashes of the inputs."""
     plain = yaml.safe_load(cfg.dump())
-    files = [
-        name for name in _FILES if os.path.isfile(functools.reduce(operator.getitem, name.split("."), plain))
-    ]
-    for name in (*_IRRELEVANT, *files):
+    plain["NDS"] = {name: plain["NDS"][name] for name in _OF_NDS}
+    # A file is an input by its content, wherever it lies.
+    file = ("MODEL.WEIGHTS",) if os.path.isfile(cfg.MODEL.WEIGHTS) else ()
+    for name in (*_IRRELEVANT, *file):
         *parents, leaf = name.split(".")
         node = plain
         for parent in parents:

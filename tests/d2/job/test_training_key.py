@@ -9,8 +9,8 @@ from coco_files import document, write_coco
 
 from nds_plugin.d2 import load_config
 from nds_plugin.d2.data.registration import registered_temporarily
-from nds_plugin.d2.job.main_job import _source_labels
-from nds_plugin.d2.train.stages import training_key
+from nds_plugin.d2.job.main_job import Timings, _source_labels, selection_steps
+from nds_plugin.d2.train.stages import finetune_config, pretrain_config, training_key
 
 CONFIG = "nds_sample.yaml"
 
@@ -23,13 +23,33 @@ CONFIG = "nds_sample.yaml"
         ("NDS.LOADER.MAX_UNREADABLE", "0.5"),
         ("NDS.TRANSFER.LOOSE_NAMES", "True"),
         ("DATALOADER.NUM_WORKERS", "0"),
+        # What decides the selection, which is an input.
+        ("NDS.SELECTOR", "uniform"),
+        ("NDS.EXPERTS.STEPS", "9"),
+        ("NDS.PARTITION.NUM_CLUSTERS", "3"),
+        ("NDS.SCORING.METRIC", "log_likelihood"),
+        ("NDS.TEMPERATURE", "0.7"),
+        ("NDS.BUDGET.SHARE", "0.3"),
+        ("NDS.MODE", "stream"),
+        ("NDS.TARGET.NUM_IMAGES", "7"),  # fine-tuning has the draw in the name of its dataset
     ],
 )
 def test_what_does_not_change_the_weights_does_not_change_the_key(override: tuple[str, str]) -> None:
     assert training_key(load_config(CONFIG, list(override)), []) == training_key(load_config(CONFIG), [])
 
 
-@pytest.mark.parametrize("override", [("SOLVER.BASE_LR", "0.5"), ("NDS.SEED", "3"), ("SEED", "3")])
+@pytest.mark.parametrize(
+    "override",
+    [
+        *(("SOLVER.BASE_LR", "0.5"), ("NDS.SEED", "3"), ("SEED", "3"), ("NDS.OPTIMIZER", "SGD")),
+        *(
+            ("NDS.LABEL_SPACES", "[[0], [1]]"),
+            ("NDS.RESCORE.ITERS", "(4,)"),
+            ("DATASETS.TRAIN", "('other',)"),
+        ),
+        ("MODEL.WEIGHTS", "other"),
+    ],
+)
 def test_what_changes_the_weights_changes_the_key(override: tuple[str, str]) -> None:
     assert training_key(load_config(CONFIG, list(override)), []) != training_key(load_config(CONFIG), [])
 
@@ -62,3 +82,53 @@ def test_changed_annotations_or_another_mapping_of_the_source_are_noticed(tmp_pa
         mapping.write_text('{"changed": 1}')
         found.append(_source_labels(cfg))
     assert len(set(found)) == 3
+
+
+UNIFORM = [
+    *("NDS.SOURCE.DATASETS", "('tiny_street_train', 'tiny_room_train')", "NDS.BUDGET.SHARE", "0.5"),
+    *("DATASETS.TRAIN", "('tiny_city_train',)", "DATASETS.TEST", "('tiny_city_val',)"),
+    *("NDS.SELECTOR", "uniform", "NDS.TARGET.NUM_IMAGES", "6"),
+]
+
+
+def _uniform_keys(work: Path, *override: str) -> tuple[str, str, str]:
+    """Keys of the selection, of pretraining and of fine-tuning of a uniform run."""
+    cfg = load_config(CONFIG, [*UNIFORM, "NDS.WORK_DIR", str(work), *override])
+    selected = selection_steps(cfg, Timings()).run()
+    pretraining = training_key(pretrain_config(cfg, selected), [selected.key])
+    return selected.key, pretraining, training_key(finetune_config(cfg), [pretraining])
+
+
+def test_a_uniform_run_is_not_made_again_for_settings_of_others(tiny_datasets: Path, tmp_path: Path) -> None:
+    others = [
+        *("NDS.EXPERTS.STEPS", "9", "NDS.EXPERTS.SHARED_STEPS", "9", "NDS.TEMPERATURE", "0.7"),
+        *(
+            "NDS.PARTITION.NUM_CLUSTERS",
+            "3",
+            "NDS.SCORING.METRIC",
+            "log_likelihood",
+            "NDS.KNN.NEIGHBOURS",
+            "3",
+        ),
+        *("NDS.UNIT", "object", "NDS.NORMALISATION", "none", "NDS.EVALUATE_PRETRAINED", "True"),
+    ]
+    assert _uniform_keys(tmp_path, *others) == _uniform_keys(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        (("NDS.BUDGET.SHARE", "0.4"), (True, True, True)),
+        (("NDS.SEED", "3"), (True, True, True)),
+        (("NDS.MODE", "stream"), (True, True, True)),
+        (("NDS.PRETRAIN.SOLVER.MAX_ITER", "151"), (False, True, True)),
+        (("NDS.OPTIMIZER", "SGD"), (False, True, True)),
+        (("NDS.TARGET.NUM_IMAGES", "5"), (False, False, True)),
+        (("SOLVER.MAX_ITER", "76"), (False, False, True)),
+    ],
+)
+def test_what_decides_a_step_of_a_uniform_run_changes_its_key_and_those_after_it(
+    override: tuple[str, str], changed: tuple[bool, ...], tiny_datasets: Path, tmp_path: Path
+) -> None:
+    usual, other = _uniform_keys(tmp_path), _uniform_keys(tmp_path, *override)
+    assert tuple(a != b for a, b in zip(usual, other)) == changed
