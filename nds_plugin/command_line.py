@@ -91,3 +91,14 @@ def add_device_arguments(parser: argparse._ActionsContainer) -> None:
     """Add what reads images and where networks run."""
     parser.add_argument("--num-workers", type=int, default=2, help="loader processes (default 2)")
     parser.add_argument("--device", default="", help="cpu, cuda, cuda:1; by default a GPU if there is one")
+
+
+def add_network_arguments(parser: argparse._ActionsContainer, required: bool = False) -> None:
+    """Add the network whose features are looked at; both go to ``load_feature_network``."""
+    parser.add_argument(
+        "--network",
+        required=required,
+        default="",
+        help="shared.safetensors or another file of a ResNet, package:efficientnet-lite0, or timm's name of a network",
+    )
+    parser.add_argument("--weights", help="of a named network: a file; by default they come from timm's hub")

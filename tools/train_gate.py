@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 
-from nds_plugin.command_line import add_device_arguments, documented_parser, run
+from nds_plugin.command_line import add_device_arguments, add_network_arguments, documented_parser, run
 from nds_plugin.files.artifacts import check_writable
 
 
@@ -22,7 +22,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = documented_parser(__doc__)
     parser.add_argument("--index", required=True, help="index of the source (Parquet)")
     parser.add_argument("--partition", required=True, help="partition of that index (Parquet)")
-    parser.add_argument("--network", required=True, help="shared.safetensors, or a ResNet's checkpoint")
+    add_network_arguments(parser, required=True)
     parser.add_argument("--output", required=True, help="folder for the gate")
     parser.add_argument("--crop-size", type=int, default=224, help="side of the crops (default 224)")
     parser.add_argument(
@@ -47,7 +47,7 @@ def main() -> None:
     check_writable(args.output)  # before the work that would be lost
     index, partition = SourceIndex.load(args.index), Partition.load(args.partition)
     partition.check_matches(index)
-    network = load_feature_network(args.network)
+    network = load_feature_network(args.weights, network=args.network)
     values, readable = extract_features(
         index, network, args.crop_size, device=choose_device(args.device), num_workers=args.num_workers
     )

@@ -20,7 +20,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nds_plugin.command_line import add_device_arguments, documented_parser, run
+from nds_plugin.command_line import add_device_arguments, add_network_arguments, documented_parser, run
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import check_writable, content_hash
 from nds_plugin.pipeline.naming import add_target_arguments, target_from_arguments
@@ -36,7 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", required=True, help="the weights (Parquet)")
     features = parser.add_argument_group("knn and domain_classifier")
     add_target_arguments(features, required=False)
-    features.add_argument("--network", help="shared.safetensors, or a ResNet's checkpoint")
+    add_network_arguments(features)
     features.add_argument("--crop-size", type=int, default=224, help="side of the crops (default 224)")
     features.add_argument("--max-images", type=int, default=None, help="a random draw of the target's images")
     add_device_arguments(features)
@@ -91,11 +91,11 @@ def _evidence(args: argparse.Namespace, index: Any) -> Any:
     from nds_plugin.selection.selectors.target import TargetConfig, target_features
     from nds_plugin.source.features import extract_features
 
-    if args.network is None or not (args.images or args.coco or args.dataset):
+    if not (args.network or args.weights) or not (args.images or args.coco or args.dataset):
         raise NDSError(
             f"--selector {args.selector} needs --network and the target's --images, --coco or --dataset."
         )
-    network, device = load_feature_network(args.network), choose_device(args.device)
+    network, device = load_feature_network(args.weights, network=args.network), choose_device(args.device)
     config = TargetConfig(args.max_images, 0, args.num_workers)
     target = target_features(network, target_from_arguments(args), args.crop_size, config, device)
     values, readable = extract_features(

@@ -13,10 +13,10 @@ from torchvision.models import ResNet, resnet18
 from torchvision.models.resnet import BasicBlock
 
 from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.images.input_form import IMAGENET
 
 FEATURES = 512  # channels of ResNet-18 after average pooling
-MEAN = (0.485, 0.456, 0.406)  # ImageNet's, RGB in [0, 1]
-STD = (0.229, 0.224, 0.225)
+MEAN, STD = IMAGENET.mean, IMAGENET.std
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("auto", *_DTYPES)
 

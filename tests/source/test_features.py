@@ -20,6 +20,7 @@ from PIL import Image
 from nds_plugin.errors import NDSError
 from nds_plugin.files.pickles import load_arrays
 from nds_plugin.images.backbones import FeatureNetwork, load_feature_network
+from nds_plugin.images.input_form import IMAGENET, MSRA
 from nds_plugin.images.reading import center_crop
 from nds_plugin.source import features as features_module
 from nds_plugin.source.features import MICRO_BATCH, extract_features, features_key
@@ -292,7 +293,7 @@ def test_a_converted_pickle_is_read_as_torchvisions_network(name: str, protocol:
     content = {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
     path.write_bytes(pickle.dumps(content, protocol))
     loaded = load_feature_network(path)
-    assert not loaded.msra
+    assert loaded.form == IMAGENET
     assert torch.allclose(loaded(crops()), features_of_fc_input(original, crops()), atol=1e-5)
 
 
@@ -333,7 +334,7 @@ def test_a_default_detectron2_checkpoint_gives_detectron2s_own_features(depth: i
     state["proposal_generator.rpn_head.conv.weight"] = torch.zeros(2)
     torch.save({"model": state, "iteration": 7}, tmp_path / "model_final.pth")
     loaded = load_feature_network(tmp_path / "model_final.pth")
-    assert loaded.msra
+    assert loaded.form == MSRA
     expected = detectron2_features(network, crops(), config)
     assert torch.allclose(loaded(crops()), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
