@@ -30,7 +30,18 @@ WITHOUT_TORCH = {
     },
     "source": {"features"},
     "selection": {"sampler", "selectors"},
-    "experts": {"expert_set", "scoring", "supervised", "tasks", "train_experts", "train_network"},
+    "experts": {
+        "expert_set",
+        "head_scoring",
+        "heads",
+        "passes",
+        "scoring",
+        "supervised",
+        "tasks",
+        "train_experts",
+        "train_heads",
+        "train_network",
+    },
 }
 
 

@@ -15,6 +15,7 @@ from nds_plugin.errors import NDSError
 
 # A ResNet-18 has 122 tensors and a header of about 12 KB; the format itself allows 100 MB.
 MAX_HEADER = 1 << 20
+MAX_TENSORS = 10_000
 _BYTES = {"F32": 4, "I64": 8}
 _STAGES = ((64, 64), (64, 128), (128, 256), (256, 512))  # channels in and out of ResNet-18's stages
 
@@ -45,24 +46,72 @@ def _batch_norm(name: str, channels: int) -> Shapes:
     return {**found, f"{name}.num_batches_tracked": ("I64", ())}
 
 
+def heads_tensors(heads: int, outputs: int, features: int) -> Shapes:
+    """Name -> (dtype, shape) of linear classifiers of the same features, and of the shared one."""
+    return {
+        "weight": ("F32", (heads, outputs, features)),
+        "bias": ("F32", (heads, outputs)),
+        "shared.weight": ("F32", (outputs, features)),
+        "shared.bias": ("F32", (outputs,)),
+    }
+
+
 def check_resnet18_file(path: str | os.PathLike[str], outputs: int) -> None:
     """Refuse a file that is not a ResNet-18 in safetensors: names, dtypes, shapes and every offset.
 
     Raises:
         NDSError: missing, cut short, a header that is too long or malformed, or another network.
     """
+    _check_tensors(path, resnet18_tensors(outputs), "a ResNet-18")
+
+
+def check_heads_file(path: str | os.PathLike[str], heads: int, outputs: int, features: int) -> None:
+    """Refuse a file that does not hold these linear classifiers, likewise.
+
+    Raises:
+        NDSError: see :func:`check_resnet18_file`.
+    """
+    what = f"{heads} heads of {outputs} outputs on {features} features"
+    _check_tensors(path, heads_tensors(heads, outputs, features), what)
+
+
+def check_weights_file(path: str | os.PathLike[str]) -> None:
+    """Refuse a file that is not weights in safetensors: any names and shapes, but every offset must be right.
+
+    Whether they are those of the network that they should be is seen where that is built.
+
+    Raises:
+        NDSError: missing, cut short, a header that is too long or malformed, or a dtype of no weights.
+    """
     header = read_header(path)
     header.pop("__metadata__", None)
-    expected = resnet18_tensors(outputs)
+    if not 1 <= len(header) <= MAX_TENSORS:
+        raise NDSError(f"{path}: {len(header)} tensors, expected 1 to {MAX_TENSORS}: not a network's file.")
+    spans = []
+    for name, entry in header.items():
+        dtype, shape = (entry.get(k) if isinstance(entry, dict) else None for k in ("dtype", "shape"))
+        sound = isinstance(shape, list) and len(shape) <= 8 and all(type(n) is int and n >= 0 for n in shape)
+        if dtype not in _BYTES or not sound:
+            raise NDSError(
+                f"{path}: tensor {name[:100]!r} is {str(dtype)[:20]} {str(shape)[:60]}, expected one of "
+                f"{', '.join(_BYTES)} and a shape: not a network's file."
+            )
+        spans.append(_span(path, name[:100], entry, dtype, tuple(shape), "this network"))
+    _check_spans(path, sorted(spans), os.path.getsize(path))
+
+
+def _check_tensors(path: str | os.PathLike[str], expected: Shapes, what: str) -> None:
+    header = read_header(path)
+    header.pop("__metadata__", None)
     if header.keys() != expected.keys():
         odd = sorted(header.keys() ^ expected.keys())
         raise NDSError(
-            f"{path}: {len(odd)} tensors are missing or unknown for a ResNet-18, first {odd[0][:100]!r}: not "
+            f"{path}: {len(odd)} tensors are missing or unknown for {what}, first {odd[0][:100]!r}: not "
             "an expert of this architecture."
         )
     spans = []
     for name, (dtype, shape) in expected.items():
-        spans.append(_span(path, name, header[name], dtype, shape))
+        spans.append(_span(path, name, header[name], dtype, shape, what))
     _check_spans(path, sorted(spans), os.path.getsize(path))
 
 
@@ -93,13 +142,13 @@ def read_header(path: str | os.PathLike[str], max_bytes: int = MAX_HEADER) -> di
 
 
 def _span(
-    path: str | os.PathLike[str], name: str, entry: Any, dtype: str, shape: tuple[int, ...]
+    path: str | os.PathLike[str], name: str, entry: Any, dtype: str, shape: tuple[int, ...], what: str
 ) -> tuple[int, int]:
     """Where a tensor's bytes lie, after its dtype and shape were found right."""
     found = entry if isinstance(entry, dict) else {}
     if found.get("dtype") != dtype or found.get("shape") != list(shape):
         raise NDSError(
-            f"{path}: tensor {name!r} should be {dtype} {list(shape)} in a ResNet-18, got "
+            f"{path}: tensor {name!r} should be {dtype} {list(shape)} in {what}, got "
             f"{str(found.get('dtype'))[:20]} {str(found.get('shape'))[:60]}: not an expert of this set."
         )
     offsets = found.get("data_offsets")
