@@ -30,12 +30,12 @@ _FIELDS = {
     "hash": str, "task": str, "arch": str, "crop_size": int, "resize_size": int,
     "classes": list, "partition": str, "index": str, "sources": list, "config": dict, "experts": list,
 }  # fmt: skip
-_FIELDS_OF = {
+_FIELDS_OF: dict[str, dict[str, Any]] = {
     NETWORK: {"mean": list, "std": list},
     HEAD: {"input": dict, "features": int, "backbone": dict, "heads": dict},
 }
 _FILE_FIELDS = {"file": str, "sha256": str}
-_EXPERT_FIELDS_OF = {
+_EXPERT_FIELDS_OF: dict[str, dict[str, Any]] = {
     NETWORK: {"cluster": int, "images": int, "steps": int, **_FILE_FIELDS},
     HEAD: {"cluster": int, "images": int},
 }

@@ -90,8 +90,9 @@ def check_weights_file(path: str | os.PathLike[str]) -> None:
     spans = []
     for name, entry in header.items():
         dtype, shape = (entry.get(k) if isinstance(entry, dict) else None for k in ("dtype", "shape"))
-        sound = isinstance(shape, list) and len(shape) <= 8 and all(type(n) is int and n >= 0 for n in shape)
-        if dtype not in _BYTES or not sound:
+        if dtype not in _BYTES or not (
+            isinstance(shape, list) and len(shape) <= 8 and all(map(_is_size, shape))
+        ):
             raise NDSError(
                 f"{path}: tensor {name[:100]!r} is {str(dtype)[:20]} {str(shape)[:60]}, expected one of "
                 f"{', '.join(_BYTES)} and a shape: not a network's file."
@@ -139,6 +140,10 @@ def read_header(path: str | os.PathLike[str], max_bytes: int = MAX_HEADER) -> di
     if not isinstance(header, dict):
         raise NDSError(f"{path} is not a complete safetensors file: copy it or train it again.")
     return header
+
+
+def _is_size(number: Any) -> bool:
+    return type(number) is int and number >= 0
 
 
 def _span(
