@@ -75,10 +75,17 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def feature_network(args: argparse.Namespace, index: SourceIndex, device: torch.device) -> FeatureNetwork:
-    """The network of --network and --weights, else the shared rotation network, trained now if need be."""
-    if args.network or args.weights:
-        return load_feature_network(args.weights, network=args.network)
+def named_network(args: argparse.Namespace) -> FeatureNetwork | None:
+    """The network of --network and --weights, found to take the crops, or None where neither is given."""
+    if not (args.network or args.weights):
+        return None
+    network = load_feature_network(args.weights, network=args.network)
+    network.dimension(args.crop_size)
+    return network
+
+
+def shared_network(args: argparse.Namespace, index: SourceIndex, device: torch.device) -> FeatureNetwork:
+    """The shared rotation network, trained now if need be."""
     config = ExpertConfig(
         crop_size=args.crop_size,
         batch_size=args.shared_batch,
@@ -94,11 +101,12 @@ def main() -> None:
     args = parse_arguments()
     config = PartitionConfig(args.method, args.num_clusters, args.seed, args.min_size, args.pca_dim)
     device, output = choose_device(args.device), Path(args.output)
+    named = named_network(args)  # a mistake in its name is told before any work
     index = naming.index_from_arguments(args)
     check_num_clusters(config.num_clusters, len(index))
     if not is_valid(output / "index.parquet", INDEX_KIND, index.hash):
         index.save(output / "index.parquet", index.hash)
-    network = feature_network(args, index, device)
+    network = named or shared_network(args, index, device)
     path = output / "partition.parquet"
     key = partition_key(features_key(index, network, args.crop_size), config)
     if is_valid(path, PARTITION_KIND, key):

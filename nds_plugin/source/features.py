@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import atomic_write, content_hash
+from nds_plugin.images.backbones import FeatureNetwork
 from nds_plugin.images.crops import CenterCrops, crop_loader
 from nds_plugin.images.networks import repeatable
 from nds_plugin.images.reading import ImageError, load_image
@@ -85,6 +86,8 @@ def extract_features(
         if value < low:
             raise NDSError(f"features: {name} must be at least {low}, got {value}.")
     paths = index.column("file_name").tolist()
+    if isinstance(network, FeatureNetwork):
+        network.dimension(crop_size)  # a network of one size is refused in a line, before the images are read
     key = "" if cache_dir is None else features_key(index, network, crop_size, unit_length)
     cache = None if cache_dir is None else _Cache(cache_dir, key)
     extractor = _Extractor(network, crop_size, torch.device(device), batch_size, num_workers, unit_length)

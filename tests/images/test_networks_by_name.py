@@ -224,3 +224,23 @@ def test_a_package_that_is_not_installed_is_named(timm: Any, monkeypatch: pytest
 
 def test_torchvisions_own_resnets_are_known_by_name() -> None:
     assert RESNETS == ("resnet18", "resnet34", "resnet50", "resnet101")
+
+
+def test_the_tools_tell_a_mistake_in_a_networks_name_before_they_read_a_source(tmp_path: Path) -> None:
+    import subprocess
+
+    tool = Path(__file__).parents[2] / "tools/partition_source.py"
+    command = [
+        sys.executable,
+        str(tool),
+        "--folder",
+        "nowhere",
+        "--network",
+        "package:nothing",
+        "--output",
+        "out",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: unknown weights 'package:nothing'")
+    assert not (tmp_path / "out").exists()
