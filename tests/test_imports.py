@@ -25,6 +25,7 @@ WITHOUT_TORCH = {
         "crops",
         "backbones",
         "checkpoint_files",
+        "folding",
         "resnet_checkpoints",
         "timm_networks",
     },

@@ -10,6 +10,7 @@ from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.heads import FourRotations, Heads
 from nds_plugin.experts.passes import SHARED, Pass, Reading, chunks, micro_batch, padded, right_answers
 from nds_plugin.experts.tasks import ROTATIONS
+from nds_plugin.images.folding import folded
 
 
 def forward_heads(
@@ -40,7 +41,9 @@ def forward_heads(
         raise NDSError(
             f"{experts.directory}: its heads take {expected} features, its backbone gives {found}: train it again."
         )
-    backbone = FourRotations(network).to(device).to(memory_format=torch.channels_last)
+    backbone = (
+        FourRotations(folded(network, experts.crop_size)).to(device).to(memory_format=torch.channels_last)
+    )
     reading = Reading(paths, experts.crop_size, network.interpolation, *loader)
     result = Pass(outputs={name: [] for name in [*experts.clusters, SHARED]})
     micro = micro_batch(device)
