@@ -1,16 +1,22 @@
 # install: the environment in .venv      demo: the main job at CPU size, with a report
-# test: the tests                        check: linters and types
-# bench: the benchmarks                 demo-service: the web service on the sample, http://127.0.0.1:8000
+# test: the tests                        test-fast: those that take seconds
+# check: linters and types               test-oldest: these, with the oldest versions that are promised
+# bench: the benchmarks                  gpu-check: all that needs a GPU, in under eight minutes on one
+# demo-service: the web service on the sample, http://127.0.0.1:8000
 # Needs python3 (3.10 or later, for these versions of torch) and the Python package index; no GPU.
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
+PYTHON3 := python3
 TORCH := torch==2.14.1 torchvision==0.29.1
 # Detectron2 is not on the package index under its own name. This distribution holds its main branch
 # of April 2024; the wheel is tagged for Python 3.10 but is pure Python where Mask R-CNN is concerned.
 DETECTRON2 := sal-detectron2==0.7.2
-DETECTRON2_NEEDS := "setuptools<81" wheel black pycocotools fvcore iopath "omegaconf<2.4" hydra-core yacs \
-	tabulate termcolor cloudpickle tensorboard matplotlib shapely
+# setup.py of fvcore and of ours run in .venv itself.
+BUILD_NEEDS := "setuptools>=77,<81" wheel
+# The oldest versions that pyproject.toml promises, in an environment of their own.
+OLDEST := .venv-oldest
+OLDEST_PYTHON := python3.10
 export DETECTRON2_DATASETS ?= $(CURDIR)/datasets
 DEMO := output/demo
 TEST_PROCESSES ?= 2
@@ -19,14 +25,14 @@ SERVICE_PORT := 8000
 PROVIDER_PORT := 8001
 SERVICE_DOMAINS := street room meadow harbour desert shelf
 
-.PHONY: install demo demo-service test check bench clean
+.PHONY: install demo demo-service test test-fast test-oldest check bench gpu-check clean
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: setup.py Makefile
-	test -x $(PYTHON) || python3 -m venv $(VENV)
+$(VENV)/.installed: setup.py pyproject.toml Makefile
+	test -x $(PYTHON) || $(PYTHON3) -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --upgrade pip
-	$(PYTHON) -m pip install --quiet $(TORCH) $(DETECTRON2_NEEDS)
+	$(PYTHON) -m pip install --quiet $(TORCH) $(BUILD_NEEDS)
 	$(PYTHON) -m pip install --quiet --no-deps --only-binary=:all: --python-version 3.10 --implementation cp \
 		--upgrade --target "$$($(PYTHON) -c 'import site; print(site.getsitepackages()[0])')" $(DETECTRON2)
 	$(PYTHON) -m pip install --quiet --no-build-isolation -e ".[dev]"
@@ -58,6 +64,15 @@ demo-service: install
 test: install
 	$(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
+test-fast: install
+	$(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow" $(TEST_OPTIONS)
+
+# Old packages warn of the new ones that they run with; that is no news of ours.
+test-oldest: install
+	$(PYTHON) .ci/oldest.py >.oldest.txt
+	PIP_CONSTRAINT=$(CURDIR)/.oldest.txt $(MAKE) VENV=$(OLDEST) PYTHON3=$(OLDEST_PYTHON) \
+		TORCH="torch torchvision numpy" TEST_OPTIONS="-o filterwarnings=default" test-fast
+
 check: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -69,5 +84,8 @@ bench: install
 	$(PYTHON) benchmarks/service.py
 	$(PYTHON) benchmarks/privacy.py
 
+gpu-check: install
+	$(PYTHON) benchmarks/gpu_check.py --page docs/gpu_check.md
+
 clean:
-	rm -rf $(VENV) build *.egg-info $(DEMO) $(SERVICE)
+	rm -rf $(VENV) $(OLDEST) .oldest.txt build *.egg-info $(DEMO) $(SERVICE)

@@ -15,8 +15,9 @@ import torch
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.manifest import KIND, MANIFEST, SHARED, expert_file, set_files, set_hash
-from nds_plugin.experts.scoring import ScoringConfig, score_experts
-from nds_plugin.experts.train_heads import HeadConfig, train_heads
+from nds_plugin.experts.scoring import score_experts
+from nds_plugin.experts.settings import HeadConfig, ScoringConfig
+from nds_plugin.experts.train_heads import train_heads
 from nds_plugin.files.artifacts import write_json
 from nds_plugin.images.backbones import FeatureNetwork, load_feature_network
 from nds_plugin.source.index import ImageRecord, SourceIndex

@@ -73,8 +73,9 @@ def random_client(seed: int) -> Client:
 def real_clients(data: Path, work: Path) -> Iterator[Client]:
     """Real photographs, scored by experts that are trained here."""
     from nds_plugin.datasets.coco.split import index_coco
-    from nds_plugin.experts.scoring import ScoringConfig, score_experts
-    from nds_plugin.experts.train_experts import ExpertConfig, prepare_shared, train_experts
+    from nds_plugin.experts.scoring import score_experts
+    from nds_plugin.experts.settings import ExpertConfig, ScoringConfig
+    from nds_plugin.experts.train_experts import prepare_shared, train_experts
     from nds_plugin.images.backbones import load_feature_network
     from nds_plugin.source.features import extract_features
     from nds_plugin.source.index import SourceIndex

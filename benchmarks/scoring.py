@@ -7,6 +7,10 @@ CPU-sized, on generated pictures (the default: noise and gradients of 640 x 480,
 
     python benchmarks/scoring.py --num-images 50 --num-experts 2 --crop-size 64
 
+On a processor with bf16 (AVX512-BF16, AMX), what one without it would show, by fp32 and AVX2 on both sides:
+
+    ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/scoring.py --precision fp32
+
 The plain way: one loader pass per expert that decodes every image again, float32, the default
 memory layout, 32 crops in four rotations per batch, plain calls of the network in eval mode. Both
 sides score the same experts and the shared network, from the same files, with the same number of
@@ -40,8 +44,10 @@ from tqdm import tqdm
 
 from nds_plugin.command_line import run
 from nds_plugin.experts.expert_set import ExpertSet
-from nds_plugin.experts.scoring import ScoringConfig, score_experts
-from nds_plugin.experts.train_experts import ExpertConfig, train_experts
+from nds_plugin.experts.scoring import score_experts
+from nds_plugin.experts.settings import ExpertConfig, ScoringConfig
+from nds_plugin.experts.train_experts import train_experts
+from nds_plugin.images.crop_geometry import center_crop
 from nds_plugin.images.networks import (
     MEAN,
     STD,
@@ -50,7 +56,9 @@ from nds_plugin.images.networks import (
     precision_name,
     resolve_precision,
 )
-from nds_plugin.images.reading import center_crop, list_images, load_image
+from nds_plugin.images.precisions import PRECISIONS
+from nds_plugin.images.reading import load_image
+from nds_plugin.source.image_folders import list_images
 from nds_plugin.source.index import ImageRecord, SourceIndex
 from nds_plugin.source.partition import Partition
 
@@ -85,7 +93,14 @@ def make_experts(paths: list[str], args: argparse.Namespace, folder: Path, devic
     index = SourceIndex.from_records([ImageRecord("benchmark", str(i), path) for i, path in enumerate(paths)])
     cluster = np.arange(len(paths)) % args.num_experts
     partition = Partition(cluster, index.table, index.hash, method="kmeans", seed=0)
-    config = ExpertConfig(crop_size=args.crop_size, steps=4, shared_steps=40, batch_size=2, base_lr=0.02)
+    config = ExpertConfig(
+        crop_size=args.crop_size,
+        steps=4,
+        shared_steps=40,
+        batch_size=2,
+        base_lr=0.02,
+        precision=args.precision,
+    )
     return train_experts(index, partition, config, folder, device=device)
 
 
@@ -161,12 +176,14 @@ def forward_clock(device: torch.device) -> Iterator[list[float]]:
 
 
 def time_ours(
-    experts: ExpertSet, paths: list[str], workers: int, device: torch.device
+    experts: ExpertSet, paths: list[str], workers: int, device: torch.device, precision: str
 ) -> tuple[float, float, npt.NDArray[np.float64]]:
     """Seconds in all, seconds in forward passes, and accuracies, the shared network last."""
     with forward_clock(device) as seconds:
         start, cpu = time.perf_counter(), cpu_seconds()
-        scores = score_experts(experts, paths, ScoringConfig(num_workers=workers), device)
+        scores = score_experts(
+            experts, paths, ScoringConfig(precision=precision, num_workers=workers), device
+        )
         total = time.perf_counter() - start
     logger.info("ours: %.2f s of processor time", cpu_seconds() - cpu)
     return total, sum(seconds), np.array([*scores.z, scores.details["shared"]["accuracy"]["z"]])
@@ -184,6 +201,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num-scored", type=int, default=32, help="images scored at K = 50 (default 32)")
     parser.add_argument("--crop-size", type=int, default=224, help="in pixels (default 224)")
     parser.add_argument("--num-workers", type=int, default=2, help="loader processes, both sides (default 2)")
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=PRECISIONS,
+        help="of the experts' training and our side (default auto)",
+    )
     parser.add_argument("--device", default="", help="by default a GPU if there is one")
     return parser.parse_args()
 
@@ -199,9 +222,9 @@ def main() -> None:
         paths = list_images(args.images or Path(folder, "images"))[: args.num_images]
         experts = make_experts(paths, args, Path(folder, "experts"), device)
         # Ours before and after the plain way, so that a machine that slows down favours neither.
-        first, first_forward, z = time_ours(experts, paths, args.num_workers, device)
+        first, first_forward, z = time_ours(experts, paths, args.num_workers, device, args.precision)
         plain, plain_z = time_plain(experts, paths, args.num_workers, device)
-        second, second_forward, _ = time_ours(experts, paths, args.num_workers, device)
+        second, second_forward, _ = time_ours(experts, paths, args.num_workers, device, args.precision)
         kinds = compare_kinds(experts, paths, args.num_scored, args.num_workers, Path(folder), device)
     ours, forward = (first + second) / 2, (first_forward + second_forward) / 2
     logger.info("ours:  %.2f and %.2f s; accuracies %s", first, second, z.round(4))
@@ -209,7 +232,7 @@ def main() -> None:
     logger.info(
         "%d images, %d experts and the shared network, crops of %d pixels, %s in %s, %d threads, %d workers",
         len(paths), args.num_experts, args.crop_size, device,
-        precision_name(resolve_precision("auto", device)), torch.get_num_threads(), args.num_workers,
+        precision_name(resolve_precision(args.precision, device)), torch.get_num_threads(), args.num_workers,
     )  # fmt: skip
     result = {
         "vs_plain": round(plain / ours, 2),

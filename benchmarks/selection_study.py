@@ -145,7 +145,7 @@ class Study:
 
     def row(self, setting: Setting, client: str, seed: int) -> dict[str, Any]:
         """One draw: what it holds and what it cost."""
-        from nds_plugin.d2.job import selector_settings
+        from nds_plugin.d2.config.settings_from_cfg import selection_config
         from nds_plugin.selection.select import select
         from nds_plugin.selection.tables import effective_numbers, source_shares
 
@@ -154,7 +154,7 @@ class Study:
         scores = found.scores
         if scores is not None and cfg.NDS.SELECTOR == "nds":
             scores = scores.with_metric(cfg.NDS.SCORING.METRIC)
-        config = selector_settings.selection_config(cfg)
+        config = selection_config(cfg)
         selection = select(found.index, found.partition, config, scores, found.weights)
         shares = {source_label(r["source"]): r["draw_share"] for r in source_shares(selection, found.index)}
         return {
@@ -182,14 +182,14 @@ class Study:
         return load_config(name, [*overrides, *setting.overrides])
 
     def _weighed(self, cfg: Any, key: Any) -> Any:
-        from nds_plugin.d2.job.main_job import Timings, check_job
-        from nds_plugin.d2.job.selecting import SelectionSteps, Weighed
-        from nds_plugin.d2.job.selector_settings import by_objects, image_selector
+        from nds_plugin.d2.job.main_job import Timings, check_job, selection_steps
+        from nds_plugin.pipeline.selection_steps import Weighed
+        from nds_plugin.selection.selectors import ImageSelector
         from nds_plugin.selection.selectors.base import weigh_images
         from nds_plugin.source.partition import Partition
 
-        steps = SelectionSteps(cfg, Timings())
-        from_features = cfg.NDS.SELECTOR in FROM_FEATURES and not by_objects(cfg)
+        steps = selection_steps(cfg, Timings())
+        from_features = cfg.NDS.SELECTOR in FROM_FEATURES and not steps.settings.by_objects
         if key not in self._kept:
             check_job(cfg)
             if from_features:
@@ -201,7 +201,9 @@ class Study:
         if not from_features:
             return self._kept[key]
         evidence = self._kept[key]
-        weights = weigh_images(image_selector(cfg), evidence)
+        selector = steps.settings.selector
+        assert isinstance(selector, ImageSelector)
+        weights = weigh_images(selector, evidence)
         return Weighed(evidence.index, Partition.by_source(evidence.index), None, weights)
 
 

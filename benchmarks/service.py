@@ -81,7 +81,7 @@ def make_experts(folder: Path, partition: str, index: str) -> None:
 from nds_plugin.files.artifacts import file_hash, write_json
 from nds_plugin.experts.manifest import ARCH, KIND, MANIFEST, expert_file, set_hash
 from nds_plugin.experts.expert_set import write_network
-from nds_plugin.images.reading import resize_size
+from nds_plugin.images.crop_geometry import resize_size
 from nds_plugin.images.networks import MEAN, STD, build_network
 from pathlib import Path
 folder, entries = Path({str(folder)!r}), []

@@ -17,10 +17,11 @@ import sys
 import textwrap
 from pathlib import Path
 
+from marks import written
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "nds_plugin"
 PAGE = ROOT / "docs/architecture.md"
-BEGIN, END = "<!-- written by: python docs/module_list.py -->", "<!-- end of what is written by it -->"
 _NAME, _WIDTH = 25, 120  # columns of a name in the list, and of a line
 
 
@@ -115,8 +116,7 @@ def listing() -> str:
 
 def updated(page: str) -> str:
     """A page with the list made anew."""
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n\n```text\n{listing()}\n```\n\n{END}{rest.split(END)[1]}"
+    return written(page, __file__, f"```text\n{listing()}\n```")
 
 
 def _entry(shown: str, star: str, summary: str) -> list[str]:

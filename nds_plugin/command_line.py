@@ -1,6 +1,6 @@
 """What the command line tools share: logging, one-line errors and parsers.
 
-May import: errors, files.
+May import: errors, extras, settings, files.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ import logging
 import os
 import sys
 import types
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
-from nds_plugin.errors import NDSError, one_line
+from nds_plugin import extras
+from nds_plugin.errors import CommandLineError, NDSError, one_line
 from nds_plugin.files.artifacts import DISK_FULL
+from nds_plugin.settings import Settings, from_plain, settings_of, to_plain
 
+S = TypeVar("S", bound=Settings)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -40,7 +44,9 @@ def run(main: Callable[[], None]) -> None:
 def users_mistake(error: BaseException) -> str | None:
     """The line for an exception that bad input or a full or closed disk raised; None for a defect."""
     if isinstance(error, NDSError):
-        return one_line(error)
+        return one_line(error) + (f" [{error.code}]" if error.code else "")
+    if isinstance(error, ModuleNotFoundError) and (missing := extras.missing(error)):
+        return users_mistake(missing)
     # Detectron2 writes files of its own: logs, metrics, predictions.
     cause: BaseException | None = error
     while cause is not None:  # torch.save hides the failed write behind an error of its own
@@ -59,37 +65,103 @@ class Parser(argparse.ArgumentParser):
     """A parser whose own mistakes, and those of its sub-commands, are told in one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise NDSError(f"command line: {message}; {self.prog} --help lists the arguments.")
+        raise CommandLineError(f"command line: {message}; {self.prog} --help lists the arguments.")
 
 
-def documented_parser(doc: str | None, more: str = "") -> Parser:
-    """A parser whose help is a tool's docstring: the first paragraph above the options, the rest below.
+def started_as(verb: str) -> str:
+    """How the user started a command: as ``nds VERB``, or by its script in tools/."""
+    script = Path(sys.argv[0])
+    return f"python {script}" if script.parent.name == "tools" and script.suffix == ".py" else f"nds {verb}"
+
+
+def documented_parser(doc: str | None, verb: str = "", more: str = "") -> Parser:
+    """A parser whose help is a command's docstring: the first paragraph above the options, the rest below.
 
     Args:
-        doc: the tool's ``__doc__``.
+        doc: the command's ``__doc__``; its examples read ``nds VERB ...``.
+        verb: of ``nds``; a script has none.
         more: added below the options.
     """
-    description, _, rest = (doc or "").partition("\n\n")
+    program = started_as(verb) if verb else None
+    text = (doc or "").replace(f"    nds {verb} ", f"    {program} ") if verb else doc or ""
+    description, _, rest = text.partition("\n\n")
     return Parser(
+        prog=program,
         description=description,
         epilog=f"{rest.rstrip()}\n{more}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 
-def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line parsed by a parser that is not ours, such as Detectron2's; mistakes as by ours.
 
     Raises:
         NDSError: an unknown, missing or malformed argument.
     """
     parser.error = types.MethodType(Parser.error, parser)  # type: ignore[method-assign]
-    return parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def add_settings(
+    parser: argparse._ActionsContainer,
+    cls: type[Settings],
+    names: Collection[str] | None = None,
+    *,
+    optional: bool = False,
+) -> None:
+    """Add the options of a step's settings.
+
+    Args:
+        parser: or a group of one.
+        cls: the settings.
+        names: of those to add; all by default.
+        optional: leave what is not given as None, so that :func:`settings_from` can tell.
+    """
+    for item in settings_of(cls):
+        if names is not None and item.name not in names:
+            continue
+        default = to_plain(item, item.default)
+        shown = "all" if item.default is None else " ".join(default) if item.kind is tuple else default
+        kwargs: dict[str, Any] = {"default": None if optional else default}
+        if item.kind is bool:
+            kwargs["action"] = argparse.BooleanOptionalAction
+        elif item.kind is tuple:
+            kwargs |= {"nargs": "+", "metavar": "NAME"}
+        else:
+            kwargs["type"] = item.kind
+            kwargs["metavar"] = "{" + ",".join(item.choices) + "}" if item.choices else None
+        text = item.help.replace("%", "%%") + (f" (default: {shown})" if shown != "" else "")
+        parser.add_argument(item.flag, help=text, **kwargs)
+
+
+def settings_from(args: argparse.Namespace, cls: type[S], **fixed: Any) -> S:
+    """The settings of a step from parsed options; those that are None, or no option, keep their default.
+
+    Args:
+        args: what :func:`add_settings` added, parsed.
+        cls: the settings.
+        fixed: settings with another origin.
+
+    Raises:
+        NDSError: a value that its setting refuses.
+    """
+    given = {
+        item.name: from_plain(item, getattr(args, item.name))
+        for item in settings_of(cls)
+        if getattr(args, item.name, None) is not None
+    }
+    return cls(**{**given, **fixed})
 
 
 def add_device_arguments(parser: argparse._ActionsContainer) -> None:
     """Add what reads images and where networks run."""
     parser.add_argument("--num-workers", type=int, default=2, help="loader processes (default 2)")
+    add_device_argument(parser)
+
+
+def add_device_argument(parser: argparse._ActionsContainer) -> None:
+    """Add where networks run."""
     parser.add_argument("--device", default="", help="cpu, cuda, cuda:1; by default a GPU if there is one")
 
 

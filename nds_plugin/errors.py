@@ -13,15 +13,55 @@ from difflib import get_close_matches
 class NDSError(ValueError):
     """Bad input: one line that says what, where, expected, got and what to do.
 
-    The command line tools print the line and exit with status 2, without a traceback.
+    The command line tools print the line and exit with status 2, without a traceback. A kind of error
+    that a script may want to tell from others is a subclass with a ``code``; codes stay, wording may
+    change. A class, since loader processes hand on the class of an error and its text alone.
     """
 
+    code = ""
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> NDSError:
+
+class UnknownNameError(NDSError):
+    """A name that no registry knows."""
+
+    code = "unknown-name"
+
+
+class CommandLineError(NDSError):
+    """An unknown, missing or malformed argument of a command."""
+
+    code = "command-line"
+
+
+class MissingFileError(NDSError):
+    """A file that is not there."""
+
+    code = "missing-file"
+
+
+class DamagedFileError(NDSError):
+    """A file that is cut short, malformed, or not of the kind or version that is read here."""
+
+    code = "damaged-file"
+
+
+class CannotWriteError(NDSError):
+    """A file or folder that cannot be written: a full disk, or a lack of permission."""
+
+    code = "cannot-write"
+
+
+class MissingPackageError(NDSError):
+    """An optional package that is not installed."""
+
+    code = "missing-package"
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for a name that no registry knows; lists the known ones, nearest first."""
     names = sorted(known)
     listed = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
-    return NDSError(f"unknown {kind} {name!r}.{did_you_mean(name, names)} Known: {listed or 'none'}.")
+    return UnknownNameError(f"unknown {kind} {name!r}.{did_you_mean(name, names)} Known: {listed or 'none'}.")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -38,13 +78,14 @@ def one_line(error: NDSError) -> str:
     """
     text = str(error)
     if "Traceback (most recent call last)" in text:
-        names = "|".join(re.escape(f"{kind.__module__}.{kind.__qualname__}") for kind in _kinds(NDSError))
+        names = "|".join(re.escape(f"{kind.__module__}.{kind.__qualname__}") for kind in kinds(NDSError))
         found = list(re.finditer(rf"^(?:{names}): ", text, re.MULTILINE))
         text = text[found[-1].end() :] if found else text.strip().splitlines()[-1]
     return " ".join(text.split())
 
 
-def _kinds(kind: type[NDSError]) -> Iterator[type[NDSError]]:
+def kinds(kind: type[NDSError]) -> Iterator[type[NDSError]]:
+    """A kind of error and all narrower ones that have been imported."""
     yield kind
     for narrower in kind.__subclasses__():
-        yield from _kinds(narrower)
+        yield from kinds(narrower)

@@ -1,29 +1,16 @@
+#!/usr/bin/env python
 """Print the results of finished runs side by side and write a report page.
 
     python tools/compare_runs.py output/demo/none output/demo/uniform output/demo/selected \\
         --output output/demo/report.html
 
-Each folder is the OUTPUT_DIR of a run of tools/train_net.py. Rows are called by the selector (uniform,
-nds, ...) where the runs differ in it, else by the folder.
+The same as ``nds compare``.
 """
 
-from __future__ import annotations
+from nds_plugin.command_line import run
+from nds_plugin.commands.nds import command
 
-from nds_plugin.command_line import documented_parser, run
-from nds_plugin.report.runs import load_runs, results_table, write_runs_report
-
-
-def main() -> None:
-    parser = documented_parser(__doc__)
-    parser.add_argument("runs", nargs="+", help="OUTPUT_DIR of finished runs")
-    parser.add_argument("--output", required=True, help="path of the HTML page")
-    parser.add_argument("--title", default="")
-    parser.add_argument("--seed", type=int, default=0, help="of the images shown per cluster")
-    args = parser.parse_args()
-    runs = load_runs(args.runs)
-    print(results_table({name: document["summary"] for name, document in runs.items()}))
-    print(f"Report: {write_runs_report(runs, args.output, args.title, args.seed)}")
-
+main = command("compare")
 
 if __name__ == "__main__":
     run(main)

@@ -1,166 +1,18 @@
+#!/usr/bin/env python
 """Draw a subset of a source by a client's scores, by weights of its images, or uniformly.
 
     python tools/draw_subset.py --index index.parquet --partition partition.parquet \\
         --scores scores.json --images 23000 --name cityscapes_23k
 
-With --name the subset becomes the registered dataset ``nds_NAME`` (a file under
-$DETECTRON2_DATASETS/nds_selections), which Detectron2's own train_net.py can train on:
-
-    DETECTRON2_ENV_MODULE=nds_plugin.d2.env python train_net.py --config-file ... \\
-        DATASETS.TRAIN "('nds_cityscapes_23k',)"
-
-For that the source must be made of datasets that Detectron2 knows by name
-(partition_source.py --dataset).
-
 At CPU size: --share 0.2 of any source, in seconds.
+
+The same as ``nds draw``.
 """
 
-from __future__ import annotations
+from nds_plugin.command_line import run
+from nds_plugin.commands.nds import command
 
-import argparse
-import os
-from pathlib import Path
-
-from tabulate import tabulate
-
-from nds_plugin.command_line import documented_parser, run
-from nds_plugin.errors import NDSError
-from nds_plugin.experts.scores import Scores
-from nds_plugin.files.artifacts import content_hash
-from nds_plugin.images.cost import Cost
-from nds_plugin.selection.config import CLUSTER_SELECTORS, GATE_DRAWS, MODES, SELECTORS, SelectionConfig
-from nds_plugin.selection.image_weights import ImageWeights
-from nds_plugin.selection.select import select
-from nds_plugin.selection.selection import KIND, Selection
-from nds_plugin.selection.tables import cluster_table, effective_numbers, source_shares
-from nds_plugin.selection.weights import NORMALISATIONS
-from nds_plugin.source.index import SourceIndex
-from nds_plugin.source.partition import Partition
-
-# Settings of the draw that a selector looks at.
-OF_NDS = {"temperature", "normalisation"}
-OF_GATE = OF_NDS | {"gate_draw"}
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = documented_parser(__doc__)
-    parser.add_argument("--index", required=True, help="index.parquet of the source")
-    parser.add_argument("--partition", help="partition.parquet of that index; needed by nds and gate")
-    parser.add_argument("--scores", help="the client's scores.json; needed by nds and gate")
-    parser.add_argument("--image-weights", help="what weigh_images.py wrote; needed by the other selectors")
-    parser.add_argument("--experts", help="folder of experts: refuse scores of any other expert set")
-    budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--images", type=int, default=0, help="budget as a number of images")
-    budget.add_argument("--share", type=float, default=0.0, help="budget as a share of the source")
-    parser.add_argument("--selector", default="nds", choices=SELECTORS)
-    parser.add_argument(
-        "--mode", default="subset", choices=MODES, help="stream: keep all images with their p"
-    )
-    parser.add_argument("--temperature", type=float, help="nds, gate: T of w = softmax(z / T) (default 0.1)")
-    parser.add_argument("--normalisation", choices=NORMALISATIONS, help="nds, gate: of z (default minmax)")
-    parser.add_argument("--gate-draw", choices=GATE_DRAWS, help="by z itself or by softmax (default plain)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
-    target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--output", help="path of the selection, a .parquet file")
-    target.add_argument("--name", help="register the subset as the dataset nds_NAME")
-    return parser.parse_args()
-
-
-def selection_config(args: argparse.Namespace) -> SelectionConfig:
-    """The settings of the draw.
-
-    Raises:
-        NDSError: a bad setting, or one that the selector does not look at.
-    """
-    given = {name: getattr(args, name) for name in OF_GATE if getattr(args, name) is not None}
-    for name in sorted(given.keys() - {"nds": OF_NDS, "gate": OF_GATE}.get(args.selector, set())):
-        raise NDSError(
-            f"--{name.replace('_', '-')} does nothing for the selector {args.selector}: leave it out (the "
-            "settings of selectors of images are those of weigh_images.py)."
-        )
-    return SelectionConfig(args.selector, args.mode, args.images, args.share, seed=args.seed, **given)
-
-
-def output_path(args: argparse.Namespace) -> Path:
-    """Where the selection goes."""
-    if args.output:
-        return Path(args.output)
-    if not args.name or args.name != os.path.basename(args.name):
-        raise NDSError(f"--name must be a plain name, got {args.name!r}.")
-    from nds_plugin.d2.data.drawn_dataset import selections_folder
-
-    return selections_folder() / f"{args.name}.parquet"
-
-
-def describe_dataset(name: str, selection: Selection) -> str:
-    """What a script that trains on the subset by name must know.
-
-    Raises:
-        NDSError: a source that Detectron2 does not know by name, so that nothing could load its images.
-    """
-    from nds_plugin.d2.data.drawn_dataset import selection_label_space
-    from nds_plugin.d2.data.registration import check_registered
-
-    try:
-        check_registered(selection.sources)
-    except NDSError as error:
-        raise NDSError(
-            f"--name needs sources that were given by --dataset; write this selection by --output instead ({error})"
-        ) from None
-    space = selection_label_space(selection.sources)
-    lines = [f"Registered dataset: nds_{name}, MODEL.ROI_HEADS.NUM_CLASSES {len(space.classes)}"]
-    if any(len(labelled) < len(space.classes) for labelled in space.labelled):
-        lines.append(
-            "Its sources label different classes: Detectron2's own heads take an object of a class that a "
-            "source does not label for background; the main job, which fills in NDS.LABEL_SPACES, does not."
-        )
-    return "\n".join(lines)
-
-
-def _partition(args: argparse.Namespace, index: SourceIndex) -> Partition:
-    """The groups that the draw is told by; cluster selectors draw by them."""
-    if args.partition:
-        return Partition.load(args.partition)
-    if args.selector in CLUSTER_SELECTORS and not args.image_weights:
-        raise NDSError(f"--selector {args.selector} draws by clusters: give the source's --partition.")
-    return Partition.by_source(index)
-
-
-def main() -> None:
-    args = parse_arguments()
-    config = selection_config(args)
-    if args.name and args.mode == "stream":
-        raise NDSError(
-            "--name registers a drawn subset, --mode stream keeps every image: write it by --output and name "
-            "that file in NDS.SELECTION, for DATALOADER.SAMPLER_TRAIN NDSTrainingSampler."
-        )
-    path = output_path(args)
-    index = SourceIndex.load(args.index)
-    weights = ImageWeights.load(args.image_weights) if args.image_weights else None
-    partition = _partition(args, index)
-    scores = Scores.load(args.scores) if args.scores else None
-    if scores and args.experts:
-        from nds_plugin.experts.expert_set import ExpertSet
-
-        experts = ExpertSet.load(args.experts)
-        scores.check_matches(experts.hash, experts.clusters)
-    selection = select(index, partition, config, scores, weights)
-    by = weights.hash if weights else scores.z if scores else None
-    key = content_hash([KIND, index.hash, partition.hash, by, config.identity()])
-    dataset = describe_dataset(args.name, selection) if args.name else ""
-    selection.save(path, key)
-    numbers = effective_numbers(selection)
-    print(tabulate(cluster_table(selection, index, partition), headers="keys", floatfmt=".4f"))
-    print(tabulate(source_shares(selection, index), headers="keys", floatfmt=".3f"))
-    print(
-        f"{len(selection)} images in {path}; {numbers['effective_clusters']:.1f} effective clusters, "
-        f"effective sample size {numbers['effective_sample_size']:.0f}; the client's cost: "
-        f"{Cost.from_dict(selection.info['cost'])}."
-        + (" The selector looks at the client's images." if selection.info["sees_target"] else "")
-    )
-    if dataset:
-        print(dataset)
-
+main = command("draw")
 
 if __name__ == "__main__":
     run(main)

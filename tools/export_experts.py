@@ -3,41 +3,15 @@
 
     python tools/export_experts.py --experts experts --format fastadapt
 
-One file per expert goes to experts/fastadapt (or --output); `nds-serve publish` hands that folder out, too.
-A client of the authors then runs, in their repository, on the downloaded folder:
+At CPU size: seconds for any set.
 
-    python main.py --imagedir my_photos --experts_dir fastadapt
-
-and its z.pickle is turned into scores by `nds-client convert z.pickle`. At CPU size: seconds for any set.
+The same as ``nds export``.
 """
 
-from __future__ import annotations
+from nds_plugin.command_line import run
+from nds_plugin.commands.nds import command
 
-import argparse
-from pathlib import Path
-
-from nds_plugin.command_line import documented_parser, run
-
-
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = documented_parser(__doc__)
-    parser.add_argument("--experts", required=True, help="folder of experts")
-    parser.add_argument("--format", default="fastadapt", choices=("fastadapt",), help="default fastadapt")
-    parser.add_argument("--output", help="the folder to write (default: EXPERTS/fastadapt)")
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Parse the command line and export."""
-    args = parse_arguments()
-    from nds_plugin.experts.expert_set import ExpertSet
-    from nds_plugin.service.client.export import FOLDER, export_fastadapt
-
-    experts = ExpertSet.load(args.experts)
-    files = export_fastadapt(experts, args.output or Path(args.experts) / FOLDER)
-    print(f"{len(files)} experts of set {experts.hash[:16]} in {files[0].parent}")
-
+main = command("export")
 
 if __name__ == "__main__":
     run(main)

@@ -6,7 +6,10 @@
 CPU-sized, with the server of `make demo-service`: the same, with --max-images 50.
 """
 
-from nds_plugin.service.client.cli import main
+from nds_plugin.command_line import run
+from nds_plugin.commands.nds import command
+
+main = command("client")
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -11,58 +11,13 @@ The paper's targets by name (tools/prepare_datasets.py --check shows where each 
 
     python tools/score_experts.py --experts experts --dataset stanford_cars_train --output scores.json
 
-Only the scores leave: one number and its standard error per expert. A folder of images needs
-nothing but this package and torch; task-supervised experts need labels (--coco or --dataset).
+The same as ``nds score``.
 """
 
-from __future__ import annotations
+from nds_plugin.command_line import run
+from nds_plugin.commands.nds import command
 
-import argparse
-from pathlib import Path
-
-from nds_plugin.command_line import documented_parser, run
-from nds_plugin.experts.scores import METRICS
-from nds_plugin.files.artifacts import check_writable
-from nds_plugin.pipeline.naming import (
-    add_scoring_arguments,
-    add_target_arguments,
-    print_scores,
-    target_from_arguments,
-)
-
-
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = documented_parser(__doc__)
-    parser.add_argument("--experts", required=True, help="folder of experts")
-    add_target_arguments(parser)
-    parser.add_argument("--output", required=True, help="the scores (JSON)")
-    parser.add_argument("--metric", default="accuracy", help=", ".join(METRICS) + " (default accuracy)")
-    parser.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16 (default auto)")
-    add_scoring_arguments(parser)
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Parse the command line, score, print the scores and save them."""
-    args = parse_arguments()
-    from nds_plugin.experts.expert_set import ExpertSet
-    from nds_plugin.experts.scoring import ScoringConfig, score_experts
-    from nds_plugin.images.networks import choose_device
-
-    config = ScoringConfig(
-        metric=args.metric,
-        max_images=args.max_images,
-        seed=args.seed,
-        precision=args.precision,
-        num_workers=args.num_workers,
-    )
-    check_writable(Path(args.output).parent)  # before the work that would be lost
-    experts = ExpertSet.load(args.experts)
-    scores = score_experts(experts, target_from_arguments(args), config, choose_device(args.device))
-    scores.save(args.output)
-    print_scores(scores, args.output)
-
+main = command("score")
 
 if __name__ == "__main__":
     run(main)

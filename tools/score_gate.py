@@ -7,49 +7,13 @@ CPU-sized, on a random draw of the images:
 
     python tools/score_gate.py --gate output/gate --images my_photos --output scores.json --max-images 200
 
-One forward pass an image; only the mean posterior of each cluster and its standard error leave.
+The same as ``nds gate score``.
 """
 
-from __future__ import annotations
+from nds_plugin.command_line import run
+from nds_plugin.commands.nds import command
 
-import argparse
-from pathlib import Path
-
-from nds_plugin.command_line import documented_parser, run
-from nds_plugin.files.artifacts import check_writable
-from nds_plugin.pipeline.naming import (
-    add_scoring_arguments,
-    add_target_arguments,
-    print_scores,
-    target_from_arguments,
-)
-
-
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = documented_parser(__doc__)
-    parser.add_argument("--gate", required=True, help="folder of the gate")
-    add_target_arguments(parser)
-    parser.add_argument("--output", required=True, help="the scores (JSON)")
-    add_scoring_arguments(parser)
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Parse the command line, score, print the scores and save them."""
-    args = parse_arguments()
-    from nds_plugin.images.networks import choose_device
-    from nds_plugin.selection.selectors.gate import score_gate
-    from nds_plugin.selection.selectors.gate_set import Gate
-    from nds_plugin.selection.selectors.target import TargetConfig
-
-    config = TargetConfig(args.max_images, args.seed, args.num_workers)
-    check_writable(Path(args.output).parent)  # before the work that would be lost
-    gate = Gate.load(args.gate)
-    scores = score_gate(gate, target_from_arguments(args), config, choose_device(args.device))
-    scores.save(args.output)
-    print_scores(scores, args.output)
-
+main = command("gate score")
 
 if __name__ == "__main__":
     run(main)

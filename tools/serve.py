@@ -8,7 +8,10 @@
 On the embedded sample: make demo-service.
 """
 
-from nds_plugin.service.server.commands import main
+from nds_plugin.command_line import run
+from nds_plugin.commands.nds import command
+
+main = command("serve")
 
 if __name__ == "__main__":
-    main()
+    run(main)

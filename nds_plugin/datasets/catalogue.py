@@ -19,7 +19,7 @@ from nds_plugin.datasets.whole_images.flowers_102 import FLOWERS_102
 from nds_plugin.datasets.whole_images.oxford_pets import OXFORD_PETS
 from nds_plugin.datasets.whole_images.stanford_cars import STANFORD_CARS
 from nds_plugin.datasets.whole_images.stanford_dogs import STANFORD_DOGS
-from nds_plugin.errors import NDSError, did_you_mean, unknown_name
+from nds_plugin.errors import UnknownNameError, did_you_mean, unknown_name
 
 DATASETS: tuple[PublicDataset, ...] = (
     DOWNSAMPLED_IMAGENET,
@@ -67,7 +67,7 @@ def select(names: Sequence[str]) -> list[tuple[PublicDataset, list[Split]]]:
         if name != "all" and name not in keys and find_split(name) is None:
             names_of_splits = [split.name for dataset in DATASETS for split in dataset.splits]
             near = did_you_mean(name, [*keys, *names_of_splits])
-            raise NDSError(
+            raise UnknownNameError(
                 f"unknown dataset {name!r}.{near} Known: all, {', '.join(keys)}, or a split of one."
             )
     chosen = []

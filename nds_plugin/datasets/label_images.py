@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from nds_plugin.errors import NDSError
+from nds_plugin.images.reading import ImageError, load_stored
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ def read_label_image(path: str | os.PathLike[str], where: str) -> npt.NDArray[An
         NDSError: the file is missing, cut short, or not of one channel.
     """
     try:
-        with Image.open(path) as image:
-            mode, values = image.mode, np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise NDSError(f"{where}: {path} cannot be read ({error}): get it again.") from None
+        image = load_stored(path, os.fspath(path))
+    except ImageError as error:
+        raise NDSError(f"{where}: {error} Get it again.") from None
+    values = np.asarray(image)
     if values.ndim != 2:
-        raise NDSError(f"{where}: {path} must have one channel of numbers of objects, it is {mode}.")
+        raise NDSError(f"{where}: {path} must have one channel of numbers of objects, it is {image.mode}.")
     return values
 
 

@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 import numpy as np
 import numpy.typing as npt
 
 from nds_plugin.errors import NDSError, unknown_name
-from nds_plugin.source.class_names import canonical, normalise
+from nds_plugin.source.class_names import NAME, SPELLING, SYNONYM, canonical, normalise
+from nds_plugin.store.schema import check_names
 
 DROPPED = -1
 EVERY_SOURCE = "*"
+MAPPING = "mapping"
 
-ClassMap = dict[str, Optional[str]]
-MappingLike = Union[Mapping[str, Mapping[str, Optional[str]]], str, "os.PathLike[str]"]
+ClassMap = dict[str, str | None]
+MappingLike = Union[Mapping[str, Mapping[str, str | None]], str, "os.PathLike[str]"]
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A class of a source that became a united class of another name.
+
+    Attributes:
+        source, old: whose class it is, and its name there.
+        new: name of the united class.
+        how: "spelling" (equal but for case, spaces and punctuation), "synonym", or "mapping".
+    """
+
+    source: str
+    old: str
+    new: str
+    how: str
 
 
 @dataclass(frozen=True)
@@ -32,11 +50,24 @@ class LabelSpace:
             the united one, ``DROPPED`` where the mapping drops the class.
         labelled: per source, the united classes that its annotators looked for. An object of any
             other class may lie unlabelled in its images, so it says nothing about background.
+        renamed: the classes that were united by more than an equal name.
+        apart: pairs of names of different sources that look like one class and were left two, since one
+            of these sources has several such names.
     """
 
     classes: tuple[str, ...]
     maps: tuple[npt.NDArray[np.int32], ...]
     labelled: tuple[frozenset[int], ...]
+    renamed: tuple[Renamed, ...] = ()
+    apart: tuple[tuple[str, str], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The classes and how they came about, as JSON values."""
+        return {
+            "classes": list(self.classes),
+            "renamed": [asdict(renamed) for renamed in self.renamed],
+            "apart": [list(pair) for pair in self.apart],
+        }
 
 
 def unite(
@@ -48,8 +79,10 @@ def unite(
 ) -> LabelSpace:
     """Unite the classes of several sources.
 
-    Classes are the same where their names or synonyms are (:mod:`nds_plugin.source.class_names`); the
-    spelling that comes first stays.
+    Classes of different sources are the same where their names or synonyms are
+    (:mod:`nds_plugin.source.class_names`); the spelling that comes first stays. Different names of one
+    source are different classes, whatever they look like: one of them joins a united class, or where
+    it cannot be told which, none does.
 
     Args:
         class_lists: per source, the names of its classes in the order of its class positions.
@@ -70,31 +103,105 @@ def unite(
     rules, where = _read_mapping(mapping)
     if not partial:
         _refuse_unknown(rules, dict(zip(names, class_lists)), where)
-    general = _normalised(rules.get(EVERY_SOURCE, {}))
-    classes: dict[str, int] = {}
-    spellings: list[str] = []
-    maps = []
+    union = _Union()
+    maps, renamed, apart = [], [], []
     for name, class_list in zip(names, class_lists):
-        own = {**general, **_normalised(rules.get(name, {}))}
-        positions = np.full(len(class_list), DROPPED, dtype=np.int32)
-        for i, old in enumerate(class_list):
-            new = own.get(normalise(old), old)
-            if new is None:
-                continue
-            if canonical(new) not in classes:
-                classes[canonical(new)] = len(classes)
-                spellings.append(new)
-            positions[i] = classes[canonical(new)]
-        maps.append(positions)
+        ways = {}
+        for source in (EVERY_SOURCE, name):
+            ways.update(_exact(rules.get(source, {}), class_list, f"class mapping {where}, {name!r}"))
+        new_names = [ways.get(old, old) for old in class_list]
+        places, pairs = union.add([new for new in new_names if new is not None])
+        apart += pairs
+        positions = [DROPPED if new is None else places[new][0] for new in new_names]
+        maps.append(np.array(positions, dtype=np.int32))
+        for old, new in zip(class_list, new_names):
+            if new is not None and old != union.classes[places[new][0]]:
+                how = MAPPING if new != old else places[new][1]
+                renamed.append(Renamed(name, old, union.classes[places[new][0]], how))
+    classes = union.classes
     if not classes:
         listed = ", ".join(names) or "none"
         raise NDSError(f"no class is left of the sources {listed} under the class mapping {where}.")
     labelled = tuple(frozenset(m[m != DROPPED].tolist()) for m in maps)
-    return LabelSpace(tuple(spellings), tuple(maps), labelled)
+    return LabelSpace(tuple(classes), tuple(maps), labelled, tuple(renamed), tuple(apart))
 
 
-def _normalised(rules: ClassMap) -> ClassMap:
-    return {normalise(old): new for old, new in rules.items()}
+@dataclass
+class _Union:
+    """United classes as they grow, source by source.
+
+    Attributes:
+        classes: the spelling of each that came first.
+        members: the names that each has in some source.
+    """
+
+    classes: list[str] = field(default_factory=list)
+    members: list[set[str]] = field(default_factory=list)
+
+    def add(self, names: Sequence[str]) -> tuple[dict[str, tuple[int, str]], list[tuple[str, str]]]:
+        """Find or make the class of each name of one source.
+
+        Returns:
+            name -> (position of its class, how it got there); and the pairs of names that were left apart.
+        """
+        names = list(dict.fromkeys(names))
+        places = {name: (self.classes.index(name), NAME) for name in names if name in self.classes}
+        for key, how in ((_same, NAME), (normalise, SPELLING), (canonical, SYNONYM)):
+            self._join(names, places, key, how)
+        others = [name for name in self.classes if name not in names]
+        apart = []
+        for name in names:
+            if name not in places:
+                apart += [(other, name) for other in others if canonical(other) == canonical(name)]
+                places[name] = len(self.classes), NAME
+                self.classes.append(name)
+                self.members.append(set())
+        for name, (place, _) in places.items():
+            self.members[place].add(name)
+        return places, apart
+
+    def _join(
+        self, names: Sequence[str], places: dict[str, tuple[int, str]], key: Callable[[str], str], how: str
+    ) -> None:
+        """Place names whose key is that of one class, where no other name of the source claims it."""
+        taken = {place for place, _ in places.values()}
+        free = [name for name in names if name not in places]
+        claims: dict[int, list[str]] = {}
+        for name in free:
+            alike = [
+                i
+                for i, members in enumerate(self.members)
+                if any(key(member) == key(name) for member in members)
+            ]
+            if len(alike) == 1 and alike[0] not in taken:
+                claims.setdefault(alike[0], []).append(name)
+        places.update({claim[0]: (place, how) for place, claim in claims.items() if len(claim) == 1})
+
+
+def _same(name: str) -> str:
+    return name
+
+
+def _exact(rules: ClassMap, class_list: Sequence[str], where: str) -> ClassMap:
+    """The rules that concern a source, for its very names.
+
+    A rule is for the class of its name; where the source has none, for the one that has it but for case, spaces
+    and punctuation.
+
+    Raises:
+        NDSError: there are several such.
+    """
+    found: ClassMap = {old: new for old, new in rules.items() if old in class_list}
+    for old, new in rules.items():
+        alike = [name for name in dict.fromkeys(class_list) if normalise(name) == normalise(old)]
+        if old in class_list or not alike:
+            continue
+        if len(alike) > 1:
+            raise NDSError(
+                f"{where}: {old!r} may mean {' or '.join(map(repr, alike))}: write the name as it is."
+            )
+        found.setdefault(alike[0], new)
+    return found
 
 
 def _read_mapping(mapping: MappingLike | None) -> tuple[dict[str, ClassMap], str]:
@@ -115,6 +222,7 @@ def _read_mapping(mapping: MappingLike | None) -> tuple[dict[str, ClassMap], str
         for old, new in rules.items():
             if not isinstance(old, str) or not (new is None or (isinstance(new, str) and new.strip())):
                 raise NDSError(f"class mapping {where}, {source!r}: expected {form}, got {old!r}: {new!r}.")
+            check_names([] if new is None else [new], f"class mapping {where}")
     return {str(source): dict(rules) for source, rules in document.items()}, where
 
 

@@ -50,7 +50,7 @@ class PublicDataset:
     """A dataset as its provider publishes it.
 
     Attributes:
-        key: its name for ``tools/prepare_datasets.py --build``.
+        key: its name for ``nds datasets --build``.
         title: its name in the paper's Table 3.
         task: "detection" or "classification".
         role: "source" or "target".
@@ -93,6 +93,8 @@ class MissingFilesError(NDSError):
         missing: the first of them.
     """
 
+    code = "missing-files"
+
     def __init__(self, message: str, missing: Path) -> None:
         super().__init__(message, missing)
         self.missing = missing
@@ -106,6 +108,6 @@ def missing_tree(dataset: PublicDataset, root: Path, missing: Path) -> MissingFi
     tree = "; ".join(" ".join(line.split()) for line in dataset.tree.splitlines())
     return MissingFilesError(
         f"{dataset.title}: {missing} is not there. Expected below {root.absolute()} (DETECTRON2_DATASETS): {tree}. "
-        f"Download {dataset.download} from {dataset.page}; tools/prepare_datasets.py --check shows the tree.",
+        f"Download {dataset.download} from {dataset.page}; nds datasets --check shows the tree.",
         missing,
     )

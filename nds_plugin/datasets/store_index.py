@@ -24,11 +24,10 @@ def index_store(store: AnnotationStore, image_root: str | os.PathLike[str], sour
         source: name of the source.
     """
     images = len(store)
-    root = os.path.join(os.fspath(image_root), "")
     columns = {
         "source": pa.array([source]).dictionary_encode().take(pa.array(np.zeros(images, np.int64))),
         "image_id": store.text_column("image_id"),
-        "file_name": pc.binary_join_element_wise(root, store.text_column("file_name"), ""),
+        "file_name": join_names(os.fspath(image_root), store.text_column("file_name")),
         "width": store.column("width"),
         "height": store.column("height"),
         "label": _labels(store),
@@ -37,6 +36,12 @@ def index_store(store: AnnotationStore, image_root: str | os.PathLike[str], sour
         "checksum": store.text_column("checksum"),
     }
     return SourceIndex(pa.table(columns), store.classes)
+
+
+def join_names(root: str, names: pa.Array) -> pa.Array:
+    """``os.path.join(root, name)`` of many names: one that is absolute stays as it is."""
+    below = pc.binary_join_element_wise(os.path.join(root, ""), names, "")
+    return pc.if_else(pc.starts_with(names, os.sep), names, below)
 
 
 def _labels(store: AnnotationStore) -> npt.NDArray[np.int32]:

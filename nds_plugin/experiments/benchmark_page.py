@@ -189,7 +189,8 @@ def _draws(table: ResultTable, entries: Sequence[_Entry]) -> str:
         first = sorted(means.items(), key=lambda item: -item[1])[:6]
         costs = [detail["cost"] for detail in found if detail.get("cost")]
         passes = f"{statistics.fmean(c['forward_passes'] for c in costs):,.0f}" if costs else "0"
-        seconds = f"{statistics.fmean(c['seconds'] for c in costs):.1f}" if costs else "0"
+        times = [c["seconds"] for c in costs if c["seconds"] is not None]
+        seconds = f"{statistics.fmean(times):.1f}" if times else "?" if costs else "0"
         lines.append(
             [
                 budget_label(row.budget),

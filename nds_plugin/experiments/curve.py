@@ -9,18 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from nds_plugin.errors import NDSError
-from nds_plugin.report.canvas import AMBER, BLUE, GREY, GRID, INK, MUTED, new_figure, save_figure, styled
-from nds_plugin.report.result_table import BASELINE, METRICS, ResultTable, TableRow
+from nds_plugin.report.canvas import GREY, GRID, MUTED, new_figure, save_figure, styled
+from nds_plugin.report.result_table import METRICS, ResultTable, TableRow
 from nds_plugin.report.table_formats import budget_label, method_label
+from nds_plugin.selection.selectors import SELECTORS
 
-_COLOURS = {
-    "nds": AMBER,
-    BASELINE: BLUE,
-    "gate": "#3d8b5f",
-    "knn": "#8a5aa8",
-    "domain_classifier": "#b0455a",
-    "oracle": INK,
-}
 FIXED = ("none", "full")  # drawn as level lines: they have no budget to vary
 
 
@@ -77,7 +70,8 @@ def _line(
     axes: Any, rows: Sequence[TableRow], metric: str, table: ResultTable, moved: Mapping[str, float]
 ) -> None:
     rows = sorted(rows, key=lambda row: row.budget)
-    colour = _COLOURS.get(rows[0].selector, MUTED)
+    selector = rows[0].selector
+    colour = SELECTORS[selector].colour if selector in SELECTORS else MUTED
     x = [row.budget + moved.get(row.selector, 0.0) for row in rows]
     values = [row.values[metric] for row in rows]
     means = [float(value.mean or 0.0) for value in values]

@@ -10,20 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode as CN
 
+from nds_plugin.d2.config.deciding import changed_settings, concerns_every_row, config_hash
 from nds_plugin.d2.job.main_job import check_job
+from nds_plugin.d2.model.size import count_parameters
 from nds_plugin.errors import NDSError
 from nds_plugin.experiments.benchmark_page import curve_name, has_curve, page_text, write_page
-from nds_plugin.experiments.cells import (
-    cell_overrides,
-    changed_settings,
-    concerns_every_row,
-    config_hash,
-    count_parameters,
-    planned_work,
-    row_config,
-)
+from nds_plugin.experiments.cells import cell_overrides, planned_work, row_config
 from nds_plugin.experiments.curve import budget_curve
 from nds_plugin.experiments.estimate import PlannedRow, plan_text
 from nds_plugin.experiments.grid_page import write_grid_page
@@ -37,7 +30,7 @@ from nds_plugin.report.table_formats import write_tables
 
 logger = logging.getLogger(__name__)
 
-_TRAIN_NET = Path(__file__).resolve().parents[2] / "tools" / "train_net.py"
+_TRAIN = (sys.executable, "-m", "nds_plugin.commands.train")
 # What makes a cell the one that its name says, and the option that chooses it.
 _OF_THE_CELL = {
     "SEED": "--seeds", "NDS.SEED": "--seeds", "OUTPUT_DIR": "--output", "NDS.WORK_DIR": "--output",
@@ -55,7 +48,7 @@ class Reproduction:
         results: file that collects finished cells; those in it are not run again.
         seeds, only: which cells, see :meth:`Grid.cells`.
         overrides: ``KEY VALUE`` pairs for all cells; part of what a result is made from.
-        processes: of one cell, ``--num-gpus`` of ``tools/train_net.py``.
+        processes: of one cell, ``--num-gpus`` of ``nds train``.
 
     Raises:
         NDSError: a config that cannot be read, an override of what the cell's name says, or a number of
@@ -87,7 +80,7 @@ class Reproduction:
         self.cells = grid.cells(self.seeds, only)
         self._overrides = list(overrides)
         self._processes = processes
-        self.configs: dict[Row, CN] = {row: row_config(row, overrides) for row in grid.rows}
+        self.configs: dict[Row, Any] = {row: row_config(row, overrides) for row in grid.rows}
         self.hashes = {row.identity: config_hash(cfg) for row, cfg in self.configs.items()}
 
     def jobs(self) -> list[Job]:
@@ -98,7 +91,7 @@ class Reproduction:
         return [job for job in jobs if not job.is_done]
 
     def _job(self, cell: Cell) -> Job:
-        command = [sys.executable, str(_TRAIN_NET), "--config-file", cell.row.config]
+        command = [*_TRAIN, "--config-file", cell.row.config]
         command += ["--num-gpus", str(self._processes)] if self._processes > 1 else []
         command += cell_overrides(cell, self.output, self._overrides)
         return Job(cell, self.output / cell.name, tuple(command), self.hashes[cell.row.identity])

@@ -1,6 +1,6 @@
 """Run the cells of a grid in processes of their own: claimed by locks, retried, never lost.
 
-A cell is ``tools/train_net.py`` on the row's config. Its folder holds what a run leaves, ``console.txt``,
+A cell is ``nds train`` on the row's config. Its folder holds what a run leaves, ``console.txt``,
 ``attempts.json`` and, once it is finished, ``cell.json``. Several runners may work on one folder, on one
 machine or on several that share the disk. The lock of a cell is inherited by its process, so that a
 cell whose runner was killed is left alone until it has ended.
@@ -25,7 +25,7 @@ from nds_plugin.errors import NDSError
 from nds_plugin.experiments.spec import Cell
 from nds_plugin.files.artifacts import is_valid, read_json, write_json
 from nds_plugin.files.locking import NAME as LOCK
-from nds_plugin.files.locking import try_lock
+from nds_plugin.files.locking import HeldLock, try_lock
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class _Running:
     job: Job
     process: subprocess.Popen[bytes]
     slot: Mapping[str, str]
-    lock: int
+    lock: HeldLock
     start: float
 
 
@@ -154,7 +154,7 @@ class _Runner:
                 logger.info("%s: another process works on it.", job.cell.name)
                 self.outcome.elsewhere.append(job.cell.name)
             elif job.is_done:  # by another runner, since the plan was made
-                os.close(lock)
+                lock.release()
                 self.outcome.done.append(job.cell.name)
             else:
                 self._running.append(_start(job, self._free.pop(), lock))
@@ -171,7 +171,7 @@ class _Runner:
                 self._finish(job, _seconds(job.folder))
             except (NDSError, KeyError) as error:
                 problem, status = f"its results cannot be used: {error}", _USERS_MISTAKE
-        os.close(running.lock)
+        running.lock.release()
         if not problem:
             self.outcome.done.append(name)
             self.outcome.failed.pop(name, None)
@@ -195,7 +195,7 @@ class _Runner:
             running.process.wait()
             _signal_group(running.process, signal.SIGKILL)  # what it started and left behind
             _note_end(running.job.folder, time.monotonic() - running.start, running.process.returncode)
-            os.close(running.lock)
+            running.lock.release()
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
@@ -203,7 +203,7 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
         os.killpg(process.pid, number)
 
 
-def _start(job: Job, slot: Mapping[str, str], lock: int) -> _Running:
+def _start(job: Job, slot: Mapping[str, str], lock: HeldLock) -> _Running:
     logger.info("%s: started, output in %s.", job.cell.name, job.folder / CONSOLE)
     earlier = [_ended_by_now(attempt, job.folder) for attempt in _attempts(job.folder)]
     attempts = [*earlier, {"started": _now(), "seconds": None, "status": None}]
@@ -217,7 +217,7 @@ def _start(job: Job, slot: Mapping[str, str], lock: int) -> _Running:
             stdout=console,
             stderr=subprocess.STDOUT,
             env={**os.environ, **slot},
-            pass_fds=(lock,),
+            pass_fds=(lock.descriptor,),
             start_new_session=True,  # so that all that it starts can be ended with it
         )
     return _Running(job, process, slot, lock, time.monotonic())

@@ -25,7 +25,7 @@ class Row:
         selector: as in ``NDS.SELECTOR``.
         budget: share of the source in [0, 1], or above 1 a number of images; 0 for ``none``, and for
             ``full`` 1.0 or the images of the source.
-        config: config file, as ``tools/train_net.py --config`` takes it.
+        config: config file, as ``nds train --config`` takes it.
     """
 
     client: str

@@ -23,6 +23,7 @@ from nds_plugin.errors import NDSError
 from nds_plugin.experts.heads import Heads
 from nds_plugin.experts.manifest import ARCH, HEAD, MANIFEST, expert_kind, read_manifest, set_files
 from nds_plugin.files.artifacts import VERSION, atomic_write, file_hash
+from nds_plugin.files.safetensors_header import incomplete, open_safetensors
 from nds_plugin.images.backbones import FeatureNetwork, restore
 from nds_plugin.images.networks import empty_network
 
@@ -64,10 +65,10 @@ def read_network(
     try:
         weights = load(data)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise NDSError(
-            f"{path} is not a complete safetensors file ({error}): copy it or train it again."
-        ) from None
-    header = _header(data, path)
+        raise incomplete(path, error) from None
+    # The format: 8 bytes of length, then JSON. From the same bytes as weights and hash; load() has checked it.
+    metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__")
+    header = _header(metadata, path)
     found = hashlib.sha256(data).hexdigest() if sha256 is not None else None
     if found != sha256:
         raise _wrong_hash(path, sha256, found)
@@ -81,11 +82,8 @@ def _wrong_hash(path: str | os.PathLike[str], expected: str | None, found: str |
     )
 
 
-def _header(data: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
-    # The format: 8 bytes of length, then JSON; load() has just checked that it is whole.
-    length = int.from_bytes(data[:8], "little")
-    metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
-    if _HEADER not in metadata:
+def _header(metadata: Mapping[str, str] | None, path: str | os.PathLike[str]) -> dict[str, Any]:
+    if metadata is None or _HEADER not in metadata:
         raise NDSError(f"{path} is a safetensors file, but not one that nds_plugin wrote.")
     header: dict[str, Any] = json.loads(metadata[_HEADER])
     if header.get("version") != VERSION or not isinstance(header.get("key"), str):
@@ -99,7 +97,8 @@ def _header(data: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
 def valid_header(path: str | os.PathLike[str], key: str) -> dict[str, Any] | None:
     """The header of a whole network file that was made from exactly these inputs, else None."""
     try:
-        header = read_network(path)[1]
+        with open_safetensors(path) as file:
+            header = _header(file.metadata(), path)
     except NDSError:
         return None
     return header if header["key"] == key else None

@@ -90,9 +90,9 @@ class FourRotations(nn.Module):
         """See :class:`~nds_plugin.images.backbones.FeatureNetwork`."""
         return self.network.interpolation
 
-    def describe(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """What decides the features beside the weights."""
-        return {**self.network.describe(), "rotations": ROTATIONS}
+        return {**self.network.identity(), "rotations": ROTATIONS}
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
         """Features, rotation after rotation; each rotation is a batch of its own, of the size of the crops."""

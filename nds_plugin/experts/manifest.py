@@ -15,8 +15,8 @@ from typing import Any
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import content_hash, read_json
 from nds_plugin.files.safetensors_header import check_heads_file, check_resnet18_file, check_weights_file
+from nds_plugin.images.crop_geometry import resize_size
 from nds_plugin.images.input_form import InputForm
-from nds_plugin.images.reading import resize_size
 
 ARCH = "resnet18"
 KIND = "experts"

@@ -11,7 +11,7 @@ from typing import Any
 
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.files.artifacts import content_hash, read_json, write_json
-from nds_plugin.images.cost import Cost
+from nds_plugin.images.cost import Cost, keep_seconds, with_seconds
 
 KIND = "scores"
 METRICS = ("accuracy", "log_likelihood", "relative_accuracy", "relative_log_likelihood")  # of experts
@@ -58,7 +58,7 @@ class Scores:
             raise unknown_name("metric", self.metric, METRICS)
 
     def save(self, path: str | os.PathLike[str], key: str | None = None) -> None:
-        """Write the scores as JSON.
+        """Write the scores as JSON, the same bytes for the same inputs; the time that they took goes beside them.
 
         Args:
             path: the file.
@@ -70,7 +70,9 @@ class Scores:
         _refuse_not_finite(self, "the scores")
         payload = asdict(self)
         decisive = {name: value for name, value in payload.items() if name != "cost"}
-        write_json(path, KIND, key if key is not None else content_hash(decisive), payload)
+        key = key if key is not None else content_hash(decisive)
+        keep_seconds(path, key, self.cost)
+        write_json(path, KIND, key, {**decisive, "cost": self.cost.counts})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scores:
@@ -88,7 +90,8 @@ class Scores:
             if not isinstance(document.get(name), kind):
                 raise NDSError(f"{path}: field {name!r} should be a {kind.__name__}: score again.")
         fields = {name: document[name] for name in kinds}
-        scores = cls(**{**fields, "cost": Cost.from_dict(document["cost"])})
+        cost = with_seconds(path, document["key"], document["cost"])
+        scores = cls(**{**fields, "cost": cost})
         _refuse_not_finite(scores, path)
         return scores
 

@@ -11,7 +11,6 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Union
 
 import numpy as np
@@ -19,25 +18,25 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.head_scoring import forward_heads
 from nds_plugin.experts.manifest import HEAD
 from nds_plugin.experts.passes import SHARED, Pass, Reading, chunks, micro_batch, padded, right_answers
-from nds_plugin.experts.scores import METRICS, Scores
+from nds_plugin.experts.scores import Scores
+from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.experts.supervised import cross_validate
 from nds_plugin.experts.tasks import ROTATIONS, rotations
 from nds_plugin.images.cost import Cost
 from nds_plugin.images.networks import (
-    PRECISIONS,
     InferenceNetwork,
     normalise,
     precision_name,
     repeatable,
     resolve_precision,
 )
-from nds_plugin.images.reading import list_images
-from nds_plugin.source.index import NO_LABEL, SourceIndex
+from nds_plugin.source.image_folders import list_images
+from nds_plugin.source.index import NO_LABEL, SourceIndex, drawn_rows
 
 logger = logging.getLogger(__name__)
 
@@ -45,45 +44,6 @@ MEGABYTE = 1 << 20
 _CPU = torch.device("cpu")
 Images = Union[SourceIndex, Sequence[str], str, "os.PathLike[str]"]
 Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class ScoringConfig:
-    """How a client's images are scored.
-
-    Attributes:
-        metric: what becomes z, one of ``scores.METRICS``; all are kept in ``Scores.details``.
-        max_images: score a random draw of this many, or all if None.
-        seed: of that draw and of the folds of the supervised task.
-        precision: of the convolutions, one of ``networks.PRECISIONS``.
-        num_workers, batch_size: of the loader; they change nothing but the time.
-        resident_mb: memory for experts held at once. If they do not all fit, crops are kept
-            instead, ``crops_mb`` at a time, and the experts are loaded once per such chunk.
-        crops_mb: see above.
-        folds: of the cross-validation of the supervised task.
-    """
-
-    metric: str = "accuracy"
-    max_images: int | None = None
-    seed: int = 0
-    precision: str = "auto"
-    num_workers: int = 2
-    batch_size: int = 16
-    resident_mb: int = 4096
-    crops_mb: int = 1024
-    folds: int = 5
-
-    def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise unknown_name("metric", self.metric, METRICS)
-        if self.precision not in PRECISIONS:
-            raise unknown_name("precision", self.precision, PRECISIONS)
-        least = {"seed": 0, "num_workers": 0, "batch_size": 1, "resident_mb": 1, "crops_mb": 1, "folds": 2}
-        if self.max_images is not None:
-            least["max_images"] = 1
-        for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                raise NDSError(f"scoring {name} must be {minimum} or more, got {getattr(self, name)!r}.")
 
 
 def score_experts(
@@ -164,11 +124,8 @@ def _client_images(
         paths, labels = [paths[i] for i in labelled], labels[labelled]
     if not paths:
         raise NDSError("the target has no images: nothing to score the experts on.")
-    if config.max_images is not None and config.max_images < len(paths):
-        rng = np.random.Generator(np.random.PCG64(config.seed))
-        chosen = np.sort(rng.choice(len(paths), config.max_images, replace=False))
-        paths, labels = [paths[i] for i in chosen], labels[chosen]
-    return paths, labels
+    chosen = drawn_rows(len(paths), config.max_images, config.seed)
+    return [paths[i] for i in chosen], labels[chosen]
 
 
 def _forward_all(

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 
 from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.experts.settings import TASKS
 from nds_plugin.images.networks import normalise
 
 ROTATIONS = 4  # 0, 90, 180 and 270 degrees, counter-clockwise
@@ -66,9 +67,6 @@ class SupervisedTask:
     def batch(self, crops: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs (B, 3, S, S) and the labels as targets (B,)."""
         return normalise(crops), labels.long()
-
-
-TASKS = (RotationTask.name, SupervisedTask.name)
 
 
 def get_task(name: str, classes: Sequence[str] = ()) -> Task:

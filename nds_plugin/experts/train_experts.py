@@ -21,9 +21,9 @@ import torch
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet, load_network, read_network, valid_header, write_network
 from nds_plugin.experts.manifest import ARCH, KIND, MANIFEST, SHARED, expert_file, set_hash
+from nds_plugin.experts.settings import ExpertConfig
 from nds_plugin.experts.tasks import Task, get_task
 from nds_plugin.experts.train_network import (
-    ExpertConfig,
     TrainingSet,
     TrainingStats,
     Weights,
@@ -32,8 +32,8 @@ from nds_plugin.experts.train_network import (
     train_network,
 )
 from nds_plugin.files.artifacts import content_hash, file_hash, is_valid, write_json
+from nds_plugin.images.crop_geometry import resize_size
 from nds_plugin.images.networks import MEAN, STD
-from nds_plugin.images.reading import resize_size
 from nds_plugin.source.index import NO_LABEL, SourceIndex
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,13 @@ from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet, write_network
 from nds_plugin.experts.heads import FourRotations, Heads
 from nds_plugin.experts.manifest import BACKBONE, HEAD, HEADS, KIND, MANIFEST, set_hash
+from nds_plugin.experts.settings import HeadConfig
 from nds_plugin.experts.tasks import ROTATIONS, RotationTask
 from nds_plugin.experts.train_experts import is_complete
 from nds_plugin.files.artifacts import content_hash, file_hash, write_json
 from nds_plugin.images.backbones import FeatureNetwork
+from nds_plugin.images.crop_geometry import resize_size
 from nds_plugin.images.crops import MAX_UNREADABLE
-from nds_plugin.images.reading import resize_size
 from nds_plugin.source.features import extract_features, network_hash
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
@@ -40,49 +40,6 @@ _CPU = torch.device("cpu")
 _DRAW, _SHARED = 0, 1
 Features = npt.NDArray[np.float32]
 Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """How head experts are trained; the values are our choice.
-
-    Attributes:
-        task: the proxy task; heads know ``rotation`` alone.
-        crop_size: side of the crops in pixels.
-        c: inverse strength of the regularisation, as scikit-learn's ``LogisticRegression`` takes it.
-        share: of each cluster's images that the heads are fitted on, a seeded draw; their features are held
-            in memory, 16 D bytes an image (20 KB of 1,280 features).
-        seed: of that draw.
-        num_workers, batch_size: of the loader; they change nothing but the time.
-    """
-
-    task: str = RotationTask.name
-    crop_size: int = 224
-    c: float = 0.001
-    share: float = 1.0
-    seed: int = 0
-    num_workers: int = 0
-    batch_size: int = 128
-
-    def __post_init__(self) -> None:
-        if self.task != RotationTask.name:
-            raise NDSError(
-                f"head experts know the task 'rotation' alone, got {self.task!r}: on one frozen backbone the linear "
-                "layer of a client's labels would be the same for all clusters; use experts of kind 'network'."
-            )
-        for name, low in (("crop_size", 8), ("seed", 0), ("num_workers", 0), ("batch_size", 1)):
-            if getattr(self, name) < low:
-                raise NDSError(f"expert {name} must be {low} or more, got {getattr(self, name)!r}.")
-        if not self.c > 0:
-            raise NDSError(f"expert c must be above 0, got {self.c!r}.")
-        if not 0 < self.share <= 1:
-            raise NDSError(f"expert share must be above 0 and at most 1, got {self.share!r}.")
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the heads, beside the backbone and the images."""
-        values = asdict(self)
-        del values["num_workers"], values["batch_size"]
-        return values
 
 
 def heads_key(index: SourceIndex, partition: Partition, network: FeatureNetwork, config: HeadConfig) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +14,12 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from nds_plugin.errors import NDSError, unknown_name
-from nds_plugin.experts.manifest import ARCH
-from nds_plugin.experts.tasks import TASKS, Task
+from nds_plugin.errors import NDSError
+from nds_plugin.experts.settings import ExpertConfig
+from nds_plugin.experts.tasks import Task
 from nds_plugin.files.artifacts import content_hash
 from nds_plugin.images.crops import CACHE_BYTES, CropBatch, RandomCrops, Unreadable, crop_loader
 from nds_plugin.images.networks import (
-    PRECISIONS,
     build_network,
     precision_name,
     repeatable,
@@ -30,70 +28,8 @@ from nds_plugin.images.networks import (
 
 logger = logging.getLogger(__name__)
 
-INITS = ("shared", "scratch")
 WARMUP = 0.05  # share of the steps; our choice
 Weights = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class ExpertConfig:
-    """How experts are trained; the values are our choice, the paper's schedule is not known.
-
-    Attributes:
-        task: the proxy task, one of ``tasks.TASKS``.
-        crop_size: side of the training crops in pixels.
-        steps: of every expert, whatever its cluster's size, so that experts differ by what they
-            saw and not by how long.
-        batch_size: crops per step; the rotation task makes four inputs of each.
-        base_lr, weight_decay, momentum: of SGD; the rate warms up linearly and falls by a cosine.
-        seed: of the weights, the order of the images and the crops.
-        init: experts start from the ``shared`` network or from ``scratch``.
-        shared_steps: of the shared network; 0 for none, which ``init="scratch"`` allows.
-        amp: mixed precision where the device has it.
-        precision: with ``amp``, one of ``networks.PRECISIONS``.
-        num_workers: loader processes; changes nothing but the time.
-    """
-
-    task: str = "rotation"
-    crop_size: int = 224
-    steps: int = 2000
-    batch_size: int = 32
-    base_lr: float = 0.05
-    weight_decay: float = 1e-4
-    momentum: float = 0.9
-    seed: int = 0
-    init: str = "shared"
-    shared_steps: int = 5000
-    amp: bool = True
-    precision: str = "auto"
-    num_workers: int = 0
-
-    def __post_init__(self) -> None:
-        for name, known in (("task", TASKS), ("init", INITS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in known:
-                raise unknown_name(f"expert {name}", getattr(self, name), known)
-        shared_least = 1 if self.init == "shared" else 0
-        least = {"crop_size": 8, "steps": 1, "batch_size": 1, "seed": 0, "shared_steps": shared_least}
-        for name, minimum in {**least, "num_workers": 0}.items():
-            if getattr(self, name) < minimum:
-                raise NDSError(f"expert {name} must be {minimum} or more, got {getattr(self, name)!r}.")
-        if not self.base_lr > 0:
-            raise NDSError(f"expert base_lr must be above 0, got {self.base_lr!r}.")
-        for name in ("weight_decay", "momentum"):
-            if not getattr(self, name) >= 0:
-                raise NDSError(f"expert {name} must be 0 or more, got {getattr(self, name)!r}.")
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the trained weights: everything but the number of workers."""
-        values = asdict(self)
-        del values["num_workers"]
-        return {**values, "arch": ARCH}
-
-    def shared_identity(self) -> dict[str, Any]:
-        """What decides the shared network's weights."""
-        values = self.identity()
-        del values["steps"], values["init"]
-        return values
 
 
 @dataclass(frozen=True)

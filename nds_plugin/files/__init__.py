@@ -1,5 +1,5 @@
 """Files on disk: atomic artefacts with hashes, locks between processes, and foreign files read
 without executing them.
 
-May import: errors.
+May import: errors, settings.
 """

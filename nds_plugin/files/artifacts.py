@@ -1,7 +1,8 @@
 """Artefacts on disk: complete or absent, versioned, hashed, never unpickled.
 
 Every file is written to a temporary name beside its destination, flushed to the disk and
-renamed, so that a reader sees the old file or the whole new one. Two formats:
+renamed, so that a reader sees the old file or the whole new one; what killed writes left in the folder
+is removed (:mod:`nds_plugin.files.temporary`). Two formats:
 
 * JSON documents, ``{"kind": ..., "version": ..., "key": ..., ...payload}``;
 * Parquet tables whose schema metadata holds the same header under ``b"nds"``.
@@ -16,6 +17,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -25,10 +27,12 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import CannotWriteError, DamagedFileError, MissingFileError, NDSError
+from nds_plugin.files import temporary
 
 VERSION = 1
 HEADER = b"nds"
+HEADER_FIELDS = ("kind", "version", "key")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What a failed write says of the disk and not of the program.
 _UNWRITABLE = (*DISK_FULL, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM, errno.EEXIST, errno.EIO)
@@ -46,35 +50,34 @@ def atomic_write(
         NDSError: the disk is full or the folder cannot be written; ``path`` is untouched.
     """
     path = Path(path)
-    temporary: str | None = None
-    try:
-        fd, temporary = _new_file(path)
-        with os.fdopen(fd, mode) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        _put_in_place(temporary, path, permissions)
-        temporary = None
-    except OSError as error:
-        if error.errno in _UNWRITABLE:
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = stack.enter_context(temporary.new_file(path))
+        except OSError as error:
             raise cannot_write(path, error) from error
-        raise
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        try:
+            with os.fdopen(descriptor, mode) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno in _UNWRITABLE:
+                raise cannot_write(path, error) from error
+            raise
+        _put_in_place(name, path, permissions)
 
 
-def cannot_write(path: str | os.PathLike[str], error: OSError) -> NDSError:
+def cannot_write(path: str | os.PathLike[str], error: OSError) -> CannotWriteError:
     """The error for a file or folder that the system does not let us write."""
     if error.errno in DISK_FULL:
-        return NDSError(
+        return CannotWriteError(
             f"disk full while writing {path}: nothing was changed; free some space and "
             "start again, finished steps are kept."
         )
     in_the_way = error.errno in (errno.EEXIST, errno.ENOTDIR)
     cause = "a file is where a folder should be" if in_the_way else error.strerror
-    return NDSError(f"cannot write {path}: {cause}.")
+    return CannotWriteError(f"cannot write {path}: {cause}.")
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
@@ -90,19 +93,10 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         raise cannot_write(folder, error) from error
 
 
-def _new_file(path: Path) -> tuple[int, str]:
-    """A temporary file beside ``path``: its descriptor and its name."""
+def _put_in_place(name: str, path: Path, permissions: int) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
-def _put_in_place(temporary: str, path: Path, permissions: int) -> None:
-    try:
-        os.chmod(temporary, permissions)
-        os.replace(temporary, path)
+        os.chmod(name, permissions)
+        os.replace(name, path)
         sync(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -150,13 +144,15 @@ def read_json(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
         with open(path, encoding="utf-8") as file:
             document = json.load(file)
     except (FileNotFoundError, NotADirectoryError):
-        raise NDSError(f"{kind} file not found: {path}.") from None
+        raise MissingFileError(f"{kind} file not found: {path}.") from None
     except OSError as error:
-        raise NDSError(f"cannot read the {kind} file {path}: {error.strerror}.") from None
+        raise DamagedFileError(f"cannot read the {kind} file {path}: {error.strerror}.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise NDSError(f"{path} is not a complete JSON file ({error}): make it again.") from None
+        raise DamagedFileError(f"{path} is not a complete JSON file ({error}): make it again.") from None
     if not isinstance(document, dict):
-        raise NDSError(f"{path}: expected a JSON object of kind {kind!r}, got a {type(document).__name__}.")
+        raise DamagedFileError(
+            f"{path}: expected a JSON object of kind {kind!r}, got a {type(document).__name__}."
+        )
     check_header(document, kind, path)
     return document
 
@@ -183,11 +179,11 @@ def read_table(path: str | os.PathLike[str], kind: str) -> tuple[pa.Table, dict[
         NDSError: missing, cut short, not Parquet, of another kind or of another version.
     """
     if not os.path.isfile(path):
-        raise NDSError(f"{kind} file not found: {path}.")
+        raise MissingFileError(f"{kind} file not found: {path}.")
     try:
         table = pq.read_table(path, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
-        raise NDSError(f"{path} is not a complete Parquet file ({error}): make it again.") from None
+        raise DamagedFileError(f"{path} is not a complete Parquet file ({error}): make it again.") from None
     header = table_header(table.schema, path)
     check_header(header, kind, path)
     return table, header
@@ -198,11 +194,11 @@ def read_header(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     if str(path).endswith(".json"):
         return read_json(path, kind)
     if not os.path.isfile(path):
-        raise NDSError(f"{kind} file not found: {path}.")
+        raise MissingFileError(f"{kind} file not found: {path}.")
     try:
         schema = pq.read_schema(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise NDSError(f"{path} is not a complete Parquet file ({error}): make it again.") from None
+        raise DamagedFileError(f"{path} is not a complete Parquet file ({error}): make it again.") from None
     header = table_header(schema, path)
     check_header(header, kind, path)
     return header
@@ -224,13 +220,13 @@ def table_header(schema: pa.Schema, path: str | os.PathLike[str]) -> dict[str, A
     """
     raw = (schema.metadata or {}).get(HEADER)
     if raw is None:
-        raise NDSError(f"{path} is a whole file, but not one that nds_plugin wrote.")
+        raise DamagedFileError(f"{path} is a whole file, but not one that nds_plugin wrote.")
     try:
         header = json.loads(raw)
     except ValueError as error:
-        raise NDSError(f"the header of {path} is damaged ({error}): make the file again.") from None
+        raise DamagedFileError(f"the header of {path} is damaged ({error}): make the file again.") from None
     if not isinstance(header, dict):
-        raise NDSError(
+        raise DamagedFileError(
             f"the header of {path} is damaged: expected a JSON object, got a {type(header).__name__}: "
             "make the file again."
         )
@@ -240,11 +236,26 @@ def table_header(schema: pa.Schema, path: str | os.PathLike[str]) -> dict[str, A
 def check_header(header: Mapping[str, Any], kind: str, path: str | os.PathLike[str]) -> None:
     """Raise the error of a header of another kind or version."""
     if header.get("kind") != kind:
-        raise NDSError(f"{path}: expected a file of kind {kind!r}, got {header.get('kind')!r}.")
+        raise DamagedFileError(f"{path}: expected a file of kind {kind!r}, got {header.get('kind')!r}.")
     if header.get("version") != VERSION:
-        raise NDSError(
+        raise DamagedFileError(
             f"{path}: written in version {header.get('version')} of the format, this release reads "
             f"version {VERSION}: make it again."
         )
     if not isinstance(header.get("key"), str):
-        raise NDSError(f"{path}: its header has no key; it was not written by nds_plugin: make it again.")
+        raise DamagedFileError(
+            f"{path}: its header has no key; it was not written by nds_plugin: make it again."
+        )
+
+
+def plain(value: Any) -> Any:
+    """A JSON-able copy: tuples and arrays as lists, keys as text, NaN and infinities as None."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

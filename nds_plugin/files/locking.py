@@ -12,11 +12,15 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from nds_plugin.errors import NDSError
-from nds_plugin.files.artifacts import check_writable
+import platformdirs
+from filelock import FileLock, Timeout
+
+from nds_plugin.errors import CannotWriteError
+from nds_plugin.files.artifacts import cannot_write, check_writable
 
 logger = logging.getLogger(__name__)
 
+APPLICATION = "nds_plugin"
 NAME = ".lock"  # of a whole folder
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -49,71 +53,76 @@ def folder_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
         yield
 
 
-def try_lock(path: str | os.PathLike[str]) -> int | None:
-    """The descriptor of a lock file that this process now holds, None where another one does.
+class HeldLock:
+    """A lock file that this process holds; :meth:`release` gives it up."""
 
-    Closing the descriptor, in this process and in all that inherited it, releases the lock.
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        opened: list[int] = []
+        self._path = Path(path)
+        # A soft lock would outlive its holder, and a file that is removed on release lets two hold the lock.
+        self._lock = FileLock(
+            path, mode=0o666, thread_local=False, fallback_to_soft=False, preserve_lock_file=True,
+            on_acquired=opened.append,
+        )  # fmt: skip
+        self._opened = opened
+
+    @property
+    def descriptor(self) -> int:
+        """The descriptor: a process that inherits it holds the lock even after this one was killed."""
+        return self._opened[-1]
+
+    def acquire(self, *, wait: bool) -> bool:
+        """Whether the lock is held now.
+
+        Raises:
+            NDSError: the file cannot be written, or its file system has no locks.
+        """
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(blocking=wait)
+        except Timeout:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise cannot_write(self._path, error) from None
+            raise CannotWriteError(
+                f"cannot lock {self._path}: {error.strerror}. Its file system has no file locks (on NFS: mount it "
+                "with locks, or with local_lock=flock); else make the file on a machine whose disk has them, and "
+                "copy it there."
+            ) from None
+        return True
+
+    def release(self) -> None:
+        """Give the lock up, also in the name of all processes that inherited the descriptor."""
+        self._lock.release()
+
+
+def try_lock(path: str | os.PathLike[str]) -> HeldLock | None:
+    """A lock that this process now holds, None where another one does.
 
     Raises:
         NDSError: the folder cannot be written, or its file system has no locks.
     """
-    path = Path(path)
-    check_writable(path.parent)
-    descriptor = _open(path)
-    try:
-        if _flock(descriptor, path, wait=False):
-            return descriptor
-    except BaseException:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
+    check_writable(Path(path).parent)
+    lock = HeldLock(path)
+    return lock if lock.acquire(wait=False) else None
 
 
 @contextlib.contextmanager
-def held(lock: Path, waiting: str) -> Iterator[None]:
+def held(path: str | os.PathLike[str], waiting: str) -> Iterator[None]:
     """Hold a lock file, which is made if need be; where another process has it, log ``waiting`` and wait.
 
     Raises:
         NDSError: the folder cannot be written, or its file system has no locks.
     """
-    descriptor = _open(lock)
+    lock = HeldLock(path)
+    if not lock.acquire(wait=False):
+        logger.info("%s", waiting)
+        lock.acquire(wait=True)
     try:
-        if not _flock(descriptor, lock, wait=False):
-            logger.info("%s", waiting)
-            _flock(descriptor, lock, wait=True)
         yield
     finally:
-        os.close(descriptor)
-
-
-def _open(lock: Path) -> int:
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise NDSError(f"cannot write {lock}: {error.strerror}.") from None
-    with contextlib.suppress(OSError):  # of another user, who has made it usable
-        os.fchmod(descriptor, 0o666)  # whatever the umask: others who share the folder lock it, too
-    return descriptor
-
-
-def _flock(descriptor: int, lock: Path, wait: bool) -> bool:
-    """Whether the lock is held now."""
-    import fcntl
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        raise NDSError(
-            f"cannot lock {lock}: {error.strerror}. Its file system has no file locks (on NFS: mount it with "
-            "locks, or with local_lock=flock); else make the file on a machine whose disk has them, and copy it there."
-        ) from None
-    return True
+        lock.release()
 
 
 def can_write(folder: str | os.PathLike[str]) -> bool:
@@ -125,9 +134,8 @@ def can_write(folder: str | os.PathLike[str]) -> bool:
 
 
 def user_cache() -> Path:
-    """The package's folder in the user's cache: ``$XDG_CACHE_HOME/nds_plugin`` or ``~/.cache/nds_plugin``."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(cache) / "nds_plugin"
+    """The package's folder in the user's cache, for example ``$XDG_CACHE_HOME/nds_plugin``, ``~/.cache/nds_plugin``."""
+    return platformdirs.user_cache_path(APPLICATION, appauthor=False)
 
 
 def writable_folder(preferred: str | os.PathLike[str], name: str) -> Path:

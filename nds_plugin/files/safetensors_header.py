@@ -1,22 +1,21 @@
 """The header of a safetensors file, read with a cap and compared with the experts' architecture.
 
-Needs neither torch nor the file's weights: eight bytes of length, then that much JSON. What a
-stranger's file claims is checked before anything is made of it.
+Needs neither torch nor the file's weights. What a stranger's file claims is checked before anything is made
+of it.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from math import prod
-from typing import Any
 
-from nds_plugin.errors import NDSError
+from safetensors import SafetensorError, safe_open
+
+from nds_plugin.errors import DamagedFileError
 
 # A ResNet-18 has 122 tensors and a header of about 12 KB; the format itself allows 100 MB.
 MAX_HEADER = 1 << 20
 MAX_TENSORS = 10_000
-_BYTES = {"F32": 4, "I64": 8}
+_DTYPES = ("F32", "I64")
 _STAGES = ((64, 64), (64, 128), (128, 256), (256, 512))  # channels in and out of ResNet-18's stages
 
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
@@ -57,7 +56,7 @@ def heads_tensors(heads: int, outputs: int, features: int) -> Shapes:
 
 
 def check_resnet18_file(path: str | os.PathLike[str], outputs: int) -> None:
-    """Refuse a file that is not a ResNet-18 in safetensors: names, dtypes, shapes and every offset.
+    """Refuse a file that is not a ResNet-18 in safetensors: names, dtypes, shapes; safetensors checks every offset.
 
     Raises:
         NDSError: missing, cut short, a header that is too long or malformed, or another network.
@@ -76,102 +75,76 @@ def check_heads_file(path: str | os.PathLike[str], heads: int, outputs: int, fea
 
 
 def check_weights_file(path: str | os.PathLike[str]) -> None:
-    """Refuse a file that is not weights in safetensors: any names and shapes, but every offset must be right.
+    """Refuse a file that is not weights in safetensors, of any names and shapes.
 
     Whether they are those of the network that they should be is seen where that is built.
 
     Raises:
         NDSError: missing, cut short, a header that is too long or malformed, or a dtype of no weights.
     """
-    header = read_header(path)
-    header.pop("__metadata__", None)
-    if not 1 <= len(header) <= MAX_TENSORS:
-        raise NDSError(f"{path}: {len(header)} tensors, expected 1 to {MAX_TENSORS}: not a network's file.")
-    spans = []
-    for name, entry in header.items():
-        dtype, shape = (entry.get(k) if isinstance(entry, dict) else None for k in ("dtype", "shape"))
-        if dtype not in _BYTES or not (
-            isinstance(shape, list) and len(shape) <= 8 and all(map(_is_size, shape))
-        ):
-            raise NDSError(
-                f"{path}: tensor {name[:100]!r} is {str(dtype)[:20]} {str(shape)[:60]}, expected one of "
-                f"{', '.join(_BYTES)} and a shape: not a network's file."
+    _check_header_size(path)
+    with open_safetensors(path) as file:
+        names = list(file.keys())
+        if not 1 <= len(names) <= MAX_TENSORS:
+            raise DamagedFileError(
+                f"{path}: {len(names)} tensors, expected 1 to {MAX_TENSORS}: not a network's file."
             )
-        spans.append(_span(path, name[:100], entry, dtype, tuple(shape), "this network"))
-    _check_spans(path, sorted(spans), os.path.getsize(path))
+        for name in names:
+            if (dtype := file.get_slice(name).get_dtype()) not in _DTYPES:
+                raise DamagedFileError(
+                    f"{path}: tensor {name[:100]!r} is {dtype}, expected one of {', '.join(_DTYPES)}: not a "
+                    "network's file."
+                )
 
 
 def _check_tensors(path: str | os.PathLike[str], expected: Shapes, what: str) -> None:
-    header = read_header(path)
-    header.pop("__metadata__", None)
-    if header.keys() != expected.keys():
-        odd = sorted(header.keys() ^ expected.keys())
-        raise NDSError(
-            f"{path}: {len(odd)} tensors are missing or unknown for {what}, first {odd[0][:100]!r}: not "
-            "an expert of this architecture."
-        )
-    spans = []
-    for name, (dtype, shape) in expected.items():
-        spans.append(_span(path, name, header[name], dtype, shape, what))
-    _check_spans(path, sorted(spans), os.path.getsize(path))
+    _check_header_size(path)
+    with open_safetensors(path) as file:
+        if odd := sorted(set(file.keys()) ^ expected.keys()):
+            raise DamagedFileError(
+                f"{path}: {len(odd)} tensors are missing or unknown for {what}, first {odd[0][:100]!r}: not "
+                "an expert of this architecture."
+            )
+        for name, (dtype, shape) in expected.items():
+            tensor = file.get_slice(name)
+            if (tensor.get_dtype(), tuple(tensor.get_shape())) != (dtype, shape):
+                raise DamagedFileError(
+                    f"{path}: tensor {name!r} should be {dtype} {list(shape)} in {what}, got "
+                    f"{tensor.get_dtype()} {str(tensor.get_shape())[:60]}: not an expert of this set."
+                )
 
 
-def read_header(path: str | os.PathLike[str], max_bytes: int = MAX_HEADER) -> dict[str, Any]:
-    """The JSON header of a safetensors file.
-
-    Raises:
-        NDSError: missing, cut short, longer than ``max_bytes``, or not a JSON object.
-    """
+def _check_header_size(path: str | os.PathLike[str]) -> None:
+    """Before safetensors, whose own cap is 100 MB, reads it."""
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= max_bytes:
-                raise NDSError(
-                    f"{path}: its header claims {length} bytes, expected 2 to {max_bytes}: not a safetensors "
-                    "file of an expert."
-                )
-            raw = file.read(length)
     except OSError as error:
-        raise NDSError(f"cannot read {path}: {error.strerror}.") from None
-    try:
-        header = json.loads(raw) if len(raw) == length else None
-    except (ValueError, RecursionError):
-        header = None
-    if not isinstance(header, dict):
-        raise NDSError(f"{path} is not a complete safetensors file: copy it or train it again.")
-    return header
-
-
-def _is_size(number: Any) -> bool:
-    return type(number) is int and number >= 0
-
-
-def _span(
-    path: str | os.PathLike[str], name: str, entry: Any, dtype: str, shape: tuple[int, ...], what: str
-) -> tuple[int, int]:
-    """Where a tensor's bytes lie, after its dtype and shape were found right."""
-    found = entry if isinstance(entry, dict) else {}
-    if found.get("dtype") != dtype or found.get("shape") != list(shape):
-        raise NDSError(
-            f"{path}: tensor {name!r} should be {dtype} {list(shape)} in {what}, got "
-            f"{str(found.get('dtype'))[:20]} {str(found.get('shape'))[:60]}: not an expert of this set."
+        raise DamagedFileError(f"cannot read {path}: {error.strerror}.") from None
+    if not 2 <= length <= MAX_HEADER:
+        raise DamagedFileError(
+            f"{path}: its header claims {length} bytes, expected 2 to {MAX_HEADER}: not a safetensors file of an "
+            "expert."
         )
-    offsets = found.get("data_offsets")
-    if not (isinstance(offsets, list) and len(offsets) == 2 and all(type(n) is int for n in offsets)):
-        raise NDSError(f"{path}: tensor {name!r} has no offsets: not a complete safetensors file.")
-    start, stop = offsets
-    if stop - start != prod(shape) * _BYTES[dtype]:
-        raise NDSError(f"{path}: tensor {name!r} has {stop - start} bytes, not those of its shape.")
-    return start, stop
 
 
-def _check_spans(path: str | os.PathLike[str], spans: list[tuple[int, int]], size: int) -> None:
-    with open(path, "rb") as file:
-        header = 8 + int.from_bytes(file.read(8), "little")
-    end = 0
-    for start, stop in spans:
-        if start != end:
-            raise NDSError(f"{path}: its tensors overlap or leave a gap at byte {end}: not an expert's file.")
-        end = stop
-    if header + end != size:
-        raise NDSError(f"{path}: {size} bytes, its header describes {header + end}: copy it again.")
+def open_safetensors(path: str | os.PathLike[str]) -> safe_open:
+    """A safetensors file whose header has been checked; tensors are read when asked for, as numpy arrays.
+
+    Raises:
+        NDSError: missing, cut short, or not in the format.
+    """
+    try:
+        return safe_open(os.fspath(path), framework="numpy")
+    except OSError as error:
+        raise DamagedFileError(f"cannot read {path}: {error.strerror or error}.") from None
+    except SafetensorError as error:
+        raise incomplete(path, error) from None
+
+
+def incomplete(path: str | os.PathLike[str], error: Exception) -> DamagedFileError:
+    """The error for a file that safetensors refuses."""
+    cause = " ".join(str(error).split())[:200]
+    return DamagedFileError(
+        f"{path} is not a complete safetensors file ({cause}): copy it or train it again."
+    )

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from nds_plugin.errors import NDSError
-from nds_plugin.images.checkpoint_files import State, read_state
-from nds_plugin.images.input_form import IMAGENET, InputForm
+from nds_plugin.images.checkpoint_forms import State, read_forms
+from nds_plugin.images.input_form import IMAGENET, MSRA, InputForm
 from nds_plugin.images.networks import normalise
 from nds_plugin.images.resnet_checkpoints import RESNETS, empty_resnet, resnet_from_state
 from nds_plugin.images.timm_networks import (
@@ -30,7 +30,7 @@ from nds_plugin.images.timm_networks import (
 )
 
 logger = logging.getLogger(__name__)
-_FILES = (".pth", ".pkl", ".safetensors", ".pt", ".tar", ".bin")
+_FILES = (".pth", ".pkl", ".safetensors", ".pt", ".ckpt", ".tar", ".pyth", ".bin")
 
 
 class FeatureNetwork(nn.Module):
@@ -83,6 +83,12 @@ class FeatureNetwork(nn.Module):
         """What :func:`restore` needs beside the weights, for JSON."""
         return {"arch": self.name, "input": self.form.to_dict()}
 
+    def identity(self) -> dict[str, Any]:
+        """What decides the features beside the weights; of ResNets in words that earlier keys were made of."""
+        if self.name in RESNETS and self.form in (IMAGENET, MSRA):
+            return {"name": self.name, "msra": str(self.form == MSRA)}
+        return self.describe()
+
 
 def load_feature_network(
     weights: str | os.PathLike[str] | None = None,
@@ -93,8 +99,8 @@ def load_feature_network(
 
     Args:
         weights: path of a checkpoint, or ``package:efficientnet-lite0``. Without ``network`` a file holds a
-            ResNet-18, -34, -50 or -101: torchvision's ``.pth``, ``.safetensors``, or Detectron2's ``.pth`` or
-            ``.pkl`` (a whole detector may be around it).
+            ResNet-18, -34, -50 or -101 in any of the forms of :mod:`nds_plugin.images.checkpoint_forms` (a
+            whole detector may be around it).
         shared_state: in place of all else, the state dict of a torchvision ResNet, such as the shared
             rotation network's.
         network: a name: torchvision's of one of those ResNets, or any of timm's; without weights, they come
@@ -113,7 +119,7 @@ def load_feature_network(
     if weights is not None and str(weights).startswith(PACKAGE):
         network = network or package_network(str(weights))
     if weights is not None and network in ("", *RESNETS):
-        return _resnet(read_state(weights), str(weights), network)
+        return _resnet(read_forms(weights, "feature network").arrays, str(weights), network)
     form = input_form(network)
     body = load_timm(network, weights or "")
     logger.info("feature network: %s of %s, input %s", network, weights or "timm's hub", form.to_dict())
@@ -125,7 +131,7 @@ def _names_weights(text: str) -> bool:
 
 
 def _resnet(state: State, origin: str, wanted: str) -> FeatureNetwork:
-    resnet, name, form, maker = resnet_from_state(state, origin)
+    resnet, name, form, maker = resnet_from_state(state, f"feature network: {origin}")
     if wanted not in ("", name):
         raise NDSError(f"feature network: {origin} holds a {name}, expected a {wanted}.")
     style = "BGR, as MSRA's" if form.order == "BGR" else "RGB, as torchvision's"

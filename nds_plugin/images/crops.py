@@ -18,7 +18,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from nds_plugin.errors import NDSError
-from nds_plugin.images.reading import ImageError, load_image, random_crop, read_center_crop
+from nds_plugin.images.crop_geometry import random_crop, read_center_crop
+from nds_plugin.images.reading import ImageError, load_image
 
 MAX_UNREADABLE = 0.1  # share of a cluster's images; our choice
 CACHE_BYTES = 512 << 20  # decoded photos kept in memory, over all workers; our choice

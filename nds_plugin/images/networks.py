@@ -12,13 +12,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet, resnet18
 from torchvision.models.resnet import BasicBlock
 
-from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.errors import NDSError, UnknownNameError, unknown_name
 from nds_plugin.images.input_form import IMAGENET
+from nds_plugin.images.precisions import PRECISIONS
 
 FEATURES = 512  # channels of ResNet-18 after average pooling
 MEAN, STD = IMAGENET.mean, IMAGENET.std
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS = ("auto", *_DTYPES)
 
 
 def build_network(outputs: int, seed: int = 0) -> ResNet:
@@ -50,7 +50,7 @@ def choose_device(name: str = "") -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise NDSError(f"unknown device {name!r}: expected 'cpu', 'cuda' or 'cuda:N'.")
+        raise UnknownNameError(f"unknown device {name!r}: expected 'cpu', 'cuda' or 'cuda:N'.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise NDSError(f"device {name!r}: torch sees {torch.cuda.device_count()} GPUs here; use 'cpu'.")
     return device

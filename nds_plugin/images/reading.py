@@ -1,18 +1,19 @@
-"""Reading photographs: one loader with one kind of error, and the crops that networks see.
+"""Reading photographs: one reader with one kind of error.
 
-An image is a file, a row of an array of images (:mod:`nds_plugin.images.packed`), or a rectangle of one of
-these. Crops are uint8 arrays of shape (size, size, 3), RGB. All resizing is by Pillow's filters, which
-antialias, bilinear unless a network asks for another; what a crop holds depends on nothing but the file and the arguments.
+This is the only module that opens an image file, so that all parts of the package see the same pixels,
+of the same size, or the same error. An image is a file, a row of an array of images
+(:mod:`nds_plugin.images.packed`), or a rectangle of one of these.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import IO, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +23,12 @@ from nds_plugin.errors import NDSError
 from nds_plugin.images.packed import packed_size, read_packed, split_name
 
 MAX_PIXELS = 178_956_970  # Pillow's own default for an error; our choice to keep it
-RESIZE_RATIO = 256 / 224  # the usual evaluation crop of ImageNet networks
-MIN_CROP_SHARE = 0.5  # of the shorter side, in random_crop; our choice
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif")
+# Pillow knows these and decodes none of them by itself; for EPS it would start another program.
+NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+# Of all others, the size is certain only once the image is decoded.
+_HEADER_TELLS = frozenset({"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"})
 _EXIF_ORIENTATION = 0x0112
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 # A rectangle of an image in the form of W3C Media Fragments: photo.jpg#xywh=160,120,320,240
 _REGION = re.compile(r"(.+)#xywh=(\d+),(\d+),(\d+),(\d+)", re.DOTALL)
 _UPRIGHT = {
@@ -38,18 +40,25 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+StrPath = Union[str, "os.PathLike[str]"]
 
 
 class ImageError(NDSError):
     """An image file that cannot be used; the message names the file and the cause."""
 
+    code = "image"
 
-def region_path(path: str | os.PathLike[str], x: int, y: int, width: int, height: int) -> str:
+
+class NotAnImageError(ImageError):
+    """A file whose content is of no format that Pillow decodes."""
+
+
+def region_path(path: StrPath, x: int, y: int, width: int, height: int) -> str:
     """The name under which :func:`load_image` gives a rectangle of an image file, in upright pixels."""
     return f"{os.fspath(path)}#xywh={x},{y},{width},{height}"
 
 
-def split_region(path: str | os.PathLike[str]) -> tuple[str, tuple[int, int, int, int] | None]:
+def split_region(path: StrPath) -> tuple[str, tuple[int, int, int, int] | None]:
     """The file of a name and its rectangle (x, y, width, height), or None for the whole image."""
     match = _REGION.fullmatch(os.fspath(path))
     if match is None:
@@ -58,8 +67,12 @@ def split_region(path: str | os.PathLike[str]) -> tuple[str, tuple[int, int, int
     return match[1], (x, y, width, height)
 
 
-def load_image(path: str | os.PathLike[str], shorter_side: int | None = None) -> Image.Image:
-    """Decode an image file to RGB, upright as its EXIF orientation says.
+def load_image(path: StrPath, shorter_side: int | None = None, mode: str = "RGB") -> Image.Image:
+    """Decode an image file, upright as its EXIF orientation says, to 8 bits a channel.
+
+    The pixels are those of ``ImageOps.exif_transpose(Image.open(path)).convert(mode)``, but for
+    channels of more than 8 bits, which Pillow clips: of 16 bits the upper 8 are kept; floating point
+    numbers that do not exceed 1 are taken as shares of white, others are clipped to 0 to 255.
 
     Args:
         path: the file, or ``FILE.npy#ROW`` for a row of an array of images; or a rectangle of
@@ -68,40 +81,88 @@ def load_image(path: str | os.PathLike[str], shorter_side: int | None = None) ->
             is then decoded at 1/2, 1/4 or 1/8 of its size where that leaves at least twice as
             many pixels, which is several times quicker. By default, and for a rectangle, the full
             size is decoded.
+        mode: Pillow's name of what is wanted.
 
     Raises:
-        ImageError: the file is missing, empty, cut short, not an image, or larger than
+        ImageError: the file is missing, empty, cut short, damaged, not an image, or larger than
             ``MAX_PIXELS``; the rectangle lies outside of it.
     """
     path, region = split_region(path)
     packed = split_name(path)
     if packed is not None:
         image = _load_packed(path, *packed)
-        return image if region is None else _cut(image, region, path)
+        image = image if mode == "RGB" else image.convert(mode)
+    else:
+        with _opened(path, path) as stored:
+            if shorter_side is not None and region is None:
+                stored.draft(None, (2 * shorter_side, 2 * shorter_side))
+            # First of all, since asking a PNG for its EXIF block decodes it, too: an error there
+            # would be taken for one of the block, and what was decoded so far for the whole image.
+            stored.load()
+            # A TIFF has been turned by now, and says so.
+            image = turned(_eight_bits(stored).convert(mode), _orientation(stored))
+    return image if region is None else _cut(image, region, path)
+
+
+def load_stored(source: StrPath | IO[bytes], name: str) -> Image.Image:
+    """An image with its values as they are stored, for images of labels and masks.
+
+    Args:
+        source: a file, or one that is open.
+        name: how an error calls it.
+
+    Raises:
+        ImageError: as :func:`load_image`.
+    """
+    with _opened(source, name) as image:
+        image.load()
+        return image
+
+
+def holds_image(path: StrPath) -> bool:
+    """Whether the content of a file is an image, be it a damaged one."""
     try:
-        # Checked by hand, since an empty file is only "not an image" to Pillow.
-        if os.stat(path).st_size == 0:
-            raise ImageError(f"{path}: the file is empty (0 bytes).")
-        with Image.open(path) as image:
+        with _opened(path, os.fspath(path)):
+            return True
+    except NotAnImageError:
+        return False
+    except ImageError:
+        return True
+
+
+@contextlib.contextmanager
+def _opened(source: StrPath | IO[bytes], name: str) -> Iterator[ImageFile.ImageFile]:
+    """An image whose header was read. Whatever Pillow raises inside becomes an :class:`ImageError`."""
+    try:
+        with Image.open(source) as image:
+            if image.format in NOT_DECODED:
+                raise NotAnImageError(
+                    f"{name}: {image.format}, a format that Pillow knows but does not decode."
+                )
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            orientation = _orientation(image)
-            if shorter_side is not None and region is None:
-                image.draft(None, (2 * shorter_side, 2 * shorter_side))
-            upright = _to_rgb(image)
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such image file.") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"{path}: more than {MAX_PIXELS} pixels, taken for a decompression bomb.") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{path}: not an image, or of a format that Pillow does not read.") from None
-    except ImageError:
+            yield image
+    except (ImageError, MemoryError):  # of a size that passed, it is the machine that has too little memory
         raise
-    except _BROKEN as error:
-        cause = "cut short" if "truncated" in str(error).lower() else "broken"
-        raise ImageError(f"{path}: the image is {cause} ({error}).") from None
-    upright = turned(upright, orientation)
-    return upright if region is None else _cut(upright, region, path)
+    # The readers of Pillow's formats raise nearly anything on bytes that are damaged.
+    except Exception as error:
+        raise _image_error(source, name, error) from None
+
+
+def _image_error(source: StrPath | IO[bytes], name: str, error: Exception) -> ImageError:
+    text = " ".join(str(error).split())[:200] or type(error).__name__
+    if isinstance(error, FileNotFoundError):
+        return ImageError(f"{name}: no such image file.")
+    if isinstance(error, Image.DecompressionBombError):
+        return ImageError(f"{name}: more than {MAX_PIXELS} pixels, taken for a decompression bomb.")
+    if isinstance(error, UnidentifiedImageError):
+        if isinstance(source, (str, os.PathLike)) and os.path.getsize(source) == 0:
+            return NotAnImageError(f"{name}: the file is empty (0 bytes).")
+        return NotAnImageError(f"{name}: not an image, or of a format that Pillow does not read.")
+    if isinstance(error, OSError) and error.errno is not None:
+        return ImageError(f"{name}: the file cannot be read ({error.strerror}).")
+    cause = "cut short" if "truncated" in text.lower() else "broken"
+    return ImageError(f"{name}: the image is {cause} ({text}).")
 
 
 def _cut(image: Image.Image, region: tuple[int, int, int, int], path: str) -> Image.Image:
@@ -115,9 +176,15 @@ def _cut(image: Image.Image, region: tuple[int, int, int, int], path: str) -> Im
     return image.crop(box)
 
 
-def _load_packed(name: str | os.PathLike[str], file: str, row: int) -> Image.Image:
-    try:
+def _load_packed(name: StrPath, file: str, row: int) -> Image.Image:
+    with _packed_errors(name):
         return Image.fromarray(read_packed(file, row))
+
+
+@contextlib.contextmanager
+def _packed_errors(name: StrPath) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file of images.") from None
     except (OSError, ValueError, EOFError) as error:
@@ -148,132 +215,69 @@ class ImageHeader:
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
 
-def read_header(path: str | os.PathLike[str]) -> ImageHeader:
-    """Size and orientation of an image file (or packed image), from its header alone.
+def read_header(path: StrPath) -> ImageHeader:
+    """Size and orientation of an image file (or packed image), from its header alone where that tells.
 
     Raises:
         ImageError: the file is missing, or its header cannot be read.
     """
     packed = split_name(path)
-    try:
-        if packed is not None:
+    if packed is not None:
+        with _packed_errors(path):
             return ImageHeader(*packed_size(packed[0]))
-        with Image.open(path) as image:
-            # Only where the header already holds it: for PNG, asking would decode the image.
-            told = _orientation(image) if image.format in ("JPEG", "MPO") else 1
-            return ImageHeader(image.width, image.height, told if told in _UPRIGHT else 1)
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such image file.") from None
-    except (*_BROKEN, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path}: its header cannot be read ({error or type(error).__name__}).") from None
+    with _opened(path, os.fspath(path)) as image:
+        if image.format not in _HEADER_TELLS or (image.format == "PNG" and _tells_late(image)):
+            image.load()
+        width, height = image.size
+        told = _orientation(image)
+        if image.format == "TIFF":  # Pillow swaps the size when it opens the file, or when it decodes it
+            width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]  # type: ignore[attr-defined]
+        return ImageHeader(width, height, told)
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:
     # A damaged EXIF block says nothing about the pixels: such a photo is taken as upright,
-    # as Detectron2 does.
+    # as Detectron2 does. The method of the base class, since that of PNG decodes the image.
     try:
-        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+        told = Image.Image.getexif(image).get(_EXIF_ORIENTATION)
     except Exception:
         return 1
+    return int(told) if told in _UPRIGHT else 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits per channel: convert() would clip, not scale
-        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    return image.convert("RGB")
-
-
-def resize_size(size: int) -> int:
-    """Length that the shorter side is scaled to before a center crop of ``size`` pixels."""
-    return round(size * RESIZE_RATIO)
-
-
-def center_crop(image: Image.Image, size: int, interpolation: str = "bilinear") -> npt.NDArray[np.uint8]:
-    """The central square after scaling the shorter side to ``resize_size(size)``.
-
-    Args:
-        image: RGB, of any size and shape.
-        size: side of the crop in pixels.
-        interpolation: of the resizing, one of ``input_form.INTERPOLATIONS``.
-
-    Returns:
-        Array of shape (size, size, 3).
-    """
-    # Cut first, then scale: the same square, without resizing what is thrown away.
-    side = min(image.size) * size / resize_size(size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    return _scaled_box(image, left, top, side, size, interpolation)
-
-
-def random_crop(image: Image.Image, size: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """A random square, mirrored half of the time.
-
-    The side is uniform between ``MIN_CROP_SHARE`` and 1 of the shorter side, the place uniform
-    over the image (our choice; the shape is kept, as stretching would tell nothing of "up").
-
-    Args:
-        image: RGB.
-        size: side of the crop in pixels.
-        rng: exactly four numbers are drawn from it.
-
-    Returns:
-        Array of shape (size, size, 3).
-    """
-    share, x, y, mirror = rng.random(4)
-    side = min(image.size) * (MIN_CROP_SHARE + (1 - MIN_CROP_SHARE) * share)
-    crop = _scaled_box(image, x * (image.width - side), y * (image.height - side), side, size)
-    return np.ascontiguousarray(crop[:, ::-1]) if mirror < 0.5 else crop
-
-
-def _scaled_box(
-    image: Image.Image, left: float, top: float, side: float, size: int, interpolation: str = "bilinear"
-) -> npt.NDArray[np.uint8]:
-    left, top = max(left, 0.0), max(top, 0.0)
-    box = (left, top, min(left + side, image.width), min(top + side, image.height))
-    return np.array(image.resize((size, size), Image.Resampling[interpolation.upper()], box=box))
-
-
-def read_center_crop(
-    path: str | os.PathLike[str], size: int, interpolation: str = "bilinear"
-) -> npt.NDArray[np.uint8]:
-    """:func:`center_crop` of a file, decoded at a reduced scale where that loses nothing.
-
-    Raises:
-        ImageError: see :func:`load_image`.
-    """
-    return center_crop(load_image(path, resize_size(size)), size, interpolation)
-
-
-def list_images(folder: str | os.PathLike[str]) -> list[str]:
-    """Paths of the image files in a folder and all below it, sorted; links to folders are followed.
-
-    Files are told by their endings (``EXTENSIONS``); hidden ones are passed over.
-
-    Raises:
-        NDSError: no such folder, or no image file in it.
-    """
-    if not os.path.isdir(folder):
-        raise NDSError(f"{folder}: no such folder; expected a folder of images.")
-    found = sorted(image_files(folder))
-    if not found:
-        raise NDSError(
-            f"{folder}: no image in this folder; expected files ending in {', '.join(EXTENSIONS)}."
-        )
+def _tells_late(image: ImageFile.ImageFile) -> bool:
+    """Whether what may hold an orientation follows the pixels of a PNG, where Pillow finds it after decoding."""
+    file = image.fp
+    assert file is not None
+    place, found, after_pixels = file.tell(), False, False
+    file.seek(len(b"\x89PNG\r\n\x1a\n"))
+    while not found and len(start := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", start)
+        if kind == b"IEND":
+            break
+        after_pixels |= kind == b"IDAT"
+        skipped = length + 4  # the checksum
+        if after_pixels and kind in (b"tEXt", b"zTXt", b"iTXt"):
+            keyword = file.read(min(length, 32))
+            skipped -= len(keyword)
+            found = keyword.startswith((b"Raw profile type exif\0", b"XML:com.adobe.xmp\0"))
+        found |= after_pixels and kind == b"eXIf"
+        file.seek(skipped, os.SEEK_CUR)
+    file.seek(place)
     return found
 
 
-def image_files(folder: str | os.PathLike[str]) -> Iterator[str]:
-    """Paths of the image files below a folder; links to folders are followed, each folder once."""
-    seen: set[str] = set()  # a link may lead back to a folder above
-    for directory, below, names in os.walk(folder, followlinks=True):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        if os.path.realpath(directory) in seen:
-            below.clear()
-            continue
-        seen.add(os.path.realpath(directory))
-        yield from (os.path.join(directory, name) for name in names if _is_image_name(name))
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """An image that ``convert`` turns into 8 bits a channel without clipping, and without a warning."""
+    if image.mode.startswith("I"):
+        return _grey(np.asarray(image).astype(np.int64) >> 8)
+    if image.mode == "F":
+        values = np.nan_to_num(np.asarray(image))
+        return _grey(np.round(values * 255) if values.max(initial=0) <= 1 else values)
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA")
+    return image
 
 
-def _is_image_name(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+def _grey(values: npt.NDArray[np.generic]) -> Image.Image:
+    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))

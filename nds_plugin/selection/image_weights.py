@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import content_hash, read_table, write_table
-from nds_plugin.images.cost import Cost
+from nds_plugin.images.cost import Cost, keep_seconds, with_seconds
 from nds_plugin.selection.weights import normalise_probabilities
 from nds_plugin.source.index import SourceIndex
 
@@ -64,13 +64,14 @@ class ImageWeights:
             )
 
     def save(self, path: str | os.PathLike[str], key: str) -> None:
-        """Write the artefact."""
+        """Write the artefact; the time that it took the client goes beside it."""
         payload = {
             "selector": self.selector,
             "sees_target": self.sees_target,
-            "cost": asdict(self.cost),
+            "cost": self.cost.counts,
             "details": self.details,
         }
+        keep_seconds(path, key, self.cost)
         columns = {name: self.identities.column(name) for name in ("source", "image_id")}
         write_table(path, KIND, key, pa.table({**columns, "p": pa.array(self.p)}), payload)
 
@@ -87,6 +88,6 @@ class ImageWeights:
         if missing:
             raise NDSError(f"{path}: weights of images need {', '.join(missing)} too: weigh them again.")
         p = normalise_probabilities(table.column("p").to_numpy(), str(path))
-        cost = Cost.from_dict(header["cost"])
+        cost = with_seconds(path, header["key"], header["cost"])
         identities = table.select(["source", "image_id"])
         return cls(p, identities, header["selector"], bool(header["sees_target"]), cost, header["details"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ import pyarrow as pa
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import GATE_METRIC, Scores
 from nds_plugin.images.cost import Cost
-from nds_plugin.selection.config import CLUSTER_SELECTORS, IMAGE_SELECTORS, SelectionConfig
+from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.drawing import draw_by_probability, draw_subset, resolve_budget
 from nds_plugin.selection.image_weights import ImageWeights
 from nds_plugin.selection.selection import COLUMNS, Selection
-from nds_plugin.selection.weights import available_weights, cluster_weights, image_rates
+from nds_plugin.selection.selectors import ClusterSelector, ImageSelector, Need, Selector
+from nds_plugin.selection.weights import image_rates
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
 
@@ -43,17 +45,19 @@ def select(
         NDSError: what does not fit together, or a bad budget, temperature or score.
     """
     partition.check_matches(index)
-    if image_weights is not None or config.selector in IMAGE_SELECTORS:
+    if image_weights is not None or by_image(config.selector):
         return _select_images(index, partition, config, image_weights)
-    if config.selector in CLUSTER_SELECTORS and scores and scores.partition not in ("", partition.hash):
+    if needs_scores(config.selector) and scores and scores.partition not in ("", partition.hash):
         raise NDSError(
             f"the scores are of an expert set of another partition: expected {partition.hash[:12]}, got "
             f"{scores.partition[:12]}; score the experts that were trained on this partition."
         )
     sizes = partition.sizes
-    weights = selector_weights(config, sizes, scores)
+    weights = selector_weights(config.selector, sizes, scores)
     rows = draw_rows(config, weights, sizes, partition.cluster)
-    info = selection_info(config, sizes, scores, index.sources, (index.hash, partition.hash), len(rows))
+    info = selection_info(
+        config, sizes, Scored.of(scores), index.sources, (index.hash, partition.hash), len(rows)
+    )
     p = image_rates(weights, sizes)[partition.cluster[rows]]
     return Selection(_rows(index, partition, p, rows), config.mode, weights, info)
 
@@ -74,7 +78,7 @@ def draw_rows(
     Raises:
         NDSError: no budget, or one larger than what can be drawn.
     """
-    if config.mode == "stream" or config.selector == "full":
+    if not config.needs_budget:
         # In a stream those of weight 0, too: a later scoring may give their cluster one.
         return np.flatnonzero(cluster >= 0)
     drawable = int(sizes[weights > 0].sum())
@@ -87,11 +91,11 @@ def _select_images(
 ) -> Selection:
     if image_weights is None:
         raise NDSError(
-            f"the {config.selector} selector needs weights of the source's images: weigh them first."
+            f"the {config.selector.name} selector needs weights of the source's images: weigh them first."
         )
-    if image_weights.selector != config.selector:
+    if image_weights.selector != config.selector.name:
         raise NDSError(
-            f"the images were weighed by the selector {image_weights.selector}, not by {config.selector}: weigh "
+            f"the images were weighed by the selector {image_weights.selector}, not by {config.selector.name}: weigh "
             "them again, or name that selector."
         )
     image_weights.check_matches(index)
@@ -113,10 +117,33 @@ def _select_images(
     return Selection(_rows(index, partition, p[rows], rows), config.mode, weights / weights.sum(), info)
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What a selection's record keeps of a client's scores.
+
+    Attributes:
+        z: of clusters 0 to K-1.
+        metric, expert_set, images, cost: see :class:`~nds_plugin.experts.scores.Scores`.
+    """
+
+    z: Sequence[float]
+    metric: str
+    expert_set: str
+    images: int = 0
+    cost: Cost = dataclasses.field(default_factory=Cost)
+
+    @classmethod
+    def of(cls, scores: Scores | None) -> Scored | None:
+        """That of scores, where there are some."""
+        if scores is None:
+            return None
+        return cls(scores.z, scores.metric, scores.expert_set, scores.images, scores.cost)
+
+
 def selection_info(
     config: SelectionConfig,
     sizes: npt.NDArray[np.int64],
-    scores: Scores | None,
+    scored: Scored | None,
     sources: Sequence[str],
     hashes: tuple[str, str],
     images: int,
@@ -125,51 +152,67 @@ def selection_info(
 
     ``hashes`` are those of the index and of the partition.
     """
-    by_scores = scores if config.selector in CLUSTER_SELECTORS else None
+    scored = scored if needs_scores(config.selector) else None
+    settings = config.selector_settings()
     return {
-        "selector": config.selector,
+        "selector": config.selector.name,
         "sees_target": False,
         "by_image": False,
-        "cost": dataclasses.asdict(by_scores.cost if by_scores else Cost()),
+        "cost": dataclasses.asdict(scored.cost if scored else Cost()),
         "seed": config.seed,
         "budget": images,
-        "temperature": config.temperature,
-        "normalisation": config.normalisation,
-        "gate_draw": config.gate_draw if config.selector == "gate" else None,
-        "metric": by_scores.metric if by_scores else None,
-        "z": [float(z) for z in by_scores.z] if by_scores else None,
+        "temperature": settings.get("temperature"),
+        "normalisation": settings.get("normalisation"),
+        "gate_draw": settings.get("gate_draw"),
+        "metric": scored.metric if scored else None,
+        "z": [float(z) for z in scored.z] if scored else None,
         "sources": list(sources),
         "sizes": sizes.tolist(),
         "index": hashes[0],
         "partition": hashes[1],
-        "expert_set": by_scores.expert_set if by_scores else None,
-        "target_images": by_scores.images if by_scores else None,
+        "expert_set": scored.expert_set if scored else None,
+        "target_images": scored.images if scored else None,
         "details": {},
     }
 
 
+def by_image(selector: Selector | type[Selector]) -> bool:
+    """Whether a selector weighs single images."""
+    return issubclass(selector if isinstance(selector, type) else type(selector), ImageSelector)
+
+
+def needs_scores(selector: Selector | type[Selector]) -> bool:
+    """Whether a selector weighs by the K numbers that a client sends."""
+    return bool(selector.needs & (Need.EXPERTS | Need.GATE))
+
+
 def selector_weights(
-    config: SelectionConfig, sizes: npt.NDArray[np.int64], scores: Scores | None
+    selector: Selector | type[Selector], sizes: npt.NDArray[np.int64], scores: Scores | None
 ) -> npt.NDArray[np.float64]:
-    """w over the clusters, shape (K,): of the client's scores, or in proportion to the clusters' sizes."""
-    if config.selector not in CLUSTER_SELECTORS:
-        return np.asarray(sizes / sizes.sum(), dtype=np.float64)
+    """w over the clusters, shape (K,), by a selector of clusters.
+
+    Raises:
+        NDSError: a selector of images; no scores, or those of other clusters or of another scorer.
+    """
+    if not isinstance(selector, ClusterSelector):
+        raise NDSError(f"the {selector.name} selector weighs images, not clusters: weigh them first.")
+    if not needs_scores(selector):
+        return selector.cluster_weights(None, sizes)
+    by_gate = Need.GATE in selector.needs
     if scores is None:
-        scorer = "the gate" if config.selector == "gate" else "the experts"
-        raise NDSError(f"the {config.selector} selector needs the client's scores: score {scorer} first.")
-    if (scores.metric == GATE_METRIC) != (config.selector == "gate"):
+        scorer = "the gate" if by_gate else "the experts"
+        raise NDSError(f"the {selector.name} selector needs the client's scores: score {scorer} first.")
+    if (scores.metric == GATE_METRIC) != by_gate:
+        expected = "a gate" if by_gate else "experts"
         raise NDSError(
-            f"the {config.selector} selector cannot use scores of metric {scores.metric}: experts are scored by "
-            "tools/score_experts.py, a gate by tools/score_gate.py."
+            f"the {selector.name} selector needs scores of {expected}, these are of metric {scores.metric}."
         )
     if list(scores.clusters) != list(range(len(sizes))):
         raise NDSError(
             f"the scores are of clusters {list(scores.clusters)}, the partition has 0 to {len(sizes) - 1}: "
             "score the expert set that belongs to this partition."
         )
-    if config.selector == "gate" and config.gate_draw == "plain":
-        return available_weights(np.asarray(scores.z, dtype=np.float64), sizes)
-    return available_weights(cluster_weights(scores.z, config.temperature, config.normalisation), sizes)
+    return selector.cluster_weights(np.asarray(scores.z, dtype=np.float64), sizes)
 
 
 def _rows(

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import read_table, write_table
-from nds_plugin.selection.streams import IndexStream, ProbabilityStream, ShuffledStream, WeightedStream
+from nds_plugin.images.cost import Cost, keep_seconds, with_seconds
+from nds_plugin.selection.placed import PlacedSelection
 
 KIND = "selection"
 COLUMNS = ("source", "image_id", "cluster", "p", "url", "license", "checksum")
@@ -60,16 +61,21 @@ class Selection:
         """One column of the table."""
         return self.table.column(name)
 
-    def clusters_of(
+    def placed(
         self, sources: Sequence[str] | pa.Array, image_ids: Sequence[str] | pa.Array
-    ) -> npt.NDArray[np.int32]:
-        """Cluster of each image of a dataset, -1 for those that are not selected; shape (N,).
+    ) -> PlacedSelection:
+        """The selection laid over a dataset of N images, of which some may not be selected.
+
+        Args:
+            sources, image_ids: identity of each image, N of them.
 
         Raises:
             NDSError: none of the images is in the selection.
         """
         rows = self._rows_of(sources, image_ids)
-        return np.append(self.column("cluster").to_numpy(), np.int32(-1))[rows].astype(np.int32)
+        cluster = np.append(self.column("cluster").to_numpy(), np.int32(-1))[rows].astype(np.int32)
+        p = np.append(self.column("p").to_numpy(), 0.0)[rows] if self.info.get("by_image") else None
+        return PlacedSelection(self.mode, self.weights, cluster, p)
 
     def _rows_of(
         self, sources: Sequence[str] | pa.Array, image_ids: Sequence[str] | pa.Array
@@ -95,51 +101,13 @@ class Selection:
             )
         return rows
 
-    def placed(self, sources: Sequence[str] | pa.Array, image_ids: Sequence[str] | pa.Array) -> Selection:
-        """The selection with its rows in the order of a dataset, those that this does not hold left out.
-
-        A stream of single images draws by the rows of the table, so that these must be the dataset's.
-
-        Raises:
-            NDSError: none of the images is in the selection.
-        """
-        rows = self._rows_of(sources, image_ids)
-        return dataclasses.replace(self, table=self.table.take(pa.array(rows[rows >= 0])))
-
-    def stream(self, cluster: npt.NDArray[np.integer], seed: int) -> IndexStream:
-        """The stream of positions in a dataset whose images have these clusters (-1: not selected).
-
-        Raises:
-            NDSError: a stream of single images whose rows are not the dataset's, see :meth:`placed`.
-        """
-        if self.mode != "stream":
-            return ShuffledStream(np.flatnonzero(np.asarray(cluster) >= 0), seed)
-        if not self.info.get("by_image"):
-            return WeightedStream(self.weights, cluster, seed)
-        selected = np.flatnonzero(np.asarray(cluster) >= 0)
-        if not np.array_equal(np.asarray(cluster)[selected], self.column("cluster").to_numpy()):
-            raise NDSError("the selection's rows are not those of the dataset: call Selection.placed first.")
-        p = np.zeros(len(cluster))
-        p[selected] = self.column("p").to_numpy()
-        return ProbabilityStream(p, seed)
-
-    def reweighted(self, weights: npt.NDArray[np.float64]) -> Selection:
-        """The same images under other cluster weights (those of a later scoring).
-
-        Raises:
-            NDSError: a subset, whose images are drawn already, or another number of clusters.
-        """
-        if self.mode != "stream" or self.info.get("by_image"):
-            raise NDSError(
-                "only a selection of mode stream by clusters can be reweighted; a subset is drawn already."
-            )
-        if len(weights) != len(self.weights):
-            raise NDSError(f"{len(weights)} weights for the {len(self.weights)} clusters of the selection.")
-        return dataclasses.replace(self, weights=np.asarray(weights, dtype=np.float64))
-
     def save(self, path: str | os.PathLike[str], key: str) -> None:
-        """Write the selection artefact."""
+        """Write the selection artefact, the same bytes for the same draw; the client's time goes beside it."""
         payload = {"mode": self.mode, "weights": self.weights.tolist(), **self.info}
+        if "cost" in payload:
+            cost = Cost.from_dict(payload["cost"])
+            keep_seconds(path, key, cost)
+            payload["cost"] = cost.counts
         write_table(path, KIND, key, self.table, payload)
 
     @classmethod
@@ -156,6 +124,8 @@ class Selection:
         weights = np.asarray(header.pop("weights"), dtype=np.float64)
         mode = header.pop("mode")
         info = {name: value for name, value in header.items() if name not in ("kind", "version", "key")}
+        if "cost" in info:
+            info["cost"] = dataclasses.asdict(with_seconds(path, header["key"], info["cost"]))
         return cls(table, mode, weights, info)
 
 

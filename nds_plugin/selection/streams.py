@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nds_plugin.errors import NDSError
-from nds_plugin.selection.counter_rng import random_words, stream_key, to_unit
+from nds_plugin.selection.counter_rng import Purpose, random_words, stream_key, to_unit
 from nds_plugin.selection.weights import (
     Floats,
     Ints,
@@ -23,7 +23,6 @@ from nds_plugin.selection.weights import (
     normalise_probabilities,
 )
 
-_WEIGHTED, _SHUFFLED, _BATCHES, _REDRAW, _SINGLE = 2, 3, 4, 5, 8  # purposes, see counter_rng.stream_key
 _FEISTEL_ROUNDS = 6
 _CELLS = 1 << 12  # of the table that finds a draw's cluster; a power of two, so that cells are exact
 
@@ -49,7 +48,7 @@ class WeightedStream:
     """
 
     def __init__(self, weights: Floats, cluster: npt.NDArray[np.integer], seed: int) -> None:
-        self._key = stream_key(seed, _WEIGHTED)
+        self._key = stream_key(seed, Purpose.WEIGHTED)
         self._sizes = cluster_sizes(cluster, len(weights))
         self._cumulative = np.cumsum(available_weights(weights, self._sizes))
         self._cumulative /= self._cumulative[-1]
@@ -85,7 +84,7 @@ class ProbabilityStream:
     """
 
     def __init__(self, p: Floats, seed: int) -> None:
-        self._key = stream_key(seed, _SINGLE)
+        self._key = stream_key(seed, Purpose.SINGLE)
         drawable = np.flatnonzero(normalise_probabilities(p) > 0)
         # Over the drawable images alone: rounding at the end must not fall on an image of 0.
         self._members = drawable
@@ -102,7 +101,7 @@ def redraw(members: npt.NDArray[np.integer], seed: int, position: int, attempt: 
 
     A pure function of its arguments, so that every worker and every resumed run agree.
     """
-    word = random_words(stream_key(seed, _REDRAW, position, attempt), 0, 1)
+    word = random_words(stream_key(seed, Purpose.REDRAW, position, attempt), 0, 1)
     return int(members[min(int(to_unit(word)[0] * len(members)), len(members) - 1)])
 
 
@@ -143,7 +142,7 @@ class ShuffledStream:
             raise NDSError("there is no image to draw: the subset is empty.")
         self._members = np.asarray(members)
         self._seed = int(seed)
-        stream_key(self._seed, _SHUFFLED)
+        stream_key(self._seed, Purpose.SHUFFLED, 0)  # refuses a seed that is none
 
     def draw(self, start: int, stop: int) -> Ints:
         size = len(self._members)
@@ -151,7 +150,7 @@ class ShuffledStream:
         while start < stop:
             epoch, first = divmod(start, size)
             last = min(size, first + stop - start)
-            key = stream_key(self._seed, _SHUFFLED, epoch)
+            key = stream_key(self._seed, Purpose.SHUFFLED, epoch)
             parts.append(_permute(np.arange(first, last, dtype=np.uint64), size, key))
             start += last - first
         places = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
@@ -239,7 +238,7 @@ class AspectGroupedStream:
         self._groups = np.asarray(groups, dtype=np.int8)
         self._batch_size = batch_size
         self._batches = batches
-        self._key = stream_key(seed, _BATCHES)
+        self._key = stream_key(seed, Purpose.BATCHES)
 
     def draw(self, start: int, stop: int) -> Ints:
         if stop <= start:

@@ -19,9 +19,10 @@ Ints = npt.NDArray[np.int64]
 
 
 NORMALISATIONS = ("minmax", "none")
+TEMPERATURE, NORMALISATION = 0.1, "minmax"  # the paper's T; the scaling is our reading of it
 
 
-def normalise_scores(z: npt.ArrayLike, normalisation: str = "minmax") -> Floats:
+def normalise_scores(z: npt.ArrayLike, normalisation: str = NORMALISATION) -> Floats:
     """Scale scores before the softmax.
 
     ``minmax`` maps them onto [0, 1] (equal scores all become 0); ``none`` keeps them. The paper
@@ -44,7 +45,9 @@ def normalise_scores(z: npt.ArrayLike, normalisation: str = "minmax") -> Floats:
     raise unknown_name("score normalisation", normalisation, NORMALISATIONS)
 
 
-def cluster_weights(z: npt.ArrayLike, temperature: float = 0.1, normalisation: str = "minmax") -> Floats:
+def cluster_weights(
+    z: npt.ArrayLike, temperature: float = TEMPERATURE, normalisation: str = NORMALISATION
+) -> Floats:
     """w = softmax(z / T) over clusters, shape (K,), sums to one.
 
     Raises:

@@ -1,7 +1,9 @@
 """Which class of a source is which class of a target: by name.
 
-Names are compared after dropping case, spaces and punctuation ("Dining Table", "dining_table"
-and "diningtable" are one), then through a small table of synonyms. *Loose* pairs, where the
+Equal names go together first. What is left is compared after dropping case, spaces and punctuation
+("Dining Table", "dining_table" and "diningtable" are one), then through a small table of synonyms.
+That is between two lists only: names that one list keeps apart (pm1.5 and pm15) are never one class.
+*Loose* pairs, where the
 source's class is merely the nearest thing (rider from person), are used on request only and
 are reported as such. Both tables are our choice.
 """
@@ -12,7 +14,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-EXACT, SYNONYM, LOOSE = "name", "synonym", "loose"
+NAME, SPELLING, SYNONYM, LOOSE = "name", "spelling", "synonym", "loose"
 
 # Each row names one thing; the vocabularies are COCO, PASCAL VOC, LVIS, OpenImages,
 # Cityscapes, CamVid and ModaNet.
@@ -88,8 +90,8 @@ LOOSE_PAIRS: dict[str, tuple[str, ...]] = {
 class ClassMatch:
     """The source class that initialises a target class, and why.
 
-    ``how`` is "name" (equal but for case and punctuation), "synonym", "loose", or "none" with
-    ``source`` None.
+    ``how`` is "name" (equal), "spelling" (equal but for case, spaces and punctuation), "synonym",
+    "loose", or "none" with ``source`` None.
     """
 
     target: str
@@ -118,8 +120,10 @@ def match_classes(
 ) -> list[ClassMatch]:
     """For every target class, the source class that is the same thing.
 
-    A class with the same normalised name is preferred to a synonym, that to a loose stand-in;
-    among equals the first source class wins. One source class may serve several targets.
+    An equal name is preferred to one with the same normalised name, that to a synonym, that to a
+    loose stand-in; among equals the first source class wins. One source class may serve several
+    targets, but a name that the targets have themselves never serves another one by case or
+    punctuation alone.
 
     Args:
         source_classes: names that the checkpoint was trained on.
@@ -129,9 +133,22 @@ def match_classes(
     Returns:
         One :class:`ClassMatch` per target class, in the order of ``target_classes``.
     """
-    by_name = _first_of(source_classes, map(normalise, source_classes))
-    by_meaning = _first_of(source_classes, map(canonical, source_classes))
-    return [_match(target, by_name, by_meaning, loose) for target in target_classes]
+    equal = set(source_classes)
+    own = equal.intersection(target_classes)
+    others = [name for name in source_classes if name not in own]
+    by_name = _first_of(others, map(normalise, others))
+    by_meaning: dict[str, list[str]] = {}
+    for name in source_classes:
+        by_meaning.setdefault(canonical(name), []).append(name)
+    found = []
+    for target in target_classes:
+        if target in equal:
+            found.append(ClassMatch(target, target, NAME))
+        elif normalise(target) in by_name:
+            found.append(ClassMatch(target, by_name[normalise(target)], SPELLING))
+        else:
+            found.append(_by_meaning(target, by_meaning, loose))
+    return found
 
 
 def _first_of(names: Iterable[str], keys: Iterable[str]) -> dict[str, str]:
@@ -141,15 +158,13 @@ def _first_of(names: Iterable[str], keys: Iterable[str]) -> dict[str, str]:
     return table
 
 
-def _match(target: str, by_name: dict[str, str], by_meaning: dict[str, str], loose: bool) -> ClassMatch:
-    if normalise(target) in by_name:
-        return ClassMatch(target, by_name[normalise(target)], EXACT)
+def _by_meaning(target: str, by_meaning: dict[str, list[str]], loose: bool) -> ClassMatch:
     meaning = canonical(target)
-    if meaning in by_meaning:
-        return ClassMatch(target, by_meaning[meaning], SYNONYM)
+    for source in by_meaning.get(meaning, ()):
+        if normalise(source) != normalise(target):
+            return ClassMatch(target, source, SYNONYM)
     if loose:
         for stand_in in _LOOSE.get(meaning, ()):
             if _CANONICAL.get(stand_in, stand_in) in by_meaning:
-                source = by_meaning[_CANONICAL.get(stand_in, stand_in)]
-                return ClassMatch(target, source, LOOSE)
+                return ClassMatch(target, by_meaning[_CANONICAL.get(stand_in, stand_in)][0], LOOSE)
     return ClassMatch(target, None, "none")

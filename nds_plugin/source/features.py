@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -113,18 +114,25 @@ def extract_features(
 
 def features_key(index: SourceIndex, network: nn.Module, crop_size: int, unit_length: bool = True) -> str:
     """Hash of everything that features are made from: images, network, crop."""
-    made_from = [index.hash, network_hash(network), crop_size, unit_length, MICRO_BATCH, SHARD_SIZE]
-    return content_hash(made_from)
+    scaled = [] if unit_length else ["not scaled"]
+    return content_hash([index.hash, *_made_of(network), crop_size, MICRO_BATCH, SHARD_SIZE, *scaled])
 
 
 def network_hash(network: nn.Module) -> str:
-    """Hash of a network's weights and of what it says of itself (``describe()``, where it has that)."""
+    """Hash of a network's weights and of what it says of itself."""
+    return content_hash(_made_of(network))
+
+
+def _made_of(network: nn.Module) -> list[Any]:
+    """The weights' SHA-256, and what the network says of itself (``identity()``, where it has that)."""
     digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
+    # Before networks had names, a FeatureNetwork's body was called so: its keys stay what they were.
+    state = {re.sub(r"^body\.", "resnet.", name): value for name, value in network.state_dict().items()}
+    for name, value in sorted(state.items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    describe = getattr(network, "describe", None)
-    return content_hash([digest.hexdigest(), describe() if describe is not None else None])
+    identity = getattr(network, "identity", dict)
+    return [digest.hexdigest(), identity()]
 
 
 def _log_unreadable(readable: npt.NDArray[np.bool_], paths: Sequence[str]) -> None:

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import warnings
-from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
 from nds_plugin.images.packed import file_of
-from nds_plugin.images.reading import EXTENSIONS, image_files
+from nds_plugin.images.reading import ImageError, NotAnImageError, read_header
+from nds_plugin.source.image_folders import PassedOver, files_below, has_image_ending, no_images
 from nds_plugin.source.index import ImageRecord, SourceIndex
+from nds_plugin.source.source_names import folder_name
 
 logger = logging.getLogger(__name__)
-
-_ORIENTATION = 0x0112
-_TURNED = (5, 6, 7, 8)
 
 
 def index_folder(folder: str | os.PathLike[str], source: str | None = None) -> SourceIndex:
     """Index all images below a folder, sorted by path.
 
-    An image's id is its path relative to ``folder``, with forward slashes. Sizes come from the file
-    headers (turned as the EXIF orientation says); nothing is decoded. Files whose header cannot be
-    read are left out, counted and named in one WARNING. Hidden files and folders are passed over.
+    An image is told by its content, whatever its ending. Its id is its path relative to ``folder``,
+    with forward slashes. Its size is that of the upright image, from the header. Files whose header
+    cannot be read are left out, counted and named in one WARNING; what is no image is counted by kind
+    in another line. Hidden files and folders are passed over.
 
     Args:
         source: name of the source; default the folder's name, or its parent's if that is "images".
@@ -41,60 +37,48 @@ def index_folder(folder: str | os.PathLike[str], source: str | None = None) -> S
     if not root.is_dir():
         kind = "is not a folder" if root.exists() else "does not exist"
         raise NDSError(f"image folder {root} {kind}.")
-    source = source or _folder_name(root)
-    paths = sorted(_image_files(root))
-    if not paths:
-        raise NDSError(f"no images in {root} (looked below it for {', '.join(EXTENSIONS)}).")
+    source = source or folder_name(root)
+    passed = PassedOver(root)
+    paths = sorted(PurePath(os.path.relpath(path, root)).as_posix() for path in files_below(root, passed))
     records, unreadable = [], []
-    for path in tqdm(paths, desc=f"headers of {source}", unit="image", disable=None):
+    for path in tqdm(paths, desc=f"headers of {source}", unit="file", disable=None):
         try:
-            width, height = header_size(root / path)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
-            unreadable.append(f"{path} ({str(error) or type(error).__name__})")
+            size = read_header(root / path).shown
+        except ImageError as error:
+            if isinstance(error, NotAnImageError) and not has_image_ending(path):
+                passed.add(path)
+            else:
+                unreadable.append(f"{path} ({str(error).removeprefix(f'{root / path}: ').removesuffix('.')})")
             continue
-        records.append(ImageRecord(source, path, str(root / path), width, height))
+        records.append(ImageRecord(source, path, str(root / path), *size))
+    images = len(records) + len(unreadable)
+    if not images:
+        raise no_images(root, passed)
+    passed.log(images)
     if unreadable:
         listed = ", ".join(unreadable[:5]) + (", ..." if len(unreadable) > 5 else "")
-        count = f"{len(unreadable)} of {len(paths)} images in {root}"
-        logger.warning("%s cannot be read and are left out: %s.", count, listed)
+        logger.warning(
+            "%d of %d images in %s cannot be read and are left out: %s.",
+            len(unreadable),
+            images,
+            root,
+            listed,
+        )
     if not records:
-        raise NDSError(f"none of the {len(paths)} images in {root} can be read, first: {unreadable[0]}.")
+        raise NDSError(f"none of the {images} images in {root} can be read, first: {unreadable[0]}.")
     return SourceIndex.from_records(records)
 
 
-def _folder_name(root: Path) -> str:
-    path = root.absolute()
-    return (path.parent.name if path.name == "images" else path.name) or "folder"
+def image_size(path: str) -> tuple[int, int]:
+    """Width and height of an image whose annotations do not say, from the file's header.
 
-
-def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Width and height of an image file as it is shown, from its header alone."""
-    with bombs_refused():
-        return header_size_in_threads(path)
-
-
-@contextlib.contextmanager
-def bombs_refused() -> Iterator[None]:
-    """Images whose header announces more pixels than Pillow takes for harmless are an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
-
-
-def header_size_in_threads(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """:func:`header_size` for threads, which share the filters of warnings: call it in ``bombs_refused``."""
-    with Image.open(path) as image:
-        width, height = image.size
-        # Only where the header already holds it: for PNG, asking would decode the image.
-        if image.format in ("JPEG", "MPO") and image.getexif().get(_ORIENTATION) in _TURNED:
-            width, height = height, width
-    return width, height
-
-
-def _image_files(root: Path) -> Iterator[str]:
-    """Relative paths of the image files."""
-    for path in image_files(root):
-        yield PurePath(os.path.relpath(path, root)).as_posix()
+    Raises:
+        ImageError: it cannot be read.
+    """
+    try:
+        return read_header(path).shown
+    except ImageError as error:
+        raise ImageError(f"{error} Its annotations give no width and height, so it has to be read.") from None
 
 
 def check_files(index: SourceIndex, sample: int | None = None) -> list[str]:

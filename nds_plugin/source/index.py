@@ -95,7 +95,17 @@ class SourceIndex:
 
     @classmethod
     def join(cls, indexes: Sequence[SourceIndex]) -> SourceIndex:
-        """Concatenate; classes are united by name, in order of first appearance."""
+        """Concatenate; classes are united by name, in order of first appearance.
+
+        Raises:
+            NDSError: two of them have a source of the same name, whose images would mix.
+        """
+        names = [name for index in indexes for name in index.sources]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise NDSError(
+                f"two of the joined indexes have a source {twice!r}: name their sources differently."
+            )
         classes = list(dict.fromkeys(name for index in indexes for name in index.classes))
         position = {name: i for i, name in enumerate(classes)}
         tables = []
@@ -161,18 +171,22 @@ class SourceIndex:
                 f"{first['image_id']!r} of source {first['source']!r}: ids must be unique in a source."
             )
 
-    def labelled(self) -> SourceIndex:
-        """The images that have a label, that is, an annotated object.
+    def annotated(self) -> SourceIndex:
+        """The images that training sees: without those that have no annotated object.
 
-        Raises:
-            NDSError: none has.
+        The rule of Detectron2's ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``, so that no budget is spent on images
+        that the loader leaves out. A source without any annotation, such as a folder, keeps its images.
         """
-        mask = pa.array(self.column("label") != NO_LABEL)
-        if not mask.true_count:
-            raise NDSError(
-                f"none of the {len(self)} images of {', '.join(self.sources)} has an annotated object."
-            )
-        return SourceIndex(self.table.filter(mask), self.classes)
+        source = self.column("source")
+        bare = np.isin(source, self.bare_sources)
+        kept = (self.column("label") != NO_LABEL) | bare
+        return self if kept.all() else SourceIndex(self.table.filter(pa.array(kept)), self.classes)
+
+    @property
+    def bare_sources(self) -> list[str]:
+        """Names of the sources of which no image has an annotated object."""
+        known = set(np.unique(self.column("source")[self.column("label") != NO_LABEL]))
+        return [name for name in self.sources if name not in known]
 
     def save(self, path: str | os.PathLike[str], key: str) -> None:
         """Write the index artefact."""
@@ -184,6 +198,13 @@ class SourceIndex:
         """Read an index artefact."""
         table, header = read_table(path, KIND)
         return cls(table, header["classes"])
+
+
+def drawn_rows(count: int, most: int | None, seed: int) -> npt.NDArray[np.int64]:
+    """Rows of the images of a target that are looked at, ascending: a random draw of ``most``, or all of them."""
+    if most is None or most >= count:
+        return np.arange(count)
+    return np.sort(np.random.Generator(np.random.PCG64(seed)).choice(count, most, replace=False))
 
 
 def _update(digest: Any, column: pa.ChunkedArray) -> None:

@@ -7,6 +7,7 @@ partition, experts and scores are made of objects by the code that makes them of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ import pyarrow as pa
 
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.images.reading import region_path
+from nds_plugin.settings import Settings, setting
 from nds_plugin.source.index import SourceIndex
 
 UNITS = ("image", "object")
@@ -25,31 +27,23 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class ObjectConfig:
+class ObjectConfig(Settings):
     """Which objects stand for an image, and how; all of it our choice.
 
-    Attributes:
-        per_image: most objects of one image, the largest ones.
-        min_side: shorter side of a box in pixels below which an object is passed over, unless it is
-            the largest of its image.
-        context: side of the square crop, as a multiple of the box's longer side.
-        pool: an image's weight is the ``sum`` of its objects' probabilities (the chance that an object
-            drawn at random lies in it) or their ``mean``, which does not favour crowded images.
+    The ``sum`` of its objects' probabilities is the chance that an object drawn at random lies in an
+    image; their ``mean`` does not favour crowded images.
     """
 
-    per_image: int = 5
-    min_side: int = 16
-    context: float = 1.25
-    pool: str = "sum"
+    what: ClassVar[str] = "objects"
 
-    def __post_init__(self) -> None:
-        for name in ("per_image", "min_side"):
-            if getattr(self, name) < 1:
-                raise NDSError(f"objects {name} must be 1 or more, got {getattr(self, name)}.")
-        if not self.context >= 1.0 or not np.isfinite(self.context):
-            raise NDSError(f"objects context must be 1.0 or more, got {self.context}.")
-        if self.pool not in POOLS:
-            raise unknown_name("pooling of objects", self.pool, POOLS)
+    per_image: int = setting(5, "most objects of one image, the largest ones", least=1)
+    min_side: int = setting(
+        16, "shortest side of a box in pixels; the largest object of an image always counts", least=1
+    )
+    context: float = setting(1.25, "side of the square crop, over the longer side of the box", least=1)
+    pool: str = setting(
+        "sum", "an image's weight is the sum or the mean of its objects' probabilities", choices=POOLS
+    )
 
 
 def crop_objects(
@@ -77,8 +71,8 @@ def crop_objects(
     """
     if len(rows) == 0:
         raise NDSError(
-            f"none of the {len(index)} images of {', '.join(index.sources)} has an annotated box: selection "
-            "by objects needs boxes on both sides; use NDS.UNIT image."
+            f"none of the {len(index)} images of {', '.join(index.sources)} has an annotated box of a single object "
+            "(no crowd): selection by objects needs boxes on both sides; use NDS.UNIT image."
         )
     area = boxes[:, 2] * boxes[:, 3]
     order = np.lexsort((labels, boxes[:, 1], boxes[:, 0], -area, rows))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import content_hash
+from nds_plugin.settings import Settings, setting
 from nds_plugin.source import clustering
 from nds_plugin.source.index import NO_LABEL, SourceIndex
 from nds_plugin.source.partition import KIND, NO_CLUSTER, Partition
@@ -22,39 +23,31 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class PartitionConfig:
-    """How a source is cut.
+class PartitionConfig(Settings):
+    """How a source is cut."""
 
-    Attributes:
-        method: "kmeans" on the images' features (the paper's unsupervised partition), or
-            "superclass": k-means on the mean feature of each class, an image going with its label.
-        num_clusters: K asked for; fewer may come out where clusters are empty or tiny.
-        seed: of k-means.
-        min_size: clusters with fewer images are merged into the nearest; 1 drops only empty ones.
-        pca_dim: principal components that the features are reduced to before k-means; 0 for none.
+    what: ClassVar[str] = "partition"
 
-    Raises:
-        NDSError: an unknown method, or a number out of range.
-    """
-
-    method: str = "kmeans"
-    num_clusters: int = 50
-    seed: int = 0
-    min_size: int = 1
-    pca_dim: int = 0
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise unknown_name("partition method", self.method, METHODS)
-        for name, low in (("num_clusters", 1), ("seed", 0), ("min_size", 1), ("pca_dim", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, (int, np.integer)) or not low <= value < 2**32:
-                raise NDSError(f"partition: {name} must be a whole number of at least {low}, got {value!r}.")
+    method: str = setting(
+        "kmeans",
+        "kmeans on the images' features (the paper's unsupervised partition), or superclass: kmeans on each "
+        "class's mean feature, an image going with its label",
+        choices=METHODS,
+    )
+    num_clusters: int = setting(50, "K; fewer come out where clusters are empty or tiny", least=1)
+    seed: int = setting(0, "of k-means", least=0, most=2**32 - 1)
+    min_size: int = setting(1, "clusters of fewer images join the nearest; 1 drops only empty ones", least=1)
+    pca_dim: int = setting(
+        0,
+        "principal components that the features are reduced to first; 0: all",
+        least=0,
+        config="",
+    )
 
     @property
     def hash(self) -> str:
         """Hash of all settings; part of the key of what is made with them."""
-        return content_hash(asdict(self))
+        return content_hash(self.identity())
 
 
 def partition_by_features(

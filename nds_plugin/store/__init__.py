@@ -3,7 +3,7 @@
 Built once from what a provider publishes, opened in no time ever after; its pages are shared by all
 processes of a machine. ``writer`` builds it, ``reader`` opens it, ``view`` selects and joins.
 
-May import: errors, files, images.
+May import: errors, settings, files, images.
 """
 
 from nds_plugin.store.inputs import Inputs

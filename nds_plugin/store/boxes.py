@@ -28,7 +28,8 @@ def clipped(
         were clipped; which have no area in their image (or are not finite).
     """
     limits = np.where(limits > 0, limits, np.inf)
-    start, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    with np.errstate(over="ignore"):
+        start, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     inner_start, inner_end = np.clip(start, 0, limits), np.clip(end, 0, limits)
     with np.errstate(invalid="ignore"):
         usable = np.isfinite(boxes).all(axis=1)
@@ -41,6 +42,7 @@ def clipped(
 
 def clean_boxes(
     boxes: npt.NDArray[np.float64],
+    usable: npt.NDArray[np.bool_],
     owner: npt.NDArray[np.int64],
     sizes: npt.NDArray[np.float64],
     image_id: Callable[[int], Any],
@@ -52,30 +54,28 @@ def clean_boxes(
 
     Args:
         boxes: (N, 4), x, y, width, height; may be a memory map, is read in pieces.
+        usable: those that are not are dropped without a word, their reader has told of them.
         owner: image of each box. sizes: width and height of each image.
         image_id: id of an image by its position.
-        annotation_ids: ids of the boxes, for the message; None: their rows.
+        annotation_ids: ids of the boxes, for the message; None, or -1 for one that has none: its row.
 
     Returns:
         a function from rows to their clean boxes, and which boxes to keep; shape (N,).
     """
-    kept = np.ones(len(boxes), dtype=bool)
+    kept = np.array(usable, dtype=bool)
     firsts: dict[str, str] = {}
     counts = {"leave": 0, "empty": 0}
     for begin in range(0, len(boxes), _STEP):
         part = np.asarray(boxes[begin : begin + _STEP])
         _, leaving, empty = clipped(part, sizes[owner[begin : begin + len(part)]], tolerance)
-        kept[begin : begin + len(part)] = ~empty
-        for kind, mask in (("leave", leaving), ("empty", empty)):
+        known = np.asarray(usable[begin : begin + len(part)])
+        kept[begin : begin + len(part)] &= ~empty
+        for kind, mask in (("leave", leaving & known), ("empty", empty & known)):
             counts[kind] += int(mask.sum())
             if kind not in firsts and mask.any():
                 row = begin + int(np.flatnonzero(mask)[0])
-                name = row if annotation_ids is None else int(annotation_ids[row])
-                width, height = (f"{side:g}" if side else "?" for side in sizes[owner[row]])
-                box = ", ".join(f"{v:g}" for v in boxes[row])
-                firsts[kind] = (
-                    f"first: annotation {name} of image {image_id(int(owner[row]))!r}, bbox [{box}], image {width} x {height}"
-                )
+                image = f"image {image_id(int(owner[row]))!r}"
+                firsts[kind] = _described(row, boxes[row], sizes[owner[row]], image, annotation_ids)
     notes = []
     if counts["leave"]:
         notes.append(f"{counts['leave']} ({firsts['leave']}) leave their image and were clipped to it")
@@ -84,3 +84,11 @@ def clean_boxes(
     if notes:
         logger.warning("%s: of %d boxes, %s.", where, len(boxes), "; ".join(notes))
     return lambda rows: clipped(np.asarray(boxes[rows]), sizes[owner[rows]], tolerance)[0], kept
+
+
+def _described(row: int, box: Any, size: Any, image: str, annotation_ids: Any) -> str:
+    known = annotation_ids is not None and annotation_ids[row] != -1
+    name = f"annotation {int(annotation_ids[row])}" if known else f"annotations[{row}]"
+    width, height = (f"{side:g}" if side else "?" for side in size)
+    numbers = ", ".join(f"{v:g}" for v in box)
+    return f"first: {name} of {image}, bbox [{numbers}], image {width} x {height}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import logging
 import os
 import shutil
@@ -188,7 +187,7 @@ def _build(spec: StoreSpec, inputs: Inputs, path: Path) -> AnnotationStore:
     before = inputs.state()
     scratch = path.with_name(f".{path.name}.scratch")
     parts = path.with_name(f".{path.name}.parts")
-    _remove_remains(path, scratch)
+    shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed; the caller holds the lock
     try:
         scratch.mkdir(parents=True)
     except OSError as error:
@@ -210,10 +209,3 @@ def _build(spec: StoreSpec, inputs: Inputs, path: Path) -> AnnotationStore:
     store = AnnotationStore(path)
     logger.info("%s: %d images, %d annotations.", spec.name, len(store), store.num_annotations)
     return store
-
-
-def _remove_remains(path: Path, scratch: Path) -> None:
-    """Remove what builds that were killed left; the caller holds the lock, so nobody is at work."""
-    shutil.rmtree(scratch, ignore_errors=True)
-    for half_written in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        half_written.unlink(missing_ok=True)

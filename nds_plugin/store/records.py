@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nds_plugin.errors import NDSError
 from nds_plugin.store.reader import AnnotationStore, Objects
 from nds_plugin.store.rle import resized
 from nds_plugin.store.schema import NO_CROWD_KEY, TEXT_RLE
@@ -51,6 +52,8 @@ class RecordDecoder:
         if not (width and height):
             width, height = self._size_of(file_name)
         objects = self._store.objects(number)
+        if objects.rle_size is not None and not self._store.normalised:
+            _check_mask_sizes(objects, row, file_name, (width, height))
         scale = (width, height) if self._store.normalised else None
         return {
             "file_name": file_name,
@@ -98,6 +101,24 @@ class RecordDecoder:
         if self._class_map is not None:
             found = [annotation for annotation in found if annotation["category_id"] >= 0]
         return found
+
+
+def _check_mask_sizes(objects: Objects, row: int, file_name: str, size: tuple[int, int]) -> None:
+    """See that masks of an image whose size only its file tells are of that size.
+
+    Raises:
+        NDSError: one is not. Shares of an image (OpenImages) may be of any size, pixels are of one.
+    """
+    assert objects.rle_size is not None
+    first, last = objects.starts[row : row + 2].tolist()
+    sizes = objects.rle_size[first:last]
+    wrong = np.flatnonzero((sizes > 0).all(axis=1) & (sizes != size[::-1]).any(axis=1))
+    if len(wrong):
+        height, width = sizes[wrong[0]].tolist()
+        raise NDSError(
+            f"{file_name}: {len(wrong)} of its {last - first} annotations have a mask that is not of the image's "
+            f"size, the first one: expected {size[0]} x {size[1]}, got {width} x {height}: correct the annotation file."
+        )
 
 
 def _add_polygons(

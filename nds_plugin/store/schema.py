@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from nds_plugin.errors import NDSError
 
 KIND = "annotation-store"
 FORMAT = 2
@@ -28,7 +30,7 @@ INSIDE = 32  # OpenImages
 TEXT_RLE = 64  # the run lengths came as text (COCO json) and are given back as text
 NO_CROWD_KEY = -1  # ``iscrowd`` of an annotation that does not say
 
-ImageIds = Union[npt.NDArray[np.int64], pa.Array]
+ImageIds: TypeAlias = npt.NDArray[np.int64] | pa.Array
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Annotations:
         rle_size: int32 of shape (N, 2), height and width that the run lengths are of, 0 where there
             are none; checked against the image's, and kept where some image has no size.
         keypoints: x, y, visibility, ..., as in COCO json; an empty row where there are none.
+        usable: bool; those that are not are left out of the store, and only counted; None: all are.
     """
 
     image_id: ImageIds
@@ -120,6 +123,7 @@ class Annotations:
     rle: Ragged | None = None
     rle_size: npt.NDArray[np.int32] | None = None
     keypoints: Ragged | None = None
+    usable: npt.NDArray[np.bool_] | None = None
 
 
 TEXT_COLUMNS = ("file_name", "url", "license", "checksum", "author")
@@ -146,6 +150,22 @@ def check_columns(batch: Images | Annotations) -> int:
     lengths = {name: len(column) for name, column in present.items()}
     assert len(set(lengths.values())) == 1, lengths
     return lengths["image_id"]
+
+
+def check_names(names: Iterable[str], where: str) -> None:
+    """See that names of classes can be written.
+
+    Raises:
+        NDSError: one holds half a character (a lone surrogate).
+    """
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise NDSError(
+                f"{where}: the class name {name!r} holds half a character (a lone surrogate), which cannot be "
+                "written: correct the name."
+            ) from None
 
 
 def text(values: Iterable[Any]) -> pa.Array:

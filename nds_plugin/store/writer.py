@@ -6,6 +6,7 @@ each image and annotation. The file is grouped by image, in ascending order of t
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,7 @@ from nds_plugin.store.schema import (
     Annotations,
     Images,
     check_columns,
+    check_names,
 )
 from nds_plugin.store.spool import (
     FixedSpool,
@@ -75,6 +77,7 @@ class StoreWriter:
             "category": FixedSpool(scratch / "category", np.int64),
             "iscrowd": FixedSpool(scratch / "iscrowd", np.int8),
         }
+        self._usable = FixedSpool(scratch / "usable", np.bool_)
         self._ragged: dict[str, RaggedSpool] = {}
         self._rle_size = FixedSpool(scratch / "rle_size", np.int32, 2)
         self._keep_rle_size = False
@@ -115,6 +118,7 @@ class StoreWriter:
         self._box.append(batch.bbox)
         self._numbers["category"].append(batch.category_id)
         self._numbers["iscrowd"].append(batch.iscrowd)
+        self._usable.append(np.ones(count, dtype=bool) if batch.usable is None else batch.usable)
         for name in ("area", "flags", "annotation_id"):
             self._add_optional(name, getattr(batch, name), before, before + count)
         for name in RAGGED_COLUMNS:
@@ -176,11 +180,12 @@ class StoreWriter:
             header: JSON-able; goes into the file's header beside what the writer knows.
 
         Raises:
-            NDSError: no image, an id twice, an annotation of an unknown image or category, or the
-                disk is full.
+            NDSError: no image, an id twice, an annotation of an unknown image or category, the name of
+                a class that cannot be encoded, or the disk is full.
         """
         if self._image_ids is None or self.num_images == 0:
             raise NDSError(f"{self.where} lists no images.")
+        check_names((name for _, name in categories), self.where)
         categories = sorted(categories)
         ids = self._ids(self._image_ids)
         order = grouping.ascending(ids, self.where)
@@ -199,6 +204,7 @@ class StoreWriter:
             "key": key,
             "images": len(order),
             "annotations": len(rows),
+            "annotations_read": self.num_annotations,
             "categories": [{"id": int(i), "name": name} for i, name in categories],
             "category_counts": counts.tolist(),
             "normalised": self.normalised,
@@ -241,7 +247,10 @@ class StoreWriter:
             sizes, tolerance = np.ones((len(order), 2), dtype=np.float64), _ROUNDING_SHARE
         else:
             sizes, tolerance = self._sizes.values()[order].astype(np.float64), ROUNDING_PIXELS
-        return clean_boxes(boxes, owners, sizes, lambda i: id_at(ids, order[i]), names, self.where, tolerance)
+        usable = self._usable.values()
+        return clean_boxes(
+            boxes, usable, owners, sizes, lambda i: id_at(ids, order[i]), names, self.where, tolerance
+        )
 
     def _write_batches(
         self, file: Any, metadata: Any, edges: list[int], images: Any, annotations: Any
@@ -250,7 +259,7 @@ class StoreWriter:
         rows, starts, boxes, classes = annotations
         writer = None
         try:
-            ranges = list(zip(edges, edges[1:]))
+            ranges = list(itertools.pairwise(edges))
             for first, last in tqdm(
                 ranges, desc=f"writing {Path(self.where).name}", unit="batch", disable=None
             ):
@@ -312,7 +321,7 @@ class StoreWriter:
         return spool.values()
 
     def _spools(self) -> Iterator[FixedSpool | RaggedSpool]:
-        yield from (self._sizes, self._labels, self._box, self._rle_size)
+        yield from (self._sizes, self._labels, self._box, self._usable, self._rle_size)
         yield from (spool for spool in (self._image_ids, self._owners) if spool is not None)
         yield from self._texts.values()
         yield from self._numbers.values()

@@ -25,6 +25,8 @@ from nds_plugin.d2.data.known_datasets import register_coco_folder
 from nds_plugin.d2.job.launching import launch
 from nds_plugin.errors import NDSError
 
+pytestmark = pytest.mark.slow  # processes of their own, each with Detectron2 or a server
+
 SMALL = [
     *("DATASETS.TRAIN", "('bad_city_train',)", "DATASETS.TEST", "('bad_city_val',)"),
     *("NDS.SOURCE.DATASETS", "('bad_street_train', 'bad_room_train')"),
@@ -96,6 +98,27 @@ def test_a_bad_config_is_refused_before_anything_starts(case: str, data: Path, u
     assert not (data / "work").exists() or not list((data / "work").iterdir())
 
 
+def test_initial_weights_are_refused_before_anything_is_made(
+    data: Path, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of pretraining alone, a link without a network, and what would be a traceback in training."""
+    monkeypatch.setenv("FVCORE_CACHE", str(data / "cache"))
+    torch.save({"meta": {}, "state_dict": {"backbone.patch_embed.weight": torch.zeros(3)}}, data / "mm.pth")
+    (data / "cut.pth").write_bytes(b"PK\x03\x04")
+    for overrides, message in (
+        (
+            ["MODEL.WEIGHTS", str(data / "mm.pth")],
+            r"mm.pth does not fit: 0 of the backbone's 100 weights .*MMCV",
+        ),
+        (["NDS.PRETRAIN.MODEL.WEIGHTS", str(data / "cut.pth")], "cut.pth cannot be read .*, or is cut short"),
+        (["MODEL.WEIGHTS", "http://127.0.0.1:9/w.pth"], "w.pth is not in the cache .*Connection refused"),
+        (["MODEL.WEIGHTS", str(data)], "is a folder, expected a checkpoint file"),
+    ):
+        line = user.fails("train_net", *_arguments(data, *overrides))
+        assert re.search(f"MODEL.WEIGHTS.*{message}", line), line
+        assert not (data / "work").exists() or not list((data / "work").iterdir())
+
+
 FLAGS: dict[str, tuple[tuple[str, ...], str]] = {
     "not a multiple of the processes": (("--num-gpus", "3"), "SOLVER.IMS_PER_BATCH must be .*multiple of the 3 processes .* got 4"),
     "no process": (("--num-gpus", "0"), "--num-gpus must be 1 or more, got 0"),
@@ -164,6 +187,18 @@ def _rename(document: dict[str, Any]) -> None:
         category["name"] = f"no {category['name']}"
 
 
+def _every(document: dict[str, Any], **values: Any) -> None:
+    for annotation in document["annotations"]:
+        annotation.update(values)
+
+
+def _small_masks(document: dict[str, Any]) -> None:
+    """One mask of half the size, in images whose size only their files tell."""
+    for image in document["images"]:
+        del image["width"], image["height"]
+    document["annotations"][0]["segmentation"] = {"size": [36, 48], "counts": [0, 36 * 48]}
+
+
 def _every_mask(document: dict[str, Any], mask: Any) -> None:
     for annotation in document["annotations"]:
         annotation["segmentation"] = mask
@@ -179,7 +214,13 @@ DATA: dict[str, tuple[Callable[[Path], Any] | None, list[str], str]] = {
     "annotations of the test set cut short": (lambda r: cut(r / "city/val.json"), [], "city/val.json is not complete JSON"),
     "not COCO": (_annotations("street", lambda _: {"a": 1}), [], "street/train.json is not COCO json: it lacks 'images'"),
     "image ids twice": (_annotations("street", lambda d: d["images"].append(d["images"][0])), [], "1 ids of 'images' occur more than once"),
-    "annotation ids twice": (_annotations("city", lambda d: d["annotations"].append(d["annotations"][0]), "val"), [], "annotation ids occur more than once"),
+    "a test set of crowds": (_annotations("city", lambda d: _every(d, iscrowd=1), "val"), [], "'bad_city_val': all \\d+ annotations are crowds .iscrowd 1.: COCO's evaluation counts none"),
+    "a target of crowds": (_annotations("city", lambda d: _every(d, iscrowd=1)), [], "'bad_city_train': none of its 24 images has an annotation to learn from: all \\d+ annotations are crowds .iscrowd 1"),
+    "a source of crowds and ignored": (_annotations("room", lambda d: _every(d, ignore=1)), ROOM, "none of the 24 images of bad_room_train has an annotated object: all \\d+ annotations are crowds .iscrowd 1, or ignore 1"),
+    "half a character in a class": (_annotations("city", lambda d: d["categories"][0].update(name="\ud83d"), "val"), [], "city/val.json: an entry of 'categories' holds a value that is out of range or no text"),
+    "category ids as text in the annotations": (_annotations("street", lambda d: [a.update(category_id=str(a["category_id"])) for a in d["annotations"]]), [], "annotations name their categories by text, but the ids of 'categories' are whole numbers"),
+    "masks of another size than the files": (_annotations("room", lambda d: _small_masks(d)), [*ROOM, *UNIFORM], "room/images/.*: 1 of its \\d+ annotations have a mask that is not of the image's size, the first one: expected 96 x 72, got 48 x 36"),
+    "masks of another size in the test set": (_annotations("city", lambda d: _small_masks(d), "val"), [], "city/images/.*: 1 of its \\d+ annotations have a mask that is not of the image's size"),
     "an image of 10^12 pixels width": (_annotations("street", lambda d: d["images"][0].update(width=10**12)), [], "'width' of image .* must be a number of 0 .*got 1000000000000"),
     "no box of the source has an area": (_annotations("room", lambda d: _every_box(d, [5, 5, 0, 0])), ROOM, "none of the 24 images of bad_room_train has an annotated object"),
     "all boxes of the target leave it": (_annotations("city", lambda d: _every_box(d, [500, 5, 9, 9])), [], "'bad_city_train': none of its 24 images has an annotation"),
@@ -198,7 +239,7 @@ DATA: dict[str, tuple[Callable[[Path], Any] | None, list[str], str]] = {
     "truncated source": (_photos("room", "truncated"), UNIFORM, "images cannot be read, more than NDS.LOADER.MAX_UNREADABLE allows .*truncated"),
     "source of no images": (_photos("room", "not an image"), [*UNIFORM, "DATALOADER.NUM_WORKERS", "2"], "images cannot be read, more than NDS.LOADER.MAX_UNREADABLE allows"),
     "empty files in the target": (_photos("city", "zero bytes"), [], r"none of the target's 24 images can be read; .*0 bytes"),
-    "a test image cut short": (_photos("city", "truncated", "val", 1), UNIFORM, "city/images/val_.*: the image cannot be read .*truncated"),
+    "a test image cut short": (_photos("city", "truncated", "val", 1), UNIFORM, "city/images/val_.*: the image is cut short .*truncated"),
 }  # fmt: skip
 
 

@@ -18,11 +18,13 @@ from nds_plugin.d2.data.loader import build_nds_train_loader
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import read_network, write_network
 from nds_plugin.experts.manifest import set_hash
-from nds_plugin.experts.scoring import ScoringConfig, score_experts
+from nds_plugin.experts.scoring import score_experts
+from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.experts.train_experts import train_experts
 from nds_plugin.files.artifacts import file_hash
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select
+from nds_plugin.selection.selectors.uniform import Uniform
 from nds_plugin.source.partition import Partition
 
 Spoil = Callable[[Path], Any]
@@ -40,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     experts = train_experts(index, partition, TINY, folder / "experts", progress=False)
     config = ScoringConfig(num_workers=0, max_images=2)
     score_experts(experts, index, config, progress=False).save(folder / "scores.json")
-    select(index, partition, SelectionConfig("uniform", count=3)).save(folder / "selection.parquet", "s")
+    select(index, partition, SelectionConfig(Uniform(), count=3)).save(folder / "selection.parquet", "s")
     return folder
 
 

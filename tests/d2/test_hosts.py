@@ -23,6 +23,8 @@ from nds_plugin.datasets.coco.split import index_coco
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
 
+pytestmark = pytest.mark.slow  # processes of their own, each with Detectron2 or a server
+
 ROOT = Path(__file__).parents[2]
 STOCK_TOOLS = Path(detectron2.__file__).parents[1] / "tools"  # of a wheel and of a checkout
 SOURCES = ("room", "street")
@@ -189,6 +191,21 @@ def test_the_sampler_in_an_own_script_draws_the_stream_and_resumes_it(work: Work
     # The selection is found by the dataset's name as well.
     then = work.python(*command, "DATASETS.TRAIN", "('nds_mine',)", "SOLVER.MAX_ITER", 4)
     assert [*_trained_on(first), *_trained_on(then)] == work.expected(4)
+
+
+def test_a_stream_over_sources_of_other_classes_is_drawn_from_by_its_name(work: Workspace) -> None:
+    """The two messages that name the way, followed to the letter."""
+    draw = [argument for argument in work.index(SOURCES) if argument not in ("--images", "16")]
+    told = work.python(*draw, "--mode", "stream", "--name", "flow")
+    assert "Registered dataset: nds_flow, MODEL.ROI_HEADS.NUM_CLASSES 7\nA stream: train with" in told
+    both = tuple(f"nds_data_{source}_train" for source in SOURCES)
+    command = ["own.py", "--config-file", "own.yaml", "OUTPUT_DIR", "flow"]
+    command += ["DATALOADER.SAMPLER_TRAIN", "NDSTrainingSampler"]
+    path = work.path.with_name("flow.parquet")
+    assert "name in DATASETS.TRAIN the one dataset nds_NAME" in work.python(
+        *command, "DATASETS.TRAIN", both, "NDS.SELECTION", path, check=False
+    )
+    assert len(_trained_on(work.python(*command, "DATASETS.TRAIN", "('nds_flow',)"))) == 2 * BATCH
 
 
 def test_the_lazy_config_trains_with_detectron2s_own_script_and_resumes(work: Workspace) -> None:

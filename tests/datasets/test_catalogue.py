@@ -11,7 +11,7 @@ from as_user import ROOT
 
 from nds_plugin.datasets.catalogue import DATASETS, find, find_split, select
 from nds_plugin.datasets.public import MissingFilesError
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import NDSError, UnknownNameError
 from nds_plugin.datasets.preparing.pages import BEGIN, END, catalogue_markdown, with_catalogue
 
 # Table 3 of the paper: title, role, classes, images of the splits in its order (training, validation or test).
@@ -54,7 +54,7 @@ def test_names_are_unique_and_found() -> None:
     assert all(find(dataset.key) is dataset for dataset in DATASETS)
     assert all(find_split(split.name) is split for split in SPLITS)
     assert find_split("nope") is None
-    with pytest.raises(NDSError, match="unknown dataset 'cocos'. Did you mean 'coco'"):
+    with pytest.raises(UnknownNameError, match="unknown dataset 'cocos'. Did you mean 'coco'"):
         find("cocos")
 
 

@@ -282,7 +282,7 @@ def test_after_an_interruption_finished_parts_are_kept(
     content = victim.read_bytes()
     victim.write_bytes(content[: len(content) // 2])
     with pytest.raises(
-        NDSError, match=r"Cityscapes: \S*zürich_000003_000019_gtFine_instanceIds\.png cannot be read"
+        NDSError, match=r"Cityscapes: \S*zürich_000003_000019_gtFine_instanceIds\.png: the image is cut short"
     ):
         _open(tmp_path)
     (parts,) = (tmp_path / "nds_stores").glob(".*.parts")
@@ -349,7 +349,7 @@ def test_a_frame_without_its_counterpart_is_named(tmp_path: Path) -> None:
             np.zeros((HEIGHT, WIDTH, 3), np.uint8),
             r"must have one channel of numbers of objects, it is RGB",
         ),
-        ("rle", b"\x89PNG", r"instanceIds\.png cannot be read"),
+        ("rle", b"\x89PNG", r"instanceIds\.png: not an image"),
         ("polygon", b'{"imgHeight": 96', r"polygons\.json is not a whole file of polygons"),
         ("polygon", b'{"imgHeight": 96, "imgWidth": 192}', r"polygons\.json .* it lacks 'objects'"),
         (

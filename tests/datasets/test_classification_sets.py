@@ -278,14 +278,14 @@ def test_experts_are_scored_on_a_target_by_its_name(
 def test_a_target_is_a_registered_dataset_with_its_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nds_plugin.pipeline.naming import index_named
+    from nds_plugin.pipeline.files_host import FilesHost
     from nds_plugin.d2.data.registration import index_dataset, register_all
 
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     cub_200(tmp_path)
     register_all()
     try:
-        assert index_dataset("cub_200_test").hash == index_named("cub_200_test").hash
+        assert index_dataset("cub_200_test").hash == FilesHost().dataset("cub_200_test").index().hash
     finally:
         monkeypatch.undo()
         register_all()

@@ -13,8 +13,9 @@ import pytest
 from coco_files import document, write_coco, write_image
 from PIL import Image
 
+from nds_plugin.images import reading as images
 from nds_plugin.datasets.coco import json_stream
-from nds_plugin.datasets.coco.split import check_files, default_source, index_coco, index_folder, main_classes
+from nds_plugin.datasets.coco.split import check_files, coco_name, index_coco, index_folder, main_classes
 from nds_plugin.datasets.coco.store import open_coco
 from nds_plugin.errors import NDSError
 from nds_plugin.source.index import NO_LABEL
@@ -220,6 +221,42 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
             "annotation 2 of image 12 has a segmentation that is neither",
         ),
         (_set("images", 0, "id", 2**70), "the ids of 'images' must fit into 64 bits"),
+        (_set("categories", 0, "id", 2**70), "the ids of 'categories' must fit into 64 bits"),
+        (_set("categories", 0, "id", 1e300), "the ids of 'categories' must be all whole numbers or all text"),
+        (
+            _set("categories", 0, "id", True),
+            "the ids of 'categories' must be all whole numbers or all text, got bool",
+        ),
+        (_set("images", 0, "id", 1.5), "must be all whole numbers or all text, got float (1.5), int"),
+        (_set("annotations", 0, "image_id", 1.5), "first annotations[0] with image_id 1.5"),
+        (
+            _set("annotations", 0, "category_id", "5"),
+            "ids of 'category_id of annotations' must be all whole numbers or all",
+        ),
+        (
+            _set("categories", 0, "name", "cat \ud83d"),
+            "'categories' holds a value that is out of range or no text",
+        ),
+        (_set("licenses", 0, "name", "\ud83d"), "'licenses' holds a value that is out of range or no text"),
+        (_set("images", 1, "file_name", "a\0.jpg"), "'file_name' of images[1] holds the character 0"),
+        (_set("images", 0, "width", 64.5), "'width' of image 12 must be a whole number of 0 (not known)"),
+        (_set("images", 0, "width", ""), "'width' of image 12 must be a number of 0 (not known)"),
+        (_set("annotations", 1, "iscrowd", -1), "'iscrowd' of annotation 2 must be 0 or 1, got -1"),
+        (_set("annotations", 1, "iscrowd", [0]), "'iscrowd' of annotation 2 must be 0 or 1, got [0]"),
+        (_set("annotations", 1, "ignore", "no"), "'ignore' of annotation 2 must be 0 or 1, got 'no'"),
+        (_set("annotations", 1, "keypoints", "123"), "'keypoints' of annotation 2 must be numbers"),
+        (
+            _set("annotations", 1, "segmentation", [[1, 1, 9, 1, 9, 1e9]]),
+            "a polygon of annotation 2 of image 12 reaches beyond 1000000 pixels",
+        ),
+        (
+            _set("annotations", 1, "segmentation", [["1"] * 6]),
+            "annotation 2 of image 12 has a segmentation that",
+        ),
+        (
+            _set("annotations", 1, "segmentation", {"size": [48, 64], "counts": [0.5, 3071.5]}),
+            "annotation 2 of image 12 has a segmentation that is neither",
+        ),
     ],
 )
 def test_each_fault_has_its_line(tmp_path: Path, change: Callable[[Any], None], message: str) -> None:
@@ -339,10 +376,10 @@ def test_index_needs_no_annotations_and_takes_the_box_for_a_missing_area(tmp_pat
     assert index.sources == ["unlabelled"]
 
 
-def test_default_source_names_dataset_and_split() -> None:
-    assert default_source("coco/annotations/instances_train2017.json") == "coco_instances_train2017"
-    assert default_source("/data/ccp/train.json") == "ccp_train"
-    assert default_source("/train.json") == "train"
+def test_coco_name_names_dataset_and_split() -> None:
+    assert coco_name("coco/annotations/instances_train2017.json") == "coco_instances_train2017"
+    assert coco_name("/data/ccp/train.json") == "ccp_train"
+    assert coco_name("/train.json") == "train"
 
 
 def test_main_classes_agree_with_a_plain_loop() -> None:
@@ -417,7 +454,7 @@ def test_a_decompression_bomb_is_left_out(
 ) -> None:
     write_image(tmp_path / "good.png", 10, 10)
     write_image(tmp_path / "large.png", 50, 50)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    monkeypatch.setattr(images, "MAX_PIXELS", 2000)
     index = index_folder(tmp_path)
     assert index.column("image_id").tolist() == ["good.png"]
     assert "large.png" in caplog.text
@@ -426,7 +463,7 @@ def test_a_decompression_bomb_is_left_out(
 def test_folders_without_images_are_errors(tmp_path: Path) -> None:
     with pytest.raises(NDSError, match=r"image folder .*none does not exist"):
         index_folder(tmp_path / "none")
-    with pytest.raises(NDSError, match=r"no images in .*\.jpg"):
+    with pytest.raises(NDSError, match=r"no image in this folder .*it holds no file"):
         index_folder(tmp_path)
     (tmp_path / "bad.jpg").write_bytes(b"")
     with pytest.raises(NDSError, match=r"is not a folder"):
@@ -451,3 +488,118 @@ def test_real_files_are_indexed_whole(nds_data: Path) -> None:
     assert len(index.classes) == 80
     assert check_files(index) == []
     assert index.column("label").max() < 80
+
+
+def _as_text(content: dict[str, Any], key: str, *owners: str) -> dict[str, Any]:
+    for owner in owners:
+        for item in content[owner]:
+            item[key] = str(item[key])
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            _as_text(document(), "category_id", "annotations"),
+            "annotations name their categories by text, but the ids of 'categories' are whole numbers",
+        ),
+        (
+            _as_text(document(), "id", "categories"),
+            "annotations name their categories by whole numbers, but the ids of 'categories' are text",
+        ),
+        (
+            _as_text(document(), "image_id", "annotations"),
+            "annotations name their images by text, but the ids of 'images' are whole numbers",
+        ),
+        (
+            _as_text(document(), "id", "images"),
+            "annotations name their images by whole numbers, but the ids of 'images' are text",
+        ),
+    ],
+)
+@pytest.mark.parametrize("chunk", [1, 20_000])
+def test_numbers_never_meet_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: Any, message: str, chunk: int
+) -> None:
+    monkeypatch.setattr("nds_plugin.datasets.coco.store._CHUNK", chunk)
+    with pytest.raises(NDSError, match=re.escape(message)):
+        open_coco(write_coco(tmp_path, content))
+
+
+def test_pieces_of_a_file_have_ids_of_one_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nds_plugin.datasets.coco.store._CHUNK", 2)
+    for key, change in (
+        ("category_id of annotations", "category_id"),
+        ("image_id of annotations", "image_id"),
+    ):
+        content = document()
+        content["annotations"][4][change] = str(content["annotations"][4][change])
+        with pytest.raises(
+            NDSError, match=f"the ids of {key!r} must be all whole numbers or all text, got both"
+        ):
+            open_coco(write_coco(tmp_path, content))
+
+
+def test_whole_floats_are_the_numbers_that_they_are(tmp_path: Path) -> None:
+    expected = records(write_coco(tmp_path, document(), "plain.json"))
+    content = document()
+    for annotation in content["annotations"]:
+        annotation["category_id"] = float(annotation["category_id"])
+    content["images"][1]["id"] = 3.0
+    content["images"][0]["width"] = 64.0
+    content["categories"][0]["id"] = 5.0
+    content["annotations"][0] |= {"id": 1.0, "iscrowd": 0.0}
+    assert records(write_coco(tmp_path, content)) == expected
+
+
+def test_a_list_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.json"
+    path.write_text('{"images": [], "info": 1, "info": 2, "images": [{"id": 1, "file_name": "a"}]}')
+    with pytest.raises(
+        NDSError, match=r"twice\.json is not COCO json: the key 'images' occurs more than once"
+    ):
+        open_coco(path)
+
+
+def test_messages_name_the_rows_and_numbers_of_the_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = document()
+    content["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]  # left out: later rows keep their numbers
+    content["annotations"][2]["category_id"] = 77
+    with pytest.raises(NDSError, match=r"1 of 5 annotations .* first annotations\[2\] with category_id 77"):
+        open_coco(write_coco(tmp_path, content))
+    content["annotations"][2] |= {"category_id": 2, "image_id": 99}
+    with pytest.raises(NDSError, match=r"1 of 5 annotations .* first annotations\[2\] with image_id 99"):
+        open_coco(write_coco(tmp_path, content))
+    content["annotations"][2] |= {"image_id": 12, "segmentation": {"size": [4, 6], "counts": [24]}}
+    with pytest.raises(NDSError, match=r"first annotations\[2\] of image 12"):
+        open_coco(write_coco(tmp_path, content))
+    del content["annotations"][2]["segmentation"]
+    content["annotations"][2] |= {"id": None, "bbox": [0, 0, 0, 0]}
+    assert open_coco(write_coco(tmp_path, content)).num_annotations == 3
+    assert "of 5 boxes, 1 (first: annotations[2] of image 12" in caplog.text
+    assert "1 instances left out" in caplog.text
+    assert "annotation -1" not in caplog.text
+
+
+def test_an_absolute_file_name_is_taken_as_detectron2_takes_it(tmp_path: Path) -> None:
+    """As ``os.path.join`` does: in the index, in the dicts of the main job, and in its evaluation."""
+    from detectron2.data.datasets import load_coco_json
+
+    from nds_plugin.d2.data.registration import dataset_dicts, index_dataset, registered_temporarily
+
+    content = document()
+    write_image(tmp_path / "far" / "b.jpg")
+    write_image(tmp_path / "images" / "a.jpg", 60, 40)
+    write_image(tmp_path / "images" / "c.jpg")
+    content["images"][0]["file_name"] = str(tmp_path / "far" / "b.jpg")
+    path = write_coco(tmp_path, content)
+    index = index_coco(path, tmp_path / "images")
+    assert check_files(index) == []
+    with registered_temporarily("absolute", json_file=str(path), image_root=str(tmp_path / "images")):
+        names = [record["file_name"] for record in dataset_dicts("absolute")]
+        assert names == list(index.column("file_name")) == list(index_dataset("absolute").column("file_name"))
+    stock = [record["file_name"] for record in load_coco_json(str(path), str(tmp_path / "images"))]
+    assert sorted(names) == sorted(stock)

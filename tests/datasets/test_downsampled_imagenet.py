@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from as_user import ROOT, cut, full_disk, logging_kept, tool
+from killing import killed_when
 from imagenet_trees import FORMS, PER_BATCH, as_images, as_npz, batches, write_tree
 
 from nds_plugin.source.folder import check_files
@@ -231,14 +232,7 @@ def test_a_conversion_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> No
     write_tree(tmp_path)
     pixels = TRAIN_32.image_root(tmp_path)
     parts = TRAIN_32.spec(tmp_path).path.parent / f".{TRAIN_32.name}.arrow.parts"
-    child = subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path)], cwd=ROOT)
-    try:
-        deadline = time.monotonic() + 60
-        while len(list(parts.glob("*.arrow"))) < 4 and time.monotonic() < deadline:
-            time.sleep(0.05)
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+    killed_when(SLOW, lambda: len(list(parts.glob("*.arrow"))) == 4, str(tmp_path))
     assert not TRAIN_32.spec(tmp_path).path.exists()
     done = {path.name: path.stat().st_mtime_ns for path in pixels.glob("*.npy")}
     assert set(done) == {f"train_data_batch_{i}.npy" for i in range(1, 5)}

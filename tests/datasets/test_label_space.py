@@ -12,7 +12,7 @@ from nds_plugin.datasets.label_space import DROPPED, unite
 from nds_plugin.errors import NDSError
 
 COCO = ["person", "traffic light", "car"]
-DRIVING = ["Car", "traffic_light", "rider", "TRAFFIC-LIGHT"]
+DRIVING = ["Car", "traffic_light", "rider"]
 
 
 def test_names_are_compared_without_case_and_separators() -> None:
@@ -28,7 +28,7 @@ def test_synonyms_are_one_class() -> None:
 def test_union_keeps_first_appearance_and_spelling() -> None:
     space = unite([COCO, DRIVING])
     assert space.classes == ("person", "traffic light", "car", "rider")
-    assert [m.tolist() for m in space.maps] == [[0, 1, 2], [2, 1, 3, 1]]
+    assert [m.tolist() for m in space.maps] == [[0, 1, 2], [2, 1, 3]]
     assert space.labelled == (frozenset({0, 1, 2}), frozenset({1, 2, 3}))
 
 
@@ -46,11 +46,63 @@ def test_every_map_lands_in_the_united_classes() -> None:
         assert labelled == set(positions.tolist())
 
 
+def test_names_of_one_source_are_never_one_class() -> None:
+    names = ["pm1.5", "pm15", "PM 15", "a", "A", "person", "pedestrian"]
+    space = unite([names])
+    assert space.classes == tuple(names)
+    assert space.renamed == space.apart == ()
+    again = unite([names, names])
+    assert again.classes == tuple(names)
+    assert [m.tolist() for m in again.maps] == [list(range(7))] * 2
+
+
+def test_what_is_united_by_more_than_an_equal_name_is_listed() -> None:
+    mapping = {"b": {"van": "car"}}
+    space = unite([["car", "sofa"], ["Car", "couch", "van"], ["car"]], mapping, ["a", "b", "c"])
+    assert space.classes == ("car", "sofa", "Car")
+    assert [(r.source, r.old, r.new, r.how) for r in space.renamed] == [
+        ("b", "couch", "sofa", "synonym"),
+        ("b", "van", "car", "mapping"),
+    ]
+    assert space.apart == (), "the mapping says which class of b is 'car'"
+    space = unite([["car"], ["Car"]], None, ["a", "b"])
+    assert [(r.source, r.old, r.new, r.how) for r in space.renamed] == [("b", "Car", "car", "spelling")]
+    assert json.loads(json.dumps(space.to_dict()))["renamed"][0]["how"] == "spelling"
+
+
+@pytest.mark.parametrize("one", [["PM15"], ["PM15", "dust"]])
+def test_a_name_that_may_be_either_of_two_stays_apart_and_an_equal_one_goes_first(one: list[str]) -> None:
+    two = ["pm1.5", "pm15"]
+    for lists in ([one, two], [two, one]):
+        space = unite(lists)
+        assert {"PM15", *two} <= set(space.classes)
+        assert space.renamed == ()
+        assert {frozenset(pair) for pair in space.apart} == {frozenset({"PM15", name}) for name in two}
+    assert unite([["pm15"], two]).classes == ("pm15", "pm1.5")
+
+
+def test_a_name_that_an_earlier_source_united_is_found_again() -> None:
+    space = unite([["couch"], ["sofa"], ["sofa"]])
+    assert space.classes == ("couch",)
+    apart = unite([["couch"], ["sofa"], ["sofa", "couch"]])
+    assert apart.classes == ("couch", "sofa")
+    assert apart.maps[2].tolist() == [1, 0]
+
+
+def test_a_rule_is_for_the_class_of_its_very_name() -> None:
+    two = ["pm1.5", "pm15"]
+    assert unite([two], {"*": {"pm15": "dust"}}).classes == ("pm1.5", "dust")
+    with pytest.raises(NDSError, match=re.escape("'PM 15' may mean 'pm1.5' or 'pm15': write the name")):
+        unite([two], {"*": {"PM 15": "dust"}})
+    with pytest.raises(NDSError, match="half a character"):
+        unite([two], {"*": {"pm15": "\ud83d"}})
+
+
 def test_mapping_renames_drops_and_prefers_the_source() -> None:
     mapping = {"*": {"car": "vehicle", "Rider": "person"}, "driving": {"car": None}}
     space = unite([COCO, DRIVING], mapping, ["coco", "driving"])
     assert space.classes == ("person", "traffic light", "vehicle")
-    assert [m.tolist() for m in space.maps] == [[0, 1, 2], [DROPPED, 1, 0, 1]]
+    assert [m.tolist() for m in space.maps] == [[0, 1, 2], [DROPPED, 1, 0]]
     assert space.labelled == (frozenset({0, 1, 2}), frozenset({0, 1}))
 
 

@@ -24,7 +24,7 @@ from nds_plugin.datasets.openimages.read import turn_corners
 from nds_plugin.datasets.public import Split
 from nds_plugin.datasets.seen_files import SeenFiles
 from nds_plugin.datasets.store_index import index_store
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import NDSError, UnknownNameError
 from nds_plugin.images.reading import load_image, read_header
 from nds_plugin.store import AnnotationStore
 from nds_plugin.store.records import RecordDecoder
@@ -249,7 +249,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_store(tmp_path: Path) -> None:
 
 
 def test_names_that_are_none_are_refused() -> None:
-    with pytest.raises(NDSError, match="unknown split of OpenImages 'val'. Known: test, train, validation"):
+    with pytest.raises(UnknownNameError, match="unknown split of OpenImages 'val'. Known: test, train, validation"):
         openimages_split("val")
     with pytest.raises(NDSError, match="unmasked boxes are an addition to masks"):
         openimages_split("train", unmasked=True)

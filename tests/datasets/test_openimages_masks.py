@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from as_user import ROOT
+from killing import killed_when
 from openimages_builds import BITS, MASKS, XYWH_ABS, build, flags, records
 from openimages_trees import CLASSES, CORNERS, some_images
 from PIL import Image
@@ -172,14 +173,7 @@ def test_a_build_that_was_killed_goes_on_where_it_was(
     some_images().write(tmp_path)
     path = MASKS.spec(tmp_path).path
     parts = path.with_name(f".{path.name}.parts")
-    child = subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path)], cwd=ROOT)
-    try:
-        deadline = time.monotonic() + 60
-        while len(list(parts.glob("*.arrow"))) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+    killed_when(SLOW, lambda: len(list(parts.glob("*.arrow"))) == 2, str(tmp_path))
     assert len(list(parts.glob("*.arrow"))) == 2  # the headers, the masks of one archive
     assert not path.exists()
     from nds_plugin.datasets.openimages import mask_read as module

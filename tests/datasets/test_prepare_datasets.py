@@ -424,7 +424,7 @@ def test_datasets_whose_readers_need_no_torch_are_prepared_without_it(root: Path
     assert done.returncode == 0, done.stderr
     done = run("--build", "oxford_pets_test")
     assert done.returncode == 2
-    assert "reading OxfordIIITPet needs torch and torchvision" in only_line(done.stderr)
+    assert "reading OxfordIIITPet needs the package torchvision" in only_line(done.stderr)
 
 
 def test_all_trees_of_the_classification_targets_are_built_together(tmp_path: Path, user: User) -> None:

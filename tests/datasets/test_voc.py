@@ -222,7 +222,7 @@ def _break(folder: Path, what: str) -> None:
     ("what", "message"),
     [
         ("cut xml", r"000007\.xml is not complete XML \(.*get it again"),
-        ("cut png", r"SegmentationObject/000007\.png cannot be read"),
+        ("cut png", r"SegmentationObject/000007\.png: the image is cut short"),
         ("no xml", r"1 of the 8 images of \S*test\.txt have no annotation, first \S*000007\.xml"),
         ("twice", r"test\.txt lists 1 images twice, first 000007"),
         ("no list", r"test\.txt is not there. Expected below .*VOC2007/ or VOCdevkit/VOC2007/"),

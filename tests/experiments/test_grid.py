@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 from multiprocessing import get_context
@@ -14,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killing import killed_when, started_until
 
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import NDSError, UnknownNameError
 from nds_plugin.experiments.estimate import PlannedRow, Stage, Work, plan_text
 from nds_plugin.experiments.results import ResultsFile, key_of, of_configs, record, write_results_file
 from nds_plugin.experiments.runner import ATTEMPTS, CELL, Job, Outcome, run_jobs
@@ -77,9 +76,9 @@ def test_other_seeds_are_refused(text: str) -> None:
 
 
 def test_unknown_tables_and_rows_are_named_with_the_known_ones() -> None:
-    with pytest.raises(NDSError, match=r"unknown table '6'. Known: 4, 5, mini"):
+    with pytest.raises(UnknownNameError, match=r"unknown table '6'. Known: 4, 5, mini"):
         grid_of("6")
-    with pytest.raises(NDSError, match="unknown row of table 4 'nds_24k'. Did you mean 'nds_"):
+    with pytest.raises(UnknownNameError, match="unknown row of table 4 'nds_24k'. Did you mean 'nds_"):
         GRIDS["4"].cells(only=["nds_24k"])
     with pytest.raises(NDSError, match="names a seed twice"):
         parse_seeds("0-2,1")
@@ -171,11 +170,11 @@ def test_no_job_is_started_after_the_time_limit(tmp_path: Path) -> None:
 
 def test_a_cell_that_another_process_works_on_is_left_alone(tmp_path: Path) -> None:
     claimed = job(tmp_path, f"touch {tmp_path}/ran")
-    descriptor = try_lock(claimed.folder / NAME)
-    assert descriptor is not None
+    lock = try_lock(claimed.folder / NAME)
+    assert lock is not None
     assert run([claimed]).elsewhere == ["client_uniform_20/seed0"]
     assert not (tmp_path / "ran").exists()
-    os.close(descriptor)
+    lock.release()
     assert run([claimed]).done == ["client_uniform_20/seed0"]
 
 
@@ -200,19 +199,16 @@ print(run_jobs([job(folder, script)], [{{}}], finish))
 """
 
 
+def _runner(folder: Path) -> str:
+    return RUNNER.format(tests=str(HERE), support=str(HERE.parent / "support"), folder=str(folder))
+
+
 def test_a_cell_whose_runner_was_killed_ends_alone_and_is_not_started_beside_it(tmp_path: Path) -> None:
-    code = RUNNER.format(tests=str(HERE), support=str(HERE.parent / "support"), folder=str(tmp_path))
-    runner = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.time() + 60
-    while not (tmp_path / "log").exists() and time.time() < deadline:
-        time.sleep(0.02)
-    runner.send_signal(signal.SIGKILL)
-    runner.wait()
+    killed_when(_runner(tmp_path), (tmp_path / "log").exists)
     again = job(tmp_path, f"echo again >> {tmp_path}/log")
     assert run([again]).elsewhere == ["client_uniform_20/seed0"]
-    while "end" not in (tmp_path / "log").read_text() and time.time() < deadline:
+    deadline = time.monotonic() + 60
+    while "end" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.1)
     assert run([again]).done == ["client_uniform_20/seed0"]
@@ -222,13 +218,7 @@ def test_a_cell_whose_runner_was_killed_ends_alone_and_is_not_started_beside_it(
 
 
 def test_a_runner_that_is_told_to_stop_ends_its_cells(tmp_path: Path) -> None:
-    code = RUNNER.format(tests=str(HERE), support=str(HERE.parent / "support"), folder=str(tmp_path))
-    runner = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.time() + 60
-    while not (tmp_path / "log").exists() and time.time() < deadline:
-        time.sleep(0.02)
+    runner = started_until(_runner(tmp_path), (tmp_path / "log").exists)
     runner.send_signal(signal.SIGTERM)
     assert runner.wait(timeout=30) != 0
     assert run([job(tmp_path, "true")]).done == ["client_uniform_20/seed0"]

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from provider_files import write_cityscapes, write_coco_2017, write_openimages, write_photographs
 
+from nds_plugin.d2.config.deciding import config_hash, deciding_settings
 from nds_plugin.d2.config.nodes import CONFIG_DIR, load_config
-from nds_plugin.experiments.cells import cell_overrides, config_hash, deciding_settings, row_config
+from nds_plugin.experiments.cells import cell_overrides, row_config
 from nds_plugin.experiments.spec import GRIDS, Cell, Grid, Row
 
 ROWS = [(grid, row) for grid in GRIDS.values() for row in grid.rows]

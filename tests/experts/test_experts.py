@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import save_file
 from tiny_experts import TINY, edit_manifest, trained, two_domains, write_domain
 
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import NDSError, UnknownNameError
 from nds_plugin.experts.expert_set import ExpertSet, load_network, read_network, write_network
 from nds_plugin.experts.manifest import expert_file
+from nds_plugin.experts.settings import ExpertConfig
 from nds_plugin.experts.tasks import RotationTask, get_task, rotations
 from nds_plugin.experts.train_experts import (
     experts_key,
@@ -27,7 +28,7 @@ from nds_plugin.experts.train_experts import (
     train_shared,
     write_manifest,
 )
-from nds_plugin.experts.train_network import ExpertConfig, TrainingSet, learning_rate, train_network
+from nds_plugin.experts.train_network import TrainingSet, learning_rate, train_network
 from nds_plugin.files.artifacts import read_json
 from nds_plugin.images.crops import RandomCrops
 from nds_plugin.images.networks import build_network, choose_device, cpu_has_bf16, resolve_precision
@@ -393,7 +394,7 @@ def test_precision_follows_the_device() -> None:
     assert resolve_precision("fp32", CPU) == torch.float32
     with pytest.raises(NDSError, match="'fp16' needs a GPU"):
         resolve_precision("fp16", CPU)
-    with pytest.raises(NDSError, match="unknown device 'gpu'"):
+    with pytest.raises(UnknownNameError, match="unknown device 'gpu'"):
         choose_device("gpu")
     with pytest.raises(NDSError, match="torch sees . GPUs here"):
         choose_device("cuda:99")

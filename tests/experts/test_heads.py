@@ -24,9 +24,10 @@ from nds_plugin.experts.expert_set import ExpertSet, write_network
 from nds_plugin.experts.heads import Heads
 from nds_plugin.experts.manifest import BACKBONE, HEADS, MANIFEST, check_set_file, set_hash
 from nds_plugin.experts.scores import METRICS, Scores
-from nds_plugin.experts.scoring import ScoringConfig, score_experts
+from nds_plugin.experts.scoring import score_experts
+from nds_plugin.experts.settings import HeadConfig, ScoringConfig
 from nds_plugin.experts.tasks import rotations
-from nds_plugin.experts.train_heads import HeadConfig, fit_head, train_heads
+from nds_plugin.experts.train_heads import fit_head, train_heads
 from nds_plugin.files.artifacts import file_hash
 from nds_plugin.images.backbones import FeatureNetwork, load_feature_network
 from nds_plugin.images.networks import build_network

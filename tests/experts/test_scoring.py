@@ -17,17 +17,18 @@ import pytest
 import torch
 from tiny_experts import TINY, trained, two_domains, write_domain
 
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import NDSError, UnknownNameError
 from nds_plugin.experts import scoring
 from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.manifest import expert_file
 from nds_plugin.experts.scores import METRICS, Scores
-from nds_plugin.experts.scoring import ScoringConfig, score_experts
+from nds_plugin.experts.scoring import score_experts
+from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.experts.supervised import cross_validate, stratified_folds
 from nds_plugin.experts.tasks import rotations
 from nds_plugin.images import crops, networks
+from nds_plugin.images.crop_geometry import read_center_crop
 from nds_plugin.images.networks import InferenceNetwork, normalise
-from nds_plugin.images.reading import read_center_crop
 from nds_plugin.source.index import SourceIndex
 
 ROOT = Path(__file__).parents[2]
@@ -267,7 +268,7 @@ def test_fewer_scores_than_clusters_are_refused(scores: Scores) -> None:
 
 def test_an_unknown_metric_lists_the_known_ones(scores: Scores) -> None:
     for change in (lambda: replace(FP32, metric="acuracy"), lambda: scores.with_metric("acuracy")):
-        with pytest.raises(NDSError, match="unknown metric 'acuracy'. Did you mean 'accuracy'"):
+        with pytest.raises(UnknownNameError, match="unknown metric 'acuracy'. Did you mean 'accuracy'"):
             change()
     details = {name: value for name, value in scores.details.items() if "relative" not in name}
     with pytest.raises(NDSError, match="hold no 'relative_accuracy': the experts have no shared network"):
@@ -278,7 +279,7 @@ def test_an_unknown_metric_lists_the_known_ones(scores: Scores) -> None:
 def test_a_bad_setting_is_one_clear_line() -> None:
     with pytest.raises(NDSError, match="scoring max_images must be 1 or more, got 0"):
         ScoringConfig(max_images=0)
-    with pytest.raises(NDSError, match="unknown precision 'int8'"):
+    with pytest.raises(UnknownNameError, match="unknown precision 'int8'"):
         ScoringConfig(precision="int8")
 
 

@@ -52,7 +52,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
-    assert done.stdout.startswith("NDSError disk full while writing")
+    assert done.stdout.startswith("CannotWriteError disk full while writing")
     assert artifacts.is_valid(path, "t", "old")
     assert os.listdir(tmp_path) == ["a.parquet"]
 

@@ -4,14 +4,18 @@ import errno
 import fcntl
 import logging
 import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files import locking
-from nds_plugin.files.locking import build_once, writable_folder
+from nds_plugin.files.locking import build_once, try_lock, writable_folder
 
 
 def test_what_is_ready_is_not_built(tmp_path: Path) -> None:
@@ -43,7 +47,7 @@ def test_waiting_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     assert "another process is making" in caplog.text
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_a_file_system_without_locks_is_named_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -53,6 +57,30 @@ def test_a_file_system_without_locks_is_named_with_what_to_do(
     monkeypatch.setattr(fcntl, "flock", refuse)  # no such file system is at hand
     with pytest.raises(NDSError, match=r"cannot lock .*/\.x\.lock: .* has no file locks .*local_lock=flock"):
         build_once(tmp_path / "x", lambda: False, lambda: pytest.fail("built without a lock"))
+
+
+def test_a_lock_is_gone_with_its_holder_unless_a_child_inherited_it(tmp_path: Path) -> None:
+    code = """
+import os, subprocess, sys
+from nds_plugin.files.locking import try_lock
+lock, inherited = try_lock(sys.argv[1]), try_lock(sys.argv[2])
+child = subprocess.Popen(["sleep", "60"], pass_fds=(inherited.descriptor,), stdout=subprocess.DEVNULL)
+print(child.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    lost, inherited = str(tmp_path / "lost"), str(tmp_path / "inherited")
+    holder = subprocess.run(
+        [sys.executable, "-c", code, lost, inherited], stdout=subprocess.PIPE, text=True, check=False
+    )
+    try:
+        assert try_lock(lost) is not None
+        assert try_lock(inherited) is None
+    finally:
+        os.kill(int(holder.stdout), signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while (lock := try_lock(inherited)) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert lock is not None
 
 
 def test_whoever_shares_a_folder_can_lock_its_files(tmp_path: Path) -> None:

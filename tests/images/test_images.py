@@ -11,14 +11,9 @@ from PIL import Image
 
 from nds_plugin.errors import NDSError
 from nds_plugin.images import reading as images
-from nds_plugin.images.reading import (
-    ImageError,
-    center_crop,
-    list_images,
-    load_image,
-    random_crop,
-    read_center_crop,
-)
+from nds_plugin.images.crop_geometry import center_crop, random_crop, read_center_crop
+from nds_plugin.images.reading import ImageError, load_image
+from nds_plugin.source.image_folders import list_images
 
 
 def gradient(width: int, height: int) -> Image.Image:
@@ -61,7 +56,7 @@ def test_a_file_without_an_image_is_one_clear_line(tmp_path: Path, content: byte
 def test_a_missing_file_and_a_folder_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no such image file"):
         load_image(tmp_path / "none.jpg")
-    with pytest.raises(ImageError, match="broken.*directory"):
+    with pytest.raises(ImageError, match="cannot be read .*directory"):
         load_image(tmp_path)
 
 
@@ -164,7 +159,7 @@ def test_a_folder_is_listed_sorted_and_recursively(tmp_path: Path) -> None:
 
 def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(NDSError, match=f"{re.escape(str(tmp_path))}: no image in this folder; expected"):
+    with pytest.raises(NDSError, match=f"{re.escape(str(tmp_path))}: no image in this folder .*1 \\.txt"):
         list_images(tmp_path)
     with pytest.raises(NDSError, match="no such folder"):
         list_images(tmp_path / "none")

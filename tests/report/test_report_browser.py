@@ -20,9 +20,12 @@ from nds_plugin.report.runs import write_runs_report
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select
 from nds_plugin.selection.selection import Selection
+from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.selection.tables import cluster_table, effective_numbers, source_shares
 from nds_plugin.source.index import ImageRecord, SourceIndex
 from nds_plugin.source.partition import Partition
+
+pytestmark = pytest.mark.slow  # processes of their own, each with Detectron2 or a server
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -62,7 +65,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     )  # fmt: skip
     return {
         name: _document(
-            name, root, index, partition, select(index, partition, SelectionConfig(name, share=0.3), s), s
+            name,
+            root,
+            index,
+            partition,
+            select(index, partition, SelectionConfig(SELECTORS[name](), share=0.3), s),
+            s,
         )
         for name, s in (("uniform", None), ("nds", scores))
     }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nds_plugin.errors import NDSError
-from nds_plugin.selection.drawing import _SUBSET, draw_subset, resolve_budget
+from nds_plugin.selection.drawing import draw_subset, resolve_budget
 from nds_plugin.selection.weights import (
     cluster_weights,
     effective_clusters,
@@ -126,11 +126,11 @@ def test_a_larger_budget_contains_the_smaller_draw() -> None:
 
 
 def test_the_draw_is_that_of_the_exponential_clocks_without_the_shortcut() -> None:
-    from nds_plugin.selection.counter_rng import random_words, stream_key, to_open_unit
+    from nds_plugin.selection.counter_rng import Purpose, random_words, stream_key, to_open_unit
 
     big = (np.arange(20000) * 7919) % 4
     p = image_probabilities(WEIGHTS, big)
-    clocks = -np.log(to_open_unit(random_words(stream_key(5, _SUBSET), 0, len(big))))
+    clocks = -np.log(to_open_unit(random_words(stream_key(5, Purpose.SUBSET), 0, len(big))))
     with np.errstate(divide="ignore"):
         expected = np.sort(np.argsort(clocks / p, kind="stable")[:2000])
     assert np.array_equal(draw_subset(WEIGHTS, big, 2000, seed=5), expected)
@@ -170,7 +170,7 @@ def test_effective_numbers() -> None:
 
 
 def test_a_negative_seed_is_refused() -> None:
-    with pytest.raises(NDSError, match="seed must be an integer of 0 or more, got -1"):
+    with pytest.raises(NDSError, match="seed must be an integer of 0 or more, below 2.64, got -1"):
         draw_subset(WEIGHTS, CLUSTER, 3, seed=-1)
 
 

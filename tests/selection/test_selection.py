@@ -14,6 +14,9 @@ from nds_plugin.experts.scores import Scores
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select
 from nds_plugin.selection.selection import Selection
+from nds_plugin.selection.selectors import SELECTORS
+from nds_plugin.selection.selectors.nds import NDS
+from nds_plugin.selection.selectors.uniform import Full, Uniform
 from nds_plugin.selection.tables import cluster_table, effective_numbers, source_shares
 from nds_plugin.source.index import ImageRecord, SourceIndex
 from nds_plugin.source.partition import Partition
@@ -57,21 +60,21 @@ def test_the_budget_is_exact_and_the_best_cluster_is_drawn_most(
 def test_a_share_is_one_of_the_whole_source_even_where_a_cluster_has_no_weight(
     index: SourceIndex, partition: Partition, temperature: float
 ) -> None:
-    config = SelectionConfig(share=0.25, temperature=temperature)
+    config = SelectionConfig(NDS(temperature=temperature), share=0.25)
     selection = select(index, partition, config, _scores([0.9, 0.9, 0.4]))
     assert (selection.weights[2] == 0) == (temperature < 0.1)
     assert len(selection) == round(0.25 * 58)
 
 
 def test_uniform_does_not_depend_on_the_partition(index: SourceIndex) -> None:
-    config = SelectionConfig(selector="uniform", share=0.4)
+    config = SelectionConfig(Uniform(), share=0.4)
     halves = Partition(np.repeat([0, 1], 30), index.table, index.hash, method="kmeans", seed=0)
     with_clusters = select(index, halves, config).table.drop(["cluster", "p"])
     assert with_clusters.equals(select(index, Partition.whole(index), config).table.drop(["cluster", "p"]))
 
 
 def test_full_takes_every_image(index: SourceIndex) -> None:
-    assert len(select(index, Partition.whole(index), SelectionConfig(selector="full"))) == 60
+    assert len(select(index, Partition.whole(index), SelectionConfig(Full()))) == 60
 
 
 def test_a_stream_keeps_every_image_that_can_be_drawn_with_its_p(
@@ -106,14 +109,14 @@ def test_identity_survives_filtering_and_sources_that_share_ids(
     sources = ["b", "a", "b", "a", "b", "a"]
     ids = ["28", "3", "3", "25", "27", "0"]
     expected = partition.cluster[rows]
-    assert selection.clusters_of(sources, ids).tolist() == expected.tolist()
+    assert selection.placed(sources, ids).cluster.tolist() == expected.tolist()
     assert expected.tolist() == [-1, 0, 1, 1, 2, 0]
 
 
 def test_a_dataset_that_was_not_selected_from_is_refused(index: SourceIndex, partition: Partition) -> None:
     selection = select(index, partition, SelectionConfig(count=5), _scores([0.9, 0.5, 0.4]))
     with pytest.raises(NDSError, match=r"none of the 1 images of the dataset \(c\).*made from a"):
-        selection.clusters_of(["c"], ["1"])
+        selection.placed(["c"], ["1"])
 
 
 def test_nds_without_scores_is_refused(index: SourceIndex, partition: Partition) -> None:
@@ -136,13 +139,13 @@ def test_an_unknown_selector_lists_the_known_ones() -> None:
         NDSError,
         match=r"unknown selector 'ndz'.*'nds'.*Known: domain_classifier, full, gate, knn, nds, oracle, uniform",
     ):
-        SelectionConfig(selector="ndz")
+        SELECTORS["ndz"]
 
 
 def test_a_subset_cannot_be_reweighted(index: SourceIndex, partition: Partition) -> None:
     selection = select(index, partition, SelectionConfig(count=5), _scores([0.9, 0.5, 0.4]))
     with pytest.raises(NDSError, match="only a selection of mode stream"):
-        selection.reweighted(np.ones(3))
+        selection.placed(["a"] * 30 + ["b"] * 30, [str(i) for i in range(30)] * 2).reweighted(np.ones(3))
 
 
 def test_the_tables_before_training_add_up(index: SourceIndex, partition: Partition) -> None:

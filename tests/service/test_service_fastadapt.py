@@ -90,6 +90,7 @@ def _hostile(tmp_path: Path) -> dict[str, bytes]:
         "an instance": b"(i__main__\nUser\n.",
         "NEWOBJ": b"\x80\x02cnumpy\ndtype\n)\x81.",
         "a state for a dict": b"\x80\x02}}b.",
+        "a state for a function": b"\x80\x02c_codecs\nencode\n}X\x01\x00\x00\x00aK\x01sb.",
         "a list": pickle.dumps([1.0]),
         "an empty dict": pickle.dumps({}),
         "a nested dict": pickle.dumps({name: {"z": 1.0}}),

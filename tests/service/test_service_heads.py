@@ -18,7 +18,8 @@ from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet, write_network
 from nds_plugin.experts.manifest import BACKBONE, HEADS, MANIFEST, set_hash
 from nds_plugin.experts.scores import Scores
-from nds_plugin.experts.scoring import ScoringConfig, score_experts
+from nds_plugin.experts.scoring import score_experts
+from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.files.artifacts import file_hash
 from nds_plugin.service.client.cache import current_set, fetch_experts
 from nds_plugin.service.client.http import Service

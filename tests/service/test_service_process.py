@@ -19,6 +19,8 @@ from service_demo import ADMIN, ROOT, copied, other_experts, parts_of, running, 
 
 from nds_plugin.service.published.publishing import publish
 
+pytestmark = pytest.mark.slow  # processes of their own, each with Detectron2 or a server
+
 FREE = ("--requests-per-minute", "0", "--heavy-per-minute", "0")
 
 

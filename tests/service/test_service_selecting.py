@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from service_demo import parts_of
 
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import NDSError, UnknownNameError
 from nds_plugin.experts.scores import Scores
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.drawing import expected_draws
 from nds_plugin.selection.select import select
 from nds_plugin.selection.selection import Selection
+from nds_plugin.selection.selectors.base import SELECTORS, Softmax
 from nds_plugin.selection.weights import available_weights, cluster_weights
 from nds_plugin.service.published.store import PublishedSet, Store
 from nds_plugin.service.server import manifests
@@ -33,7 +34,9 @@ def published(service_store: Path) -> PublishedSet:
 def query(
     published: PublishedSet, sources: list[str] | None = None, z: object = Z, **config: object
 ) -> Query:
-    settings = SelectionConfig(**{"count": 30, "temperature": 0.5, **config})  # type: ignore[arg-type]
+    selector = SELECTORS[str(config.pop("selector", "nds"))]
+    own = {"temperature": config.pop("temperature", 0.5)} if issubclass(selector, Softmax) else {}
+    settings = SelectionConfig(selector(**own), **{"count": 30, **config})  # type: ignore[arg-type]
     return make_query(published, settings, None if z is None else [0, 1, 2], z, sources)  # type: ignore[arg-type]
 
 
@@ -115,7 +118,7 @@ def test_scores_that_do_not_fit_are_refused(published: PublishedSet) -> None:
         make_query(published, config, [0, 1, 2], [1.0, 2.0], None)
     with pytest.raises(NDSError, match="the selector nds needs scores"):
         make_query(published, config, None, None, None)
-    with pytest.raises(NDSError, match="unknown source 'stret'. Did you mean 'street'"):
+    with pytest.raises(UnknownNameError, match="unknown source 'stret'. Did you mean 'street'"):
         make_query(published, config, [0, 1, 2], list(Z), ["stret"])
     with pytest.raises(NDSError, match="no source is chosen"):
         make_query(published, config, [0, 1, 2], list(Z), [])

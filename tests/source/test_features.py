@@ -20,8 +20,8 @@ from PIL import Image
 from nds_plugin.errors import NDSError
 from nds_plugin.files.pickles import load_arrays
 from nds_plugin.images.backbones import FeatureNetwork, load_feature_network
+from nds_plugin.images.crop_geometry import center_crop
 from nds_plugin.images.input_form import IMAGENET, MSRA
-from nds_plugin.images.reading import center_crop
 from nds_plugin.source import features as features_module
 from nds_plugin.source.features import MICRO_BATCH, extract_features, features_key
 from nds_plugin.source.index import ImageRecord, SourceIndex
@@ -238,7 +238,7 @@ def test_the_key_follows_images_network_and_crop_and_old_shards_go(
 
 def test_broken_weights_are_refused(index: SourceIndex) -> None:
     state = resnet().state_dict()
-    state["layer4.1.bn2.weight"][:] = float("nan")
+    state["layer4.1.bn2.weight"][:] = 3e38
     with pytest.raises(NDSError, match="outputs are not finite: its weights are broken"):
         extract_features(index, load_feature_network(None, state), CROP)
 
@@ -410,6 +410,13 @@ def test_no_other_global_name_is_known_to_the_unpickler(name: str, tmp_path: Pat
         load_arrays(path)
 
 
+def test_a_pickle_changes_none_of_the_functions_that_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.pkl"
+    path.write_bytes(b"\x80\x02c_codecs\nencode\n}X\x01\x00\x00\x00aK\x01sb.")
+    with pytest.raises(NDSError, match="its pickle asks for the state of a function"):
+        load_arrays(path)
+
+
 def test_files_that_hold_no_usable_network_are_refused(tmp_path: Path) -> None:
     state = resnet().state_dict()
 
@@ -431,13 +438,16 @@ def test_files_that_hold_no_usable_network_are_refused(tmp_path: Path) -> None:
     check(b"1234567890", "is not a whole safetensors file", "x.safetensors")
     check({"a.weight": torch.zeros(3)}, "holds no ResNet: expected a name that ends in one of layer1.0.conv1")
     check([1, 2], "holds a list, expected a dict of weights")
-    two = {f"{p}.{k}": v for p in ("encoder_q", "encoder_k") for k, v in state.items()}
-    check(two, r"holds 2 ResNets \(encoder_k., encoder_q.\): save only one")
+    two = {f"{p}.{k}": v for p in ("left", "right") for k, v in state.items()}
+    check(two, r"holds 2 ResNets \(left., right.\): save only one")
     short = {k: v for k, v in state.items() if not k.startswith("layer4")}
     check(short, r"has stages of \(2, 2, 2, 0\) basic blocks; expected one of resnet18")
     check(
         {k: v for k, v in state.items() if k != "bn1.weight"}, "lacks 1 weights of resnet18, first bn1.weight"
     )
+    check({**state, "layer1.0.se.fc.weight": torch.ones(1)}, "has 1 weights that resnet18 does not have")
+    check({**state, "bn1.bias": torch.full((64,), torch.nan)}, r"x\.pth: bn1.bias holds NaN or an infinity")
+    check(b"", "x.pth is empty")
     wide = torchvision.models.wide_resnet50_2(weights=None).state_dict()
     check(wide, r"layer1.0.conv1.weight has shape \(128, 64, 1, 1\), resnet50 has \(64, 64, 1, 1\)")
     with pytest.raises(NDSError, match=r"no such file: /nowhere\.pth"):

@@ -225,10 +225,10 @@ def test_more_superclasses_than_classes_is_refused() -> None:
             {"method": "kmean"},
             "unknown partition method 'kmean'.*Did you mean 'kmeans'.*Known: kmeans, super",
         ),
-        ({"num_clusters": 0}, "num_clusters must be a whole number of at least 1, got 0"),
-        ({"min_size": 0}, "min_size must be a whole number of at least 1, got 0"),
-        ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
-        ({"pca_dim": 1.5}, "pca_dim must be a whole number of at least 0, got 1.5"),
+        ({"num_clusters": 0}, "num_clusters must be 1 or more, got 0"),
+        ({"min_size": 0}, "min_size must be 1 or more, got 0"),
+        ({"seed": -1}, "seed must be 0 to 4294967295, got -1"),
+        ({"pca_dim": 1.5}, "pca_dim must be a whole number of 0 or more, got 1.5"),
     ],
 )
 def test_a_bad_config_is_refused(config: dict[str, Any], message: str) -> None:

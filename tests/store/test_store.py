@@ -5,9 +5,7 @@ import json
 import multiprocessing
 import os
 import pickle
-import signal
-import subprocess
-import sys
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 from as_user import cut, full_disk
 from coco_files import document, write_coco
+from killing import killed_after_line
 
 from nds_plugin.datasets.coco import store as coco_store
 from nds_plugin.datasets.coco.store import coco_spec, open_coco
@@ -243,11 +242,7 @@ open_coco(sys.argv[1])
 
 def test_a_build_killed_in_the_middle_leaves_no_store_and_the_next_one_is_whole(tmp_path: Path) -> None:
     path = write_coco(tmp_path, random_document(300))
-    process = subprocess.Popen([sys.executable, "-c", _SLOW_BUILD, str(path)], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"half\n"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    killed_after_line(_SLOW_BUILD, "half", str(path))
     assert not list(tmp_path.rglob("*.arrow"))
     start = time.monotonic()
     store = open_coco(path)
@@ -256,24 +251,24 @@ def test_a_build_killed_in_the_middle_leaves_no_store_and_the_next_one_is_whole(
     assert not list(tmp_path.rglob("*.scratch"))
 
 
-def test_masks_of_images_without_a_size_are_scaled_when_they_are_read(tmp_path: Path) -> None:
-    from pycocotools import mask as mask_util
-
+def test_masks_of_images_without_a_size_are_refused_where_they_are_not_of_their_files(tmp_path: Path) -> None:
     content = document()
     for key in ("width", "height"):
         del content["images"][0][key]  # of image 12
-    small = np.zeros((24, 32), dtype=np.uint8)
-    small[:, 16:] = 1
-    segmentation = {"size": [24, 32], "counts": rle.encode(small.astype(bool)).decode()}
-    content["annotations"][0]["segmentation"] = segmentation
+    whole, small = ({"size": size, "counts": [0, size[0] * size[1]]} for size in ([48, 64], [24, 32]))
+    content["annotations"][0]["segmentation"] = whole
     content["annotations"][3]["segmentation"] = {"size": [40, 60], "counts": [0, 2400]}
-    store = open_coco(write_coco(tmp_path, content))
-    decode = RecordDecoder(store, "root", 1, lambda name: (64, 48))
-    (got,) = [a["segmentation"] for a in decode(1)["annotations"] if "segmentation" in a]
-    assert got["size"] == [48, 64]
-    assert (mask_util.decode(got) == np.kron(small, np.ones((2, 2)))).all()
-    (got,) = [a["segmentation"] for a in decode(0)["annotations"] if "segmentation" in a]
-    assert mask_util.decode(got).all()
+    decode = RecordDecoder(open_coco(write_coco(tmp_path, content)), "root", 1, lambda name: (64, 48))
+    assert decode(1)["annotations"][0]["segmentation"]["size"] == [48, 64]
+    content["annotations"][1]["segmentation"] = small
+    decode = RecordDecoder(open_coco(write_coco(tmp_path, content)), "root", 1, lambda name: (64, 48))
+    assert decode(0)["annotations"][0]["segmentation"]["size"] == [40, 60]
+    message = (
+        "root/b.jpg: 1 of its 3 annotations have a mask that is not of the image's size, the first one: expected "
+        "64 x 48, got 32 x 24: correct the annotation file."
+    )
+    with pytest.raises(NDSError, match=f"^{re.escape(message)}$"):
+        decode(1)
 
 
 def test_batches_are_cut_by_their_values_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from coco_files import document, write_coco
+from killing import killed_after_line
 
 from nds_plugin.datasets.coco import coco_2017
 from nds_plugin.datasets.coco.store import coco_spec, open_coco
@@ -220,11 +220,7 @@ open_coco(sys.argv[1])
 
 def test_what_a_build_killed_while_writing_leaves_is_removed_by_the_next(tmp_path: Path) -> None:
     path = write_coco(tmp_path, document())
-    process = subprocess.Popen([sys.executable, "-c", _SLOW_WRITE, str(path)], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"writing\n"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    killed_after_line(_SLOW_WRITE, "writing", str(path))
     assert not list(tmp_path.rglob("*.arrow"))
     assert len(list(tmp_path.rglob("*.tmp"))) == 1
     assert len(open_coco(path)) == 3

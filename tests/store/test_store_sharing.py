@@ -16,6 +16,7 @@ from coco_files import document, write_coco
 from nds_plugin.datasets.coco import store as coco_store
 from nds_plugin.datasets.coco.store import coco_spec, open_coco
 from nds_plugin.errors import NDSError
+from nds_plugin.files import temporary
 from nds_plugin.files.artifacts import HEADER
 from nds_plugin.store import AnnotationStore, Inputs, opening
 from nds_plugin.store.inputs import built_from
@@ -130,7 +131,7 @@ def test_a_store_with_a_damaged_header_is_one_line_and_built_again(
 def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     spec = coco_spec(write_coco(tmp_path, document()), "x")
     spec.path.parent.mkdir(parents=True)
-    left = spec.path.parent / f".{spec.path.name}.abc123.tmp"
+    left = spec.path.parent / f".{spec.path.name}.nds-{temporary._kernel()}-abc123_4.tmp"
     left.write_bytes(b"half")
     opening.open_or_build(spec)
     assert not left.exists()

@@ -23,6 +23,7 @@ from nds_plugin import command_line
 ROOT = Path(__file__).parents[2]
 # Lines of the logs of this package and of torch, which may stand before the error.
 _LOG = re.compile(r"\d{4}-\d\d-\d\d .* (INFO|WARNING) |(\[rank\d\]:)?[WE]\d{4} |WARNING ")
+_CODE = re.compile(r" \[([a-z-]+)\]$")
 LOGGERS = ("nds_plugin", "detectron2", "fvcore")
 
 
@@ -37,13 +38,13 @@ def tool(name: str) -> ModuleType:
 
 
 def only_line(stderr: str) -> str:
-    """The one line that is no log, without "error: "."""
+    """The one line that is no log, without "error: " and the code at its end."""
     assert "Traceback" not in stderr, stderr
     lines = [line for line in stderr.splitlines() if line.strip() and not _LOG.match(line)]
     assert len(lines) == 1, stderr
     assert stderr.rstrip().endswith(lines[0]), "the error must come last"
     assert lines[0].startswith("error: ")
-    return lines[0][len("error: ") :]
+    return _CODE.sub("", lines[0][len("error: ") :])
 
 
 class User:
@@ -59,14 +60,20 @@ class User:
         command_line.run(tool(name).main)
         return self._capsys.readouterr().out
 
-    def fails(self, name: str, *arguments: Any) -> str:
-        """Start a tool that must refuse: exit status 2 and one line, which is returned."""
+    def fails(self, name: str, *arguments: Any, code: str = "") -> str:
+        """Start a tool that must refuse: exit status 2 and one line, which is returned.
+
+        Args:
+            code: that the line must end in, where it is given.
+        """
         self._monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
         self._capsys.readouterr()
         with pytest.raises(SystemExit) as exit_info:
             command_line.run(tool(name).main)
         assert exit_info.value.code == 2
-        return only_line(self._capsys.readouterr().err)
+        line = self._capsys.readouterr().err.rstrip()
+        assert not code or line.endswith(f" [{code}]"), line
+        return only_line(line)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from service_demo import parts_of
 
-from nds_plugin.experts.train_heads import HeadConfig, train_heads
+from nds_plugin.experts.settings import HeadConfig
+from nds_plugin.experts.train_heads import train_heads
 from nds_plugin.images.backbones import load_feature_network
 from nds_plugin.images.networks import build_network
 from nds_plugin.source.index import SourceIndex

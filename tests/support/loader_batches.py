@@ -15,6 +15,7 @@ from nds_plugin.d2.data.registration import index_dataset
 from nds_plugin.experts.scores import Scores
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select
+from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
 
@@ -29,7 +30,7 @@ def drawn_selection(folder: Path, mode: str = "stream", sources: tuple[str, ...]
     partition = Partition(cluster, index.table, index.hash, method="kmeans", seed=0)
     z = [0.2 + 0.05 * k for k in range(len(sources))]
     scores = Scores(list(range(len(z))), z, [0.0] * len(z), "accuracy", 5, "e" * 64, "rotation")
-    config = SelectionConfig(mode=mode, count=0 if mode == "stream" else 20, temperature=1.0)
+    config = SelectionConfig(NDS(temperature=1.0), mode, count=0 if mode == "stream" else 20)
     path = folder / f"{mode}.parquet"
     select(index, partition, config, scores).save(path, "key")
     register_selection(path, DATASET)

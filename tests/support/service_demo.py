@@ -23,7 +23,8 @@ import pyarrow as pa
 from nds_plugin.datasets.coco.split import index_coco
 from nds_plugin.datasets.sample.generate import generate
 from nds_plugin.experts.manifest import MANIFEST, set_hash
-from nds_plugin.experts.train_experts import ExpertConfig, train_experts
+from nds_plugin.experts.settings import ExpertConfig
+from nds_plugin.experts.train_experts import train_experts
 from nds_plugin.service.published.publishing import publish
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from nds_plugin.experts.expert_set import ExpertSet
-from nds_plugin.experts.train_experts import ExpertConfig, train_experts
+from nds_plugin.experts.settings import ExpertConfig
+from nds_plugin.experts.train_experts import train_experts
 from nds_plugin.source.index import ImageRecord, SourceIndex
 from nds_plugin.source.partition import Partition
 

@@ -6,7 +6,7 @@ Trains with Detectron2's own script; ``--resume`` goes on with the draw:
 
 The subset is drawn first, from what Cityscapes' owner sends back (scores.json):
 
-    python tools/draw_subset.py --index index.parquet --partition partition.parquet \\
+    nds draw --index index.parquet --partition partition.parquet \\
         --scores scores.json --images 23000 --name cityscapes_23k
 
 Fine-tune from output/lazy_nds_cityscapes_23k/model_final.pth; class-specific rows go over by name with
@@ -26,7 +26,7 @@ from nds_plugin.d2.model.roi_heads import NDSROIHeads
 
 dataloader = OmegaConf.create()
 dataloader.train = L(build_nds_train_loader)(
-    # The dataset that draw_subset.py registered. A file drawn with --output instead:
+    # The dataset that nds draw registered. A file drawn with --output instead:
     # dataset=["coco_2017_train"], selection="PATH.parquet".
     dataset="nds_cityscapes_23k",
     selection=None,
@@ -51,7 +51,7 @@ model = get_config("common/models/mask_rcnn_fpn.py").model
 # The standard heads, which also take boxes without masks (OpenImages). Sources that label different
 # classes further need roi_heads.box_predictor = NDSFastRCNNOutputLayers with label_spaces.
 model.roi_heads._target_ = NDSROIHeads
-model.roi_heads.num_classes = 80  # as draw_subset.py printed
+model.roi_heads.num_classes = 80  # as nds draw printed
 
 optimizer = get_config("common/optim.py").SGD
 optimizer.lr = 0.02

@@ -13,11 +13,14 @@ import yaml
 from detectron2.config import CfgNode as CN
 
 from nds_plugin.d2.config.presets import apply_preset
-from nds_plugin.d2.config.selector_nodes import add_selector_nodes
+from nds_plugin.d2.config.settings_nodes import add_settings_nodes
 from nds_plugin.errors import NDSError, did_you_mean, unknown_name
-from nds_plugin.experts.train_network import ExpertConfig
+from nds_plugin.selection.selectors.nds import NDS
 
-CONFIG_DIR = Path(__file__).resolve().parents[3] / "configs" / "detectron2"
+_PACKAGE = Path(__file__).resolve().parents[2]
+# An installed package holds them; in a checkout, which editable installs point at, they lie beside it.
+_INSTALLED = _PACKAGE / "configs" / "detectron2"
+CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "configs" / "detectron2"
 _PRETRAIN = "NDS.PRETRAIN."
 
 
@@ -26,22 +29,12 @@ def add_nds_config(cfg: CN) -> None:
     cfg.NDS = CN()
     # Named settings, laid under the other keys of the place that names it; see presets.py.
     cfg.NDS.PRESET = ""
-    # Which images to pretrain on: nds, gate, knn, domain_classifier, oracle, uniform, full, or none
-    # (no pretraining at all). knn and domain_classifier look at the client's images.
-    cfg.NDS.SELECTOR = "nds"
+    # Which images to pretrain on: one of SELECTORS (docs/selectors.md), or none (no pretraining at all).
+    cfg.NDS.SELECTOR = NDS.name
     # What is clustered, scored and compared: image, or object (crops of annotated boxes).
     cfg.NDS.UNIT = "image"
-    # subset: a fixed draw without replacement. stream: draws by p for as long as it trains.
-    cfg.NDS.MODE = "subset"
-    # Budget of a subset: give one of the two.
-    cfg.NDS.BUDGET = CN()
-    cfg.NDS.BUDGET.IMAGES = 0
-    cfg.NDS.BUDGET.SHARE = 0.0
-    # T of w = softmax(z / T), and the scaling of z before it: minmax or none.
-    cfg.NDS.TEMPERATURE = 0.1
-    cfg.NDS.NORMALISATION = "minmax"
-    # Seed of the selection and of the data order. The partition and the experts have their own.
-    cfg.NDS.SEED = 0
+    # The settings of each step: their classes give defaults and ranges, docs/configuration.md the meaning.
+    add_settings_nodes(cfg.NDS)
     # A finished selection, for DATALOADER.SAMPLER_TRAIN = NDSTrainingSampler. The main job sets it.
     cfg.NDS.SELECTION = ""
     # Where index, partition, experts, scores and selections are kept; OUTPUT_DIR/nds when empty.
@@ -61,34 +54,8 @@ def add_nds_config(cfg: CN) -> None:
     cfg.NDS.TARGET.DATASETS = ()
     cfg.NDS.TARGET.NUM_IMAGES = 0
 
-    # g_k(x): the clusters S_k.
-    cfg.NDS.PARTITION = CN()
-    cfg.NDS.PARTITION.METHOD = "kmeans"  # or superclass
-    cfg.NDS.PARTITION.NUM_CLUSTERS = 50  # K
-    # Checkpoint of the network that gives the features; the shared rotation network when empty.
+    # Checkpoint of the network that gives the partition's features; the shared rotation network when empty.
     cfg.NDS.PARTITION.WEIGHTS = ""
-    cfg.NDS.PARTITION.MIN_SIZE = 1  # smaller clusters join their neighbour
-    cfg.NDS.PARTITION.SEED = 0
-
-    # e_k: one expert per cluster.
-    experts = ExpertConfig()
-    cfg.NDS.EXPERTS = CN()
-    cfg.NDS.EXPERTS.TASK = experts.task  # or supervised
-    cfg.NDS.EXPERTS.INIT = experts.init  # from one shared rotation network, or scratch
-    cfg.NDS.EXPERTS.CROP_SIZE = experts.crop_size
-    cfg.NDS.EXPERTS.STEPS = experts.steps  # the same for every expert
-    cfg.NDS.EXPERTS.SHARED_STEPS = experts.shared_steps
-    cfg.NDS.EXPERTS.BATCH_SIZE = experts.batch_size  # crops; each enters in four rotations
-    cfg.NDS.EXPERTS.BASE_LR = experts.base_lr
-    cfg.NDS.EXPERTS.SEED = experts.seed
-
-    # z_k: what the client computes.
-    cfg.NDS.SCORING = CN()
-    # accuracy (the paper's), log_likelihood, relative_accuracy, relative_log_likelihood
-    cfg.NDS.SCORING.METRIC = "accuracy"
-    cfg.NDS.SCORING.MAX_IMAGES = 0  # a seeded draw of the target's images; 0: all
-
-    add_selector_nodes(cfg.NDS)
 
     # What differs in pretraining: any of Detectron2's own nodes, merged over the config.
     cfg.NDS.PRETRAIN = CN(new_allowed=True)
@@ -116,7 +83,7 @@ def add_nds_config(cfg: CN) -> None:
 
 
 def find_config(name: str) -> str:
-    """The path of a config: as given where it exists, else looked up in configs/detectron2/.
+    """The path of a config: as given where it exists, else one of configs/detectron2/.
 
     Raises:
         NDSError: neither; the known names are listed.

@@ -7,31 +7,31 @@ Detectron2's own ``train_net.py``, find the names with ``DETECTRON2_ENV_MODULE=n
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from nds_plugin.d2.data.catalog import RegisteredDicts, joined
+from nds_plugin.d2.data.dicts import DatasetDicts
 from nds_plugin.d2.data.registration import dataset_classes, dataset_dicts
-from nds_plugin.d2.data.store_dataset import StoreDataset
-from nds_plugin.d2.data.store_source import RegisteredDicts, register_annotated, say_unfiltered
+from nds_plugin.d2.data.store_source import register_annotated, say_unfiltered
 from nds_plugin.datasets.label_space import LabelSpace, unite
 from nds_plugin.datasets.public import datasets_root
 from nds_plugin.errors import NDSError
-from nds_plugin.selection.selection import Selection
+from nds_plugin.files.artifacts import content_hash, read_header
+from nds_plugin.selection.selection import KIND, Selection
 
 logger = logging.getLogger(__name__)
 
 SELECTIONS_FOLDER = "nds_selections"
+_told: set[str] = set()  # streams and unions that were logged in this process
 
 
 def selections_folder() -> Path:
@@ -48,8 +48,10 @@ def register_selections_folder() -> list[str]:
     return names
 
 
-def register_selection(path: str | os.PathLike[str], name: str, label_mapping: str = "") -> None:
-    """Register a selection as a dataset; nothing is read before it is used.
+def register_selection(
+    path: str | os.PathLike[str], name: str, label_mapping: str = "", selection: Selection | None = None
+) -> None:
+    """Register a selection as a dataset; nothing is read before it is used, nor then if it is handed over.
 
     Its dicts are those of the source datasets, restricted to the selected images, each with
     ``nds_source``. Sources with different classes are united by name (or by ``label_mapping``),
@@ -58,7 +60,7 @@ def register_selection(path: str | os.PathLike[str], name: str, label_mapping: s
     if name in DatasetCatalog.list():
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    DatasetCatalog.register(name, DrawnDataset(str(path), name, label_mapping))
+    DatasetCatalog.register(name, DrawnDataset(str(path), name, label_mapping, selection))
     MetadataCatalog.get(name).set(evaluator_type="coco", nds_selection=str(path))
     register_annotated(name)
 
@@ -69,21 +71,43 @@ class DrawnDataset(RegisteredDicts):
 
     Attributes:
         path: of the selection. name: that it is registered as. label_mapping: of a class mapping.
+        content: of the file, where it is at hand.
     """
 
     path: str
     name: str
     label_mapping: str = ""
+    content: Selection | None = field(default=None, compare=False, repr=False)
 
-    def __call__(self) -> Sequence[dict[str, Any]]:
+    def selection(self) -> Selection:
+        """What the dataset was drawn by: as it was handed over, else as the file is now."""
+        return Selection.load(self.path) if self.content is None else self.content
+
+    def __call__(self) -> Any:
         """What ``DatasetCatalog.get`` returns: the dicts, and a word to who trains on them with a stock loader."""
         dicts = self.dicts()
         say_unfiltered(self.name, dicts)
-        return dicts
+        self._say_stream()
+        return dicts.plain()
 
-    def dicts(self) -> Sequence[dict[str, Any]]:
+    def _say_stream(self) -> None:
+        if self.name not in _told and read_header(self.path, KIND).get("mode") == "stream":
+            _told.add(self.name)
+            logger.warning(
+                "dataset %r is a stream, whose images are to be drawn by their probabilities. Detectron2's own samplers "
+                "take every one alike: train with build_nds_train_loader and DATALOADER.SAMPLER_TRAIN NDSTrainingSampler.",
+                self.name,
+            )
+
+    def dicts(self) -> DatasetDicts:
         """The dicts of the selected images."""
-        return _load(self.path, self.name, self.label_mapping)
+        return _load(self)
+
+
+def drawn_dataset(names: Sequence[str]) -> dict[str, Any] | None:
+    """The header of the selection that these datasets, if they are one alone, were registered from."""
+    path = MetadataCatalog.get(names[0]).get("nds_selection") if len(names) == 1 else None
+    return None if path is None else read_header(path, KIND)
 
 
 def selection_label_space(
@@ -99,71 +123,53 @@ def selection_label_space(
     Raises:
         NDSError: an unknown dataset, or a mapping that names unknown classes.
     """
-    return unite([dataset_classes(name) for name in sources], label_mapping or None, sources, partial=partial)
+    space = unite(
+        [dataset_classes(name) for name in sources], label_mapping or None, sources, partial=partial
+    )
+    told = content_hash([list(sources), space.to_dict()])
+    if told not in _told:
+        _told.add(told)
+        _log_union(space)
+    return space
 
 
-def _load(path: str, name: str, label_mapping: str) -> Sequence[dict[str, Any]]:
-    selection = Selection.load(path)
-    space = selection_label_space(selection.sources, label_mapping)
+def _log_union(space: LabelSpace) -> None:
+    for one in space.renamed:
+        logger.info("class %r of %s is taken for %r (%s).", one.old, one.source, one.new, one.how)
+    for first, second in space.apart:
+        logger.warning(
+            "the classes %r and %r of the sources stay apart: one source tells such names from each other, so that it "
+            "is not known which belong together; say so in NDS.SOURCE.LABEL_MAPPING.",
+            first,
+            second,
+        )
+
+
+def _load(drawn: DrawnDataset) -> DatasetDicts:
+    selection = drawn.selection()
+    space = selection_label_space(selection.sources, drawn.label_mapping)
     of_source = selection.column("source").cast(pa.string())
     parts = []
     for number, source in enumerate(selection.sources):
         ids = selection.column("image_id").filter(pc.equal(of_source, source)).combine_chunks()
         if len(ids) == 0:
             continue
-        part = _chosen(dataset_dicts(source), ids)
+        part = dataset_dicts(source).choose(ids)
         if len(part) != len(ids):
             raise NDSError(
-                f"{path} selects {len(ids)} images of {source}, but that dataset holds "
+                f"{drawn.path} selects {len(ids)} images of {source}, but that dataset holds "
                 f"{len(part)} of them: it is not the dataset that the selection was made from."
             )
-        parts.append(_relabelled(part, source, number, space.maps[number]))
-    dicts = _joined(parts)
-    if label_mapping:
-        _warn_of_empty(dicts, label_mapping)
-    MetadataCatalog.get(name).set(thing_classes=list(space.classes))
+        parts.append(part.relabelled(space.maps[number], number, source))
+    dicts = joined(parts)
+    if drawn.label_mapping:
+        _warn_of_empty(dicts, drawn.label_mapping)
+    MetadataCatalog.get(drawn.name).set(thing_classes=list(space.classes))
     return dicts
 
 
-def _chosen(dicts: Sequence[dict[str, Any]], ids: pa.Array) -> Sequence[dict[str, Any]]:
-    if isinstance(dicts, StoreDataset):
-        return dicts.per_view(lambda view: view.choose(ids))
-    wanted = set(ids.to_pylist())
-    return [record for record in dicts if str(record["image_id"]) in wanted]
-
-
-def _relabelled(
-    dicts: Sequence[dict[str, Any]], source: str, number: int, new_class: npt.NDArray[np.int32]
-) -> Sequence[dict[str, Any]]:
-    if isinstance(dicts, StoreDataset):
-        views = [
-            dataclasses.replace(view.with_classes(new_class, number), source=source) for view in dicts.views
-        ]
-        return StoreDataset(views, mark_source=True)
-    return [_relabel(record, source, number, new_class) for record in dicts]
-
-
-def _relabel(record: dict[str, Any], source: str, number: int, new_class: Any) -> dict[str, Any]:
-    annotations = []
-    for annotation in record.get("annotations", []):
-        category = int(new_class[annotation["category_id"]])
-        if category >= 0:
-            annotations.append({**annotation, "category_id": category})
-    return {**record, "annotations": annotations, "nds_source": source, "label_space": number}
-
-
-def _joined(parts: list[Sequence[dict[str, Any]]]) -> Sequence[dict[str, Any]]:
-    stored = [part for part in parts if isinstance(part, StoreDataset)]
-    if stored and len(stored) == len(parts):
-        return StoreDataset.joined(stored)
-    return [record for part in parts for record in part]
-
-
-def _warn_of_empty(dicts: Sequence[dict[str, Any]], label_mapping: str) -> None:
-    if isinstance(dicts, StoreDataset):
-        empty = len(dicts) - len(dicts.annotated())
-    else:
-        empty = sum(not record["annotations"] for record in dicts)
+def _warn_of_empty(dicts: DatasetDicts, label_mapping: str) -> None:
+    empty = len(dicts) - len(dicts.annotated())
     if empty:
         logger.warning(
             "%d of the %d selected images lose all their objects by the mapping %s: training leaves them out.",

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pycocotools.mask as mask_util
 from detectron2.data import MetadataCatalog
 
-from nds_plugin.d2.data.registration import dataset_classes
+from nds_plugin.d2.data.coco_truth import computed_area
+from nds_plugin.d2.data.dicts import DatasetDicts
+from nds_plugin.d2.data.registration import dataset_classes, raw_dicts
 from nds_plugin.d2.data.store_dataset import StoreDataset
-from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import atomic_write
 from nds_plugin.store.reader import Objects
 from nds_plugin.store.view import StoreView
-
-logger = logging.getLogger(__name__)
 
 _NUMBERS = ("flags", "area", "annotation_id")
 _ABSENT = {"flags": 0, "area": np.nan, "annotation_id": -1}
@@ -102,33 +99,41 @@ def _column(objects: Objects, key: str) -> npt.NDArray[Any]:
     return objects.columns[key] if key in objects.columns else np.full(len(objects.bbox), _ABSENT[key])
 
 
-def mask_counts(dicts: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """Number of annotations of a dataset, and of those that have a mask."""
+def annotation_counts(dicts: DatasetDicts) -> tuple[int, int, int]:
+    """Number of annotations of a dataset, of those that have a mask, and of crowds."""
     if isinstance(dicts, StoreDataset):
         columns = object_columns(dicts)
-        return len(columns), int(columns.has_mask.sum())
+        return len(columns), int(columns.has_mask.sum()), int(columns.iscrowd.sum())
     annotations = [a for record in dicts for a in record.get("annotations", ())]
-    return len(annotations), sum(bool(annotation.get("segmentation")) for annotation in annotations)
+    masks = sum(bool(annotation.get("segmentation")) for annotation in annotations)
+    return len(annotations), masks, sum(bool(annotation.get("iscrowd")) for annotation in annotations)
 
 
-def check_coco_file(dataset: StoreDataset, path: str) -> None:
-    """See that COCO's evaluation can use the annotation file that a dataset's store was built from.
+def check_masks(name: str) -> None:
+    """See that the run lengths of a registered dataset fit its images; see :meth:`StoreDataset.check_masks`."""
+    dicts = raw_dicts(name)
+    if isinstance(dicts, StoreDataset):
+        dicts.check_masks()
 
-    Raises:
-        NDSError: annotations without id or area, or ids that occur twice.
-    """
-    columns = object_columns(dataset)
-    for key, lacking in (("id", columns.annotation_id == -1), ("area", ~np.isfinite(columns.area))):
-        if lacking.any():
-            image = dataset.image_ids()[int(columns.image[np.flatnonzero(lacking)[0]])].as_py()
-            raise NDSError(
-                f"{path}: {int(lacking.sum())} of {len(columns)} annotations have no number for {key!r}, which COCO's "
-                f"evaluation needs, first one of image {image}: add it."
-            )
-    if len(np.unique(columns.annotation_id)) != len(columns):
-        raise NDSError(f"{path}: annotation ids occur more than once, COCO's evaluation needs them unique.")
-    if (columns.annotation_id == 0).any():
-        logger.warning("%s: pycocotools takes the annotation with id 0 for one never found.", path)
+
+def why_no_object(dicts: DatasetDicts) -> str:
+    """Why a dataset without an object to learn from has none, as the end of a sentence."""
+    annotations, _, crowds = annotation_counts(dicts)
+    whole = isinstance(dicts, StoreDataset) and all(view.chosen is None for view in dicts.views)
+    headers = [view.store.header for view in dicts.views] if isinstance(dicts, StoreDataset) and whole else []
+    read, kept = (sum(header[key] for header in headers) for key in ("annotations_read", "annotations"))
+    parts = []
+    if read > kept:
+        parts.append(
+            f"{read - kept} of {read} annotations were left out, as their boxes have no area in their image or "
+            "their polygons no three corners"
+        )
+    if kept > annotations:
+        parts.append(f"the class mapping drops the classes of {kept - annotations} annotations")
+    if crowds:
+        kind = "iscrowd 1, or ignore 1" if any(h["info"].get("ignored") for h in headers) else "iscrowd 1"
+        parts.append(f"all {'other ' if parts else ''}{annotations} annotations are crowds ({kind})")
+    return "; ".join(parts) or "there are no annotations"
 
 
 def write_coco_document(dataset: StoreDataset, name: str, path: str | os.PathLike[str]) -> None:
@@ -181,12 +186,4 @@ def _coco_annotation(
         }
     elif segmentation:
         found["segmentation"] = segmentation
-    if not np.isfinite(area):
-        area = _mask_area(found.get("segmentation"), size) if segmentation else width * height
-    return {**found, "area": area}
-
-
-def _mask_area(segmentation: Any, size: tuple[int, int]) -> float:
-    if isinstance(segmentation, list):
-        segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, *size))
-    return float(mask_util.area(segmentation))
+    return {**found, "area": area if np.isfinite(area) else computed_area(found, size)}

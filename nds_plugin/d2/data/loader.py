@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from detectron2.config import CfgNode as CN
 from detectron2.config import configurable
-from detectron2.data import MetadataCatalog, build_detection_train_loader, common
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader, common
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from fvcore.common.registry import Registry
 
+from nds_plugin.d2.data.drawn_dataset import DrawnDataset
 from nds_plugin.d2.data.mapped_images import MappedImages
 from nds_plugin.d2.data.mapper import NDSDatasetMapper
-from nds_plugin.d2.data.records import is_wide, load_records
+from nds_plugin.d2.data.records import DRAW_BY_NAME, Records, is_wide, load_records
 from nds_plugin.d2.data.registration import check_registered
 from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.selection.placed import PlacedSelection
 from nds_plugin.selection.sampler import PositionedSampler
 from nds_plugin.selection.selection import Selection
 from nds_plugin.selection.streams import AspectGroupedStream, IndexStream, SegmentedStream, ShuffledStream
@@ -32,7 +35,7 @@ logger = logging.getLogger(__name__)
 TRAIN_SAMPLERS: Registry = Registry("NDS_TRAIN_SAMPLER")
 TRAIN_SAMPLERS.__doc__ = """
 Samplers that ``DATALOADER.SAMPLER_TRAIN`` may name beside Detectron2's own. A registered function
-is called with (selection or None, cluster of each image, seed) and returns an IndexStream.
+is called with (PlacedSelection or None, cluster of each image, seed) and returns an IndexStream.
 """
 STOCK_SAMPLERS = (
     "TrainingSampler",
@@ -47,20 +50,21 @@ Weights = npt.NDArray[np.float64]
 
 @TRAIN_SAMPLERS.register()
 def NDSTrainingSampler(  # noqa: N802  (the name that a config gives)
-    selection: Selection | None, cluster: npt.NDArray[np.int32], seed: int
+    selection: PlacedSelection | None, cluster: npt.NDArray[np.int32], seed: int
 ) -> IndexStream:
     """The images of a selection: drawn by p (mode stream) or in shuffled epochs (mode subset)."""
+    del cluster
     if selection is None:
         raise NDSError(
             "NDSTrainingSampler needs a selection: set NDS.SELECTION to the file of one, or name a dataset "
             "that was drawn (nds_NAME) as the only one of DATASETS.TRAIN."
         )
-    return selection.stream(cluster, seed)
+    return selection.stream(seed)
 
 
 @TRAIN_SAMPLERS.register()
 def SeekableTrainingSampler(  # noqa: N802
-    selection: Selection | None, cluster: npt.NDArray[np.int32], seed: int
+    selection: PlacedSelection | None, cluster: npt.NDArray[np.int32], seed: int
 ) -> IndexStream:
     """Every image once an epoch, as TrainingSampler, but a resumed run goes on where it was."""
     del selection
@@ -76,6 +80,7 @@ class ObservedLoader:
         start_iter: iteration of the first batch. None: the one that training is at when it takes
             its first batch (Detectron2's event storage, which every trainer and plain_train_net.py
             set), so that a resumed run goes on with its draw; 0 outside of training.
+        selection: what is drawn from; None where no selection is used.
     """
 
     def __init__(
@@ -85,12 +90,14 @@ class ObservedLoader:
         stream: IndexStream,
         total_batch_size: int,
         start_iter: int | None = None,
+        selection: PlacedSelection | None = None,
     ) -> None:
         self._build = build
         self.dataset = dataset
         self.stream = stream
         self.total_batch_size = total_batch_size
         self._start_iter = start_iter
+        self.selection = selection
         self.last_batch: list[dict[str, Any]] = []
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
@@ -151,22 +158,20 @@ def _build(
     _check_batch_size(total_batch_size)
     names = [dataset] if isinstance(dataset, str) else list(dataset)
     check_registered(names)
-    selection = _selection(selection, sampler, names)
+    chosen = _selection(selection, sampler, names)
     records = load_records(names, filter_empty)
-    cluster = np.zeros(len(records.dicts), dtype=np.int32)
-    if selection is not None:
-        sources, ids = records.identities()
-        selection = selection.placed(sources, ids)
-        cluster = selection.clusters_of(sources, ids)
-    segments = [(0, TRAIN_SAMPLERS.get(sampler)(selection, cluster, seed))]
-    if selection is not None:
-        segments += [(position, selection.reweighted(w).stream(cluster, seed)) for position, w in updates]
+    placed = None if chosen is None else _placed(chosen, records, names)
+    dicts = records.dicts
+    cluster = np.zeros(len(dicts), dtype=np.int32) if placed is None else placed.cluster
+    segments = [(0, TRAIN_SAMPLERS.get(sampler)(placed, cluster, seed))]
+    if placed is not None:
+        segments += [(position, placed.reweighted(w).stream(seed)) for position, w in updates]
     if aspect_ratio_grouping:
         # Inside each segment: what was drawn before an update must not depend on the update.
-        wide = is_wide(records, names)
+        wide = is_wide(dicts, names)
         segments = [(n, AspectGroupedStream(s, wide, total_batch_size, seed)) for n, s in segments]
     stream = SegmentedStream(segments)
-    images = MappedImages(records.dicts, mapper, cluster, seed, max_unreadable)
+    images = MappedImages(dicts.packed(), mapper, cluster, seed, max_unreadable)
 
     def build(start: int) -> Any:
         return build_detection_train_loader(
@@ -178,7 +183,34 @@ def _build(
             num_workers=num_workers,
         )
 
-    return ObservedLoader(build, images, stream, total_batch_size, start_iter)
+    return ObservedLoader(build, images, stream, total_batch_size, start_iter, placed)
+
+
+def _placed(selection: Selection, records: Records, names: Sequence[str]) -> PlacedSelection:
+    """The selection laid over the records.
+
+    Raises:
+        NDSError: a source that images were selected from is in none of the datasets.
+    """
+    own = selection.column("source").cast(pa.string())
+    absent = [name for name in pc.unique(own).to_pylist() if name not in records.sources]
+    if absent:
+        lost = pc.sum(pc.is_in(own, pa.array(absent))).as_py()
+        raise NDSError(
+            f"the selection holds {len(selection)} images of {', '.join(selection.sources)}, of which {lost} are of "
+            f"{', '.join(absent)}, which DATASETS.TRAIN {tuple(names)} does not name: they would never be drawn. "
+            "Name all of the sources; or, in particular where their classes differ, the one dataset nds_NAME that "
+            f"{DRAW_BY_NAME} makes; or draw from fewer sources."
+        )
+    placed = selection.placed(records.dicts.sources(), records.dicts.image_ids())
+    if len(placed) < len(selection):
+        logger.warning(
+            "%d of the %d selected images are not trained on: they have no instance, or are not in %s.",
+            len(selection) - len(placed),
+            len(selection),
+            ", ".join(names),
+        )
+    return placed
 
 
 def _check_batch_size(total: int) -> None:
@@ -203,9 +235,16 @@ def _selection(given: str | Selection | None, sampler: str, names: Sequence[str]
     """The selection to draw from: the one given, else the one that made the dataset (``nds_NAME``)."""
     if sampler in _WITHOUT_SELECTION:
         return None
-    if given is None and sampler == NDSTrainingSampler.__name__ and len(names) == 1:
-        given = MetadataCatalog.get(names[0]).get("nds_selection")
-    return Selection.load(given) if isinstance(given, (str, os.PathLike)) else given
+    if isinstance(given, Selection):
+        return given
+    drawn_from = MetadataCatalog.get(names[0]).get("nds_selection") if len(names) == 1 else None
+    path = drawn_from if given is None and sampler == NDSTrainingSampler.__name__ else given
+    if path is None:
+        return None
+    dataset = DatasetCatalog[names[0]]
+    if path == drawn_from and isinstance(dataset, DrawnDataset):
+        return dataset.selection()
+    return Selection.load(path)
 
 
 def build_nds_train_loader(*args: Any, **kwargs: Any) -> Any:

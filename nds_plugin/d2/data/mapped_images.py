@@ -5,25 +5,23 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from detectron2.data import DatasetFromList
 from detectron2.utils.serialize import PicklableWrapper
 from torch.utils.data import Dataset
 
-from nds_plugin.d2.data.mapper import why_unreadable
+from nds_plugin.d2.data.mapper import check_image, read_image
 from nds_plugin.errors import NDSError
 from nds_plugin.images.reading import ImageError
-from nds_plugin.selection.counter_rng import stream_key
+from nds_plugin.selection.counter_rng import Purpose, stream_key
 from nds_plugin.selection.streams import redraw
 
 logger = logging.getLogger(__name__)
 
-_AUGMENTATION = 6  # purpose, see counter_rng.stream_key
 _ATTEMPTS = 50
 
 
@@ -38,7 +36,7 @@ class MappedImages(Dataset[dict[str, Any]]):
     one that was read) and ``nds_cluster``.
 
     Args:
-        dicts: Detectron2 dataset dicts: a list, or a map-style dataset that makes them.
+        dicts: gives Detectron2's dict of a position, a fresh one each time.
         mapper: dict to training example.
         cluster: cluster of each image, shape (N,); those below 0 are never drawn.
         seed: 0 or more.
@@ -47,7 +45,7 @@ class MappedImages(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        dicts: Sequence[dict[str, Any]],
+        dicts: Any,
         mapper: Callable[[dict[str, Any]], dict[str, Any] | None],
         cluster: npt.NDArray[np.integer],
         seed: int,
@@ -55,10 +53,8 @@ class MappedImages(Dataset[dict[str, Any]]):
     ) -> None:
         if len(dicts) != len(cluster):
             raise NDSError(f"{len(dicts)} images but {len(cluster)} cluster numbers: they must match.")
-        # A StoreDataset decodes what it is asked for; only lists are worth packing for the workers.
-        self._records: Any = DatasetFromList(dicts, copy=False) if isinstance(dicts, list) else dicts
+        self._records = dicts
         self._mapper = PicklableWrapper(mapper)  # a lambda, too, can go to a spawned worker
-        self._image_format = getattr(mapper, "image_format", None)
         self.cluster = np.asarray(cluster, dtype=np.int32)
         self._seed = seed
         self._drawable = int((self.cluster >= 0).sum())
@@ -94,10 +90,10 @@ class MappedImages(Dataset[dict[str, Any]]):
             self._count(index, error)
         except Exception as error:
             # Of another mapper than NDSDatasetMapper, which says itself when it was the file.
-            cause = None if isinstance(error, NDSError) else why_unreadable(record, self._image_format)
-            if cause is None:
+            fault = None if isinstance(error, NDSError) else _image_fault(record)
+            if fault is None:
                 raise
-            self._count(index, ImageError(f"{record.get('file_name')}: {cause}."))
+            self._count(index, fault)
         return None
 
     def _count(self, index: int, error: ImageError) -> None:
@@ -113,10 +109,21 @@ class MappedImages(Dataset[dict[str, Any]]):
             )
 
 
+def _image_fault(record: dict[str, Any]) -> ImageError | None:
+    """Why a dataset dict's image file cannot be used; None if it can. Reads the file."""
+    try:
+        check_image(dict(record), read_image(record["file_name"], "BGR"))
+    except ImageError as error:
+        return error
+    except Exception:  # a dict without what a mapper needs, say: the mapper's error stands
+        return None
+    return None
+
+
 @contextlib.contextmanager
 def augmentation_seed(seed: int, position: int) -> Iterator[None]:
     """Seed the generators that Detectron2's augmentations draw from; restore them afterwards."""
-    key = int(stream_key(seed, _AUGMENTATION, position)[0])
+    key = int(stream_key(seed, Purpose.AUGMENTATION, position)[0])
     numpy_state, python_state = np.random.get_state(), random.getstate()
     np.random.seed(key % 2**32)
     random.seed(key)

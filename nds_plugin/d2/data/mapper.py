@@ -6,40 +6,56 @@ import copy
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pycocotools.mask as mask_util
 import torch
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.file_io import PathManager
 
 from nds_plugin.errors import NDSError
-from nds_plugin.images.reading import ImageError
+from nds_plugin.images.reading import ImageError, load_image
 
 
-def why_unreadable(record: dict[str, Any], image_format: str | None) -> str | None:
-    """Why a dataset dict's image file cannot be used; None if it can. Reads the file."""
+def read_image(path: str, image_format: str) -> npt.NDArray[Any]:
+    """Detectron2's function of this name, by the reader of the whole package.
+
+    Args:
+        path: an image file, also one that Detectron2's PathManager fetches.
+        image_format: as ``cfg.INPUT.FORMAT``.
+
+    Returns:
+        Array of shape (height, width, channels).
+
+    Raises:
+        ImageError: see :func:`nds_plugin.images.reading.load_image`.
+    """
+    if "://" in path:  # asked first, since PathManager takes its time
+        try:
+            path = PathManager.get_local_path(path)
+        except OSError as error:
+            raise ImageError(f"{path}: the image cannot be fetched ({error}).") from None
+    if image_format == "BGR":
+        return np.asarray(load_image(path))[:, :, ::-1]
+    mode = "RGB" if image_format == "YUV-BT.601" else image_format
+    return utils.convert_PIL_to_numpy(load_image(path, mode=mode), image_format)
+
+
+def check_image(record: dict[str, Any], image: npt.NDArray[Any]) -> None:
+    """See that an image has the size that its dict says; a dict that says none is told.
+
+    Raises:
+        ImageError: it has another one.
+    """
     try:
-        image = utils.read_image(record["file_name"], format=image_format)
-        utils.check_image_size(dict(record), image)
-    except FileNotFoundError:
-        return "no such image file"
+        utils.check_image_size(record, image)
     except utils.SizeMismatchError:
-        expected = f"{record.get('width')}x{record.get('height')}"
-        return f"the image is {image.shape[1]}x{image.shape[0]}, its annotations say {expected}"
-    except Exception as error:
-        return f"the image cannot be read ({type(error).__name__}: {error})"
-    return None
-
-
-class _Recording(T.AugmentationList):
-    """Augmentations that keep the transforms they applied last."""
-
-    last: Any = None
-
-    def __call__(self, aug_input: Any) -> Any:
-        self.last = super().__call__(aug_input)
-        return self.last
+        raise ImageError(
+            f"{record.get('file_name')}: the image is {image.shape[1]}x{image.shape[0]}, its annotations say "
+            f"{record.get('width')}x{record.get('height')}."
+        ) from None
 
 
 class NDSDatasetMapper(DatasetMapper):
@@ -59,28 +75,28 @@ class NDSDatasetMapper(DatasetMapper):
         NDSError: an annotation cannot be used.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        augmentations: Any = self.augmentations
-        self.augmentations: Any = _Recording([augmentations])
-
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """See :class:`DatasetMapper`; a file that cannot be read raises :class:`ImageError`."""
-        # Not every Detectron2 has a method of its own for the annotations: the stock mapper gets
-        # the dict without them, and they follow the transforms that it applied.
-        annotations = dataset_dict.get("annotations")
-        try:
-            mapped = super().__call__({k: v for k, v in dataset_dict.items() if k != "annotations"})
-        except Exception as error:
-            # The stock mapper reads, augments and converts in one go. Whether it was the file
-            # is found out by reading it once more, which costs nothing unless something broke.
-            cause = None if isinstance(error, NDSError) else why_unreadable(dataset_dict, self.image_format)
-            if cause is None:
-                raise
-            raise ImageError(f"{dataset_dict.get('file_name')}: {cause}.") from error
-        if self.is_train and annotations is not None:
+        # The stock mapper has no place for another reader; Detectron2's turns a TIFF twice, makes 16 bits
+        # white and takes a damaged PNG for whole.
+        annotations = dataset_dict.get("annotations") if self.is_train else None
+        mapped = copy.deepcopy({key: value for key, value in dataset_dict.items() if key != "annotations"})
+        image = read_image(mapped["file_name"], self.image_format)
+        check_image(mapped, image)
+        regions = mapped.pop("sem_seg_file_name", None)
+        aug_input = T.AugInput(
+            image, sem_seg=None if regions is None else read_image(regions, "L").squeeze(2)
+        )
+        transforms = self.augmentations(aug_input)
+        shape = aug_input.image.shape[:2]
+        mapped["image"] = torch.as_tensor(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
+        if aug_input.sem_seg is not None:
+            mapped["sem_seg"] = torch.as_tensor(aug_input.sem_seg.astype("long"))
+        if self.proposal_topk is not None:
+            utils.transform_proposals(mapped, shape, transforms, proposal_topk=self.proposal_topk)
+        if annotations is not None:
             mapped["annotations"] = copy.deepcopy(annotations)
-            self._transform_annotations(mapped, self.augmentations.last, tuple(mapped["image"].shape[1:]))
+            self._transform_annotations(mapped, transforms, shape)
         return mapped
 
     def _transform_annotations(

@@ -13,13 +13,14 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
+from nds_plugin.d2.data.catalog import RegisteredDicts, catalogued
+from nds_plugin.d2.data.dicts import DatasetDicts
 from nds_plugin.d2.data.known_datasets import register_all, register_coco, register_coco_folder
-from nds_plugin.d2.data.store_dataset import StoreDataset
-from nds_plugin.d2.data.store_source import CocoDataset, StoreSource, copy_metadata, missing_file, plain_dicts
+from nds_plugin.d2.data.store_source import CocoDataset, StoreSource, copy_metadata, missing_file
 from nds_plugin.datasets.store_index import main_classes
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.source.index import ImageRecord, SourceIndex
-from nds_plugin.store.boxes import clipped
+from nds_plugin.store.schema import check_names
 
 __all__ = [
     "CocoDataset",
@@ -80,8 +81,8 @@ def _stock_coco_files(function: Callable[..., Any]) -> tuple[str, str] | None:
     return os.fspath(values["json_file"]), os.fspath(values["image_root"])
 
 
-def dataset_dicts(name: str) -> Sequence[dict[str, Any]]:
-    """The dicts of a registered dataset, with ids as they are: a StoreDataset or a list.
+def dataset_dicts(name: str) -> DatasetDicts:
+    """The dicts of a registered dataset, with ids as they are.
 
     COCO files are read through their annotation store, also where Detectron2 registered them. In all
     datasets boxes are clipped to their image, and annotations whose box has no area are dropped; a
@@ -90,16 +91,11 @@ def dataset_dicts(name: str) -> Sequence[dict[str, Any]]:
     Raises:
         NDSError: unknown name, files missing or broken, no images.
     """
-    dicts = raw_dicts(name)
-    if isinstance(dicts, StoreDataset):  # clean since its store was built
-        return dicts
-    if not dicts:
-        raise NDSError(f"dataset {name!r} has no images.")
-    return _with_clean_boxes(dicts, name)
+    return raw_dicts(name).clean(name)
 
 
-def raw_dicts(name: str) -> Sequence[dict[str, Any]]:
-    """The dicts of a registered dataset as they are registered: a StoreDataset or a list.
+def raw_dicts(name: str) -> DatasetDicts:
+    """The dicts of a registered dataset as they are registered.
 
     Raises:
         NDSError: unknown name, or its files are missing or broken.
@@ -120,11 +116,12 @@ def dataset_classes(name: str) -> list[str]:
         classes = MetadataCatalog.get(name).get("thing_classes")
     if classes is None:
         raise NDSError(f"dataset {name!r} has no thing_classes in its metadata: is it an instance dataset?")
+    check_names(classes, f"dataset {name!r}")
     return list(classes)
 
 
 def index_dataset(name: str) -> SourceIndex:
-    """Index a registered instance dataset; the source is called as the dataset."""
+    """Index a registered instance dataset; the source is called as the dataset, in a drawn one as where each image is from."""
     source = store_source(name)
     if source is not None:
         return source.index()
@@ -150,14 +147,13 @@ def index_dataset(name: str) -> SourceIndex:
                 f"dataset {name!r}: a dict lacks 'image_id' or 'file_name', it has {list(record)}."
             )
         size = int(record.get("width") or 0), int(record.get("height") or 0)
-        records.append(
-            ImageRecord(name, str(record["image_id"]), str(record["file_name"]), *size, label=label)
-        )
+        of = str(record.get("nds_source", name))
+        records.append(ImageRecord(of, str(record["image_id"]), str(record["file_name"]), *size, label=label))
     return SourceIndex.from_records(records, classes)
 
 
 @dataclass(frozen=True)
-class ImageSubset:
+class ImageSubset(RegisteredDicts):
     """A seeded random subset of a registered dataset's images, in the dataset's order.
 
     With one seed a smaller subset lies within every larger one.
@@ -168,7 +164,7 @@ class ImageSubset:
     num_images: int
     seed: int
 
-    def __call__(self) -> Sequence[dict[str, Any]]:
+    def dicts(self) -> DatasetDicts:
         """The dicts of the subset."""
         dicts = dataset_dicts(self.base)
         if self.num_images > len(dicts):
@@ -177,14 +173,10 @@ class ImageSubset:
                 f"got {self.num_images}."
             )
         copy_metadata(self.base, self.name)
-        if isinstance(dicts, StoreDataset):
-            ids = dicts.image_ids().to_pylist()
-        else:
-            ids = [str(record["image_id"]) for record in dicts]
+        ids = dicts.image_ids().to_pylist()
         order = np.random.Generator(np.random.PCG64(self.seed)).permutation(len(ids))
         ranked = sorted(range(len(ids)), key=ids.__getitem__)  # the draw depends on ids, not on positions
-        rows = sorted(ranked[rank] for rank in order[: self.num_images].tolist())
-        return dicts.take(np.array(rows)) if isinstance(dicts, StoreDataset) else [dicts[i] for i in rows]
+        return dicts.take(np.array(sorted(ranked[rank] for rank in order[: self.num_images].tolist())))
 
 
 def register_image_subset(name: str, base: str, num_images: int, seed: int = 0) -> None:
@@ -245,12 +237,9 @@ def _unregister(name: str) -> None:
             catalog.remove(name)
 
 
-def _call(name: str) -> Sequence[dict[str, Any]]:
+def _call(name: str) -> DatasetDicts:
     try:
-        result = plain_dicts(DatasetCatalog[name])
-        # A map-style dataset is as good as a list to Detectron2's loader.
-        is_read = isinstance(result, (list, StoreDataset))
-        return result if is_read else [result[i] for i in range(len(result))]
+        return catalogued(name)
     except NDSError:
         raise
     except FileNotFoundError as error:
@@ -261,41 +250,6 @@ def _call(name: str) -> Sequence[dict[str, Any]]:
         raise NDSError(
             f"dataset {name!r} cannot be loaded: {type(error).__name__}: {reason[:300]}.{hint}"
         ) from error
-
-
-def _with_clean_boxes(dicts: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """The dicts, with clean copies of those that hold an unusable box; the rule is that of the stores."""
-    places, boxes, limits = [], [], []
-    for number, record in enumerate(dicts):
-        size = float(record.get("width") or 0), float(record.get("height") or 0)
-        for position, annotation in enumerate(record.get("annotations", ())):
-            if annotation.get("bbox_mode") in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
-                places.append((number, position))
-                boxes.append(_corner_and_size(annotation))
-                limits.append(size)
-    if not boxes:
-        return list(dicts)
-    clean, leaving, empty = clipped(np.array(boxes, np.float64), np.array(limits, np.float64))
-    cleaned = list(dicts)
-    for row in np.flatnonzero(leaving | empty).tolist():
-        number, position = places[row]
-        if cleaned[number] is dicts[number]:
-            cleaned[number] = {**dicts[number], "annotations": list(dicts[number]["annotations"])}
-        x, y, width, height = clean[row].tolist()
-        new = {"bbox": [x, y, x + width, y + height], "bbox_mode": BoxMode.XYXY_ABS}
-        annotations = cleaned[number]["annotations"]
-        annotations[position] = None if empty[row] else {**annotations[position], **new}
-    for number in {places[row][0] for row in np.flatnonzero(empty).tolist()}:
-        cleaned[number]["annotations"] = [a for a in cleaned[number]["annotations"] if a is not None]
-    if leaving.any() or empty.any():
-        what = "%d boxes leave their image and were clipped, %d have no area and were dropped."
-        logger.warning("dataset %r: " + what, name, int(leaving.sum()), int(empty.sum()))
-    return cleaned
-
-
-def _corner_and_size(annotation: dict[str, Any]) -> tuple[float, float, float, float]:
-    a, b, c, d = (float(v) for v in annotation["bbox"])
-    return (a, b, c, d) if annotation["bbox_mode"] == BoxMode.XYWH_ABS else (a, b, c - a, d - b)
 
 
 def _area(annotation: dict[str, Any]) -> float:

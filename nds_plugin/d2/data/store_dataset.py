@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
@@ -9,17 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from detectron2.structures import BoxMode
-from PIL import Image
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
+from nds_plugin.d2.data.dicts import DatasetDicts
 from nds_plugin.errors import NDSError
 from nds_plugin.images.reading import ImageError
-from nds_plugin.source.folder import header_size
+from nds_plugin.source.folder import image_size
 from nds_plugin.store.records import RecordDecoder
 from nds_plugin.store.view import StoreView
 
 
-class StoreDataset(Dataset[dict[str, Any]], Sequence[dict[str, Any]]):
+class StoreDataset(Dataset[dict[str, Any]], DatasetDicts):
     """Detectron2's dataset dicts of some views of stores, one after the other.
 
     To Detectron2 it is a map-style dataset, to other code it reads as the list of dicts; a record
@@ -76,35 +79,67 @@ class StoreDataset(Dataset[dict[str, Any]], Sequence[dict[str, Any]]):
         """Another dataset of changed views; those left without images stay as empty ones."""
         return StoreDataset([change(view) for view in self.views], self.mark_source)
 
+    @property
+    def filtered_by_detectron2(self) -> bool:
+        return any(view.store.has_labels for view in self.views)  # whole images have no instances to lack
+
     def take(self, rows: npt.NDArray[np.integer]) -> StoreDataset:
-        """The images at some positions, in this dataset's order."""
         chosen = np.zeros(len(self), dtype=bool)
         chosen[rows] = True
         parts = [chosen[a:b] for a, b in zip(self._starts, self._starts[1:])]
         views = [view.take(np.flatnonzero(part)) for view, part in zip(self.views, parts)]
         return StoreDataset(views, self.mark_source)
 
+    def choose(self, image_ids: pa.Array) -> StoreDataset:
+        return self.per_view(lambda view: view.choose(image_ids))
+
     def annotated(self) -> StoreDataset:
-        """The images that have an instance: what Detectron2's ``filter_empty`` keeps of a list."""
         return self.per_view(StoreView.annotated)
 
+    def relabelled(self, new_class: npt.NDArray[np.int32], label_space: int, source: str) -> StoreDataset:
+        views = [
+            dataclasses.replace(view.with_classes(new_class, label_space), source=source)
+            for view in self.views
+        ]
+        return StoreDataset(views, mark_source=True)
+
+    def clean(self, name: str) -> StoreDataset:
+        del name  # nothing to tell of: clean since its store was built
+        return self
+
+    def plain(self) -> StoreDataset:
+        return self
+
+    def packed(self) -> StoreDataset:
+        return self  # decodes what it is asked for
+
     def image_ids(self) -> pa.Array:
-        """Ids of all images, as text."""
         return pa.concat_arrays([view.image_ids() for view in self.views])
 
     def sources(self) -> pa.Array:
-        """Name of the dataset that each image is of, as a dictionary of text."""
         names = pa.array([view.source for view in self.views], pa.string())
         numbers = np.repeat(np.arange(len(self.views), dtype=np.int32), [len(view) for view in self.views])
         return pa.DictionaryArray.from_arrays(pa.array(numbers), names)
 
     def sizes(self) -> npt.NDArray[np.int32]:
-        """Width and height of each image, 0 where not known; shape (N, 2)."""
         return np.concatenate([view.sizes() for view in self.views])
 
     def class_counts(self, num_classes: int) -> npt.NDArray[np.int64]:
-        """Instances of each class, crowds left out; shape (num_classes,)."""
         return np.sum([view.class_counts(num_classes) for view in self.views], axis=0, dtype=np.int64)
+
+    def check_masks(self) -> None:
+        """See that run lengths fit the images whose size only their files tell; unreadable ones are passed over.
+
+        Raises:
+            NDSError: a mask is not of its image's size.
+        """
+        for view, decode in zip(self.views, self._decoders):
+            if view.store.normalised or view.store.objects(0).rle_size is None:
+                continue
+            unknown = np.flatnonzero((view.sizes() == 0).any(axis=1)).tolist()
+            for row in tqdm(unknown, desc=f"masks of {view.source}", unit="image", disable=None, delay=2):
+                with contextlib.suppress(ImageError):
+                    decode(view.position(row))
 
     @classmethod
     def joined(cls, datasets: Sequence[StoreDataset]) -> StoreDataset:
@@ -113,17 +148,3 @@ class StoreDataset(Dataset[dict[str, Any]], Sequence[dict[str, Any]]):
             raise NDSError("no dataset to join.")
         mark = any(dataset.mark_source for dataset in datasets)
         return cls([view for dataset in datasets for view in dataset.views], mark)
-
-
-def image_size(path: str) -> tuple[int, int]:
-    """Width and height of an image whose annotations do not say, from the file's header.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    try:
-        return header_size(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
-        raise ImageError(
-            f"{path}: its annotations give no width and height, and the file cannot be read ({error})."
-        ) from None

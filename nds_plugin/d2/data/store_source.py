@@ -9,14 +9,15 @@ from __future__ import annotations
 import abc
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.build import filter_images_with_only_crowd_annotations
 
+from nds_plugin.d2.data.catalog import RegisteredDicts, catalogued
+from nds_plugin.d2.data.dicts import DatasetDicts
 from nds_plugin.d2.data.store_dataset import StoreDataset
 from nds_plugin.datasets.coco.store import KEYS, check_keys, coco_spec
 from nds_plugin.datasets.store_index import index_store
@@ -30,19 +31,6 @@ logger = logging.getLogger(__name__)
 
 ANNOTATED = "_annotated"  # of the names of datasets without images that have no instance
 _told: set[str] = set()
-
-
-class RegisteredDicts(abc.ABC):
-    """What ``DatasetCatalog`` calls for a dataset of ours."""
-
-    @abc.abstractmethod
-    def dicts(self) -> Sequence[dict[str, Any]]:
-        """The dataset's dicts, as they are for ourselves."""
-
-
-def plain_dicts(function: Callable[[], Any]) -> Any:
-    """What a registered function returns, without what is said to stock loaders."""
-    return function.dicts() if isinstance(function, RegisteredDicts) else function()
 
 
 class StoreSource(RegisteredDicts):
@@ -192,19 +180,17 @@ class PublicSplit(StoreSource):
 
 
 @dataclass(frozen=True)
-class Annotated:
+class Annotated(RegisteredDicts):
     """The images of a registered dataset that have an instance, as a dataset of its own."""
 
     name: str
     base: str
 
-    def __call__(self) -> Sequence[dict[str, Any]]:
+    def dicts(self) -> DatasetDicts:
         """The dicts, as Detectron2's ``filter_empty`` leaves them; sets the metadata of the base."""
-        dicts = plain_dicts(DatasetCatalog[self.base])
+        dicts = catalogued(self.base)
         copy_metadata(self.base, self.name)
-        if isinstance(dicts, StoreDataset):
-            return dicts.annotated()
-        return list(filter_images_with_only_crowd_annotations(dicts))
+        return dicts.annotated()
 
 
 def register_annotated(base: str) -> None:
@@ -229,9 +215,9 @@ def copy_metadata(base: str, name: str) -> None:
     MetadataCatalog.get(name).set(**values)
 
 
-def say_unfiltered(name: str, dicts: Sequence[dict[str, Any]]) -> None:
+def say_unfiltered(name: str, dicts: DatasetDicts) -> None:
     """A WARNING, once in a process, that Detectron2's own loaders do not filter this dataset."""
-    if name in _told or not isinstance(dicts, StoreDataset) or any(v.store.has_labels for v in dicts.views):
+    if name in _told or dicts.filtered_by_detectron2:
         return
     _told.add(name)
     empty = len(dicts) - len(dicts.annotated())

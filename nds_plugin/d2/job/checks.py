@@ -11,15 +11,19 @@ from detectron2.config import CfgNode as CN
 from detectron2.utils import comm
 
 from nds_plugin.d2.config.nodes import merged
+from nds_plugin.d2.data.drawn_dataset import selection_label_space
+from nds_plugin.d2.data.ground_truth import check_masks, why_no_object
 from nds_plugin.d2.data.loader import check_sampler
-from nds_plugin.d2.data.registration import check_registered, index_dataset
+from nds_plugin.d2.data.registration import check_registered, dataset_classes, dataset_dicts, index_dataset
+from nds_plugin.d2.model.initial_weights import check_initial_weights, locate
 from nds_plugin.d2.train.evaluation import check_ground_truth
-from nds_plugin.d2.train.stages import finetune_config
+from nds_plugin.d2.train.stages import finetune_config, has_begun
 from nds_plugin.d2.train.trainer import OPTIMIZERS
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.files.artifacts import check_writable
+from nds_plugin.images.checkpoint_forms import check_file
 from nds_plugin.images.networks import choose_device
-from nds_plugin.selection.config import SELECTORS
+from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.source.class_names import match_classes
 from nds_plugin.source.folder import check_files
 from nds_plugin.source.index import NO_LABEL, SourceIndex
@@ -49,7 +53,7 @@ def check_config(cfg: CN, processes: int | None = None) -> None:
     if nds.SELECTION:
         raise NDSError(
             f"NDS.SELECTION {nds.SELECTION} would not be looked at: this job makes its own selection; to train "
-            "on one that is drawn, name its dataset (draw_subset.py --name) in DATASETS.TRAIN with NDS.SELECTOR none."
+            "on one that is drawn, name its dataset (nds draw --name) in DATASETS.TRAIN with NDS.SELECTOR none."
         )
     if not cfg.DATASETS.TRAIN or not cfg.DATASETS.TEST:
         raise NDSError("DATASETS.TRAIN and DATASETS.TEST must name the target's training and test datasets.")
@@ -95,9 +99,25 @@ def _check_stage(cfg: CN, prefix: str, processes: int) -> None:
     check_sampler(cfg.DATALOADER.SAMPLER_TRAIN)
     if cfg.NDS.OPTIMIZER not in OPTIMIZERS:
         raise unknown_name("NDS.OPTIMIZER", cfg.NDS.OPTIMIZER, OPTIMIZERS)
-    weights = cfg.MODEL.WEIGHTS
-    if weights and "://" not in weights and not Path(weights).is_file():
-        raise NDSError(f"{prefix}MODEL.WEIGHTS: no such file: {weights}.")
+    if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS:
+        check_file(locate(cfg.MODEL.WEIGHTS), f"{prefix}MODEL.WEIGHTS")
+
+
+def check_weights(cfg: CN) -> None:
+    """See that the first training can start from its ``MODEL.WEIGHTS``; a link is downloaded now.
+
+    A link is let pass where that training has begun: it goes on, or is kept, without the file.
+
+    Raises:
+        NDSError: they are not there, broken, or of another network.
+    """
+    selecting = cfg.NDS.SELECTOR != NO_PRETRAINING
+    stage = merged(cfg, cfg.NDS.PRETRAIN) if selecting else cfg
+    folder = Path(cfg.OUTPUT_DIR) / ("pretrain" if selecting else "finetune")
+    weights = stage.MODEL.WEIGHTS
+    if not weights or ("://" in weights and has_begun(folder)):
+        return
+    check_initial_weights(stage, weights)
 
 
 def check_target(cfg: CN) -> None:
@@ -120,17 +140,21 @@ def check_target(cfg: CN) -> None:
                 f"has {_few(classes)}: they must be the same, in the same order."
             )
         _check_images(name, index, 0.0)  # the evaluation needs them all
+        check_masks(name)
         check_ground_truth(name)
     for name, index in train.items():
         _check_annotated(name, index)
     for name, index in {**train, **scored}.items():
         _check_images(name, index, cfg.NDS.LOADER.MAX_UNREADABLE)
+    for name in train:
+        check_masks(name)
 
 
 def _check_annotated(name: str, index: SourceIndex) -> None:
     if (index.column("label") == NO_LABEL).all():
         raise NDSError(
-            f"dataset {name!r}: none of its {len(index)} images has an annotation whose box has an area."
+            f"dataset {name!r}: none of its {len(index)} images has an annotation to learn from: "
+            f"{why_no_object(dataset_dicts(name))}."
         )
 
 
@@ -141,6 +165,18 @@ def _check_images(name: str, index: SourceIndex, share: float) -> None:
             f"dataset {name!r}: {len(missing)} of {len(index)} image files are missing ({allowed} allowed), first "
             f"{missing[0]}: get them again, or point DETECTRON2_DATASETS at the right folder."
         )
+
+
+def check_source(cfg: CN, index: SourceIndex) -> None:
+    """What only the source's index can tell of its classes, before experts are trained.
+
+    Raises:
+        NDSError: a bad label mapping; see :func:`check_shared_classes`.
+    """
+    mapping, classes = cfg.NDS.SOURCE.LABEL_MAPPING, index.classes
+    if mapping:
+        classes = selection_label_space(cfg.NDS.SOURCE.DATASETS, mapping, partial=False).classes
+    check_shared_classes(classes, dataset_classes(cfg.DATASETS.TRAIN[0]), cfg)
 
 
 def check_shared_classes(source: Sequence[str], target: Sequence[str], cfg: CN) -> None:

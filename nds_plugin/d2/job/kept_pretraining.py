@@ -5,12 +5,14 @@ Uniform sampling from one source, for one, is the same pretraining for every cli
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from pathlib import Path
 
 from nds_plugin.d2.train.stages import FINAL, FINISHED, KIND, set_aside
 from nds_plugin.files.artifacts import is_valid, read_json, write_json
+from nds_plugin.files.temporary import new_link
 
 logger = logging.getLogger(__name__)
 
@@ -48,15 +50,16 @@ class KeptPretraining:
         What another run left in ``target`` is set aside, once the link is there.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(source / FINAL, temporary)
-        except OSError as error:
-            logger.info("pretrain: not shared between jobs, %s cannot link to it: %s", target, error.strerror)
-            return False
-        set_aside(target)
-        target.mkdir(exist_ok=True)
-        os.replace(temporary, target / FINAL)
+        with contextlib.ExitStack() as stack:
+            try:
+                name = stack.enter_context(new_link(target, source / FINAL))
+            except OSError as error:
+                logger.info(
+                    "pretrain: not shared between jobs, %s cannot link to it: %s", target, error.strerror
+                )
+                return False
+            set_aside(target)
+            target.mkdir(exist_ok=True)
+            os.replace(name, target / FINAL)
         write_json(target / FINISHED, KIND, self._key, {**read_json(source / FINISHED, KIND), **extra})
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Iterator
@@ -10,28 +11,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode as CN
 from detectron2.utils import comm
 
+from nds_plugin.d2.config.settings_from_cfg import pipeline_settings
+from nds_plugin.d2.data.drawn_dataset import selection_label_space
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
+from nds_plugin.d2.data.host import DetectronHost
 from nds_plugin.d2.data.registration import dataset_classes
-from nds_plugin.d2.job.checks import NO_PRETRAINING, check_config, check_target
+from nds_plugin.d2.job.checks import NO_PRETRAINING, check_config, check_source, check_target, check_weights
 from nds_plugin.d2.job.kept_pretraining import KeptPretraining
-from nds_plugin.d2.job.selecting import Selected, SelectionSteps
-from nds_plugin.d2.job.work_folder import agreed
 from nds_plugin.d2.train import stages as training
 from nds_plugin.d2.train.evaluation import KIND as RESULTS_KIND
 from nds_plugin.d2.train.evaluation import summarise, write_results
 from nds_plugin.d2.train.hooks import Rescore
 from nds_plugin.d2.train.pretrained import evaluate_pretrained
 from nds_plugin.errors import NDSError
-from nds_plugin.files.artifacts import content_hash, file_hash, is_valid, read_json
+from nds_plugin.files.artifacts import HEADER_FIELDS, content_hash, file_hash, is_valid, read_json, write_json
 from nds_plugin.files.locking import folder_lock
+from nds_plugin.pipeline.host import agreed
+from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
+from nds_plugin.pipeline.settings import PipelineSettings
+from nds_plugin.report.run_files import file_references, located
 from nds_plugin.selection.tables import cluster_table, effective_numbers, source_shares
 
 logger = logging.getLogger(__name__)
-
-_QUICK_SELECTORS = ("uniform", "full", "oracle")  # that train nothing which another job might train, too
 
 
 class Timings:
@@ -68,7 +73,28 @@ def check_job(cfg: CN, processes: int | None = None) -> None:
     """
     check_config(cfg, processes)
     if cfg.NDS.SELECTOR != NO_PRETRAINING:
-        SelectionSteps(cfg, Timings()).check_settings()
+        _settings(cfg)
+
+
+def selection_steps(cfg: CN, timed: Timings) -> SelectionSteps:
+    """The selecting half of a job: all that it is told of ``cfg``.
+
+    Raises:
+        NDSError: settings that cannot work.
+    """
+    return SelectionSteps(
+        _settings(cfg),
+        DetectronHost(),
+        Path(cfg.NDS.WORK_DIR or Path(cfg.OUTPUT_DIR) / "nds"),
+        device=torch.device(cfg.MODEL.DEVICE),
+        timed=timed,
+        check=functools.partial(check_source, cfg),
+    )
+
+
+def _settings(cfg: CN) -> PipelineSettings:
+    """The client's images are NDS.TARGET.DATASETS, else those that it fine-tunes on."""
+    return pipeline_settings(cfg, cfg.NDS.TARGET.DATASETS or training.finetune_datasets(cfg))
 
 
 def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
@@ -84,6 +110,7 @@ def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
     """
     check_job(cfg)
     if comm.is_main_process():
+        check_weights(cfg)
         check_target(cfg)
     timed = Timings()
     pretrained = _pretrain(cfg, timed, resume) if cfg.NDS.SELECTOR != NO_PRETRAINING else None
@@ -103,14 +130,15 @@ def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
 
 def _pretrain(cfg: CN, timed: Timings, resume: bool) -> _Pretrained:
     """Select, pretrain and, where it is asked for, test the pretrained detector on the target."""
-    steps = SelectionSteps(cfg, timed)
-    with contextlib.nullcontext() if cfg.NDS.SELECTOR in _QUICK_SELECTORS else _alone(steps.folder):
+    steps = selection_steps(cfg, timed)
+    # A selector that needs nothing trains nothing which another job might train, too.
+    with _alone(steps.folder) if steps.settings.selector.needs else contextlib.nullcontext():
         selected = steps.run()
-    pretrain_cfg = training.pretrain_config(cfg, selected.path, selected.key)
+    pretrain_cfg = training.pretrain_config(cfg, selected)
     hooks = [Rescore(cfg.NDS.RESCORE.ITERS, steps.rescore)] if cfg.NDS.RESCORE.ITERS else []
     inputs = [
         selected.key,
-        agreed(lambda: _source_labels(cfg)),
+        agreed(steps.host, lambda: _source_labels(cfg)),
         training.weights_fingerprint(pretrain_cfg),
     ]
     key = training.training_key(pretrain_cfg, inputs)
@@ -178,7 +206,7 @@ def _results(
     key = content_hash([RESULTS_KIND, finetune_key, tests, finetune_cfg.TEST.dump(), *also])
     if comm.all_gather(is_valid(path, RESULTS_KIND, key))[0]:
         logger.info("evaluation: kept %s", path)
-        return read_json(path, RESULTS_KIND) if comm.is_main_process() else {}
+        return _kept_results(path, pretrained) if comm.is_main_process() else {}
     with timed("evaluate"):
         results = training.evaluate(finetune_cfg, weights)
     if not comm.is_main_process():
@@ -188,23 +216,47 @@ def _results(
         "target": list(finetune_cfg.DATASETS.TRAIN),
         "test": first,
         "selector": cfg.NDS.SELECTOR,
-        "selection": _selection_summary(pretrained.selected if pretrained else None),
+        "selection": _selection_summary(pretrained.selected if pretrained else None, path.parent),
+        "label_space": _label_space(cfg, pretrained.selected) if pretrained else None,
         "pretrained": before,
         "transfer": training.transfer_report(finetune_cfg) if pretrained else None,
         "other_tests": {name: summarise(results[name], dataset_classes(name)) for name in others},
     }
     write_results(path, results[first], cfg, cfg.NDS.SEED, timed.seconds, dataset_classes(first), key, extra)
-    return read_json(path, RESULTS_KIND)
+    return located(cfg.OUTPUT_DIR, read_json(path, RESULTS_KIND))
 
 
-def _selection_summary(selected: Selected | None) -> dict[str, Any] | None:
+def _label_space(cfg: CN, selected: Selected) -> dict[str, Any]:
+    """The united classes of the sources, and which of them were united by more than an equal name."""
+    sources = selected.selection.sources
+    return selection_label_space(sources, cfg.NDS.SOURCE.LABEL_MAPPING).to_dict()
+
+
+def _kept_results(path: Path, pretrained: _Pretrained | None) -> dict[str, Any]:
+    """The results of an earlier start; written again where the job or its artefacts have been moved since."""
+    document = read_json(path, RESULTS_KIND)
+    if pretrained and document["selection"]:
+        references = _references(pretrained.selected, path.parent)
+        if any(document["selection"].get(name) != value for name, value in references.items()):
+            document["selection"] |= references
+            payload = {name: value for name, value in document.items() if name not in HEADER_FIELDS}
+            write_json(path, RESULTS_KIND, document["key"], payload)
+    return located(path.parent, document)
+
+
+def _references(selected: Selected, run: Path) -> dict[str, Any]:
+    """Where the artefacts behind the results lie; see :mod:`nds_plugin.report.run_files`."""
+    found = file_references(run, selected.path.parent, selected.paths)
+    return {"path": found["artefacts"]["selection"], **found}
+
+
+def _selection_summary(selected: Selected | None, run: Path) -> dict[str, Any] | None:
     """What results.json keeps of the selection, enough for tables and the report."""
     if selected is None:
         return None
     selection = selected.selection
     return {
-        "path": str(selected.path),
-        "artefacts": selected.paths,
+        **_references(selected, run),
         "images": len(selection),
         "mode": selection.mode,
         "weights": selection.weights.tolist(),

@@ -22,6 +22,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from nds_plugin.d2.model.initial_weights import locate, read_initial_weights
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import atomic_write
 
@@ -30,7 +31,6 @@ logger = logging.getLogger(__name__)
 EXTRA = "extra"  # the key of the extra payload in a checkpoint file
 LAST = "last_checkpoint"
 _PLAIN = (torch.Tensor, bool, int, float, str, bytes, type(None))
-_LEFTOVER = re.compile(rf"\.(.+\.pth|{LAST})\.[^.]+\.tmp")  # names that atomic_write makes
 _NOT_NUMBERED = -1.0
 _ITERATION = re.compile(r"_(\d+)\.pth$")
 
@@ -66,7 +66,6 @@ class AtomicCheckpointer(DetectionCheckpointer):
     ) -> None:
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.extra = dict(extra or {})
-        self._cleaned = False
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``{name}.pth`` and tag it as the last checkpoint.
@@ -77,9 +76,6 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        if not self._cleaned:
-            self._cleaned = True
-            remove_leftovers(self.save_dir)
         if os.path.dirname(name):
             raise NDSError(f"checkpoint name {name!r} holds a folder: give a plain name.")
         path = os.path.join(self.save_dir, f"{name}.pth")
@@ -126,7 +122,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             if failure:
                 raise NDSError(failure)
         if not chosen:
-            return self.load(path, checkpointables=[])
+            return self.load(locate(path) if path else path, checkpointables=[])
         blind = [i for i, readable in enumerate(comm.all_gather(os.path.isfile(chosen))) if not readable]
         if blind:
             raise NDSError(
@@ -139,13 +135,15 @@ class AtomicCheckpointer(DetectionCheckpointer):
         return read_checkpoint(f)
 
     def _load_file(self, filename: str) -> Any:
-        if hasattr(DetectionCheckpointer, "_torch_load") or not filename.endswith(".pth"):
-            try:
-                return super()._load_file(filename)
-            except (pickle.UnpicklingError, EOFError, UnicodeDecodeError) as error:
-                raise NDSError(f"{filename} is not a whole checkpoint ({error}): take another one.") from None
-        data = read_checkpoint(filename)  # Detectron2 v0.6 would unpickle it
-        return data if "model" in data else {"model": data}
+        if self._is_own(filename):
+            data = read_checkpoint(filename)
+            return data if "model" in data else {"model": data}
+        # Detectron2 would unpickle it, and leave out what does not fit.
+        return {"model": read_initial_weights(filename, self.model.state_dict()).state}
+
+    def _is_own(self, filename: str) -> bool:
+        """Whether a file lies where this checkpointer saves, so that it is one to resume at."""
+        return bool(self.save_dir) and Path(filename).parent.resolve() == Path(self.save_dir).resolve()
 
 
 def write_checkpoint(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
@@ -237,22 +235,6 @@ def _age(path: Path) -> tuple[float, int, str]:
     final = float("inf") if path.stem.endswith("_final") else _NOT_NUMBERED
     iteration = float(number[1]) if number else final
     return iteration, path.stat().st_mtime_ns if path.exists() else 0, path.name
-
-
-def remove_leftovers(save_dir: str | os.PathLike[str]) -> list[str]:
-    """Delete the temporary files of checkpoints that a kill left half written; their names.
-
-    Only the process that trains in ``save_dir`` may call this: it would take away the file that
-    another one is writing.
-    """
-    removed = []
-    for path in sorted(Path(save_dir).glob(".*.tmp")):
-        if _LEFTOVER.fullmatch(path.name):
-            path.unlink(missing_ok=True)
-            removed.append(path.name)
-    if removed:
-        logger.info("Removed half-written checkpoints from %s: %s", save_dir, ", ".join(removed))
-    return removed
 
 
 def _plain(value: Any, key: str) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import inspect
+import json
 import logging
-import math
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +19,13 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 
-from nds_plugin.d2.data.ground_truth import check_coco_file, mask_counts, write_coco_document
+from nds_plugin.d2.data.coco_truth import CocoTruth, read_truth
+from nds_plugin.d2.data.ground_truth import annotation_counts, write_coco_document
 from nds_plugin.d2.data.registration import check_registered, dataset_classes, dataset_dicts
 from nds_plugin.d2.data.store_dataset import StoreDataset
 from nds_plugin.d2.train.voc_evaluation import VOCEvaluator
 from nds_plugin.errors import NDSError, unknown_name
-from nds_plugin.files.artifacts import content_hash, write_json
+from nds_plugin.files.artifacts import atomic_write, content_hash, plain, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,8 @@ def build_evaluator(
     COCO style: box AP, and mask AP where ``cfg.MODEL.MASK_ON`` and every annotation of the dataset
     has a mask; the official pycocotools, so that no compiled extension is needed. A dataset that is
     a COCO file is evaluated against that file: boxes that leave their image or have no area count
-    there as the file has them. VOC style: box AP by both definitions
+    there as the file has them. What pycocotools needs and the file lacks is completed in a copy
+    (:mod:`nds_plugin.d2.data.coco_truth`). VOC style: box AP by both definitions
     (:mod:`nds_plugin.d2.train.voc_evaluation`); Detectron2's own evaluator for datasets without a store.
 
     Args:
@@ -54,30 +57,60 @@ def build_evaluator(
     if _evaluator_type(dataset_name) == "pascal_voc":
         return _voc_evaluator(dataset_name)
     folder = os.fspath(output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"))
-    tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON and _has_masks(dataset_name) else ("bbox",)
-    options: dict[str, Any] = {"tasks": tasks, "output_dir": folder, "use_fast_impl": False}
+    truth = _coco_truth(dataset_name)
+    masks = cfg.MODEL.MASK_ON and _has_masks(dataset_name, truth)
+    options: dict[str, Any] = {"output_dir": folder, "use_fast_impl": False}
+    options["tasks"] = ("bbox", "segm") if masks else ("bbox",)
     if "allow_cached_coco" in inspect.signature(COCOEvaluator.__init__).parameters:
         options["allow_cached_coco"] = False  # another subset may have been converted there
-    with _coco_file(dataset_name, folder):
+    with _coco_file(dataset_name, truth, folder):
         return COCOEvaluator(dataset_name, **options)
 
 
-@contextlib.contextmanager
-def _coco_file(name: str, folder: str) -> Iterator[None]:
-    """For the length of a block, the metadata of a dataset that is no COCO file name one, or may be set to."""
-    metadata = MetadataCatalog.get(name)
-    if hasattr(metadata, "json_file"):
-        yield
-        return
+def _coco_truth(name: str) -> CocoTruth | None:
+    """The ground truth of a dataset that is a COCO file; None for others."""
+    json_file = MetadataCatalog.get(name).get("json_file")
+    if not json_file:
+        return None
     dicts = dataset_dicts(name)
-    if isinstance(dicts, StoreDataset):
-        path = os.path.join(folder, f"{name}_coco_format.json")
+
+    @functools.cache
+    def positions() -> dict[str, int]:
+        if isinstance(dicts, StoreDataset):
+            return {image_id: i for i, image_id in enumerate(dicts.image_ids().to_pylist())}
+        return {str(record["image_id"]): i for i, record in enumerate(dicts)}
+
+    def size_of(image_id: Any) -> tuple[int, int]:
+        record = dicts[positions()[str(int(image_id) if isinstance(image_id, float) else image_id)]]
+        return record["width"], record["height"]
+
+    return read_truth(str(json_file), size_of)
+
+
+@contextlib.contextmanager
+def _coco_file(name: str, truth: CocoTruth | None, folder: str) -> Iterator[None]:
+    """For the length of a block, the metadata of a dataset name a COCO file that can be evaluated on, or may
+    be set to."""
+    metadata = MetadataCatalog.get(name)
+    before = metadata.get("json_file")
+    path = os.path.join(folder, f"{name}_coco_format.json")
+    if truth is not None and truth.changes:
+        logger.warning(
+            "dataset %r is evaluated against %s, a copy with %s.", name, path, "; ".join(truth.changes)
+        )
+        with atomic_write(path, "w") as file:
+            json.dump(truth.document, file)
+        metadata.__dict__["json_file"] = path
+    elif truth is None and isinstance(dicts := dataset_dicts(name), StoreDataset):
         write_coco_document(dicts, name, path)
         metadata.json_file = path
     try:
         yield
     finally:  # the next evaluator may write into another folder
-        metadata.__dict__.pop("json_file", None)
+        if before is not None:
+            metadata.__dict__["json_file"] = before
+        else:
+            metadata.__dict__.pop("json_file", None)
 
 
 def check_ground_truth(dataset_name: str) -> None:
@@ -89,7 +122,7 @@ def check_ground_truth(dataset_name: str) -> None:
     if _evaluator_type(dataset_name) == "pascal_voc":
         _voc_evaluator(dataset_name)
     else:
-        _has_masks(dataset_name)
+        _has_masks(dataset_name, _coco_truth(dataset_name))
 
 
 def _evaluator_type(dataset_name: str) -> str:
@@ -185,19 +218,6 @@ def machine() -> dict[str, Any]:
     return {"cpu": _cpu_name(), "cores": cores, "gpus": gpus, "system": platform.platform()}
 
 
-def plain(value: Any) -> Any:
-    """A JSON-able copy: tuples and arrays as lists, keys as text, NaN and infinities as None."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
 def _voc_evaluator(name: str) -> DatasetEvaluator:
     dicts = dataset_dicts(name)  # read first: else missing files would be found after all the predictions
     if not isinstance(dicts, StoreDataset):
@@ -222,15 +242,20 @@ def _per_category(metrics: Mapping[str, Any], classes: Sequence[str]) -> dict[st
     return {name[len("AP-") :]: value for name, value in metrics.items() if name.startswith("AP-")}
 
 
-def _has_masks(name: str) -> bool:
-    """Whether every annotation has a mask; raises where COCO's evaluation would fail."""
-    dicts = dataset_dicts(name)
-    json_file = MetadataCatalog.get(name).get("json_file")
-    if json_file and isinstance(dicts, StoreDataset):
-        check_coco_file(dicts, str(json_file))
-    annotations, masks = mask_counts(dicts)
+def _has_masks(name: str, truth: CocoTruth | None) -> bool:
+    """Whether every annotation has a mask.
+
+    Raises:
+        NDSError: there is nothing to find.
+    """
+    annotations, masks, crowds = annotation_counts(dataset_dicts(name)) if truth is None else truth.counts
     if not annotations:
         raise NDSError(f"dataset {name!r} has no annotations to evaluate against.")
+    if crowds == annotations:
+        raise NDSError(
+            f"dataset {name!r}: all {annotations} annotations are crowds (iscrowd 1): COCO's evaluation counts "
+            "none of them, so that there is nothing to evaluate against."
+        )
     if 0 < masks < annotations:
         logger.warning(
             "dataset %r: %d of %d annotations have no mask, so only boxes are evaluated.",

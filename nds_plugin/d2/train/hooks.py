@@ -14,12 +14,11 @@ from detectron2.utils import comm
 
 from nds_plugin.d2.data.loader import ObservedLoader
 from nds_plugin.errors import NDSError
-from nds_plugin.selection.counter_rng import stream_key
+from nds_plugin.selection.counter_rng import Purpose, stream_key
 from nds_plugin.selection.weights import available_weights, cluster_sizes
 
 logger = logging.getLogger(__name__)
 
-_ITERATION = 7  # purpose, see counter_rng.stream_key
 Weights = npt.NDArray[np.float64]
 
 
@@ -34,7 +33,7 @@ class IterationSeed(HookBase):
         self._seed = seed
 
     def before_step(self) -> None:
-        key = stream_key(self._seed, _ITERATION, self.trainer.iter, comm.get_rank())
+        key = stream_key(self._seed, Purpose.ITERATION, self.trainer.iter, comm.get_rank())
         torch.manual_seed(int(key[0]) % 2**63)
 
 

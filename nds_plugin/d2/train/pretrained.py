@@ -21,10 +21,10 @@ from detectron2.utils import comm
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
 from nds_plugin.d2.data.registration import dataset_classes
 from nds_plugin.d2.model.checkpoint import read_checkpoint
-from nds_plugin.d2.train.evaluation import plain, summarise
+from nds_plugin.d2.train.evaluation import summarise
 from nds_plugin.d2.train.trainer import NDSTrainer
-from nds_plugin.files.artifacts import content_hash, is_valid, read_json, write_json
-from nds_plugin.source.class_names import match_classes
+from nds_plugin.files.artifacts import content_hash, is_valid, plain, read_json, write_json
+from nds_plugin.source.class_names import NAME, SPELLING, SYNONYM, match_classes
 
 logger = logging.getLogger(__name__)
 
@@ -63,16 +63,20 @@ class RenamedClasses(DatasetEvaluator):
 def shared_classes(source: Sequence[str], target: Sequence[str]) -> tuple[list[int], list[str]]:
     """The target's class of each source class (-1: none), and the names of the target's shared classes.
 
-    By the same rules of names and synonyms as the transfer, without its loose pairs.
+    By the same rules of names and synonyms as the transfer, without its loose pairs, but for one target
+    each: a detection cannot be of two classes.
     """
     position = {name: i for i, name in reversed(list(enumerate(source)))}
+    matches = [
+        (i, match) for i, match in enumerate(match_classes(source, target)) if match.source is not None
+    ]
     target_of = [-1] * len(source)
-    names = []
-    for i, match in enumerate(match_classes(source, target)):
-        if match.source is not None:
-            target_of[position[match.source]] = i
-            names.append(target[i])
-    return target_of, names
+    for how in (NAME, SPELLING, SYNONYM):  # the target of the equal name has the first right to a class
+        for i, match in matches:
+            place = position[str(match.source)]
+            if match.how == how and target_of[place] == -1:
+                target_of[place] = i
+    return target_of, [target[i] for i, _ in matches if i in target_of]
 
 
 def evaluate_pretrained(cfg: CN, pretrain_cfg: CN, weights: Path, pretrain_key: str) -> dict[str, Any]:
@@ -105,9 +109,23 @@ def evaluate_pretrained(cfg: CN, pretrain_cfg: CN, weights: Path, pretrain_key: 
     evaluator = RenamedClasses(NDSTrainer.build_evaluator(pretrain_cfg, name, str(folder)), target_of)
     results = inference_on_dataset(model, NDSTrainer.build_test_loader(cfg, name), evaluator)
     if comm.is_main_process():
-        write_json(path, KIND, key, over_shared(results or {}, shared, dataset_classes(name)))
+        found = over_shared(results or {}, shared, dataset_classes(name))
+        found["renamed"] = _renamed(checkpoint["extra"]["thing_classes"], target_of, dataset_classes(name))
+        write_json(path, KIND, key, found)
     comm.synchronize()
     return read_json(path, KIND) if comm.is_main_process() else {}
+
+
+def _renamed(source: Sequence[str], target_of: Sequence[int], target: Sequence[str]) -> list[dict[str, str]]:
+    """The classes whose detections count for a class of another name; logged, too."""
+    found = [
+        {"source": name, "target": target[i]}
+        for name, i in zip(source, target_of)
+        if i >= 0 and name != target[i]
+    ]
+    for pair in found:
+        logger.info("detections of %(source)r count for %(target)r.", pair)
+    return found
 
 
 def _masks_of_shared_classes_only(model: Any, target_of: Sequence[int]) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import operator
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +17,16 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from nds_plugin.d2.config.nodes import merged
-from nds_plugin.d2.data.drawn_dataset import register_selection, selection_label_space
+from nds_plugin.d2.data.drawn_dataset import drawn_dataset, register_selection, selection_label_space
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
 from nds_plugin.d2.data.registration import dataset_classes, register_image_subset
 from nds_plugin.d2.model.checkpoint import read_checkpoint
 from nds_plugin.d2.model.transfer import transfer_checkpoint
 from nds_plugin.d2.train.trainer import NDSTrainer
+from nds_plugin.datasets.label_space import LabelSpace
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import content_hash, file_hash, is_valid, read_json, write_json
-from nds_plugin.selection.selection import Selection
+from nds_plugin.pipeline.selection_steps import Selected
 
 logger = logging.getLogger(__name__)
 
@@ -58,42 +62,58 @@ _IRRELEVANT = (
     "NDS.LOADER",  # a limit at which the run stops
     "NDS.TRANSFER",  # of the start of fine-tuning: an input of that stage alone
 )
+# Files that are inputs by their content, wherever they lie.
+_FILES = ("MODEL.WEIGHTS", "NDS.SOURCE.LABEL_MAPPING", "NDS.PARTITION.WEIGHTS")
 
 
-def pretrain_config(cfg: CN, selection_path: Path, key: str) -> CN:
+def pretrain_config(cfg: CN, selected: Selected) -> CN:
     """The config of pretraining: the selection's derived dataset, its classes, ``NDS.PRETRAIN`` over all."""
-    selection = Selection.load(selection_path)
-    space = selection_label_space(selection.sources, cfg.NDS.SOURCE.LABEL_MAPPING)
-    name = f"nds_selection_{key[:10]}"
-    register_selection(selection_path, name, cfg.NDS.SOURCE.LABEL_MAPPING)
+    mapping = cfg.NDS.SOURCE.LABEL_MAPPING
+    space = selection_label_space(selected.selection.sources, mapping)
+    name = f"nds_selection_{selected.key[:10]}"
+    register_selection(selected.path, name, mapping, selected.selection)
     result = merged(cfg, cfg.NDS.PRETRAIN)
     result.DATASETS.TRAIN, result.DATASETS.TEST = (name,), ()
     result.DATALOADER.SAMPLER_TRAIN = "NDSTrainingSampler"
     result.MODEL.ROI_HEADS.NUM_CLASSES = len(space.classes)
-    result.NDS.SELECTION = str(selection_path)
-    if any(len(labelled) < len(space.classes) for labelled in space.labelled):
-        result.NDS.LABEL_SPACES = [sorted(labelled) for labelled in space.labelled]
+    result.NDS.SELECTION = str(selected.path)
+    result.NDS.LABEL_SPACES = _label_spaces(space) or result.NDS.LABEL_SPACES
     result.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "pretrain")
     return result
+
+
+def _label_spaces(space: LabelSpace) -> list[list[int]]:
+    """``NDS.LABEL_SPACES``: the classes that each source labels; nothing where each labels all."""
+    partly = any(len(labelled) < len(space.classes) for labelled in space.labelled)
+    return [sorted(labelled) for labelled in space.labelled] if partly else []
+
+
+def finetune_datasets(cfg: CN) -> tuple[str, ...]:
+    """Names of the datasets to fine-tune on: those of the config, or draws of their images; reads none."""
+    count = cfg.NDS.TARGET.NUM_IMAGES
+    if not count:
+        return tuple(cfg.DATASETS.TRAIN)
+    return tuple(target_subset(name, count, cfg.NDS.SEED) for name in cfg.DATASETS.TRAIN)
 
 
 def finetune_config(cfg: CN) -> CN:
     """The config of fine-tuning: the target's images and classes."""
     result = cfg.clone()
     result.defrost()
-    count = cfg.NDS.TARGET.NUM_IMAGES
-    if count:
-        result.DATASETS.TRAIN = tuple(target_subset(name, count, cfg.NDS.SEED) for name in cfg.DATASETS.TRAIN)
+    result.DATASETS.TRAIN = finetune_datasets(cfg)
     classes = [dataset_classes(name) for name in cfg.DATASETS.TRAIN]
     if any(c != classes[0] for c in classes):
         raise NDSError(
             f"the target's datasets {list(cfg.DATASETS.TRAIN)} have different classes: join them first."
         )
     result.MODEL.ROI_HEADS.NUM_CLASSES = len(classes[0])
+    drawn = drawn_dataset(result.DATASETS.TRAIN)
     if cfg.DATALOADER.SAMPLER_TRAIN in ("TrainingSampler", "NDSTrainingSampler"):
-        result.DATALOADER.SAMPLER_TRAIN = "SeekableTrainingSampler"
+        # A stream that is trained on by its name is drawn from; of a subset every image is taken alike.
+        stream = drawn is not None and drawn["mode"] == "stream"
+        result.DATALOADER.SAMPLER_TRAIN = "NDSTrainingSampler" if stream else "SeekableTrainingSampler"
     result.NDS.SELECTION = ""
-    result.NDS.LABEL_SPACES = []
+    result.NDS.LABEL_SPACES = _label_spaces(selection_label_space(drawn["sources"])) if drawn else []
     result.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "finetune")
     return result
 
@@ -108,7 +128,10 @@ def target_subset(name: str, count: int, seed: int) -> str:
 def training_key(cfg: CN, inputs: Sequence[str]) -> str:
     """Hash of what decides the trained weights: the config and the hashes of the inputs."""
     plain = yaml.safe_load(cfg.dump())
-    for name in _IRRELEVANT:
+    files = [
+        name for name in _FILES if os.path.isfile(functools.reduce(operator.getitem, name.split("."), plain))
+    ]
+    for name in (*_IRRELEVANT, *files):
         *parents, leaf = name.split(".")
         node = plain
         for parent in parents:
@@ -174,6 +197,12 @@ def train(
     return folder / FINAL
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether a training in a folder has finished, or left a checkpoint to go on from."""
+    finished = (folder / FINISHED).is_file() and (folder / FINAL).is_file()
+    return finished or (folder / "last_checkpoint").is_file()
+
+
 def _can_go_on(folder: Path, key: str, resume: bool) -> bool:
     if not (folder / "last_checkpoint").is_file():
         return False
@@ -227,7 +256,13 @@ def evaluate(cfg: CN, weights: Path | str) -> dict[str, Any]:
     """Evaluate weights on ``DATASETS.TEST``: Detectron2's results by dataset (main process; {} elsewhere)."""
     model = build_model(cfg)
     state = read_checkpoint(weights)
-    model.load_state_dict(state.get("model", state))
+    try:
+        model.load_state_dict(state.get("model", state))
+    except RuntimeError as error:
+        raise NDSError(
+            f"{weights} holds other weights than those of the config's detector "
+            f"({' '.join(str(error).split())[:200]}): evaluate weights that were trained with this MODEL config."
+        ) from None
     results = NDSTrainer.test(cfg, model)
     # Detectron2 leaves out the dataset's name where there is only one.
     return results if len(cfg.DATASETS.TEST) > 1 else {cfg.DATASETS.TEST[0]: results}

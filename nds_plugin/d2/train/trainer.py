@@ -25,8 +25,6 @@ from nds_plugin.d2.model.mixed_precision import trainer_type
 from nds_plugin.d2.train.evaluation import build_evaluator
 from nds_plugin.d2.train.hooks import DrawMonitor, IterationSeed
 from nds_plugin.errors import unknown_name
-from nds_plugin.selection.selection import Selection
-from nds_plugin.selection.weights import available_weights, cluster_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -103,10 +101,9 @@ class NDSTrainer(DefaultTrainer):
         ours: list[Any] = []
         if self.cfg.NDS.SEED >= 0:
             ours.append(IterationSeed(self.cfg.NDS.SEED))
-        if self.cfg.NDS.SELECTION and isinstance(self._trainer.data_loader, ObservedLoader):
-            ours.append(
-                DrawMonitor(expected_shares(Selection.load(self.cfg.NDS.SELECTION), self.observed_loader))
-            )
+        loader = self._trainer.data_loader
+        if self.cfg.NDS.SELECTION and isinstance(loader, ObservedLoader) and loader.selection is not None:
+            ours.append(DrawMonitor(loader.selection.shares))
         stock = super().build_hooks()
         if not self.cfg.TEST.EVAL_PERIOD:  # the evaluation is a step of its own, after training
             stock = [hook for hook in stock if not isinstance(hook, hooks.EvalHook)]
@@ -125,14 +122,6 @@ class NDSTrainer(DefaultTrainer):
         else:  # Detectron2 v0.6
             self._trainer.data_loader = build()
             self._trainer._data_loader_iter = iter(self._trainer.data_loader)
-
-
-def expected_shares(selection: Selection, loader: ObservedLoader) -> Weights:
-    """Share of each cluster in what the loader will draw, shape (K,)."""
-    sizes = cluster_sizes(loader.dataset.cluster, len(selection.weights))
-    if selection.mode == "stream":
-        return available_weights(selection.weights, sizes)
-    return np.asarray(sizes / sizes.sum())
 
 
 def _data_parallel(model: torch.nn.Module) -> torch.nn.Module:

@@ -12,6 +12,7 @@ import numpy as np
 
 from nds_plugin.datasets.label_images import check_size
 from nds_plugin.errors import NDSError
+from nds_plugin.extras import needed_for
 
 _HALF = 0.5  # pixel
 _THIN = 0.4  # pixel; our choice
@@ -79,10 +80,8 @@ def read_polygons(
 
 
 def _shapely() -> Any:
-    try:
+    with needed_for("reading polygons of Cityscapes"):
         import shapely
-    except ImportError:
-        raise NDSError("Cityscapes' polygons need the package shapely: pip install shapely.") from None
     return shapely
 
 

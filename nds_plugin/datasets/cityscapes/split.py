@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 
 from nds_plugin.datasets.label_images import check_size, read_label_image, regions
 from nds_plugin.datasets.public import PublicDataset, Split, missing_tree, store_path
 from nds_plugin.errors import NDSError
+from nds_plugin.extras import needed_for
+from nds_plugin.images.reading import ImageError, read_header
 from nds_plugin.store import Annotations, Images, Inputs, Ragged, StoreSpec, StoreWriter
 from nds_plugin.store.parts import Unit, map_parts, unit_key
 
@@ -106,12 +107,8 @@ def label_ids() -> tuple[int, ...]:
     Raises:
         NDSError: cityscapesscripts is not installed.
     """
-    try:
+    with needed_for("reading Cityscapes"):
         from cityscapesscripts.helpers.labels import name2label
-    except ImportError:
-        raise NDSError(
-            "Cityscapes needs the package cityscapesscripts: pip install --no-deps cityscapesscripts."
-        ) from None
     return tuple(name2label[name].id for name in CLASSES)
 
 
@@ -153,11 +150,10 @@ def _convert(argument: tuple[Sequence[Frame], Any]) -> pa.Table:
     rows = []
     for frame in frames:
         try:
-            with Image.open(frame.image) as image:
-                size = (image.height, image.width)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise NDSError(f"Cityscapes: {frame.image} cannot be read ({error}): get it again.") from None
-        rows.append({"width": size[1], "height": size[0], "objects": convert(frame, size)})
+            width, height = read_header(frame.image).shown
+        except ImageError as error:
+            raise NDSError(f"Cityscapes: {error} Get it again.") from None
+        rows.append({"width": width, "height": height, "objects": convert(frame, (height, width))})
     return pa.Table.from_pylist(rows, schema=_SCHEMA)
 
 

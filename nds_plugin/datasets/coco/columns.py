@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from nds_plugin.datasets.coco.ids import TEXT, IdTypes, is_number
+from nds_plugin.datasets.coco.masks import MAX_SIDE, all_numbers, polygon_columns, read_mask
 from nds_plugin.errors import NDSError
 from nds_plugin.store import Annotations, Images, Ragged, StoreWriter
-from nds_plugin.store.rle import runs
-from nds_plugin.store.schema import NO_CROWD_KEY, TEXT_RLE, text
+from nds_plugin.store.schema import NO_CROWD_KEY, text
 
 logger = logging.getLogger(__name__)
 
-MAX_SIDE = 1_000_000  # pixels; our choice, beyond any photograph
+_BITS = {None: 0, 0: 0, 1: 1}  # also 0.0, 1.0, false and true: they are equal
+_CATEGORY_ID = "category_id of annotations"
 
 
 class CocoColumns:
@@ -28,11 +29,12 @@ class CocoColumns:
 
     def __init__(self, path: Path, writer: StoreWriter) -> None:
         self._path, self._writer = path, writer
-        self._categories: list[dict[str, Any]] = []
+        self._id_types = IdTypes(path)
+        self._categories: list[tuple[Any, str]] = []  # id and name
         self._text_categories: dict[str, int] = {}  # where category ids are text: numbers in their place
         self._licenses: dict[Any, str] = {}
         self._license_ids: list[Any] = []
-        self._broken = 0
+        self._broken = self._ignored = 0
         self._seen_images = self._seen_annotations = 0
 
     def take(self, key: str, value: Any) -> None:
@@ -73,7 +75,9 @@ class CocoColumns:
         if isinstance(items, list):
             for entry in items:
                 if isinstance(entry, dict) and isinstance(entry.get("id"), (int, str)):
-                    self._licenses[entry["id"]] = str(entry.get("name") or entry.get("url") or "")
+                    name = str(entry.get("name") or entry.get("url") or "")
+                    name.encode()  # UnicodeEncodeError: half a character
+                    self._licenses[entry["id"]] = name
 
     def _categories_of(self, items: list[Any]) -> None:
         ids = self._column(items, "id", "categories", len(self._categories))
@@ -83,8 +87,8 @@ class CocoColumns:
                 raise NDSError(
                     f"{self._path}: 'name' of categories[{len(self._categories) + i}] must be text, got {name!r}."
                 )
-        self._one_type([*(c["id"] for c in self._categories), *ids], "categories")
-        self._categories += items
+        "".join(names).encode()  # UnicodeEncodeError: half a character
+        self._categories += zip(self._id_types.take(ids, "categories"), names)
 
     def _images_of(self, items: list[Any]) -> None:
         first = self._seen_images
@@ -95,6 +99,12 @@ class CocoColumns:
             bad = next(i for i, name in enumerate(names) if type(name) is not str)
             raise NDSError(
                 f"{self._path}: 'file_name' of images[{first + bad}] must be text, got {names[bad]!r}."
+            )
+        if "\0" in "".join(names):
+            bad = next(i for i, name in enumerate(names) if "\0" in name)
+            raise NDSError(
+                f"{self._path}: 'file_name' of images[{first + bad}] holds the character 0, which no file name may: "
+                f"{names[bad]!r}."
             )
         urls = [image.get("coco_url") or image.get("flickr_url") for image in items]
         checksums = [image.get("checksum") for image in items]
@@ -112,11 +122,12 @@ class CocoColumns:
         )
 
     def _sizes(self, images: list[Any], key: str) -> npt.NDArray[np.int32]:
-        values = [image.get(key) or 0 for image in images]
+        values = [0 if image.get(key) is None else image[key] for image in images]
         for image, value in zip(images, values):
-            if type(value) not in (int, float) or not 0 <= value <= MAX_SIDE:
+            if not is_number(value) or not 0 <= value <= MAX_SIDE:
+                kind = "whole number" if type(value) is float else "number"
                 raise NDSError(
-                    f"{self._path}: {key!r} of image {image['id']!r} must be a number of 0 (not known) to "
+                    f"{self._path}: {key!r} of image {image['id']!r} must be a {kind} of 0 (not known) to "
                     f"{MAX_SIDE} pixels, got {value!r}."
                 )
         return np.array(values, dtype=np.float64).astype(np.int32)
@@ -128,25 +139,21 @@ class CocoColumns:
         categories = self._category_numbers(self._references(items, "category_id", "category", first))
         boxes = self._boxes(items, first)
         masks = [self._segmentation(item) for item in items]
-        kept = [i for i, mask in enumerate(masks) if mask is not None]
-        self._broken += len(items) - len(kept)
-        if len(kept) < len(items):
-            items, owners, masks = ([column[i] for i in kept] for column in (items, owners, masks))
-            boxes, categories = boxes[kept], categories[kept]
-        if items:
-            self._writer.add_annotations(self._columns(items, owners, categories, boxes, masks))
+        usable = np.array([mask is not None for mask in masks], dtype=bool)
+        self._broken += len(items) - int(usable.sum())
+        self._writer.add_annotations(self._columns(items, owners, categories, boxes, masks, usable))
 
     def _columns(
-        self, items: list[Any], owners: list[Any], categories: Any, boxes: Any, masks: list[Any]
+        self, items: list[Any], owners: list[Any], categories: Any, boxes: Any, masks: list[Any], usable: Any
     ) -> Annotations:
         polygons = [mask if isinstance(mask, list) else () for mask in masks]
         rles = [mask if isinstance(mask, tuple) and mask else None for mask in masks]
         sizes = [(0, 0) if rle is None else rle[0] for rle in rles]
         areas = [item.get("area") for item in items]
         keypoints = [item.get("keypoints") or () for item in items]
-        ids = [item.get("id") if type(item.get("id")) is int else -1 for item in items]
+        ids = [int(item["id"]) if is_number(item.get("id")) else -1 for item in items]
         return Annotations(
-            image_id=self._ids(owners, "annotations"),
+            image_id=self._ids(owners, "image_id of annotations"),
             category_id=categories,
             bbox=boxes,
             iscrowd=np.array([self._crowd(item) for item in items], dtype=np.int8),
@@ -157,51 +164,48 @@ class CocoColumns:
             rle=Ragged.of_bytes([None if rle is None else rle[1] for rle in rles]) if any(rles) else None,
             rle_size=np.array(sizes, dtype=np.int32) if any(rles) else None,
             keypoints=self._keypoints(items, keypoints) if any(keypoints) else None,
+            usable=usable,
         )
 
     def _crowd(self, annotation: dict[str, Any]) -> int:
-        value = 1 if annotation.get("ignore") in (1, True) else annotation.get("iscrowd", NO_CROWD_KEY)
-        if value is None or value in (0, 1, NO_CROWD_KEY):
-            return int(value or 0)
-        raise NDSError(
-            f"{self._path}: 'iscrowd' of annotation {annotation.get('id')!r} must be 0 or 1, got {value!r}."
-        )
+        try:
+            crowd = _BITS[annotation["iscrowd"]] if "iscrowd" in annotation else NO_CROWD_KEY
+            ignored = _BITS[annotation.get("ignore")]
+        except (KeyError, TypeError):
+            key = "iscrowd" if _is_no_bit(annotation.get("iscrowd")) else "ignore"
+            raise NDSError(
+                f"{self._path}: {key!r} of annotation {annotation.get('id')!r} must be 0 or 1, got {annotation[key]!r}."
+            ) from None
+        self._ignored += ignored
+        return 1 if ignored else crowd
 
     def _keypoints(self, items: list[Any], keypoints: list[Any]) -> Ragged:
-        try:
-            return Ragged.of_numbers(keypoints)
-        except (TypeError, ValueError, OverflowError):
-            bad = next(i for i, points in enumerate(keypoints) if points and not _all_numbers(points))
-            raise NDSError(
-                f"{self._path}: 'keypoints' of annotation {items[bad].get('id')!r} must be numbers x, y, visibility, "
-                f"..., got {str(keypoints[bad])[:60]}."
-            ) from None
+        for item, points in zip(items, keypoints):
+            if points and not all_numbers(points):
+                raise NDSError(
+                    f"{self._path}: 'keypoints' of annotation {item.get('id')!r} must be numbers x, y, visibility, "
+                    f"..., got {str(points)[:60]}."
+                )
+        return Ragged.of_numbers(keypoints)
 
     def _segmentation(self, annotation: dict[str, Any]) -> Any:
-        """Polygons as a list, run lengths as ((height, width), bytes, flag), () for none, None for broken."""
-        segmentation = annotation.get("segmentation")
         try:
-            if isinstance(segmentation, dict):
-                return _run_lengths(segmentation)
-            if not segmentation:
-                return ()
-            if not isinstance(segmentation, list) or not all(isinstance(part, list) for part in segmentation):
-                raise TypeError
-            polygons = [part for part in segmentation if len(part) % 2 == 0 and len(part) >= 6]
-            return polygons or None
-        except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
+            return read_mask(annotation.get("segmentation"))
+        except ValueError:
             raise self._no_mask(annotation) from None
 
     def _polygons(self, items: list[Any], polygons: list[Any]) -> Ragged:
-        try:
-            found = Ragged.of_polygons(polygons)
-            assert isinstance(found.values, Ragged)
-            whole = bool(np.isfinite(np.asarray(found.values.values)).all())
-        except (TypeError, ValueError, OverflowError):
-            whole = False
-        if not whole:
-            bad = (i for i, p in zip(items, polygons) if not all(_all_numbers(part) for part in p))
-            raise self._no_mask(next(bad))
+        found = polygon_columns(polygons)
+        if found is None:
+            bad, parts = next(
+                (i, p) for i, p in zip(items, polygons) if not all(all_numbers(part, MAX_SIDE) for part in p)
+            )
+            if not all(map(all_numbers, parts)):
+                raise self._no_mask(bad)
+            raise NDSError(
+                f"{self._path}: a polygon of annotation {bad.get('id')!r} of image {bad['image_id']!r} reaches beyond "
+                f"{MAX_SIDE} pixels: correct it."
+            )
         return found
 
     def _no_mask(self, annotation: dict[str, Any]) -> NDSError:
@@ -228,37 +232,28 @@ class CocoColumns:
         )
 
     def _category_numbers(self, ids: list[Any]) -> npt.NDArray[np.int64]:
-        kind = self._one_type(ids, "category_id of annotations")
-        if kind is str:
+        ids = self._id_types.take(ids, _CATEGORY_ID)
+        if self._id_types.kind(_CATEGORY_ID) == TEXT:
             numbers = self._text_categories
             return np.array([numbers.setdefault(i, len(numbers)) for i in ids], dtype=np.int64)
         return np.array(ids, dtype=np.int64)
 
     def _ids(self, ids: list[Any], what: str) -> Any:
-        kind = self._one_type(ids, what)
-        try:
-            return pa.array(ids, pa.string()) if kind is str else np.array(ids, dtype=np.int64)
-        except OverflowError:
-            raise NDSError(f"{self._path}: the ids of {what!r} must fit into 64 bits.") from None
+        ids = self._id_types.take(ids, what)
+        return pa.array(ids, pa.string()) if isinstance(ids[0], str) else np.array(ids, dtype=np.int64)
 
     def _references(self, items: list[Any], key: str, what: str, first: int) -> list[Any]:
         values = self._column(items, key, "annotations", first)
         if not set(map(type, values)) <= {int, str}:
-            bad = [i for i, value in enumerate(values) if type(value) not in (int, str)]
+            bad = [i for i, value in enumerate(values) if type(value) is not str and not is_number(value)]
+        else:
+            bad = []
+        if bad:
             raise NDSError(
                 f"{self._path}: {len(bad)} of {len(values)} annotations are of no {what} that the file lists, first "
                 f"annotations[{first + bad[0]}] with {key} {values[bad[0]]!r}: remove them or add the {what}."
             )
         return values
-
-    def _one_type(self, ids: list[Any], what: str) -> type:
-        types = set(map(type, ids))
-        if types not in ({int}, {str}):
-            names = ", ".join(sorted(t.__name__ for t in types))
-            raise NDSError(
-                f"{self._path}: the ids of {what!r} must be all whole numbers or all text, got {names}."
-            )
-        return types.pop()
 
     def _column(self, items: list[Any], key: str, what: str, first: int) -> list[Any]:
         try:
@@ -274,24 +269,32 @@ class CocoColumns:
         """What can be told at the end of the file; the categories."""
         if self._broken:
             logger.warning(
-                "%s: %d instances left out, their masks are not polygons.", self._path, self._broken
+                "%s: %d instances left out: none of their polygons has three corners or more.",
+                self._path,
+                self._broken,
             )
+        self._writer.info["ignored"] = self._ignored
         names = [self._licenses.get(i, "") for i in self._license_ids]
         if any(names):
             self._writer.set_text("license", text(names))
-        ids = [category["id"] for category in self._categories]
+        ids = [i for i, _ in self._categories]
         if len(set(ids)) != len(ids):
             twice = [value for value in dict.fromkeys(ids) if ids.count(value) > 1]
             raise NDSError(
                 f"{self._path}: {len(twice)} ids of 'categories' occur more than once, first {twice[0]!r}: "
                 "make them unique."
             )
-        return self._numbered(ids)
+        return self._numbered()
 
-    def _numbered(self, ids: list[Any]) -> list[tuple[int, str]]:
-        names = {category["id"]: category["name"] for category in self._categories}
-        if not ids or isinstance(ids[0], int):
-            return [(int(i), names[i]) for i in ids]
+    def _numbered(self) -> list[tuple[int, str]]:
+        """The categories with numbers for ids, as the annotations have them."""
+        own, named = self._id_types.kind("categories"), self._id_types.kind(_CATEGORY_ID)
+        if own and named and own != named:
+            raise NDSError(
+                f"{self._path}: annotations name their categories by {named}, but the ids of 'categories' are {own}: "
+                "write both alike."
+            )
+        names = dict(self._categories)
         # Text ids: numbered as the annotations met them, then by name. The order of classes is that of
         # the numbers, so they are renamed to ascend with the text.
         unknown = [i for i in self._text_categories if i not in names]
@@ -300,6 +303,8 @@ class CocoColumns:
                 f"{self._path}: annotations are of no category that the file lists, first with category_id "
                 f"{unknown[0]!r}: remove them or add the category."
             )
+        if own != TEXT:
+            return self._categories
         ordered = sorted(names)
         self._writer.renumber(
             {self._text_categories[i]: n for n, i in enumerate(ordered) if i in self._text_categories}
@@ -307,32 +312,8 @@ class CocoColumns:
         return [(n, names[i]) for n, i in enumerate(ordered)]
 
 
-def _all_numbers(values: Any) -> bool:
-    """Whether this is a list of finite numbers that a float can hold."""
-    if not isinstance(values, list) or not set(map(type, values)) <= {int, float}:
-        return False
+def _is_no_bit(value: Any) -> bool:
     try:
-        return all(math.isfinite(value) for value in values)
-    except OverflowError:
-        return False
-
-
-def _run_lengths(segmentation: dict[str, Any]) -> tuple[tuple[int, int], bytes, int]:
-    height, width = segmentation["size"]
-    if (
-        type(height) is not int
-        or type(width) is not int
-        or not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE)
-    ):
-        raise ValueError
-    given = segmentation["counts"]
-    if isinstance(given, list):
-        if sum(given) != height * width or min(given) < 0:
-            raise ValueError
-        from pycocotools import mask
-
-        return (height, width), mask.frPyObjects(segmentation, height, width)["counts"], 0
-    counts = given.encode("ascii")
-    if runs(counts).sum() != height * width:
-        raise ValueError
-    return (height, width), counts, TEXT_RLE
+        return value not in _BITS
+    except TypeError:
+        return True

@@ -42,7 +42,7 @@ def stream_object(
         list; a value of ``arrays`` that is no array comes as it is.
 
     Raises:
-        NDSError: missing, empty, not UTF-8, not JSON, no object, or cut short.
+        NDSError: missing, empty, not UTF-8, not JSON, no object, cut short, or a key of ``arrays`` twice.
     """
     with no_gc(), _open(path) as file, _progress(path) as bar:
         yield from _Stream(file, Path(path), what, bar).members(arrays, chunk)
@@ -95,11 +95,17 @@ class _Stream:
         self._at += 1
         if self._peek() == "}":
             return self._finish()
+        seen: set[str] = set()
         while True:
             self._peek()
             key = self._value()
             if not isinstance(key, str):
                 raise self._broken("Expecting property name enclosed in double quotes", self._at)
+            if key in seen and key in arrays:
+                raise NDSError(
+                    f"{self._path} is not {self._what}: the key {key!r} occurs more than once: join the lists."
+                )
+            seen.add(key)
             self._expect(":")
             if self._peek() == "[" and key in arrays:
                 for items in self._items(chunk):

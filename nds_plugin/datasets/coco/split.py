@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from nds_plugin.datasets.coco.store import open_coco
 from nds_plugin.datasets.store_index import index_store, main_classes
 from nds_plugin.source.folder import check_files, index_folder
 from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.source_names import coco_name
 
-__all__ = ["check_files", "default_source", "index_coco", "index_folder", "main_classes"]
+__all__ = ["check_files", "coco_name", "index_coco", "index_folder", "main_classes"]
 
 
 def index_coco(
@@ -23,18 +23,7 @@ def index_coco(
     (:mod:`nds_plugin.datasets.coco.store`).
 
     Args:
-        source: name of the source; default :func:`default_source` of the file's path.
+        source: name of the source; default :func:`coco_name` of the file's path.
     """
     store = open_coco(json_file, require=("images",))
-    return index_store(store, image_root, source or default_source(json_file))
-
-
-def default_source(json_file: str | os.PathLike[str]) -> str:
-    """``FOLDER_STEM`` of an annotation file, FOLDER being the first that is not "annotations".
-
-    >>> default_source("coco/annotations/instances_train2017.json")
-    'coco_instances_train2017'
-    """
-    path = Path(json_file).absolute()
-    folder = path.parent.parent if path.parent.name == "annotations" else path.parent
-    return f"{folder.name}_{path.stem}" if folder.name else path.stem
+    return index_store(store, image_root, source or coco_name(json_file))

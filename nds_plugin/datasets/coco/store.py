@@ -29,7 +29,7 @@ from nds_plugin.store.opening import STORES, store_place
 
 KEYS = ("images", "annotations", "categories")
 _IMAGE_ID = {"images": "id", "annotations": "image_id"}
-READER = 1  # raised when this module or coco_columns makes other records of the same file
+READER = 2  # raised when this module or coco_columns makes other records of the same file
 SETTINGS = ["coco", READER]
 # Files whose store is called as a dataset, by their place below DETECTRON2_DATASETS.
 _NAMES = {
@@ -137,9 +137,15 @@ def read_coco(
                 f"{json_file} is not COCO json: {key!r} must be a list, got a {type(value).__name__}."
             )
         if images is not None and key in _IMAGE_ID:
-            value = [item for item in value if item[_IMAGE_ID[key]] in images]
+            value = [item for item in value if not _of_others(item, _IMAGE_ID[key], images)]
         reader.take(key, value)
     if "images" not in seen:
         _check_keys(list(seen), KEYS, json_file)
     writer.info["keys"] = list(seen)
     return reader.finish()
+
+
+def _of_others(item: Any, key: str, images: Collection[Any]) -> bool:
+    """Whether an item is of an image that is not asked for; what has no id at all is left for the check."""
+    owner = item.get(key) if isinstance(item, dict) else None
+    return isinstance(owner, (int, float, str)) and owner not in images

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import io
-import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -18,10 +17,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from PIL import Image
 
 from nds_plugin.errors import NDSError
-from nds_plugin.images.reading import turned
+from nds_plugin.images.reading import ImageError, load_stored, turned
 from nds_plugin.store import rle
 
 THERE, MISSING, EMPTY = 0, 1, 2  # what became of a mask
@@ -115,7 +113,7 @@ def _find(places: tuple[Path, ...], name: str) -> bytes | None:
         except FileNotFoundError:
             continue
         except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise _damaged(places, name, error) from None
+            raise _damaged(places, name, str(error) or type(error).__name__) from None
         if data is not None:
             return data
     return None
@@ -124,18 +122,16 @@ def _find(places: tuple[Path, ...], name: str) -> bytes | None:
 def _decode(data: bytes, orientation: int, places: tuple[Path, ...], name: str) -> rle.Mask:
     """The pixels of an object: those that are not 0, of 1, 8 or 16 bits or colours."""
     try:
-        with Image.open(io.BytesIO(data)) as stored:
-            image = turned(stored, orientation)
-            plain = image.mode in ("1", "L") or image.mode.startswith("I")
-            pixels = np.asarray(image if plain else image.convert("L"))
-            return pixels if pixels.dtype == bool else pixels != 0
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
-        raise _damaged(places, name, error) from None
+        image = turned(load_stored(io.BytesIO(data), name), orientation)
+    except ImageError as error:
+        raise _damaged(places, name, str(error).removeprefix(f"{name}: ").rstrip(".")) from None
+    plain = image.mode in ("1", "L") or image.mode.startswith("I")
+    pixels = np.asarray(image if plain else image.convert("L"))
+    return pixels if pixels.dtype == bool else pixels != 0
 
 
-def _damaged(places: tuple[Path, ...], name: str, error: Exception) -> NDSError:
+def _damaged(places: tuple[Path, ...], name: str, cause: str) -> NDSError:
     where = ", ".join(map(str, places))
-    cause = str(error).replace("<_io.BytesIO object at ", "<").split("<")[0].strip() or type(error).__name__
     return NDSError(
         f"{where}: the mask {name} is no whole PNG ({cause}): it was cut short or damaged, get it again."
     )

@@ -41,7 +41,7 @@ def _section(dataset: PublicDataset) -> str:
         f"Page: <{dataset.page}>",
         f"Licence: {dataset.licence}",
         f"Download: {dataset.download}",
-        f"Build: `python tools/prepare_datasets.py --build {dataset.key}`",
+        f"Build: `nds datasets --build {dataset.key}`",
     ]
     parts = [
         f"### {dataset.title}",

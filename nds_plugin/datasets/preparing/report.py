@@ -31,7 +31,7 @@ def check_report(states: Sequence[DatasetState], root: Path, width: int) -> str:
     parts = [head, *(paragraph(state, width) for state in states), count_table(states, width)]
     ready = [s.dataset.key for s in states if any(split.state == FOUND for split in s.splits)]
     if ready:
-        parts.append(f"To build what is found: python tools/prepare_datasets.py --build {' '.join(ready)}")
+        parts.append(f"To build what is found: nds datasets --build {' '.join(ready)}")
     return "\n\n".join(parts)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from nds_plugin.datasets.sample.canvas import Canvas, Colour, Sprite, ellipse, pick, sprite_points
 
-_Choice = Callable[[str], Sprite]
+Sprites = Mapping[str, Callable[[np.random.Generator], Sprite]]
 
 
 def clouds(canvas: Canvas, horizon: float, colour: Colour, count: int) -> None:
@@ -42,8 +42,8 @@ def tufts(canvas: Canvas, horizon: float, colours: list[Colour], count: int, lon
 
 
 def spread(
-    canvas: Canvas, focus: str, others: list[str], count: int, horizon: float, camera: float, make: _Choice,
-    nearest: float = 0.96, farthest: float = 0.2, shadow: float = 0.3,
+    canvas: Canvas, focus: str, others: list[str], count: int, horizon: float, camera: float, make: Sprites,
+    farthest: float = 0.2, shadow: float = 0.3,
 ) -> None:  # fmt: skip
     """Stand the focus and ``count`` others on a plane seen from ``camera`` metres above it.
 
@@ -54,9 +54,9 @@ def spread(
     depth = canvas.height - horizon
     for number in range(count + 1):
         category = focus if number == 0 else others[int(rng.integers(len(others)))]
-        sprite = make(category)
+        sprite = make[category](rng)
         half = float(np.abs(sprite_points(sprite)[:, 0]).max())
-        near = rng.uniform(0.5, 0.85) if number == 0 else rng.uniform(farthest**0.7, nearest) ** (1 / 0.7)
+        near = rng.uniform(0.5, 0.85) if number == 0 else rng.uniform(farthest**0.7, 0.96) ** (1 / 0.7)
         near = min(
             near, max(0.45 * canvas.width * camera / (half * depth), farthest)
         )  # fits into the picture

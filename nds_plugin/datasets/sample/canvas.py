@@ -9,7 +9,7 @@ it is covered by the visible part of the object.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 Colour = tuple[float, float, float]
 Points = npt.NDArray[np.float64]
-Part = tuple[Points, Optional[Colour]]
+Part = tuple[Points, Colour | None]
 Sprite = list[Part]
 Mask = npt.NDArray[np.bool_]
 

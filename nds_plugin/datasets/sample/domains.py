@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from nds_plugin.datasets.sample import landscapes as sample_landscapes
-from nds_plugin.datasets.sample import scenes as sample_scenes
+from nds_plugin.datasets.sample import landscapes, scenes
 from nds_plugin.datasets.sample.canvas import MIN_VISIBLE_PIXELS, Canvas, Instance
 from nds_plugin.errors import NDSError
 
@@ -41,36 +40,20 @@ _CATTLE = ("cow", "sheep", "horse", "tree", "person")
 DOMAINS: dict[str, Domain] = {
     domain.name: domain
     for domain in (
-        Domain("street", "source", _TRAFFIC, "a road into the depth, by day or night", sample_scenes.street),
+        Domain("street", "source", _TRAFFIC, "a road into the depth, by day or night", scenes.street),
+        Domain("room", "source", ("person", "chair", "table", "lamp"), "a furnished room", scenes.room),
+        Domain("meadow", "source", _CATTLE, "animals on a meadow, in summer or snow", landscapes.meadow),
+        Domain("harbour", "source", ("boat", "bird", "person"), "boats off a pier", landscapes.harbour),
         Domain(
-            "room", "source", ("person", "chair", "table", "lamp"), "a furnished room", sample_scenes.room
+            "desert", "source", ("camel", "cactus", "tent", "person"), "camels in dunes", landscapes.desert
         ),
-        Domain(
-            "meadow", "source", _CATTLE, "animals on a meadow, in summer or snow", sample_landscapes.meadow
-        ),
-        Domain(
-            "harbour", "source", ("boat", "bird", "person"), "boats off a pier", sample_landscapes.harbour
-        ),
-        Domain(
-            "desert",
-            "source",
-            ("camel", "cactus", "tent", "person"),
-            "camels in dunes",
-            sample_landscapes.desert,
-        ),
-        Domain(
-            "shelf", "source", ("bottle", "cup", "vase", "book"), "things on a shelf", sample_landscapes.shelf
-        ),
-        Domain("city", "client", _TRAFFIC, "a road across, in the rain, mostly by night", sample_scenes.city),
-        Domain("farm", "client", _CATTLE, "animals on misty fields, mostly in snow", sample_landscapes.farm),
+        Domain("shelf", "source", ("bottle", "cup", "vase", "book"), "things on a shelf", landscapes.shelf),
+        Domain("city", "client", _TRAFFIC, "a road across, in the rain, mostly by night", scenes.city),
+        Domain("farm", "client", _CATTLE, "animals on misty fields, mostly in snow", landscapes.farm),
     )
 }
-CATEGORY_IDS: dict[str, int] = {
-    name: number
-    for number, name in enumerate(
-        sorted({name for domain in DOMAINS.values() for name in domain.classes}), start=1
-    )
-}
+_NAMES = sorted({name for domain in DOMAINS.values() for name in domain.classes})
+CATEGORY_IDS: dict[str, int] = {name: number for number, name in enumerate(_NAMES, start=1)}
 
 
 def draw_image(

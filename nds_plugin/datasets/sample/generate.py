@@ -20,7 +20,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -45,7 +45,7 @@ _FIRST_ID = {"train": 1, "val": 500_001}
 
 __all__ = ["CATEGORY_IDS", "DOMAINS", "Domain", "draw_image", "generate", "is_complete", "sample_key"]
 
-Count = Optional[Union[int, Mapping[str, int]]]
+Count = int | Mapping[str, int] | None
 
 
 def generate(

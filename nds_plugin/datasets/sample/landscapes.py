@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from nds_plugin.datasets.sample import nature, sprites, things
-from nds_plugin.datasets.sample.backdrop import clouds, ridge, spread, tufts
+from nds_plugin.datasets.sample.backdrop import Sprites, clouds, ridge, spread, tufts
 from nds_plugin.datasets.sample.canvas import (
     Canvas,
     Colour,
@@ -27,10 +29,8 @@ def meadow(canvas: Canvas, focus: str) -> None:
     grass = pick(rng, [(108, 168, 74), (132, 178, 80), (86, 152, 84), (150, 160, 84)])
     winter = bool(rng.random() < 0.45)
     if winter:  # the ground is lighter than the sky: "light is up" is no rule that fits all domains
-        sky, grass = (
-            pick(rng, [(96, 116, 148), (112, 122, 144)]),
-            pick(rng, [(222, 228, 236), (232, 232, 236)]),
-        )
+        sky = pick(rng, [(96, 116, 148), (112, 122, 144)])
+        grass = pick(rng, [(222, 228, 236), (232, 232, 236)])
     canvas.fog = ((150, 162, 182) if winter else (196, 222, 226), 0.4)
     canvas.gradient(0, horizon + 2, sky, light(sky, 0.2 if winter else 0.65))
     clouds(canvas, horizon, light(sky, 0.2) if winter else (255, 255, 255), int(rng.integers(2, 6)))
@@ -41,7 +41,7 @@ def meadow(canvas: Canvas, focus: str) -> None:
     flowers: list[Colour] = [(250, 230, 90), (250, 250, 244), (232, 110, 130)]
     tufts(canvas, horizon + 20, [(120, 116, 100)] if winter else flowers, 24, 0.5)
     _fence(canvas, horizon + rng.uniform(6, 14), (176, 146, 112))
-    _animals(canvas, focus, horizon, nature.SNOWY if winter else nature.LEAVES, 0.06)
+    _animals(canvas, focus, horizon, nature.SNOWY if winter else nature.LEAVES)
 
 
 def farm(canvas: Canvas, focus: str) -> None:
@@ -52,10 +52,8 @@ def farm(canvas: Canvas, focus: str) -> None:
     field = pick(rng, [(122, 152, 80), (148, 156, 78), (112, 138, 84)])
     winter = bool(rng.random() < 0.7)
     if winter:
-        sky, field = (
-            pick(rng, [(92, 104, 136), (116, 110, 134)]),
-            pick(rng, [(214, 216, 222), (222, 218, 216)]),
-        )
+        sky = pick(rng, [(92, 104, 136), (116, 110, 134)])
+        field = pick(rng, [(214, 216, 222), (222, 218, 216)])
     canvas.fog, canvas.gain = ((158, 162, 176) if winter else (214, 216, 208), 0.5), (1.0, 0.98, 0.94)
     canvas.gradient(
         0, horizon + 2, mix(sky, (140, 160, 190), 0.0 if winter else 0.4), light(sky, 0.15 if winter else 0.4)
@@ -80,7 +78,7 @@ def farm(canvas: Canvas, focus: str) -> None:
         canvas.paint(line, dark(field, 0.22), 0.2)
     _fence(canvas, horizon + rng.uniform(6, 14), (140, 112, 88))
     tufts(canvas, horizon, [*nature.AUTUMN, dark(field, 0.2)], 60, 1.3)
-    _animals(canvas, focus, horizon, nature.SNOWY if winter else nature.AUTUMN, 0.06)
+    _animals(canvas, focus, horizon, nature.SNOWY if winter else nature.AUTUMN)
 
 
 def _fence(canvas: Canvas, y: float, wood: Colour) -> None:
@@ -90,15 +88,11 @@ def _fence(canvas: Canvas, y: float, wood: Colour) -> None:
         canvas.paint(rectangle(x, y - 9, x + 1.6, y), dark(wood, 0.15))
 
 
-def _animals(canvas: Canvas, focus: str, horizon: float, leaves: list[Colour], farthest: float) -> None:
+def _animals(canvas: Canvas, focus: str, horizon: float, leaves: list[Colour]) -> None:
     rng = canvas.rng
-    make = {
-        "cow": lambda: nature.cow(rng),
-        "sheep": lambda: nature.sheep(rng),
-        "horse": lambda: nature.horse(rng),
-        "tree": lambda: nature.tree(rng, leaves),
-        "person": lambda: sprites.person(rng),
-    }
+    tree = partial(nature.tree, colours=leaves)
+    make: Sprites = {"cow": nature.cow, "sheep": nature.sheep, "horse": nature.horse, "tree": tree,
+                     "person": sprites.person}  # fmt: skip
     herd = ("cow", "sheep", "horse")[int(rng.integers(3))]
     others = [herd, herd, "cow", "sheep", "horse", "tree", "person"]
     if focus != "tree":  # a near tree would hide too much
@@ -107,20 +101,11 @@ def _animals(canvas: Canvas, focus: str, horizon: float, leaves: list[Colour], f
             near = rng.uniform(0.04, 0.22)
             y = horizon + near * (canvas.height - horizon)
             scale = (y - horizon) / 2.4 + 3
-            canvas.place("tree", make["tree"](), rng.uniform(0, canvas.width), y, scale, distance=1 - near)
+            canvas.place("tree", tree(rng), rng.uniform(0, canvas.width), y, scale, distance=1 - near)
     if focus == "tree":
         others.remove("tree")
     camera = rng.uniform(1.9, 2.6) if focus != "tree" else 4.5
-    spread(
-        canvas,
-        focus,
-        others,
-        int(rng.integers(2, 6)),
-        horizon,
-        camera,
-        lambda c: make[c](),
-        farthest=farthest,
-    )
+    spread(canvas, focus, others, int(rng.integers(2, 6)), horizon, camera, make, farthest=0.06)
 
 
 def harbour(canvas: Canvas, focus: str) -> None:
@@ -163,10 +148,8 @@ def harbour(canvas: Canvas, focus: str) -> None:
         canvas.place("boat", things.boat(rng), x, y, scale, flip=flip, tilt=sway, distance=1 - near)
     for _ in range(int(rng.integers(0, 4)) + (focus == "bird")):
         flying = bool(rng.random() < 0.6)
-        x, y = (
-            rng.uniform(0.05, 0.95) * width,
-            rng.uniform(0.1, 0.6) * pier if flying else rng.uniform(pier + 5, height - 4),
-        )
+        x = rng.uniform(0.05, 0.95) * width
+        y = rng.uniform(0.1, 0.6) * pier if flying else rng.uniform(pier + 5, height - 4)
         sprite, scale, flip = nature.bird(rng, flying), rng.uniform(11, 24), bool(rng.random() < 0.5)
         sway, shadow = float(rng.normal(0, 0.1)), 0.0 if flying else 0.3
         canvas.place("bird", sprite, x, y, scale, flip=flip, tilt=sway, shadow=shadow, depth=height + y)
@@ -194,9 +177,7 @@ def desert(canvas: Canvas, focus: str) -> None:
     tufts(canvas, horizon, [light(sand, 0.3), dark(sand, 0.12), dark(sand, 0.2)], 70, 3.2)
     make = {"camel": nature.camel, "cactus": nature.cactus, "tent": things.tent, "person": sprites.person}
     others = ["camel", "camel", "cactus", "tent", "person"]
-    spread(
-        canvas, focus, others, int(rng.integers(3, 7)), horizon, rng.uniform(2.6, 3.4), lambda c: make[c](rng)
-    )
+    spread(canvas, focus, others, int(rng.integers(3, 7)), horizon, rng.uniform(2.6, 3.4), make)
 
 
 def shelf(canvas: Canvas, focus: str) -> None:

@@ -58,15 +58,8 @@ def cow(rng: np.random.Generator) -> Sprite:
     return parts
 
 
-_WOOL = (
-    (-0.42, 0.6, 0.2),
-    (-0.2, 0.74, 0.24),
-    (0.1, 0.76, 0.24),
-    (0.36, 0.68, 0.22),
-    (-0.1, 0.48, 0.26),
-    (0.22, 0.5, 0.24),
-    (-0.34, 0.48, 0.2),
-)
+_WOOL = ((-0.42, 0.6, 0.2), (-0.2, 0.74, 0.24), (0.1, 0.76, 0.24), (0.36, 0.68, 0.22), (-0.1, 0.48, 0.26),
+         (0.22, 0.5, 0.24), (-0.34, 0.48, 0.2))  # fmt: skip
 
 
 def sheep(rng: np.random.Generator) -> Sprite:
@@ -164,11 +157,8 @@ def tree(rng: np.random.Generator, colours: list[Colour] | None = None) -> Sprit
     if rng.random() < 0.3:
         parts: Sprite = [(rectangle(-0.16, 0, 0.16, high * 0.3), bark)]
         for storey in range(3):
-            low, up, half = (
-                high * (0.16 + storey * 0.22),
-                high * (0.58 + storey * 0.21),
-                high * (0.27 - storey * 0.06),
-            )
+            low, up = high * (0.16 + storey * 0.22), high * (0.58 + storey * 0.21)
+            half = high * (0.27 - storey * 0.06)
             parts.append((polygon((-half, low), (0, up), (half, low)), dark(leaf, 0.2 - storey * 0.06)))
             parts.append((polygon((-half, low), (0, up), (-half * 0.2, low)), light(leaf, 0.06)))
         return parts

@@ -7,11 +7,12 @@ of a domain show every class.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from nds_plugin.datasets.sample import nature, sprites, things
-from nds_plugin.datasets.sample.backdrop import clouds, spread
+from nds_plugin.datasets.sample.backdrop import Sprites, clouds, spread
 from nds_plugin.datasets.sample.canvas import (
     Canvas,
     Colour,
@@ -24,6 +25,9 @@ from nds_plugin.datasets.sample.canvas import (
     rectangle,
 )
 
+_HOUSES: list[Colour] = [(222, 178, 140), (206, 120, 96), (236, 216, 178), (168, 178, 176), (214, 150, 110),
+                         (190, 196, 206)]  # fmt: skip
+_FRONTS: list[Colour] = [(168, 152, 140), (176, 122, 104), (140, 146, 156), (198, 178, 150), (150, 134, 130)]
 _Projection = Callable[[float, float, float], tuple[float, float]]
 
 
@@ -66,47 +70,34 @@ def street(canvas: Canvas, focus: str) -> None:
         canvas.paint(
             polygon(at(-0.1, 0, z), at(-0.1, 0, z + 2), at(0.1, 0, z + 2), at(0.1, 0, z)), (236, 232, 214)
         )
-    make = {"car": lambda: sprites.car(rng, 0.55, night), "bus": lambda: sprites.bus(rng, 0.8, night),
-            "person": lambda: sprites.person(rng), "bicycle": lambda: sprites.bicycle(rng)}  # fmt: skip
+    make: Sprites = {"car": partial(sprites.car, front=0.55, lights=night),
+                     "bus": partial(sprites.bus, front=0.8, lights=night),
+                     "person": sprites.person, "bicycle": sprites.bicycle}  # fmt: skip
     others = ["car", "car", "person", "person", "bicycle", "bus"]
-    spread(
-        canvas, focus, others, int(rng.integers(3, 8)), horizon, camera, lambda c: make[c](), farthest=0.12
-    )
+    spread(canvas, focus, others, int(rng.integers(3, 8)), horizon, camera, make, farthest=0.12)
 
 
 def _house(canvas: Canvas, at: _Projection, wall: float, near: float, far: float, night: bool) -> None:
     rng = canvas.rng
-    front = pick(
-        rng,
-        [(222, 178, 140), (206, 120, 96), (236, 216, 178), (168, 178, 176), (214, 150, 110), (190, 196, 206)],
-    )
+    front = pick(rng, _HOUSES)
     haze = min(far / 90, 1) * 0.5
     tall = rng.uniform(5.5, 11)
     front = dark(front, (0.5 if night else 0.0) + (0.0 if wall < 0 else 0.14))
     front = mix(front, canvas.fog[0], haze)
-    canvas.paint(
-        polygon(at(wall, 0, near), at(wall, tall, near), at(wall, tall, far), at(wall, 0, far)), front
-    )
+
+    def panel(x0: float, y0: float, z0: float, x1: float, y1: float, z1: float, colour: Colour) -> None:
+        canvas.paint(polygon(at(x0, y0, z0), at(x1, y1, z0), at(x1, y1, z1), at(x0, y0, z1)), colour)
+
+    panel(wall, 0, near, wall, tall, far, front)
     roof = mix(dark((150, 78, 64), 0.55 if night else 0.0), canvas.fog[0], haze)
-    canvas.paint(
-        polygon(
-            at(wall, tall, near),
-            at(wall * 1.2, tall + 1.5, near),
-            at(wall * 1.2, tall + 1.5, far),
-            at(wall, tall, far),
-        ),
-        roof,
-    )
+    panel(wall, tall, near, wall * 1.2, tall + 1.5, far, roof)
     pane = mix((246, 206, 128) if night and rng.random() < 0.6 else (92, 112, 134), front, 0.15 + haze * 0.5)
     columns = max(int((far - near) / 2.6), 1) if far < 40 else 0
     for column in range(columns):
         z0 = near + (far - near) * (column + 0.25) / columns
         z1 = near + (far - near) * (column + 0.72) / columns
         for up in np.arange(1.2, tall - 1.2, 2.6):
-            canvas.paint(
-                polygon(at(wall, up, z0), at(wall, up + 1.4, z0), at(wall, up + 1.4, z1), at(wall, up, z1)),
-                pane,
-            )
+            panel(wall, up, z0, wall, up + 1.4, z1, pane)
 
 
 def city(canvas: Canvas, focus: str) -> None:
@@ -115,15 +106,11 @@ def city(canvas: Canvas, focus: str) -> None:
     horizon, camera = height * rng.uniform(0.34, 0.44), rng.uniform(2.4, 3.2)
     night = bool(rng.random() < 0.7)
     if night:
-        sky, glow = (
-            pick(rng, [(30, 36, 70), (46, 40, 78), (36, 50, 80)]),
-            pick(rng, [(96, 76, 104), (70, 78, 110)]),
-        )
+        sky = pick(rng, [(30, 36, 70), (46, 40, 78), (36, 50, 80)])
+        glow = pick(rng, [(96, 76, 104), (70, 78, 110)])
     else:
-        sky, glow = (
-            pick(rng, [(142, 168, 196), (162, 178, 196)]),
-            pick(rng, [(236, 214, 196), (208, 218, 228)]),
-        )
+        sky = pick(rng, [(142, 168, 196), (162, 178, 196)])
+        glow = pick(rng, [(236, 214, 196), (208, 218, 228)])
     canvas.fog, canvas.gain, canvas.grain = (mix(sky, glow, 0.4), 0.45), (0.97, 0.98, 1.02), 3.5
     kerb = horizon + (height - horizon) * 0.22
     canvas.gradient(0, kerb, sky, glow)
@@ -131,14 +118,7 @@ def city(canvas: Canvas, focus: str) -> None:
         x = rng.uniform(-20, 0)
         while x < width:
             wide, top = rng.uniform(18, 44), horizon * (1 - rng.uniform(low, high))
-            front = mix(
-                pick(
-                    rng, [(168, 152, 140), (176, 122, 104), (140, 146, 156), (198, 178, 150), (150, 134, 130)]
-                ),
-                canvas.fog[0],
-                tone,
-            )
-            _tower(canvas, x, top, x + wide, kerb - 2, front)
+            _tower(canvas, x, top, x + wide, kerb - 2, mix(pick(rng, _FRONTS), canvas.fog[0], tone))
             x += wide + rng.uniform(-3, 3 if tone > 0.2 else 14)
     pavement = pick(rng, [(168, 164, 162), (156, 158, 164)])
     canvas.gradient(kerb - 8, kerb, pavement, dark(pavement, 0.1))
@@ -157,20 +137,11 @@ def city(canvas: Canvas, focus: str) -> None:
         canvas.paint(
             ellipse(x, rng.uniform(kerb + 8, height), rng.uniform(2, 5), rng.uniform(5, 16)), colour, 0.14
         )
-    make = {"car": lambda: sprites.car(rng, 0.3, True), "bus": lambda: sprites.bus(rng, 0.3, True),
-            "person": lambda: sprites.person(rng, 0.35), "bicycle": lambda: sprites.bicycle(rng)}  # fmt: skip
+    make: Sprites = {"car": partial(sprites.car, front=0.3, lights=True),
+                     "bus": partial(sprites.bus, front=0.3, lights=True),
+                     "person": lambda rng: sprites.person(rng, 0.35), "bicycle": sprites.bicycle}  # fmt: skip
     others = ["car", "car", "person", "person", "bicycle", "bus"]
-    spread(
-        canvas,
-        focus,
-        others,
-        int(rng.integers(3, 8)),
-        horizon,
-        camera,
-        lambda c: make[c](),
-        farthest=0.2,
-        shadow=0.4,
-    )
+    spread(canvas, focus, others, int(rng.integers(3, 8)), horizon, camera, make, shadow=0.4)
 
 
 def _tower(canvas: Canvas, x0: float, y0: float, x1: float, y1: float, front: Colour) -> None:
@@ -212,7 +183,7 @@ def room(canvas: Canvas, focus: str) -> None:
     others = ["chair", "chair", "table", "lamp", "person"]
     nearest_wall = (skirting + 3 - horizon) / (height - horizon)
     count, camera = int(rng.integers(2, 6)), rng.uniform(1.9, 2.3)
-    spread(canvas, focus, others, count, horizon, camera, lambda c: make[c](rng), farthest=nearest_wall)
+    spread(canvas, focus, others, count, horizon, camera, make, farthest=nearest_wall)
 
 
 def _wall_things(canvas: Canvas, skirting: float) -> None:

@@ -54,10 +54,8 @@ def boat(rng: np.random.Generator) -> Sprite:
     )
     parts: Sprite = []
     if kind < 0.4:
-        mast, sail = (
-            rng.uniform(5, 7.5),
-            pick(rng, [(250, 246, 234), (250, 246, 234), (214, 96, 70), (238, 200, 120)]),
-        )
+        mast = rng.uniform(5, 7.5)
+        sail = pick(rng, [(250, 246, 234), (250, 246, 234), (214, 96, 70), (238, 200, 120)])
         parts.append((rectangle(-0.07, deck * 0.8, 0.07, mast), (120, 92, 70)))
         parts.append((polygon((-0.2, mast * 0.96), (-half * 0.85, deck + 0.5), (-0.2, deck + 0.35)), sail))
         parts.append(
@@ -198,10 +196,8 @@ def vase(rng: np.random.Generator) -> Sprite:
     """A vase of 1.5 dm with flowers or leaves."""
     clay = pick(rng, [(214, 120, 84), (90, 132, 160), (232, 224, 208), (120, 96, 132), (70, 120, 108)])
     half, high = rng.uniform(0.5, 0.7), rng.uniform(1.2, 1.6)
-    leaf, bloom = (
-        pick(rng, LEAVES),
-        pick(rng, [(236, 110, 120), (246, 200, 84), (246, 240, 228), (168, 120, 190)]),
-    )
+    leaf = pick(rng, LEAVES)
+    bloom = pick(rng, [(236, 110, 120), (246, 200, 84), (246, 240, 228), (168, 120, 190)])
     parts: Sprite = []
     for x in np.linspace(-0.75, 0.75, int(rng.integers(4, 7))):
         top = high + rng.uniform(0.6, 1.3) - abs(x) * 0.4

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-import xml.etree.ElementTree as ET
 from dataclasses import dataclass
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import DTDForbidden
+from defusedxml.ElementTree import parse
 
 from nds_plugin.errors import NDSError
 from nds_plugin.store.schema import DIFFICULT, OCCLUDED, TRUNCATED
@@ -47,12 +50,15 @@ def read_voc_xml(path: str | os.PathLike[str]) -> VocImage:
             without what an annotation must have.
     """
     try:
-        root = ET.parse(path, ET.XMLParser(target=_NoDoctype(path))).getroot()
+        root: Element = parse(path, forbid_dtd=True).getroot()
     except OSError as error:
         raise NDSError(f"VOC: cannot read the annotation {path}: {error.strerror}.") from None
-    except (ET.ParseError, LookupError, ValueError) as error:
-        if isinstance(error, NDSError):
-            raise
+    except DTDForbidden as error:
+        raise NDSError(
+            f"VOC: {path} declares a document type ({error.name}), which annotations do not have and which could make "
+            "a small file expand without end: it is not read."
+        ) from None
+    except (ParseError, LookupError, ValueError) as error:
         raise NDSError(
             f"VOC: {path} is not complete XML ({error}): it was cut short or damaged, get it again."
         ) from None
@@ -68,23 +74,7 @@ def read_voc_xml(path: str | os.PathLike[str]) -> VocImage:
     )
 
 
-class _NoDoctype(ET.TreeBuilder):
-    """Refuses a document type: without one there are no entities to expand."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        super().__init__()
-        self._path = path
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        """Called by the parser before anything is declared."""
-        del pubid, system
-        raise NDSError(
-            f"VOC: {self._path} declares a document type ({name}), which annotations do not have and which could "
-            "make a small file expand without end: it is not read."
-        )
-
-
-def _object(element: ET.Element, path: str | os.PathLike[str]) -> VocObject:
+def _object(element: Element, path: str | os.PathLike[str]) -> VocObject:
     name = element.findtext("name", "").strip()
     if not name:
         raise NDSError(f"VOC: {path}: an object has no <name>.")
@@ -93,9 +83,7 @@ def _object(element: ET.Element, path: str | os.PathLike[str]) -> VocObject:
     return VocObject(name, (x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1), flags)
 
 
-def _number(
-    element: ET.Element, key: str, path: str | os.PathLike[str], default: float | None = None
-) -> float:
+def _number(element: Element, key: str, path: str | os.PathLike[str], default: float | None = None) -> float:
     text = element.findtext(key)
     if text is None or not text.strip():
         if default is None:
@@ -110,7 +98,7 @@ def _number(
     return value
 
 
-def _author(root: ET.Element) -> str:
+def _author(root: Element) -> str:
     for key in ("owner/name", "owner/flickrid"):
         author = root.findtext(key, "").strip()
         if author.strip("?"):  # VOC's word for "not known"
@@ -118,7 +106,7 @@ def _author(root: ET.Element) -> str:
     return ""
 
 
-def _side(root: ET.Element, key: str, path: str | os.PathLike[str]) -> int:
+def _side(root: Element, key: str, path: str | os.PathLike[str]) -> int:
     value = _number(root, key, path, 0.0)
     if not 0 <= value <= _MAX_SIDE:
         raise NDSError(f"VOC: {path}: <{key}> must be 0 (not known) to {_MAX_SIDE} pixels, got {value:g}.")

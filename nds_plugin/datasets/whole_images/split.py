@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from PIL import Image
 from tqdm import tqdm
 
 from nds_plugin.datasets.public import PublicDataset, Split, missing_tree, store_path
 from nds_plugin.errors import NDSError
-from nds_plugin.source.folder import bombs_refused, header_size_in_threads
+from nds_plugin.images.reading import ImageError, read_header
 from nds_plugin.store import Annotations, Images, Inputs, StoreSpec, StoreWriter
 
 logger = logging.getLogger(__name__)
@@ -200,7 +199,7 @@ def _look_at_images(
         return size, problem, listing.boxes(i) if listing.boxes else ()
 
     count = len(listing.file_names)
-    with bombs_refused(), ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         looks = pool.map(look, range(count))
         found = list(tqdm(looks, total=count, desc=f"reading {name}", unit="image", disable=None))
     missing = [i for i, (_, problem, _) in enumerate(found) if problem == _MISSING]
@@ -225,11 +224,9 @@ _MISSING = "missing"
 
 def _size(path: Path) -> tuple[tuple[int, int], str]:
     try:
-        return header_size_in_threads(path), ""
-    except FileNotFoundError:
-        return (0, 0), _MISSING
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
-        return (0, 0), str(error) or type(error).__name__
+        return read_header(path).shown, ""
+    except ImageError as error:
+        return (0, 0), str(error) if path.exists() else _MISSING
 
 
 def table_of(path: Path, columns: int, what: str) -> list[list[str]]:

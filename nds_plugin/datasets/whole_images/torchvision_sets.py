@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nds_plugin.errors import NDSError
+from nds_plugin.extras import needed_for
 
 Rows = tuple[list[Path], list[int], list[str]]
 
@@ -25,12 +26,8 @@ def torchvision_rows(kind: str, root: Path, split: str) -> Rows:
     Raises:
         NDSError: torchvision is not installed, or too old, or cannot read the lists.
     """
-    try:
+    with needed_for(f"reading {kind}"):
         from torchvision import datasets
-    except ImportError as error:
-        raise NDSError(
-            f"reading {kind} needs torch and torchvision ({error}): pip install torch torchvision."
-        ) from None
     try:
         rows: Rows = _READERS[kind](datasets, root, split)
         return rows

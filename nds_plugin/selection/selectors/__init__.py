@@ -1,1 +1,12 @@
-"""Selectors beside the experts: gate, nearest neighbours, domain classifier, oracle."""
+"""Selectors: a file each, known by name in ``SELECTORS``.
+
+An outside package adds its own by ``@SELECTORS.register`` and names the module under the entry points
+``nds_plugin.selectors`` (docs/selectors.md).
+"""
+
+from nds_plugin.selection.selectors import domain_classifier, gate, knn, nds, oracle, uniform  # noqa: F401  (register)
+from nds_plugin.selection.selectors.base import SELECTORS, ClusterSelector, ImageSelector, Need, Selector
+
+__all__ = ["SELECTORS", "ClusterSelector", "ImageSelector", "Need", "Selector"]
+
+SELECTORS.load_packages()

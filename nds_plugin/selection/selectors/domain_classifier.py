@@ -11,37 +11,33 @@ import numpy.typing as npt
 
 from nds_plugin.errors import NDSError
 from nds_plugin.images.linear import fit_linear
-from nds_plugin.selection.selectors.base import Evidence, Floats
+from nds_plugin.selection.selectors.base import SELECTORS, Evidence, Floats, ImageSelector, Need
+from nds_plugin.settings import setting
 from nds_plugin.source.index import SourceIndex
 
 FIT_IMAGES = 50_000  # source images that one classifier is fitted on; our choice
 
 
+@SELECTORS.register
 @dataclass(frozen=True)
-class DomainClassifier:
+class DomainClassifier(ImageSelector):
     """p(x) in proportion to q_target(x) / q_source(x), the odds of a logistic classifier.
 
     The classifier tells features of the target's images from those of the source's, both given the
     same mass, so that its odds are the ratio of the two densities. An image is judged by a
     classifier that was fitted without it (folds decided by the images' identities), since one that
     knows it would call it source.
-
-    Attributes:
-        l2: of the squared weights beside the mean cross-entropy.
-        folds: of the source's images.
     """
 
-    l2: float = 0.01
-    folds: int = 5
+    l2: float = setting(0.01, "of the squared weights beside the mean cross-entropy", above=0)
+    folds: int = setting(5, "of the source; an image is judged by a classifier that did not see it", least=2)
 
     name: ClassVar[str] = "domain_classifier"
-    needs_features: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if not self.l2 > 0:
-            raise NDSError(f"domain_classifier l2 must be above 0, got {self.l2}.")
-        if self.folds < 2:
-            raise NDSError(f"domain_classifier folds must be 2 or more, got {self.folds}.")
+    label: ClassVar[str] = "Domain classifier"
+    colour: ClassVar[str] = "#b0455a"
+    needs: ClassVar[Need] = Need.FEATURES | Need.TARGET
+    sees_target: ClassVar[bool] = True
+    what: ClassVar[str] = "domain_classifier"
 
     def weights(self, evidence: Evidence) -> tuple[Floats, dict[str, Any]]:
         """See :class:`~nds_plugin.selection.selectors.base.ImageSelector`."""

@@ -8,43 +8,38 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from nds_plugin.errors import NDSError
-from nds_plugin.selection.selectors.base import Evidence, Floats
-from nds_plugin.selection.weights import check_softmax, cluster_weights
+from nds_plugin.selection.selectors.base import SELECTORS, Evidence, Floats, ImageSelector, Need, Softmax
+from nds_plugin.settings import setting
 
 _BLOCK = 16_384  # source images compared at a time
 
 
+@SELECTORS.register
 @dataclass(frozen=True)
-class NearestNeighbours:
+class NearestNeighbours(ImageSelector, Softmax):
     """p(x) = softmax(s(x) / T) over images, s(x) the mean similarity of x to the target's images.
 
     Similarity is the cosine of features from which the source's mean feature was taken: features
     after a ReLU all point one way, and their plain cosines hardly differ (our choice).
-
-    Attributes:
-        neighbours: mean over this many of the target's images, the most similar ones; 0 for all.
-        temperature, normalisation: T, and the scaling of s before it, as for experts' scores.
     """
 
-    neighbours: int = 0
-    temperature: float = 0.1
-    normalisation: str = "minmax"
+    neighbours: int = setting(
+        0, "mean similarity to this many of the target's images, the most similar; 0: all", least=0
+    )
 
     name: ClassVar[str] = "knn"
-    needs_features: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.neighbours < 0:
-            raise NDSError(f"knn neighbours must be 0 (all) or more, got {self.neighbours}.")
-        check_softmax(self.temperature, self.normalisation)
+    label: ClassVar[str] = "Nearest neighbours"
+    colour: ClassVar[str] = "#8a5aa8"
+    needs: ClassVar[Need] = Need.FEATURES | Need.TARGET
+    sees_target: ClassVar[bool] = True
+    what: ClassVar[str] = "knn"
 
     def weights(self, evidence: Evidence) -> tuple[Floats, dict[str, Any]]:
         """See :class:`~nds_plugin.selection.selectors.base.ImageSelector`."""
         source, target = evidence.features()
         similarity = mean_similarity(source.usable, target.usable, self.neighbours)
         weights = np.zeros(len(source.readable))
-        weights[source.readable] = cluster_weights(similarity, self.temperature, self.normalisation)
+        weights[source.readable] = self.softmax(similarity)
         facts = {"least_similarity": float(similarity.min()), "most_similarity": float(similarity.max())}
         return weights, facts
 

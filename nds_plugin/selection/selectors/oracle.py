@@ -2,49 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from nds_plugin.errors import NDSError, unknown_name
-from nds_plugin.selection.selectors.base import Evidence, Floats
+from nds_plugin.selection.selectors.base import SELECTORS, Evidence, Floats, ImageSelector
+from nds_plugin.settings import setting
 
 
+@SELECTORS.register
 @dataclass(frozen=True)
-class Oracle:
+class Oracle(ImageSelector):
     """p(x) is uniform over the images of given source datasets, or whose main class is given.
 
-    Attributes:
-        sources: names of source datasets.
-        classes: names of classes; an image's class is the one with the largest area in it.
-        rest: share of the probability that all other images have together. A small one, such as
-            0.001, fills a budget larger than the named domain after nearly all of that is drawn.
+    An image's main class is the one with the largest area in it.
     """
 
-    sources: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ()
-    rest: float = 0.0
+    sources: tuple[str, ...] = setting((), "source datasets of the client's own domain")
+    classes: tuple[str, ...] = setting((), "main classes of the client's own domain")
+    rest: float = setting(
+        0.0,
+        "probability of all other images together; a small one, such as 0.001, fills a budget beyond the domain",
+        least=0,
+        below=1,
+    )
 
     name: ClassVar[str] = "oracle"
-    needs_features: ClassVar[bool] = False
+    label: ClassVar[str] = "Oracle"
+    colour: ClassVar[str] = "#22303c"
+    by_hand: ClassVar[bool] = True
+    what: ClassVar[str] = "oracle"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.sources and not self.classes:
-            raise NDSError("the oracle needs source datasets or classes: set NDS.ORACLE.SOURCES or CLASSES.")
-        if not 0.0 <= self.rest < 1.0:
-            raise NDSError(f"oracle rest must lie in [0, 1), got {self.rest}.")
+            raise NDSError(
+                "the oracle needs sources or classes: the source datasets or main classes of the client."
+            )
+
+    def check_sources(self, names: Sequence[str]) -> None:
+        """The domain's datasets must be among the source's."""
+        for name in self.sources:
+            if name not in names:
+                raise unknown_name("source of the oracle", name, names)
 
     def weights(self, evidence: Evidence) -> tuple[Floats, dict[str, Any]]:
         """See :class:`~nds_plugin.selection.selectors.base.ImageSelector`."""
         index = evidence.index
-        for what, names, known in (
-            ("source of the oracle", self.sources, index.sources),
-            ("class of the oracle", self.classes, index.classes),
-        ):
-            for name in names:
-                if name not in known:
-                    raise unknown_name(what, name, known)
+        self.check_sources(index.sources)
+        for name in self.classes:
+            if name not in index.classes:
+                raise unknown_name("class of the oracle", name, index.classes)
         positions = [index.classes.index(name) for name in self.classes]
         named = np.isin(index.column("source").astype(str), self.sources)
         named |= np.isin(index.column("label"), positions)

@@ -4,39 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from nds_plugin.errors import NDSError
 from nds_plugin.images.backbones import FeatureNetwork
 from nds_plugin.images.cost import Cost
-from nds_plugin.selection.selectors.base import Features
+from nds_plugin.selection.selectors.base import Features, TargetConfig
 from nds_plugin.source.features import extract_features
 from nds_plugin.source.folder import index_folder
-from nds_plugin.source.index import SourceIndex
-
-
-@dataclass(frozen=True)
-class TargetConfig:
-    """Which of the client's images are looked at, and how they are read.
-
-    Attributes:
-        max_images: a random draw of this many, or all if None.
-        seed: of that draw.
-        num_workers: of the loader; changes nothing but the time.
-    """
-
-    max_images: int | None = None
-    seed: int = 0
-    num_workers: int = 0
-
-    def __post_init__(self) -> None:
-        if self.max_images is not None and self.max_images < 1:
-            raise NDSError(f"target max_images must be 1 or more, got {self.max_images}.")
-        if self.seed < 0 or self.num_workers < 0:
-            raise NDSError("target seed and num_workers must be 0 or more.")
+from nds_plugin.source.index import SourceIndex, drawn_rows
 
 
 def target_features(
@@ -54,18 +30,12 @@ def target_features(
         NDSError: no images, or none that can be read.
     """
     index = images if isinstance(images, SourceIndex) else index_folder(images)
-    index = _drawn(index, config)
+    index = SourceIndex(
+        index.table.take(drawn_rows(len(index), config.max_images, config.seed)), index.classes
+    )
     start = time.perf_counter()
     values, readable = extract_features(
         index, network, crop_size, device=device, num_workers=config.num_workers, max_unreadable=1.0
     )
     count = int(readable.sum())
     return Features(values, readable, Cost(count, count, round(time.perf_counter() - start, 3)))
-
-
-def _drawn(index: SourceIndex, config: TargetConfig) -> SourceIndex:
-    if config.max_images is None or config.max_images >= len(index):
-        return index
-    rng = np.random.Generator(np.random.PCG64(config.seed))
-    rows = np.sort(rng.choice(len(index), config.max_images, replace=False))
-    return SourceIndex(index.table.take(rows), index.classes)

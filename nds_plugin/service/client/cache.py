@@ -1,6 +1,6 @@
 """Experts on this machine: fetched once, resumed where they broke off, checked before they are used.
 
-``$XDG_CACHE_HOME/nds_plugin/experts/HASH/`` holds a set as the server published it. What a file must be
+``experts/HASH/`` in the user's cache holds a set as the server published it. What a file must be
 is told by the set's hash: it is the hash of the files' hashes. A file that is not what it must be is never
 renamed into place.
 """
@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from filelock import FileLock
 from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.manifest import MANIFEST, check_manifest, check_set_file, read_manifest, set_files
 from nds_plugin.files.artifacts import cannot_write, check_writable, file_hash
-from nds_plugin.service.client.folders import cache_folder
+from nds_plugin.files.locking import held, user_cache
 from nds_plugin.service.client.http import Service, printable
 
 logger = logging.getLogger(__name__)
@@ -132,12 +131,12 @@ def fetch_experts(service: Service, remote: RemoteSet, *, progress: bool = True)
     Raises:
         NDSError: a file that is not what the manifest says, no room on the disk, or no answer.
     """
-    folder = cache_folder() / "experts" / remote.hash
+    folder = user_cache() / "experts" / remote.hash
     check_writable(folder)
     bar = tqdm(
         total=remote.bytes, desc="experts", unit="B", unit_scale=True, disable=None if progress else True
     )
-    with FileLock(f"{folder}.lock"), bar:
+    with held(f"{folder}.lock", f"waiting for another client that fetches {folder}."), bar:
         for file in remote.files:
             path = folder / file.name
             if path.is_file():

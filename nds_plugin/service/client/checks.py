@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from PIL import Image
-
 from nds_plugin.errors import NDSError
+from nds_plugin.images.reading import ImageError, load_image, read_header
 
 # MD5 of the pictures that hosts serve, with status 200, for photos that their owners removed.
 PLACEHOLDERS = {
@@ -24,8 +23,6 @@ PLACEHOLDERS = {
 }
 # Where Flickr and Imgur redirect to instead; the picture behind it has changed over the years.
 _PLACEHOLDER_PAGES = re.compile(r"(photo_unavailable(_[a-z])?\.(png|gif|jpg)|removed\.png)", re.IGNORECASE)
-# No others: Pillow hands some formats (EPS, say) to other programs.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
 _HEX = {32: "md5", 64: "sha256"}
 _BASE64 = {24: "md5", 44: "sha256"}
 
@@ -120,12 +117,7 @@ def image_fault(path: Path, *, decode: bool) -> str | None:
         decode: also decode it, which finds a file that was cut short; else only the header is read.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
-            if decode:
-                image.load()
-    except Image.DecompressionBombError:
-        return "more pixels than an image may have"
-    except Exception as error:
-        # Pillow's readers raise nearly anything on bytes that are no image.
-        return " ".join(str(error).replace(str(path), "the file").split())[:200] or type(error).__name__
+        load_image(path) if decode else read_header(path)
+    except ImageError as error:
+        return str(error).removeprefix(f"{path}: ").rstrip(".")
     return None

@@ -12,36 +12,41 @@ tokens in $XDG_CONFIG_HOME/nds_plugin. `nds-client VERB --help` tells more about
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 import sys
+from collections.abc import Sequence
 
 from nds_plugin import command_line
-from nds_plugin.pipeline import naming
+from nds_plugin.experts.settings import ScoringConfig
+from nds_plugin.selection.selectors.base import Softmax
+from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.service.client import verbs
+from nds_plugin.service.searchable import SEARCHABLE
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None, program: str = "nds-client") -> None:
     """Entry point of ``nds-client``."""
     try:
-        command_line.run(_main)
+        command_line.run(functools.partial(_main, argv, program))
     except KeyboardInterrupt:
         print("stopped; the same command goes on where it stopped.", file=sys.stderr)
         raise SystemExit(130) from None
 
 
-def _main() -> None:
-    args = _parser().parse_args()
+def _main(argv: Sequence[str] | None, program: str) -> None:
+    args = _parser(program).parse_args(argv)
     # Every request of httpx would be a line in between the progress bars.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     args.verb(args)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = command_line.Parser(
-        prog="nds-client", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--server",
@@ -76,9 +81,10 @@ def _add_scoring(commands: argparse._SubParsersAction[command_line.Parser]) -> N
     target.add_argument("--images", metavar="DIR", help="a folder of images")
     target.add_argument("--coco", nargs=2, metavar=("JSON", "IMAGES"), help="a COCO json and its images")
     score.add_argument("--output", default="scores.json", help="default scores.json")
-    score.add_argument("--metric", default="accuracy", help="what becomes z (default accuracy)")
-    score.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16 (default auto)")
-    naming.add_scoring_arguments(score)
+    command_line.add_settings(
+        score, ScoringConfig, ("metric", "max_images", "seed", "precision", "num_workers")
+    )
+    command_line.add_device_argument(score)
     score.set_defaults(verb=verbs.score)
     convert = commands.add_parser("convert", help="turn z.pickle of the paper authors' client into scores")
     convert.add_argument("pickle", help="z.pickle; it is read, never executed")
@@ -96,11 +102,8 @@ def _add_searching(commands: argparse._SubParsersAction[command_line.Parser]) ->
     budget.add_argument("--budget", type=int, default=0, help="number of images")
     budget.add_argument("--share", type=float, default=0.0, help="share of the chosen sources")
     search.add_argument("--source", action="append", help="draw from this source only (repeatable)")
-    search.add_argument(
-        "--temperature", type=float, default=0.1, help="T of w = softmax(z / T) (default 0.1)"
-    )
-    search.add_argument("--normalisation", default="minmax", help="minmax or none (default minmax)")
-    search.add_argument("--selector", default="nds", choices=("nds", "uniform"))
+    command_line.add_settings(search, Softmax)
+    search.add_argument("--selector", default=NDS.name, choices=SEARCHABLE)
     search.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
     search.add_argument("--title", default="", help="for your own list of searches")
     search.add_argument(
@@ -126,7 +129,7 @@ def _add_downloading(commands: argparse._SubParsersAction[command_line.Parser]) 
     what = download.add_mutually_exclusive_group(required=True)
     what.add_argument("--search", metavar="ID", help="one of your searches")
     what.add_argument(
-        "--manifest", metavar="FILE", help="its list (CSV or Parquet), or a selection of draw_subset.py"
+        "--manifest", metavar="FILE", help="its list (CSV or Parquet), or a selection of nds draw"
     )
     download.add_argument("--output", required=True, metavar="DIR", help="images go to DIR/SOURCE/NAME")
     download.add_argument("--retry-failed", action="store_true", help="also try again what failed for good")

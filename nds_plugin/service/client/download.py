@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from nds_plugin import __version__
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import atomic_write, check_writable
+from nds_plugin.files.locking import try_lock
 from nds_plugin.service.client.checks import Digests, image_fault, parse_checksum
 from nds_plugin.service.client.fetch import TRY_AGAIN, FetchConfig, Fetcher
 from nds_plugin.service.client.hosts import Hosts, Politeness
@@ -122,13 +122,9 @@ def download(
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """The folder for this process alone, with an empty place for files that are not whole yet."""
-    lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise NDSError(
-            f"another download is running in {folder}: wait for it, or give another folder."
-        ) from None
+    lock = try_lock(folder / _LOCK)
+    if lock is None:
+        raise NDSError(f"another download is running in {folder}: wait for it, or give another folder.")
     try:
         shutil.rmtree(folder / _PARTS, ignore_errors=True)
         (folder / _PARTS).mkdir()

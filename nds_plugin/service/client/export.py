@@ -13,6 +13,7 @@ from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.manifest import HEAD
 from nds_plugin.experts.tasks import ROTATIONS, RotationTask
 from nds_plugin.files.artifacts import atomic_write, check_writable
+from nds_plugin.files.temporary import is_temporary, remove_leftovers
 from nds_plugin.service.fastadapt.scores import expert_name
 
 FOLDER = "fastadapt"  # below a folder of experts, where publishing finds it
@@ -50,7 +51,13 @@ def export_fastadapt(
     folder = Path(folder)
     names = {cluster: expert_name(experts.hash, cluster) for cluster in experts.clusters}
     check_writable(folder)
+    remove_leftovers(folder)
     others = sorted({entry.name for entry in folder.iterdir()} - set(names.values()))
+    if others and is_temporary(others[0]):
+        raise NDSError(
+            f"{folder} holds {others[0]}, which another process is writing, or left on another machine or before a "
+            "restart of this one: let that export end; if there is none, remove the file."
+        )
     if others:
         raise NDSError(
             f"{folder} holds other files, first {others[0]}: give a new folder, since the authors' client takes "

@@ -9,28 +9,16 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock
+import platformdirs
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import atomic_write, cannot_write
-
-APPLICATION = "nds_plugin"
-
-
-def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/nds_plugin``, by default ``~/.cache/nds_plugin``."""
-    return _base("XDG_CACHE_HOME", ".cache") / APPLICATION
+from nds_plugin.files.locking import APPLICATION, held
 
 
 def config_folder() -> Path:
-    """``$XDG_CONFIG_HOME/nds_plugin``, by default ``~/.config/nds_plugin``."""
-    return _base("XDG_CONFIG_HOME", ".config") / APPLICATION
-
-
-def _base(variable: str, default: str) -> Path:
-    value = os.environ.get(variable, "")
-    # The standard says that a relative path is to be ignored.
-    return Path(value) if os.path.isabs(value) else Path.home() / default
+    """The user's folder of settings, for example ``$XDG_CONFIG_HOME/nds_plugin`` or ``~/.config/nds_plugin``."""
+    return platformdirs.user_config_path(APPLICATION, appauthor=False)
 
 
 def private_folder(folder: Path) -> None:
@@ -64,7 +52,8 @@ class Tokens:
     def get_or_ask(self, server: str, ask: Callable[[], str]) -> str:
         """The token for a server; one that has to be asked for is on disk before it is returned."""
         private_folder(self._path.parent)
-        with FileLock(f"{self._path}.lock"):  # two clients that start together share one token
+        # Two clients that start together share one token.
+        with held(f"{self._path}.lock", f"waiting for another client that writes {self._path}."):
             tokens = self._read()
             if server not in tokens:
                 tokens[server] = ask()
@@ -92,7 +81,7 @@ def secret(name: str) -> bytes:
     """32 random bytes that this user keeps under a name; made on first use (mode 0600)."""
     path = config_folder() / name
     private_folder(path.parent)
-    with FileLock(f"{path}.lock"):
+    with held(f"{path}.lock", f"waiting for another client that writes {path}."):
         try:
             value = bytes.fromhex(path.read_text(encoding="ascii"))
         except FileNotFoundError:

@@ -115,7 +115,7 @@ def _check_columns(names: Iterable[str], path: Path) -> None:
     if missing:
         raise NDSError(
             f"{path}: no column {', '.join(missing)}; expected a manifest of the service (CSV or Parquet) or a "
-            "selection drawn by tools/draw_subset.py."
+            "selection drawn by nds draw."
         )
 
 

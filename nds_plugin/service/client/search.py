@@ -11,10 +11,14 @@ from typing import Any
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import Scores
 from nds_plugin.selection.drawing import check_budget
-from nds_plugin.selection.weights import check_softmax
+from nds_plugin.selection.select import needs_scores
+from nds_plugin.selection.selectors import SELECTORS
+from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.service.client.folders import secret
 from nds_plugin.service.client.http import Service, printable
 from nds_plugin.service.client.privacy import Step, apply_privacy, statement
+from nds_plugin.service.searchable import NORMALISATION, TEMPERATURE
+from nds_plugin.settings import settings_of
 
 SECRET = "privacy.secret"
 
@@ -27,7 +31,7 @@ class SearchOptions:
         budget, share: images to draw, as a number or a share of the chosen sources; one of them.
         sources: names of the sources to draw from; None for all.
         temperature, normalisation, seed: see :class:`nds_plugin.selection.config.SelectionConfig`.
-        selector: ``nds`` or ``uniform``.
+        selector: one of ``SEARCHABLE``.
         title: for the user's own list of searches.
         privacy: steps put on the scores.
     """
@@ -35,16 +39,17 @@ class SearchOptions:
     budget: int = 0
     share: float = 0.0
     sources: tuple[str, ...] | None = None
-    temperature: float = 0.1
-    normalisation: str = "minmax"
-    selector: str = "nds"
+    temperature: float = TEMPERATURE.default
+    normalisation: str = NORMALISATION.default
+    selector: str = NDS.name
     seed: int = 0
     title: str = ""
     privacy: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
         check_budget(self.budget, self.share)
-        check_softmax(self.temperature, self.normalisation)
+        for item in settings_of(SELECTORS[self.selector]):
+            item.check(getattr(self, item.name), self.selector)
 
 
 def make_request(scores: Scores | None, expert_set: str, options: SearchOptions) -> dict[str, Any]:
@@ -55,7 +60,7 @@ def make_request(scores: Scores | None, expert_set: str, options: SearchOptions)
         expert_set: hash of the experts.
     """
     sent: dict[str, Any] | None = None
-    if options.selector != "uniform":
+    if needs_scores(SELECTORS[options.selector]):
         if scores is None:
             raise NDSError(f"selector {options.selector!r} needs scores: give --scores (nds-client score).")
         z = [float(value) for value in scores.z]

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
+from nds_plugin.command_line import settings_from
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.manifest import MANIFEST, read_manifest
 from nds_plugin.experts.scores import Scores
 from nds_plugin.files.artifacts import check_writable
+from nds_plugin.pipeline.files_host import FilesHost
 from nds_plugin.pipeline.naming import print_scores, target_from_arguments
 from nds_plugin.service.client.cache import current_set, fetch_experts, remote_set
 from nds_plugin.service.client.checks import known_placeholders
@@ -86,15 +88,13 @@ def score(args: argparse.Namespace) -> None:
     with Service(args.server) as service:
         folder = fetch_experts(service, current_set(service))
     from nds_plugin.experts.expert_set import ExpertSet
-    from nds_plugin.experts.scoring import ScoringConfig, score_experts
+    from nds_plugin.experts.scoring import score_experts
+    from nds_plugin.experts.settings import ScoringConfig
     from nds_plugin.images.networks import choose_device
 
-    config = ScoringConfig(
-        metric=args.metric, max_images=args.max_images, seed=args.seed, precision=args.precision,
-        num_workers=args.num_workers,
-    )  # fmt: skip
+    config = settings_from(args, ScoringConfig)
     scores = score_experts(
-        ExpertSet.load(folder), target_from_arguments(args), config, choose_device(args.device)
+        ExpertSet.load(folder), target_from_arguments(args, FilesHost()), config, choose_device(args.device)
     )
     scores.save(args.output)
     print_scores(scores, args.output)

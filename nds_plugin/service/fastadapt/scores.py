@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nds_plugin.errors import NDSError
-from nds_plugin.service.fastadapt.pickle_numbers import read_numbers
+from nds_plugin.files.pickles import read_numbers
 
 MAX_BYTES = 64 * 1024
 MAX_EXPERTS = 4096

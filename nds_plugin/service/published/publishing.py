@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nds_plugin.datasets.store_index import join_names
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.manifest import MANIFEST, check_set_file, read_manifest, set_files
 from nds_plugin.files.artifacts import cannot_write, check_writable, content_hash, file_hash, sync, write_json
@@ -105,11 +106,12 @@ def _without_folders(index: SourceIndex) -> pa.Table:
     for name in index.sources:
         own = pc.equal(source, name)
         if pc.count_distinct(public.filter(own)).as_py() < pc.sum(own).as_py():
-            ends = pc.min_max(names.filter(own))
+            whole = join_names(os.getcwd(), names)  # an annotation file may name some by their whole path
+            ends = pc.min_max(whole.filter(own))
             folder = os.path.commonpath(
                 [os.path.dirname(ends["min"].as_py()), os.path.dirname(ends["max"].as_py())]
             )
-            below = pc.utf8_slice_codeunits(names, len(folder) + (0 if folder in ("", "/") else 1))
+            below = pc.utf8_slice_codeunits(whole, len(folder) + (0 if folder in ("", "/") else 1))
             public = pc.if_else(own, below, public)
     return index.table.set_column(index.table.column_names.index("file_name"), "file_name", public)
 

@@ -44,9 +44,13 @@ SET_ID = re.compile(r"[0-9a-f]{16}")
 class NothingPublishedError(NDSError):
     """The store holds no current set yet."""
 
+    code = "nothing-published"
+
 
 class DamagedSetError(NDSError):
     """A set's files are not what was published: no fault of a client's."""
+
+    code = "damaged-set"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal
 
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -58,7 +58,7 @@ def create(
     response: Response,
     context: Shared,
     idempotency_key: Annotated[
-        Optional[str], Header(pattern=r"^[!-~]{8,128}$", description="repeats of one request carry the same")
+        str | None, Header(pattern=r"^[!-~]{8,128}$", description="repeats of one request carry the same")
     ] = None,
 ) -> schemas.SearchOut:
     """Draw and keep a selection. Without a token, a fresh one comes with the answer, shown once."""
@@ -104,7 +104,7 @@ def _repeated(
     return _shown(search)
 
 
-def _shown(search: Search, token: Optional[str] = None) -> schemas.SearchOut:
+def _shown(search: Search, token: str | None = None) -> schemas.SearchOut:
     here = f"{_PREFIX}/{search.id}"
     links = {
         "self": here,
@@ -127,7 +127,7 @@ def _shown(search: Search, token: Optional[str] = None) -> schemas.SearchOut:
 def own(
     context: Shared,
     token: Owner,
-    cursor: Annotated[Optional[str], Query(pattern=r"^[0-9]{1,18}$")] = None,
+    cursor: Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> schemas.SearchesOut:
     """The token's own searches, the newest first."""
@@ -165,7 +165,7 @@ def delete(search_id: str, context: Shared, token: Owner) -> None:
 def images(
     search: Own,
     context: Shared,
-    cursor: Annotated[Optional[str], Query(pattern=r"^[0-9]{1,15}$")] = None,
+    cursor: Annotated[str | None, Query(pattern=r"^[0-9]{1,15}$")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
 ) -> schemas.ImagesOut:
     """The images, a page at a time."""

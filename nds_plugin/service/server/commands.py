@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import logging
 import os
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from nds_plugin import command_line
@@ -19,20 +21,19 @@ logger = logging.getLogger(__name__)
 _DATABASE = "postgresql://... or sqlite:///..."
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None, program: str = "nds-serve") -> None:
     """Entry point of ``nds-serve``; without a command it runs the server."""
-    command_line.run(_main)
+    command_line.run(functools.partial(_main, sys.argv[1:] if argv is None else argv, program))
 
 
-def _main() -> None:
-    if len(sys.argv) > 1 and sys.argv[1].startswith("-") and sys.argv[1] not in ("-h", "--help"):
-        sys.argv.insert(1, "run")
-    args = _parser().parse_args()
+def _main(argv: Sequence[str], program: str) -> None:
+    is_option = bool(argv) and argv[0].startswith("-") and argv[0] not in ("-h", "--help")
+    args = _parser(program).parse_args(["run", *argv] if is_option else argv)
     {"run": _run, "publish": _publish, "sets": _sets, "prune": _prune}[args.command](args)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = command_line.Parser(prog="nds-serve", description=__doc__)
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = command_line.Parser(prog=program, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_run(commands)
     _add_publish(commands)

@@ -31,7 +31,7 @@ def image_batches(
     def with_p(batch: pa.RecordBatch) -> pa.RecordBatch:
         columns = {name: batch.column(name) for name in CSV_COLUMNS if name != "p"}
         columns["p"] = pa.array(drawn.rates[batch.column("cluster").to_numpy()])
-        return pa.record_batch({name: columns[name] for name in CSV_COLUMNS})
+        return pa.RecordBatch.from_pydict({name: columns[name] for name in CSV_COLUMNS})
 
     # By map here and below, not in a generator's loop: its variables would hold the last batch of every
     # download while the client takes its time.

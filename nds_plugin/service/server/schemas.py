@@ -1,12 +1,16 @@
 """What goes over the wire. Requests are strict: no unknown field, no text for a number, no NaN."""
 
 # Without `from __future__ import annotations`: pydantic reads the annotations when the module runs.
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nds_plugin.selection.config import SelectionConfig
+from nds_plugin.selection.selectors import SELECTORS
+from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.service.published.store import MAX_CLUSTERS
+from nds_plugin.service.searchable import NORMALISATION, SEARCHABLE, TEMPERATURE
+from nds_plugin.settings import settings_of
 
 MAX_SEED = 2**53 - 1  # what JavaScript's numbers hold
 
@@ -33,13 +37,15 @@ class SearchRequest(_Strict):
     expert_set: Annotated[
         str, Field(pattern=r"^([0-9a-f]{16}|[0-9a-f]{64})$", description="a set's id, or its experts' hash")
     ]
-    scores: Optional[ScoresIn] = None
-    sources: Optional[Annotated[list[Annotated[str, Field(max_length=500)]], Field(max_length=1000)]] = None
-    budget: Optional[Annotated[int, Field(ge=1, le=2**53)]] = None
-    share: Optional[Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]] = None
-    temperature: Annotated[float, Field(ge=1e-3, le=1e6, allow_inf_nan=False)] = 0.1
-    normalisation: Literal["minmax", "none"] = "minmax"
-    selector: Literal["nds", "uniform"] = "nds"
+    scores: ScoresIn | None = None
+    sources: Annotated[list[Annotated[str, Field(max_length=500)]], Field(max_length=1000)] | None = None
+    budget: Annotated[int, Field(ge=1, le=2**53)] | None = None
+    share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    temperature: Annotated[
+        float, Field(ge=1e-3, le=1e6, allow_inf_nan=False, description=TEMPERATURE.help)
+    ] = TEMPERATURE.default
+    normalisation: Literal[NORMALISATION.choices] = NORMALISATION.default  # type: ignore[valid-type,name-defined]
+    selector: Literal[tuple(SEARCHABLE)] = NDS.name  # type: ignore[valid-type]
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     title: Annotated[str, Field(max_length=200)] = ""
 
@@ -53,13 +59,10 @@ class SearchRequest(_Strict):
 
     def config(self) -> SelectionConfig:
         """The settings of the selection."""
+        selector = SELECTORS[self.selector]
+        given = {item.name: getattr(self, item.name) for item in settings_of(selector)}
         return SelectionConfig(
-            selector=self.selector,
-            count=self.budget or 0,
-            share=self.share or 0.0,
-            temperature=self.temperature,
-            normalisation=self.normalisation,
-            seed=self.seed,
+            selector(**given), count=self.budget or 0, share=self.share or 0.0, seed=self.seed
         )
 
 
@@ -71,7 +74,7 @@ class ProblemOut(BaseModel):
     status: int
     detail: str
     instance: str
-    errors: Optional[list[dict[str, str]]] = None
+    errors: list[dict[str, str]] | None = None
 
 
 class Health(BaseModel):
@@ -129,8 +132,8 @@ class ExpertSetDetail(ExpertSetOut):
 class Preview(BaseModel):
     budget: int
     drawable: int
-    z: Optional[list[float]]
-    z_scaled: Optional[list[float]]
+    z: list[float] | None
+    z_scaled: list[float] | None
     w: list[float]
     cluster_images: list[int]
     expected_share_by_cluster: list[float]
@@ -152,12 +155,12 @@ class SearchOut(BaseModel):
     created: str
     request: dict[str, Any]
     result: Result
-    token: Optional[str] = None
+    token: str | None = None
 
 
 class SearchesOut(BaseModel):
     searches: list[SearchOut]
-    next: Optional[str]
+    next: str | None
 
 
 class ImageOut(BaseModel):
@@ -173,19 +176,19 @@ class ImageOut(BaseModel):
 
 class ImagesOut(BaseModel):
     images: list[ImageOut]
-    next: Optional[str]
+    next: str | None
 
 
 class MosaicImage(BaseModel):
     source: str
     image_id: str
     url: str
-    thumbnail: Optional[str]
+    thumbnail: str | None
 
 
 class MosaicCluster(BaseModel):
     cluster: int
-    z: Optional[float]
+    z: float | None
     w: float
     images: list[MosaicImage]
 

@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from nds_plugin.errors import NDSError, unknown_name
-from nds_plugin.experts.scores import Scores
+from nds_plugin.experts.scores import METRICS
 from nds_plugin.selection.config import SelectionConfig
-from nds_plugin.selection.counter_rng import random_words, stream_key
+from nds_plugin.selection.counter_rng import Purpose, random_words, stream_key
 from nds_plugin.selection.drawing import expected_draws, resolve_budget
-from nds_plugin.selection.select import draw_rows, selection_info, selector_weights
+from nds_plugin.selection.select import Scored, draw_rows, needs_scores, selection_info
+from nds_plugin.selection.selectors import ClusterSelector
+from nds_plugin.selection.selectors.base import Softmax
 from nds_plugin.selection.weights import (
     Floats,
     Ints,
@@ -26,7 +28,6 @@ from nds_plugin.selection.weights import (
 from nds_plugin.service.published.store import PublishedSet
 
 TOP_CLUSTERS, PER_CLUSTER = 8, 9  # the paper's Figures 2-4
-_MOSAIC = 2  # purpose of a random stream, see counter_rng.stream_key; sampling has 1
 
 
 @dataclass(frozen=True)
@@ -73,24 +74,27 @@ def make_query(
         )
     if z is not None and len(z) != published.num_clusters:
         raise NDSError(f"expected {published.num_clusters} scores, one of each cluster, got {len(z)}.")
-    if z is None and config.selector == "nds":
-        raise NDSError("the selector nds needs scores; score the experts first, or use the selector uniform.")
+    if z is None and needs_scores(config.selector):
+        raise NDSError(
+            f"the selector {config.selector.name} needs scores; score the experts first, or use the selector uniform."
+        )
     chosen = known if sources is None else [name for name in known if name in set(sources)]
     return Query(config, None if z is None else tuple(float(value) for value in z), tuple(chosen))
 
 
 def _weights(published: PublishedSet, query: Query) -> tuple[Floats, Ints]:
     sizes = published.sizes_in(query.sources)
-    return selector_weights(query.config, sizes, _scores(published, query)), sizes
+    z = None if query.z is None else np.asarray(query.z)
+    return _selector(query.config).cluster_weights(z, sizes), sizes
 
 
-def _scores(published: PublishedSet, query: Query) -> Scores | None:
-    if query.z is None:
-        return None
-    count = published.num_clusters
-    return Scores(
-        list(range(count)), list(query.z), [0.0] * count, "accuracy", 0, published.expert_hash, published.manifest["task"]
-    )  # fmt: skip
+def _selector(config: SelectionConfig) -> ClusterSelector:
+    assert isinstance(config.selector, ClusterSelector)  # requests name no other
+    return config.selector
+
+
+def _scored(published: PublishedSet, query: Query) -> Scored | None:
+    return None if query.z is None else Scored(query.z, METRICS[0], published.expert_hash)
 
 
 def preview(published: PublishedSet, query: Query) -> dict[str, Any]:
@@ -106,7 +110,9 @@ def preview(published: PublishedSet, query: Query) -> dict[str, Any]:
     draws = expected_draws(weights, sizes, budget)
     inclusion = np.divide(draws, sizes, out=np.zeros_like(draws), where=sizes > 0)
     z = None if query.z is None else list(query.z)
-    scaled = None if z is None else normalise_scores(z, config.normalisation).tolist()
+    scaled = None
+    if z is not None and isinstance(config.selector, Softmax):
+        scaled = normalise_scores(z, config.selector.normalisation).tolist()
     by_source = {
         name: float(published.counts[published.source_names.index(name)] @ inclusion / budget)
         for name in query.sources
@@ -153,7 +159,7 @@ def draw(published: PublishedSet, query: Query) -> Drawn:
     weights, sizes = _weights(published, query)
     rows = draw_rows(query.config, weights, sizes, published.cluster_in(query.sources))
     hashes = (str(published.info["index"]), str(published.info["partition"]))
-    info = selection_info(query.config, sizes, _scores(published, query), query.sources, hashes, len(rows))
+    info = selection_info(query.config, sizes, _scored(published, query), query.sources, hashes, len(rows))
     return Drawn(rows.astype(np.int32), image_rates(weights, sizes), weights, info)
 
 
@@ -179,7 +185,7 @@ def mosaic_rows(published: PublishedSet, query: Query) -> list[tuple[int, list[i
         if sizes[k] == 0:
             continue
         members = np.flatnonzero(cluster == k)
-        words = random_words(stream_key(query.config.seed, _MOSAIC, k), 0, len(members))
+        words = random_words(stream_key(query.config.seed, Purpose.MOSAIC, k), 0, len(members))
         first = np.argsort(words, kind="stable")[:PER_CLUSTER]
         found.append((k, members[np.sort(first)].tolist()))
     return found

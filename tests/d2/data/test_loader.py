@@ -16,10 +16,20 @@ from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from loader_batches import DATASET, SOURCES, drawn_selection, first_batches, loader_config, same_batches
 
 from nds_plugin.d2 import TRAIN_SAMPLERS, build_nds_train_loader
+from nds_plugin.d2.config.nodes import load_config
+from nds_plugin.d2.data.drawn_dataset import register_selection
 from nds_plugin.d2.data.known_datasets import register_coco_folder
+from nds_plugin.d2.data.registration import index_dataset
+from nds_plugin.d2.train.stages import finetune_config
 from nds_plugin.errors import NDSError
+from nds_plugin.experts.scores import Scores
+from nds_plugin.selection.config import SelectionConfig
+from nds_plugin.selection.placed import PlacedSelection
+from nds_plugin.selection.select import select
 from nds_plugin.selection.selection import Selection
 from nds_plugin.selection.streams import ShuffledStream
+from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.partition import Partition
 
 
 @pytest.mark.usefixtures("tiny_datasets")
@@ -105,10 +115,20 @@ def test_the_dataset_that_a_selection_was_registered_as_brings_its_selection(
 
 
 @pytest.mark.usefixtures("tiny_datasets")
+def test_a_selection_that_is_handed_over_is_not_read_again(tmp_path: Path) -> None:
+    cfg = loader_config(drawn_selection(tmp_path))
+    expected = first_batches(cfg)
+    selection = Selection.load(cfg.NDS.SELECTION)
+    register_selection(cfg.NDS.SELECTION, cfg.DATASETS.TRAIN[0], selection=selection)
+    Path(cfg.NDS.SELECTION).unlink()
+    assert same_batches(expected, first_batches(cfg))
+
+
+@pytest.mark.usefixtures("tiny_datasets")
 def test_a_sampler_of_ones_own_is_called_with_the_selection(tmp_path: Path) -> None:
     calls = []
 
-    def first_cluster(selection: Selection, cluster: np.ndarray, seed: int) -> ShuffledStream:
+    def first_cluster(selection: PlacedSelection, cluster: np.ndarray, seed: int) -> ShuffledStream:
         calls.append((len(selection), seed))
         return ShuffledStream(np.flatnonzero(cluster == 0), seed)
 
@@ -125,8 +145,83 @@ def test_a_sampler_of_ones_own_is_called_with_the_selection(tmp_path: Path) -> N
 def test_datasets_of_other_classes_are_not_mixed_up(tmp_path: Path) -> None:
     cfg = loader_config(drawn_selection(tmp_path))
     cfg.DATASETS.TRAIN = SOURCES
-    with pytest.raises(NDSError, match="'tiny_street_train' and 'tiny_room_train' have different classes"):
+    with pytest.raises(
+        NDSError, match="'tiny_street_train' and 'tiny_room_train' have different classes"
+    ) as error:
         build_nds_train_loader(cfg)
+    assert "the one dataset nds_NAME that tools/draw_subset.py --name NAME" in str(error.value)
+
+
+@pytest.mark.usefixtures("tiny_datasets")
+@pytest.mark.parametrize("mode", ["stream", "subset"])
+def test_a_selection_is_not_trained_on_by_a_part_of_its_sources(tmp_path: Path, mode: str) -> None:
+    cfg = loader_config(drawn_selection(tmp_path, mode))
+    cfg.DATASETS.TRAIN = SOURCES[:1]
+    selection = Selection.load(cfg.NDS.SELECTION)
+    lost = selection.column("source").to_pylist().count(SOURCES[1])
+    with pytest.raises(NDSError) as error:
+        build_nds_train_loader(cfg)
+    assert (
+        f"of which {lost} are of {SOURCES[1]}, which DATASETS.TRAIN ('{SOURCES[0]}',) does not name"
+        in str(error.value)
+    )
+
+
+@pytest.mark.usefixtures("tiny_datasets")
+def test_a_selection_without_an_image_of_a_source_does_not_need_that_source(tmp_path: Path) -> None:
+    index = SourceIndex.join([index_dataset(name) for name in SOURCES])
+    cluster = np.searchsorted(sorted(SOURCES), index.column("source").astype(str))
+    partition = Partition(cluster, index.table, index.hash, method="kmeans", seed=0)
+    scores = Scores([0, 1], [0.0, 1.0], [0.0, 0.0], "accuracy", 5, "e" * 64, "rotation")
+    config = SelectionConfig(count=10, temperature=0.01)
+    select(index, partition, config, scores).save(tmp_path / "one.parquet", "key")
+    cfg = loader_config(str(tmp_path / "one.parquet"))
+    cfg.DATASETS.TRAIN = ("tiny_street_train",)
+    assert all("/street/" in d["file_name"] for batch in first_batches(cfg) for d in batch)
+
+
+@pytest.mark.usefixtures("tiny_datasets")
+def test_a_stream_over_sources_of_other_classes_is_trained_on_by_its_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the message of datasets with different classes says: by name, with nothing else set."""
+    by_path = first_batches(loader_config(drawn_selection(tmp_path)))
+    assert same_batches(by_path, first_batches(loader_config("")))
+    assert {d["nds_source"] for batch in by_path for d in batch} == set(SOURCES)
+    assert "is a stream" not in caplog.text
+    DatasetCatalog.get(DATASET)  # as a stock loader does
+    DatasetCatalog.get(DATASET)
+    assert caplog.text.count("is a stream, whose images are to be drawn by their probabilities") == 1
+
+
+@pytest.mark.usefixtures("tiny_datasets")
+def test_the_index_of_a_drawn_dataset_tells_images_of_one_id_by_their_source(tmp_path: Path) -> None:
+    drawn_selection(tmp_path)
+    index, sources = index_dataset(DATASET), [index_dataset(name) for name in SOURCES]
+    assert index.column("source").tolist() == SourceIndex.join(sources).column("source").tolist()
+    assert index.column("image_id").tolist() == SourceIndex.join(sources).column("image_id").tolist()
+
+
+@pytest.mark.usefixtures("tiny_datasets")
+@pytest.mark.parametrize(
+    ("mode", "sampler"), [("stream", "NDSTrainingSampler"), ("subset", "SeekableTrainingSampler")]
+)
+def test_the_main_job_draws_from_a_stream_that_it_is_told_to_train_on(
+    tmp_path: Path, mode: str, sampler: str
+) -> None:
+    drawn_selection(tmp_path, mode)
+    for given in ("TrainingSampler", "NDSTrainingSampler"):
+        options = [
+            "DATASETS.TRAIN",
+            f"('{DATASET}',)",
+            "DATALOADER.SAMPLER_TRAIN",
+            given,
+            "NDS.SELECTOR",
+            "none",
+        ]
+        options += ["NDS.TARGET.NUM_IMAGES", "0"]
+        cfg = finetune_config(load_config("nds_sample.yaml", options))
+        assert (cfg.DATALOADER.SAMPLER_TRAIN, len(cfg.NDS.LABEL_SPACES)) == (sampler, len(SOURCES))
 
 
 @pytest.mark.usefixtures("tiny_datasets")

@@ -213,11 +213,11 @@ def broken_file(kind, photo):
     ("kind", "message"),
     [
         ("missing", "no such image file"),
-        ("empty", "cannot be read .*UnidentifiedImageError"),
-        ("truncated", "cannot be read .*truncated"),
-        ("text", "cannot be read .*UnidentifiedImageError"),
-        ("bomb", "cannot be read .*DecompressionBombError"),
-        ("damaged", "cannot be read"),
+        ("empty", "the file is empty"),
+        ("truncated", "the image is cut short"),
+        ("text", "not an image"),
+        ("bomb", "taken for a decompression bomb"),
+        ("damaged", "not an image"),
     ],
 )
 def test_an_unreadable_image_is_an_image_error_that_names_it(photo, kind, message):

@@ -30,7 +30,7 @@ from nds_plugin.d2.data.registration import (
 )
 from nds_plugin.d2.data.store_dataset import StoreDataset
 from nds_plugin.datasets.sample.generate import DOMAINS
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import NDSError, UnknownNameError
 from nds_plugin.images.reading import ImageError
 from nds_plugin.source.index import NO_LABEL
 
@@ -57,7 +57,7 @@ def test_an_unknown_name_lists_the_near_ones() -> None:
             NDSError, match=r"unknown dataset 'coco_2017_trian'. Did you mean 'coco_2017_train'"
         ):
             function("coco_2017_trian")
-    with pytest.raises(NDSError, match="unknown dataset 'nothing'"):
+    with pytest.raises(UnknownNameError, match="unknown dataset 'nothing'"):
         check_registered(["coco_2017_train", "nothing"])
     check_registered("coco_2017_train")
 
@@ -440,7 +440,7 @@ def test_bad_subsets_have_their_line() -> None:
             register_image_subset("sub", "base", 0)
         with pytest.raises(NDSError, match="got 3 and -1"):
             register_image_subset("sub", "base", 3, -1)
-        with pytest.raises(NDSError, match="unknown dataset 'bas'"):
+        with pytest.raises(UnknownNameError, match="unknown dataset 'bas'"):
             register_image_subset("sub", "bas", 3)
         with pytest.raises(NDSError, match="'base' is registered already"):
             register_image_subset("base", "base", 3)

@@ -32,6 +32,7 @@ from nds_plugin.d2.data.registration import (
 from nds_plugin.d2.data.store_dataset import StoreDataset
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select
+from nds_plugin.selection.selectors.uniform import Uniform
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
 
@@ -121,7 +122,7 @@ def test_a_selection_of_two_sources_decodes_its_own_records_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = SourceIndex.join([index_dataset(name) for name in (STREET, ROOM)])
-    selection = select(index, Partition.whole(index), SelectionConfig(selector="uniform", count=9))
+    selection = select(index, Partition.whole(index), SelectionConfig(Uniform(), count=9))
     selection.save(tmp_path / "s.parquet", "key")
     name = "store_dataset_selection"
     register_selection(tmp_path / "s.parquet", name)

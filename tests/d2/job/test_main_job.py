@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow  # processes of their own, each with Detectron2 or a server
+
 ROOT = Path(__file__).parents[3]
 SMALL = [
     *("DATASETS.TRAIN", "('nds_data_city_train',)", "DATASETS.TEST", "('nds_data_city_val',)"),
@@ -119,6 +121,32 @@ def test_a_second_start_trains_nothing_again(data: Path, unbroken: Path) -> None
         "evaluation",
     ):
         assert re.search(rf"{step}: kept ", log), step
+
+
+def test_a_job_that_was_moved_finds_its_parts_and_trains_nothing_again(data: Path, unbroken: Path) -> None:
+    here, there = unbroken.parent, unbroken.parent.with_name("mounted elsewhere")
+    here.rename(there)  # with the folder of artefacts
+    try:
+        moved = there / unbroken.name
+        document = json.loads((moved / "results.json").read_text())
+        paths = document["selection"]["artefacts"]
+        assert all(path.startswith("../nds/") for path in paths.values())
+        # As results were written before paths were relative.
+        document["selection"]["artefacts"] = {k: str(here / "nds" / Path(p).name) for k, p in paths.items()}
+        (moved / "results.json").write_text(json.dumps(document))
+        page = there / "page.html"
+        tool = [sys.executable, "-W", "ignore", str(ROOT / "tools/compare_runs.py"), str(moved)]
+        subprocess.run([*tool, "--output", str(page)], capture_output=True, check=True, timeout=100)
+        assert (there / "page_pictures" / "clusters.png").is_file()
+        before = {p: p.stat().st_mtime_ns for p in there.rglob("*.pth")}
+        log = _run(data, moved)
+        assert "evaluation: kept " in log
+        assert before == {p: p.stat().st_mtime_ns for p in there.rglob("*.pth")}
+        again = json.loads((moved / "results.json").read_text())
+        assert again["selection"]["artefacts"] == paths
+        assert again["selection"]["work_dir"] == str(there / "nds")
+    finally:
+        there.rename(here)
 
 
 def test_another_job_of_the_same_pretraining_takes_it(data: Path, unbroken: Path) -> None:

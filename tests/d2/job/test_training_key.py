@@ -34,6 +34,16 @@ def test_what_changes_the_weights_changes_the_key(override: tuple[str, str]) -> 
     assert training_key(load_config(CONFIG, list(override)), []) != training_key(load_config(CONFIG), [])
 
 
+@pytest.mark.parametrize("name", ["MODEL.WEIGHTS", "NDS.SOURCE.LABEL_MAPPING", "NDS.PARTITION.WEIGHTS"])
+def test_where_a_file_lies_does_not_change_the_key(name: str, tmp_path: Path) -> None:
+    keys = set()
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "file").write_text("{}")
+        keys.add(training_key(load_config(CONFIG, [name, str(tmp_path / folder / "file")]), ["its hash"]))
+    assert len(keys) == 1
+
+
 def test_changed_annotations_or_another_mapping_of_the_source_are_noticed(tmp_path: Path) -> None:
     annotations, mapping = tmp_path / "a.json", tmp_path / "mapping.json"
     write_coco(tmp_path, document(), annotations.name)

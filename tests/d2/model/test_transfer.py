@@ -84,6 +84,15 @@ def test_an_equal_name_wins_over_a_synonym_and_a_synonym_over_a_loose_pair():
     assert (both[0].source, both[0].how) == ("pedestrian", "synonym")
 
 
+def test_names_that_one_list_keeps_apart_never_share_a_class_by_their_spelling() -> None:
+    dust = ["pm1.5", "pm15"]
+    assert [(m.source, m.how) for m in match_classes(dust, dust)] == [("pm1.5", "name"), ("pm15", "name")]
+    assert [m.source for m in match_classes(["pm1.5"], dust)] == ["pm1.5", None]
+    (match,) = match_classes(["pm1.5"], ["PM-15"])
+    assert (match.source, match.how) == ("pm1.5", "spelling")
+    assert [m.source for m in match_classes(["tv", "television"], ["TV", "tv"])] == ["television", "tv"]
+
+
 def test_loose_pairs_are_used_on_request_only_and_are_marked():
     assert match_classes(["person"], ["rider"])[0].source is None
     (match,) = match_classes(["Person"], ["rider"], loose=True)

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from coco_files import document, write_coco
+from coco_files import document, write_coco, write_image
 
 pytest.importorskip("detectron2")
 
@@ -18,6 +19,7 @@ from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from pycocotools import mask as mask_util
 
+from nds_plugin.d2.data.coco_truth import complete, read_truth
 from nds_plugin.d2.data.registration import (
     dataset_classes,
     dataset_dicts,
@@ -25,9 +27,15 @@ from nds_plugin.d2.data.registration import (
     register_image_subset,
     registered_temporarily,
 )
-from nds_plugin.d2.train.evaluation import build_evaluator, plain, summarise, versions, write_results
-from nds_plugin.errors import NDSError
-from nds_plugin.files.artifacts import read_json
+from nds_plugin.d2.train.evaluation import (
+    build_evaluator,
+    check_ground_truth,
+    summarise,
+    versions,
+    write_results,
+)
+from nds_plugin.errors import NDSError, UnknownNameError
+from nds_plugin.files.artifacts import plain, read_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -207,14 +215,12 @@ def _broken(change: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        (
-            lambda a: a[1].pop("area"),
-            "coco",
-            "1 of 5 annotations have no number for 'area'.*first one of image 12",
-        ),
-        (lambda a: a[1].pop("id"), "coco", "annotations have no number for 'id'"),
-        (lambda a: a[1].update(id=1), "coco", "annotation ids occur more than once"),
         (lambda a: a.clear(), "coco", "dataset 'x' has no annotations to evaluate against"),
+        (
+            lambda a: [x.update(iscrowd=1) for x in a],
+            "coco",
+            r"dataset 'x': all 5 annotations are crowds \(iscrowd 1\).*nothing to evaluate against",
+        ),
         (len, "lvis", "unknown evaluator type of dataset 'x': 'lvis'.*Known: coco, pascal_voc"),
     ],
 )
@@ -228,18 +234,112 @@ def test_ground_truth_that_cannot_be_used_is_named_before_the_run(
 
 
 def test_an_unknown_dataset_is_named(tmp_path: Path) -> None:
-    with pytest.raises(NDSError, match="unknown dataset 'none'"):
+    with pytest.raises(UnknownNameError, match="unknown dataset 'none'"):
         build_evaluator(_config(tmp_path), "none")
 
 
-def test_the_annotation_that_pycocotools_loses_is_warned_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def _without(*keys: str) -> Any:
+    return lambda d: [a.pop(key) for a in d["annotations"] for key in keys]
+
+
+def _every(**values: Any) -> Any:
+    return lambda d: [a.update(values) for a in d["annotations"] if not a["iscrowd"]]
+
+
+def _text_ids(d: dict[str, Any]) -> None:
+    for category in d["categories"]:
+        category["id"] = f"c{category['id']}"
+    for annotation in d["annotations"]:
+        annotation["category_id"] = f"c{annotation['category_id']}"
+
+
+def _run_lengths(d: dict[str, Any]) -> None:
+    sizes = {image["id"]: (image["height"], image["width"]) for image in d["images"]}
+    for annotation in d["annotations"]:
+        (polygon,) = mask_util.frPyObjects(annotation["segmentation"], *sizes[annotation["image_id"]])
+        mask = np.asarray(mask_util.decode(polygon)).ravel(order="F")
+        edges = np.flatnonzero(np.diff(np.r_[0, mask, 1 - mask[-1]]))
+        counts = np.diff(np.r_[0, edges]).tolist()
+        annotation["segmentation"] = {"size": list(sizes[annotation["image_id"]]), "counts": counts}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_without("iscrowd"), "iscrowd set for 5 annotations"),
+        (_every(iscrowd=None), "iscrowd set for 4 annotations"),
+        (_without("area"), "the area of 5 annotations"),
+        (_every(area=None), "the area of 4 annotations"),
+        (_every(area="100"), "the area of 4 annotations"),
+        (_every(area=-1), "the area of 4 annotations"),
+        (_every(area=float("nan")), "the area of 4 annotations"),
+        (_without("id"), "new ids for the 5 annotations"),
+        (lambda d: d["annotations"][1].update(id=0), "new ids for the 5 annotations"),
+        (lambda d: d["annotations"][1].update(id=1), "new ids"),
+        (lambda d: d["annotations"][1].update(id="a1"), "new ids"),
+        (lambda d: d["annotations"][1].update(id=1.0), "new ids"),
+        (_text_ids, "numbers for the 2 ids of categories"),
+        (lambda d: d["annotations"].append({**d["annotations"][0], "id": 9, "segmentation": [[1, 2]]}), "1 annotations left"),
+        (lambda d: d["annotations"][0]["segmentation"].append([1, 2, 3, 4]), ""),
+        (lambda d: d["annotations"].append({**d["annotations"][0], "id": 9, "ignore": 1}), "iscrowd set for 1"),
+        (_run_lengths, ""),
+        (_without("iscrowd", "area", "id"), "iscrowd set .* the area .* new ids"),
+        (lambda d: [c.update(id=float(c["id"])) for key in ("images", "categories") for c in d[key]], ""),
+    ],
+)  # fmt: skip
+def test_perfect_predictions_score_100_whatever_pycocotools_needs_and_the_file_lacks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Any, said: str
 ) -> None:
-    path = write_coco(tmp_path, _broken(lambda a: a[1].update(id=0)))
+    content = document(masks=True)
+    change(content)
+    path = write_coco(tmp_path, content)
+    before = path.read_bytes()
     with registered_temporarily("x", json_file=str(path)), caplog.at_level(logging.WARNING):
+        check_ground_truth("x")
         summary = summarise(_evaluate(build_evaluator(_config(tmp_path), "x"), "x"))
-    assert summary["AP_bb"] < 100  # what the warning is for
-    assert "annotation with id 0" in caplog.text
+        assert MetadataCatalog.get("x").json_file == str(path)
+    assert summary["AP_bb"] == summary["AP"] == pytest.approx(100)
+    assert re.search(said, caplog.text)
+    assert path.read_bytes() == before
+
+
+def test_images_without_a_size_are_evaluated_by_that_of_their_files(tmp_path: Path) -> None:
+    content = document(masks=True)
+    for image in content["images"]:
+        write_image(tmp_path / image["file_name"], image.pop("width"), image.pop("height"))
+    path = write_coco(tmp_path, content)
+    with registered_temporarily("x", json_file=str(path), image_root=str(tmp_path)):
+        summary = summarise(_evaluate(build_evaluator(_config(tmp_path), "x"), "x"))
+    assert summary["AP_bb"] == summary["AP"] == pytest.approx(100)
+
+
+def test_a_missing_area_is_that_of_the_mask_else_of_the_box() -> None:
+    triangle = [[0, 0, 20, 0, 0, 20]]
+    content = document()
+    content["annotations"][0] |= {"bbox": [0, 0, 20, 20], "segmentation": triangle}
+    for annotation in content["annotations"]:
+        del annotation["area"]
+    truth = complete(content, lambda image_id: pytest.fail("all sizes are known"))
+    areas = [annotation["area"] for annotation in truth.document["annotations"]]
+    assert areas == [_decode(triangle, 48, 64).sum(), 64, 64, 200, 2400]
+    assert "area" not in content["annotations"][0], "the document stays as it is"
+    assert complete(document(masks=True), len).changes == ()
+
+
+def test_ground_truth_that_is_no_coco_json_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    for text in (
+        "[1]",
+        "{",
+        '{"images": [1], "annotations": [{"segmentation": 1}], "categories": []}',
+        "\xff",
+    ):
+        path.write_text(text, encoding="latin-1")
+        with pytest.raises(NDSError, match=r"x\.json is no COCO json that can be evaluated against") as error:
+            read_truth(str(path), lambda image_id: (1, 1))
+        assert "\n" not in str(error.value)
+    path.write_text(json.dumps(document()), encoding="utf-8-sig")
+    assert read_truth(str(path), lambda image_id: (1, 1)).changes == ("no byte order mark",)
 
 
 def test_summary_has_none_for_what_was_not_computed() -> None:

@@ -90,3 +90,10 @@ def test_a_perfect_detector_of_the_shared_classes_scores_100(tiny_datasets: Path
     assert values
     assert values == pytest.approx([100.0] * len(values))
     assert summary["AP_bb"] == pytest.approx(100.0)
+
+
+def test_a_detection_counts_for_the_target_of_its_own_name_and_for_no_other() -> None:
+    target_of, shared = shared_classes(["pm15", "pm1.5", "Car", "person"], ["pm1.5", "pm15", "car"])
+    assert (target_of, shared) == ([1, 0, 2, -1], ["pm1.5", "pm15", "car"])
+    target_of, shared = shared_classes(["person"], ["pedestrian", "person"])
+    assert (target_of, shared) == ([1], ["person"])

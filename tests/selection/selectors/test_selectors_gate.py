@@ -18,10 +18,11 @@ from nds_plugin.images.networks import build_network
 from nds_plugin.images.resnet_checkpoints import empty_resnet
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select, selector_weights
-from nds_plugin.selection.selectors.base import Features
-from nds_plugin.selection.selectors.gate import GateConfig, score_gate, train_gate
+from nds_plugin.selection.selectors.base import Features, TargetConfig
+from nds_plugin.selection.selectors.gate import GateConfig, GateSelector
+from nds_plugin.selection.selectors.gate_network import score_gate, train_gate
 from nds_plugin.selection.selectors.gate_set import Gate
-from nds_plugin.selection.selectors.target import TargetConfig
+from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.source.features import extract_features
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
@@ -107,16 +108,16 @@ def test_plain_draws_by_z_and_softmax_by_the_softmax_of_z(
     gate: Gate, night: Path, source: tuple[SourceIndex, Partition]
 ) -> None:
     scores, sizes = score_gate(gate, night), source[1].sizes
-    plain = selector_weights(SelectionConfig("gate", count=5), sizes, scores)
+    plain = selector_weights(GateSelector(), sizes, scores)
     np.testing.assert_allclose(plain, scores.z)
-    softmax = selector_weights(SelectionConfig("gate", count=5, gate_draw="softmax"), sizes, scores)
+    softmax = selector_weights(GateSelector(gate_draw="softmax"), sizes, scores)
     np.testing.assert_allclose(softmax, [1 / (1 + np.exp(10)), 1 / (1 + np.exp(-10))])  # min-max, T = 0.1
 
 
 def test_a_draw_by_the_gate_prefers_the_target_s_domain(
     gate: Gate, night: Path, source: tuple[SourceIndex, Partition]
 ) -> None:
-    selection = select(*source, SelectionConfig("gate", count=16), score_gate(gate, night))
+    selection = select(*source, SelectionConfig(GateSelector(), count=16), score_gate(gate, night))
     assert selection.column("source").to_pylist().count("night") >= 12
     assert selection.info["metric"] == "posterior"
     assert selection.info["sees_target"] is False
@@ -129,7 +130,7 @@ def test_a_gate_of_one_cluster_gives_it_all(
     index = source[0]
     scores = score_gate(make(tmp_path / "gate", network, index, Partition.whole(index)), night)
     assert scores.z == [1.0]
-    config = SelectionConfig("gate", count=7, gate_draw="softmax")
+    config = SelectionConfig(GateSelector(gate_draw="softmax"), count=7)
     assert len(select(index, Partition.whole(index), config, scores)) == 7
 
 
@@ -209,8 +210,8 @@ def test_scores_of_experts_and_of_a_gate_are_not_mixed_up(
 ) -> None:
     scores = score_gate(gate, night)
     with pytest.raises(NDSError, match="nds selector cannot use scores of metric posterior"):
-        select(*source, SelectionConfig("nds", count=5), scores)
+        select(*source, SelectionConfig(NDS(), count=5), scores)
     with pytest.raises(NDSError, match="scores of a gate are of metric 'posterior' alone, not 'accuracy'"):
         scores.with_metric("accuracy")
     with pytest.raises(NDSError, match="the gate selector needs the client's scores: score the gate first"):
-        select(*source, SelectionConfig("gate", count=5))
+        select(*source, SelectionConfig(GateSelector(), count=5))

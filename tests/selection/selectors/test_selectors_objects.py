@@ -123,7 +123,7 @@ def test_objects_of_another_index_are_refused(index: SourceIndex) -> None:
     [
         ({"per_image": 0}, "objects per_image must be 1 or more"),
         ({"min_side": 0}, "objects min_side must be 1 or more"),
-        ({"context": 0.9}, "objects context must be 1.0 or more"),
+        ({"context": 0.9}, "objects context must be 1 or more"),
         ({"pool": "max"}, "unknown pooling of objects 'max'.*Known: mean, sum"),
     ],
 )

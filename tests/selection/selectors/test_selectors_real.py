@@ -12,10 +12,12 @@ from nds_plugin.datasets.coco.split import index_coco
 from nds_plugin.images.backbones import FeatureNetwork, load_feature_network
 from nds_plugin.images.networks import build_network
 from nds_plugin.selection.config import SelectionConfig
-from nds_plugin.selection.select import select
+from nds_plugin.selection.select import by_image, select
+from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.selection.selectors.base import Evidence, Features, weigh_images
 from nds_plugin.selection.selectors.domain_classifier import DomainClassifier
-from nds_plugin.selection.selectors.gate import GateConfig, score_gate, train_gate
+from nds_plugin.selection.selectors.gate import GateConfig
+from nds_plugin.selection.selectors.gate_network import score_gate, train_gate
 from nds_plugin.selection.selectors.knn import NearestNeighbours
 from nds_plugin.selection.tables import source_shares
 from nds_plugin.source.features import extract_features
@@ -49,8 +51,10 @@ def seen(nds_data: Path, network: FeatureNetwork) -> Evidence:
 def _driving(selector: str, index: SourceIndex, partition: Partition, **given: Any) -> float:
     """How much oftener than uniformly driving frames are drawn, the mean of five draws."""
     shares = []
+    known = SELECTORS[selector]
     for seed in range(5):
-        selection = select(index, partition, SelectionConfig(selector, count=48, seed=seed), **given)
+        weigher = known if by_image(known) else known()
+        selection = select(index, partition, SelectionConfig(weigher, count=48, seed=seed), **given)
         rows = {row["source"]: row for row in source_shares(selection, index)}
         shares.append(rows["camvid"]["draw_share"] / rows["camvid"]["index_share"])
     return float(np.mean(shares))

@@ -12,10 +12,10 @@ from nds_plugin.d2.config.nodes import load_config
 from nds_plugin.d2.config.presets import PRESETS
 from nds_plugin.d2.data.drawn_dataset import register_selection
 from nds_plugin.d2.data.loader import build_nds_train_loader
-from nds_plugin.d2.job.main_job import Timings, check_job
-from nds_plugin.d2.job.selecting import Selected, SelectionSteps
+from nds_plugin.d2.job.main_job import Timings, check_job, selection_steps
 from nds_plugin.d2.train.stages import training_key
 from nds_plugin.errors import NDSError
+from nds_plugin.pipeline.selection_steps import Selected
 from nds_plugin.selection.image_weights import ImageWeights
 
 TINY = [
@@ -48,7 +48,7 @@ def config(work: Path, *extra: str) -> object:
 def selected(work: Path, *extra: str) -> Selected:
     cfg = config(work, *extra)
     check_job(cfg)  # type: ignore[arg-type]
-    return SelectionSteps(cfg, Timings()).run()  # type: ignore[arg-type]
+    return selection_steps(cfg, Timings()).run()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("unit", ["image", "object"])

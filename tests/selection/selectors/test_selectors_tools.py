@@ -11,7 +11,7 @@ import pytest
 from as_user import ROOT, User, tool
 from tiny_experts import two_domains, write_domain
 
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import NDSError, UnknownNameError
 from nds_plugin.experts.expert_set import write_network
 from nds_plugin.experts.scores import Scores
 from nds_plugin.images.networks import build_network
@@ -132,7 +132,7 @@ def test_the_study_keeps_scores_for_all_settings_of_a_draw_and_for_no_others() -
     assert parse(["selector=knn", "T=1"]).evidence == parse(["selector=domain_classifier", "l2=1"]).evidence
     by_objects = [parse(f"selector=gate unit=object draw={draw}".split()) for draw in ("plain", "softmax")]
     assert by_objects[0].evidence != by_objects[1].evidence
-    with pytest.raises(NDSError, match=r"unknown name in --setting 'k'.*Known: K, T"):
+    with pytest.raises(UnknownNameError, match=r"unknown name in --setting 'k'.*Known: K, T"):
         parse(["k=8"])
     with pytest.raises(NDSError, match="expected NAME=VALUE, got 'gate'"):
         parse(["gate"])
@@ -142,7 +142,7 @@ def test_the_study_names_a_selector_that_it_does_not_know(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["selection_study.py", "--only", "gatee", "--work", str(tmp_path)])
-    with pytest.raises(NDSError, match=r"unknown selector in --only 'gatee'.*gate"):
+    with pytest.raises(UnknownNameError, match=r"unknown selector in --only 'gatee'.*gate"):
         _study().main()  # type: ignore[attr-defined]
 
 

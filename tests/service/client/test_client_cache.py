@@ -20,9 +20,10 @@ from tiny_experts import TINY, trained
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet, write_network
 from nds_plugin.experts.manifest import set_hash
+from nds_plugin.files.locking import user_cache
 from nds_plugin.images.networks import build_network
 from nds_plugin.service.client.cache import current_set, fetch_experts
-from nds_plugin.service.client.folders import Tokens, cache_folder
+from nds_plugin.service.client.folders import Tokens
 from nds_plugin.service.client.http import Service
 from nds_plugin.service.client.search import own_searches
 
@@ -117,7 +118,7 @@ def _fetch(impostor: Impostor) -> Path:
 
 
 def _kept() -> list[str]:
-    return sorted(path.name for path in cache_folder().rglob("*") if path.suffix in (".safetensors", ".part"))
+    return sorted(path.name for path in user_cache().rglob("*") if path.suffix in (".safetensors", ".part"))
 
 
 def test_an_honest_server_gives_the_experts(impostor: Impostor, experts: ExpertSet) -> None:
@@ -134,7 +135,7 @@ def test_what_is_in_the_cache_is_not_asked_for_again(impostor: Impostor) -> None
 
 
 def test_a_server_without_ranges_is_asked_for_the_whole_file(impostor: Impostor, experts: ExpertSet) -> None:
-    folder = cache_folder() / "experts" / experts.hash
+    folder = user_cache() / "experts" / experts.hash
     folder.mkdir(parents=True)
     (folder / ".expert_0000.safetensors.part").write_bytes(impostor.files["expert_0000.safetensors"][:1000])
     _fetch(impostor)
@@ -158,7 +159,7 @@ def test_a_half_that_was_damaged_on_this_disk_is_thrown_away(impostor: Impostor,
         handler.wfile.write(data[start:])
 
     impostor.answers[f"expert-sets/{ID}/files/{name}"] = ranges
-    folder = cache_folder() / "experts" / experts.hash
+    folder = user_cache() / "experts" / experts.hash
     folder.mkdir(parents=True)
     (folder / f".{name}.part").write_bytes(b"x" * 1000)
     assert (_fetch(impostor) / name).read_bytes() == impostor.files[name]
@@ -167,7 +168,7 @@ def test_a_half_that_was_damaged_on_this_disk_is_thrown_away(impostor: Impostor,
 def _network(outputs: int, **changes: Any) -> bytes:
     """An expert's file; ``changes`` replace tensors by name, or leave one out (None)."""
     weights = {**build_network(outputs).state_dict(), **{k.replace("__", "."): v for k, v in changes.items()}}
-    path = cache_folder().parent / "made.safetensors"
+    path = user_cache().parent / "made.safetensors"
     write_network(path, {k: v for k, v in weights.items() if v is not None}, {"key": "k", "outputs": outputs})
     data = path.read_bytes()
     path.unlink()
@@ -196,8 +197,8 @@ BAD_EXPERTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a negative header": (lambda: _with_header(b"{}", (1 << 64) - 1), "its header claims"),
     "a header that is no JSON": (lambda: _with_header(b"{nothing}"), "not a complete safetensors file"),
     "deep JSON": (lambda: _with_header(b"[" * 100_000 + b"]" * 100_000), "not a complete safetensors file"),
-    "tensors on top of each other": (_overlap, "overlap or leave a gap"),
-    "bytes after the end": (lambda: _network(4) + b"x", "its header describes"),
+    "tensors on top of each other": (_overlap, "not a complete safetensors file"),
+    "bytes after the end": (lambda: _network(4) + b"x", "not a complete safetensors file"),
     "a pickle": (lambda: b"\x80\x04cos\nsystem\n(X\x02\x00\x00\x00lstR.", "header claims"),
     "nothing in it": (lambda: b"\x00", "header claims"),
 }

@@ -20,12 +20,13 @@ from PIL import Image
 from provider import Provider, photo, provider
 
 from nds_plugin.errors import NDSError
-from nds_plugin.images.reading import list_images
 from nds_plugin.service.client.checks import image_fault, known_placeholders
 from nds_plugin.service.client.download import DownloadConfig, Summary, download
 from nds_plugin.service.client.fetch import FetchConfig
 from nds_plugin.service.client.hosts import Politeness
 from nds_plugin.service.client.manifest import Wanted, plan
+from nds_plugin.source.folder import index_folder
+from nds_plugin.source.image_folders import list_images
 
 QUICK = DownloadConfig(
     politeness=Politeness(rate=0), fetch=FetchConfig(retries=2, timeout=0.6, deadline=1.0, longest_pause=5.0)
@@ -70,6 +71,16 @@ def test_an_image_arrives_as_it_is_under_its_own_name(server: Provider, tmp_path
     assert (summary.fetched, summary.there, failed) == (1, 0, {})
     assert (tmp_path / "coco" / "a.jpg").read_bytes() == photo("a.jpg")
     assert list_images(tmp_path) == [str(tmp_path / "coco" / "a.jpg")]
+
+
+def test_an_image_whose_link_has_no_file_ending_is_found_by_those_who_read_the_folder(
+    server: Provider, tmp_path: Path
+) -> None:
+    summary, _ = _one(f"{server.url}/ok/1187", tmp_path, name="1187")
+    assert summary.fetched == 1
+    place = str(tmp_path / "coco" / "1187")
+    assert list_images(tmp_path) == [place]
+    assert index_folder(tmp_path).column("file_name").tolist() == [place]
 
 
 @pytest.mark.parametrize(
@@ -317,7 +328,7 @@ def test_images_of_the_usual_formats_are_images(kind: str, tmp_path: Path) -> No
 def test_files_that_pillow_would_hand_to_other_programs_are_no_images(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
-    assert "cannot identify" in str(image_fault(path, decode=True))
+    assert "EPS, a format that Pillow knows but does not decode" in str(image_fault(path, decode=True))
 
 
 def test_a_full_disk_ends_the_download_and_what_was_fetched_stays(server: Provider, tmp_path: Path) -> None:

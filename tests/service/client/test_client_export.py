@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +19,17 @@ from torchvision.models import resnet18
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.scores import Scores
-from nds_plugin.experts.scoring import ScoringConfig, score_experts
+from nds_plugin.experts.scoring import score_experts
+from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.experts.train_experts import train_experts
+from nds_plugin.images.crop_geometry import read_center_crop
 from nds_plugin.images.networks import MEAN, STD
-from nds_plugin.images.reading import list_images, read_center_crop
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select
+from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.service.client.export import export_fastadapt
 from nds_plugin.service.fastadapt.scores import convert
+from nds_plugin.source.image_folders import list_images
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +88,7 @@ def test_the_other_clients_scores_give_the_same_selection_as_ours(tmp_path: Path
     assert found["z"] == pytest.approx(ours.z, abs=1e-6)
     theirs = Scores(found["clusters"], found["z"], [0.0, 0.0], "accuracy", 0, experts.hash, experts.task)
     for normalisation in ("minmax", "none"):
-        config = SelectionConfig(count=15, normalisation=normalisation)
+        config = SelectionConfig(NDS(normalisation=normalisation), count=15)
         a, b = select(index, partition, config, ours), select(index, partition, config, theirs)
         assert a.table.select(["source", "image_id"]) == b.table.select(["source", "image_id"])
 
@@ -111,3 +116,30 @@ def test_the_tool_writes_where_publishing_looks(
     tool("export_experts").main()
     assert len(list((experts.directory / "fastadapt").glob("*.pth"))) == 2
     assert "experts file not found" in user.fails("export_experts", "--experts", tmp_path / "none")
+
+
+def test_an_export_that_was_killed_in_mid_write_is_started_again(tmp_path: Path, user: User) -> None:
+    experts = trained(tmp_path)
+    code = (
+        "import sys, torch\n"
+        "from nds_plugin.experts.expert_set import ExpertSet\n"
+        "from nds_plugin.service.client.export import export_fastadapt\n"
+        "def half(data, file, **_):\n"
+        "    file.write(bytes(1000)); file.flush(); print('half', flush=True); sys.stdin.read()\n"
+        "torch.save = half\n"
+        f"export_fastadapt(ExpertSet.load({str(experts.directory)!r}), {str(tmp_path / 'out')!r}, progress=False)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[3],
+    ) as export:
+        assert export.stdout
+        assert export.stdout.readline() == b"half\n"
+        argv = ("export_experts", "--experts", experts.directory, "--output", tmp_path / "out")
+        assert "which another process is writing" in user.fails(*argv)
+        export.kill()
+    assert len(os.listdir(tmp_path / "out")) == 1
+    assert "2 experts of set" in user.runs(*argv)
+    assert sorted(os.path.splitext(name)[1] for name in os.listdir(tmp_path / "out")) == [".pth", ".pth"]

@@ -28,14 +28,15 @@ from slow_line import SlowLine, slow_line
 
 from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.scores import Scores
-from nds_plugin.experts.scoring import ScoringConfig, score_experts
-from nds_plugin.images.reading import list_images
+from nds_plugin.experts.scoring import score_experts
+from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select
 from nds_plugin.service.client.cli import main as client_main
 from nds_plugin.service.fastadapt.scores import to_percentages
 from nds_plugin.service.published.publishing import publish
 from nds_plugin.source.folder import index_folder
+from nds_plugin.source.image_folders import list_images
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
 
@@ -473,7 +474,7 @@ def test_scores_of_the_authors_client_find_the_same_images(
 
 def test_a_hostile_pickle_is_refused_by_the_client(user_here: UserHere) -> None:
     (user_here.home / "z.pickle").write_bytes(b"cos\nsystem\n(S'touch executed'\ntR.")
-    assert "refused: it asks for the name 'os.system'" in user_here.fails("convert", "z.pickle")
+    assert "refused: its pickle asks for os.system" in user_here.fails("convert", "z.pickle")
     assert not (user_here.home / "executed").exists()
     assert not (user_here.home / "scores.json").exists()
 

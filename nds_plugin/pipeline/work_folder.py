@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from detectron2.utils import comm
-
 from nds_plugin.files.artifacts import is_valid
+from nds_plugin.pipeline.host import Processes
 
 logger = logging.getLogger(__name__)
 
@@ -19,42 +18,36 @@ class WorkFolder:
 
     Args:
         folder: where they lie.
+        processes: those of the job.
         timed: ``timed(name)`` is a context that takes the time of a step.
     """
 
-    def __init__(self, folder: Path, timed: Callable[[str], Any]) -> None:
+    def __init__(self, folder: Path, processes: Processes, timed: Callable[[str], Any]) -> None:
         self.folder = folder
         self.timed = timed
         self.paths: dict[str, str] = {}
+        self._processes = processes
 
     def artefact(self, name: str, kind: str, key: str, suffix: str, make: Callable[[Path], None]) -> Path:
         """The path of an artefact; the main process makes it where it is missing, all wait for it."""
         path = self.folder / f"{name}-{key[:10]}{suffix}"
         self.paths[name] = str(path)
-        if comm.is_main_process():
+        if self._processes.rank == 0:
             if is_valid(path, kind, key):
                 logger.info("%s: kept %s", name, path)
             else:
                 with self.timed(name):
                     make(path)
                 logger.info("%s: wrote %s", name, path)
-        comm.synchronize()
+        self._processes.barrier()
         return path
 
     def subfolder(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
         """The path of a folder whose ``make`` itself skips what is there; the main process calls it."""
         path = self.folder / f"{name}-{key[:10]}"
         self.paths[name] = str(path)
-        if comm.is_main_process():
+        if self._processes.rank == 0:
             with self.timed(name):
                 make(path)
-        comm.synchronize()
+        self._processes.barrier()
         return path
-
-
-def agreed(compute: Callable[[], str]) -> str:
-    """The main process's result, on all processes."""
-    value = compute() if comm.is_main_process() else ""
-    comm.synchronize()  # waits as long as the job may; a gather would give up after 30 minutes
-    result: str = comm.all_gather(value)[0]
-    return result

@@ -7,21 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from detectron2.config import CfgNode as CN
-from detectron2.utils import comm
 
-from nds_plugin.d2.data.fingerprints import dataset_fingerprint, image_root
-from nds_plugin.d2.data.registration import check_registered, index_dataset
-from nds_plugin.d2.job import selector_settings as settings
-from nds_plugin.d2.job.units import object_index
-from nds_plugin.d2.job.work_folder import WorkFolder, agreed
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import load_network
 from nds_plugin.experts.manifest import SHARED
 from nds_plugin.experts.train_experts import prepare_shared
 from nds_plugin.files.artifacts import content_hash, file_hash
 from nds_plugin.images.backbones import FeatureNetwork, load_feature_network
+from nds_plugin.pipeline.host import Host, agreed
+from nds_plugin.pipeline.settings import PipelineSettings
+from nds_plugin.pipeline.units import image_index, object_index
+from nds_plugin.pipeline.work_folder import WorkFolder
 from nds_plugin.selection.selectors.base import Features
 from nds_plugin.source.features import extract_features
 from nds_plugin.source.folder import check_files
@@ -37,33 +35,43 @@ _FILES_CHECKED = 20_000  # of the joined source; an image found missing later is
 
 
 class SourceSteps:
-    """The steps of one config; every process of a job calls them together unless a method says otherwise.
+    """The steps of one job; its processes call them together unless a method says otherwise.
 
     Everything after the index works on any index, of images or of object crops.
+
+    Args:
+        settings: of all steps.
+        host: whose datasets and processes they are.
+        work: the folder of artefacts.
+        device: where networks run.
     """
 
-    def __init__(self, cfg: CN, work: WorkFolder) -> None:
-        self.cfg = cfg
-        self.nds = cfg.NDS
+    def __init__(
+        self, settings: PipelineSettings, host: Host, work: WorkFolder, device: torch.device
+    ) -> None:
+        self.settings = settings
+        self.host = host
         self.work = work
-        self.device = torch.device(cfg.MODEL.DEVICE)
+        self.device = device
 
     def index(self) -> SourceIndex:
         """The images of the source."""
-        names = list(self.nds.SOURCE.DATASETS)
-        check_registered(names)
-        annotated_only = self.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        annotated_only = self.settings.annotated_only
         # By the main process alone: every process would parse the same large annotation files.
-        key = agreed(lambda: content_hash([INDEX_KIND, _data(names), annotated_only]))
+        key = agreed(self.host, lambda: content_hash([INDEX_KIND, self._data(), annotated_only]))
 
         def make(path: Path) -> None:
-            index = SourceIndex.join([index_dataset(name) for name in names])
+            for name in self.settings.sources:
+                self.host.dataset(name).check()
+            index = image_index(self.host, self.settings.sources)
             if annotated_only:
                 # What the loader would leave out must not use up the budget.
-                everything, index = len(index), index.labelled()
+                if bare := index.bare_sources:
+                    raise self._no_object(bare, int(np.isin(index.column("source"), bare).sum()))
+                everything, index = len(index), index.annotated()
                 logger.info("index: %d of %d images have annotations", len(index), everything)
             missing = check_files(index, sample=_FILES_CHECKED)
-            allowed = int(self.nds.LOADER.MAX_UNREADABLE * min(len(index), _FILES_CHECKED))
+            allowed = int(self.settings.max_unreadable * min(len(index), _FILES_CHECKED))
             if len(missing) > allowed:
                 raise NDSError(
                     f"{len(missing)} image files of the source are missing, first {missing[0]}: "
@@ -75,45 +83,45 @@ class SourceSteps:
 
     def objects(self, images: SourceIndex) -> SourceIndex:
         """Crops of the annotated objects of the source's images."""
-        names, config = list(self.nds.SOURCE.DATASETS), settings.object_config(self.cfg)
+        config = self.settings.objects
         decisive = {name: value for name, value in asdict(config).items() if name != "pool"}
-        key = agreed(lambda: content_hash(["objects", _data(names), images.hash, decisive]))
+        key = agreed(self.host, lambda: content_hash(["objects", self._data(), images.hash, decisive]))
 
         def make(path: Path) -> None:
-            objects = object_index(images, names, config)
+            objects = object_index(self.host, images, self.settings.sources, config)
             logger.info("objects: %d crops of %d images", len(objects), len(images))
             objects.save(path, key)
 
         return SourceIndex.load(self.work.artefact("objects", INDEX_KIND, key, ".parquet", make))
 
     def _shared_folder(self, index: SourceIndex) -> Path:
-        identity = settings.expert_config(self.cfg).shared_identity()
+        identity = self.settings.experts.shared_identity()
         return self.work.folder / f"shared-{content_hash([index.hash, identity])[:10]}"
 
     def shared(self, index: SourceIndex) -> Path:
         """The folder of the shared network."""
-        config, folder = settings.expert_config(self.cfg), self._shared_folder(index)
-        if comm.is_main_process():
+        folder = self._shared_folder(index)
+        if self.host.rank == 0:
             with self.work.timed("shared"):
-                prepare_shared(index, config, folder, device=self.device)
-        comm.synchronize()
+                prepare_shared(index, self.settings.experts, folder, device=self.device)
+        self.host.barrier()
         return folder
 
     def features_key(self, index: SourceIndex) -> str:
         """Hash of what the features are made from; the network's training, not yet its weights."""
-        weights = self.nds.PARTITION.WEIGHTS
-        network: Any = file_hash(weights) if weights else settings.expert_config(self.cfg).shared_identity()
-        return content_hash(["features", index.hash, network, self.nds.EXPERTS.CROP_SIZE])
+        weights, experts = self.settings.weights, self.settings.experts
+        network: Any = file_hash(weights) if weights else experts.shared_identity()
+        return content_hash(["features", index.hash, network, experts.crop_size])
 
     def prepare_features(self, index: SourceIndex) -> None:
         """Train the shared network where the features need it; all processes together."""
-        if not self.nds.PARTITION.WEIGHTS:
+        if not self.settings.weights:
             self.shared(index)
 
     def feature_network(self, index: SourceIndex) -> FeatureNetwork:
         """The network of the features, of one process; the shared one must be there."""
-        if self.nds.PARTITION.WEIGHTS:
-            return load_feature_network(self.nds.PARTITION.WEIGHTS)
+        if self.settings.weights:
+            return load_feature_network(self.settings.weights)
         state = load_network(self._shared_folder(index) / SHARED).state_dict()
         return load_feature_network(None, shared_state=state)
 
@@ -122,16 +130,16 @@ class SourceSteps:
         values, readable = extract_features(
             index,
             self.feature_network(index),
-            self.nds.EXPERTS.CROP_SIZE,
+            self.settings.experts.crop_size,
             device=self.device,
-            num_workers=self.cfg.DATALOADER.NUM_WORKERS,
+            num_workers=self.settings.experts.num_workers,
             cache_dir=self.work.folder / f"features-{self.features_key(index)[:10]}",
         )
         return Features(values, readable)
 
     def partition(self, index: SourceIndex) -> Partition:
         """The source's clusters."""
-        config = settings.partition_config(self.cfg)
+        config = self.settings.partition
         self.prepare_features(index)
         key = content_hash([PARTITION_KIND, self.features_key(index), config.hash])
 
@@ -143,7 +151,14 @@ class SourceSteps:
         partition.check_matches(index)
         return partition
 
+    def _data(self) -> list[list[str]]:
+        """What the datasets are made of. The folders too: an index holds the paths of its images."""
+        found = {name: self.host.dataset(name) for name in self.settings.sources}
+        return [[name, dataset.fingerprint(), dataset.image_folder()] for name, dataset in found.items()]
 
-def _data(names: list[str]) -> list[list[str]]:
-    """What the datasets are made of. The folders too: an index holds the paths of its images."""
-    return [[name, dataset_fingerprint(name), image_root(name)] for name in names]
+    def _no_object(self, names: list[str], images: int) -> NDSError:
+        reasons = {name: self.host.dataset(name).why_no_object() for name in names}
+        told = next(iter(reasons.values()))
+        if len(names) > 1:
+            told = "; ".join(f"{name}: {why}" for name, why in reasons.items())
+        return NDSError(f"none of the {images} images of {', '.join(names)} has an annotated object: {told}.")

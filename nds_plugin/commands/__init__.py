@@ -1,0 +1,5 @@
+"""The command line: ``nds`` and its verbs, a module each, over the other rooms.
+
+May import: errors, extras, settings, files, images, store, command_line, source, experts, datasets,
+report, selection, pipeline, d2, service, experiments.
+"""

@@ -1,0 +1,162 @@
+"""Draw a subset of a source by a client's scores, by weights of its images, or uniformly.
+
+    nds draw --index index.parquet --partition partition.parquet \\
+        --scores scores.json --images 23000 --name cityscapes_23k
+
+With --name the subset becomes the registered dataset ``nds_NAME`` (a file under
+$DETECTRON2_DATASETS/nds_selections), which Detectron2's own train_net.py can train on:
+
+    DETECTRON2_ENV_MODULE=nds_plugin.d2.env python train_net.py --config-file ... \\
+        DATASETS.TRAIN "('nds_cityscapes_23k',)"
+
+For that the source must be made of datasets that Detectron2 knows by name
+(`nds partition --dataset`). With --mode stream, nds_NAME is the whole source with its probabilities, for
+DATALOADER.SAMPLER_TRAIN NDSTrainingSampler.
+
+At CPU size: --share 0.2 of any source, in seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from nds_plugin.command_line import add_settings, documented_parser, run, settings_from
+from nds_plugin.commands.selector_options import add_selector_settings, refuse_foreign
+from nds_plugin.errors import NDSError
+from nds_plugin.experts.scores import Scores
+from nds_plugin.files.artifacts import content_hash
+from nds_plugin.images.cost import Cost
+from nds_plugin.selection.config import SelectionConfig
+from nds_plugin.selection.image_weights import ImageWeights
+from nds_plugin.selection.select import by_image, select
+from nds_plugin.selection.selection import KIND, Selection
+from nds_plugin.selection.selectors import SELECTORS, ClusterSelector, Need
+from nds_plugin.selection.selectors.nds import NDS
+from nds_plugin.selection.tables import cluster_table, effective_numbers, source_shares
+from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.partition import Partition
+
+_BY_CLUSTERS = [name for name, selector in SELECTORS.items() if issubclass(selector, ClusterSelector)]
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = documented_parser(__doc__, "draw")
+    parser.add_argument("--index", required=True, help="index.parquet of the source")
+    parser.add_argument("--partition", help="partition.parquet of that index; needed by nds and gate")
+    parser.add_argument("--scores", help="the client's scores.json; needed by nds and gate")
+    parser.add_argument("--image-weights", help="what nds weigh wrote; needed by the other selectors")
+    parser.add_argument("--experts", help="folder of experts: refuse scores of any other expert set")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--images", type=int, default=0, help="budget as a number of images")
+    budget.add_argument("--share", type=float, default=0.0, help="budget as a share of the source")
+    parser.add_argument("--selector", default=NDS.name, choices=list(SELECTORS))
+    add_settings(parser, SelectionConfig, ("mode",))
+    add_selector_settings(parser, _BY_CLUSTERS)
+    add_settings(parser, SelectionConfig, ("seed",))
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--output", help="path of the selection, a .parquet file")
+    target.add_argument("--name", help="register the selection as the dataset nds_NAME")
+    return parser.parse_args(argv)
+
+
+def selection_config(args: argparse.Namespace) -> SelectionConfig:
+    """The settings of the draw.
+
+    Raises:
+        NDSError: a bad setting, or one that the selector does not look at.
+    """
+    known = SELECTORS[args.selector]
+    refuse_foreign(args, known, _BY_CLUSTERS)
+    selector = known if by_image(known) else settings_from(args, known)
+    return settings_from(args, SelectionConfig, selector=selector, count=args.images, share=args.share)
+
+
+def output_path(args: argparse.Namespace) -> Path:
+    """Where the selection goes."""
+    if args.output:
+        return Path(args.output)
+    if not args.name or args.name != os.path.basename(args.name):
+        raise NDSError(f"--name must be a plain name, got {args.name!r}.")
+    from nds_plugin.d2.data.drawn_dataset import selections_folder
+
+    return selections_folder() / f"{args.name}.parquet"
+
+
+def describe_dataset(name: str, selection: Selection) -> str:
+    """What a script that trains on the subset by name must know.
+
+    Raises:
+        NDSError: a source that Detectron2 does not know by name, so that nothing could load its images.
+    """
+    from nds_plugin.d2.data.drawn_dataset import selection_label_space
+    from nds_plugin.d2.data.registration import check_registered
+
+    try:
+        check_registered(selection.sources)
+    except NDSError as error:
+        raise NDSError(
+            f"--name needs sources that were given by --dataset; write this selection by --output instead ({error})"
+        ) from None
+    space = selection_label_space(selection.sources)
+    lines = [f"Registered dataset: nds_{name}, MODEL.ROI_HEADS.NUM_CLASSES {len(space.classes)}"]
+    if selection.mode == "stream":
+        lines.append(
+            f"A stream: train with DATASETS.TRAIN ('nds_{name}',), DATALOADER.SAMPLER_TRAIN NDSTrainingSampler and "
+            "build_nds_train_loader, which draw by p (tools/train_net.py with NDS.SELECTOR none does); Detectron2's own "
+            "samplers take every image alike."
+        )
+    if any(len(labelled) < len(space.classes) for labelled in space.labelled):
+        lines.append(
+            "Its sources label different classes: Detectron2's own heads take an object of a class that a "
+            "source does not label for background; the main job, which fills in NDS.LABEL_SPACES, does not."
+        )
+    return "\n".join(lines)
+
+
+def _partition(args: argparse.Namespace, index: SourceIndex) -> Partition:
+    """The groups that the draw is told by; cluster selectors draw by them."""
+    if args.partition:
+        return Partition.load(args.partition)
+    if Need.CLUSTERS in SELECTORS[args.selector].needs and not args.image_weights:
+        raise NDSError(f"--selector {args.selector} draws by clusters: give the source's --partition.")
+    return Partition.by_source(index)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    config = selection_config(args)
+    path = output_path(args)
+    index = SourceIndex.load(args.index)
+    weights = ImageWeights.load(args.image_weights) if args.image_weights else None
+    partition = _partition(args, index)
+    scores = Scores.load(args.scores) if args.scores else None
+    if scores and args.experts:
+        from nds_plugin.experts.expert_set import ExpertSet
+
+        experts = ExpertSet.load(args.experts)
+        scores.check_matches(experts.hash, experts.clusters)
+    selection = select(index, partition, config, scores, weights)
+    by = weights.hash if weights else scores.z if scores else None
+    key = content_hash([KIND, index.hash, partition.hash, by, config.identity()])
+    dataset = describe_dataset(args.name, selection) if args.name else ""
+    selection.save(path, key)
+    numbers = effective_numbers(selection)
+    print(tabulate(cluster_table(selection, index, partition), headers="keys", floatfmt=".4f"))
+    print(tabulate(source_shares(selection, index), headers="keys", floatfmt=".3f"))
+    print(
+        f"{len(selection)} images in {path}; {numbers['effective_clusters']:.1f} effective clusters, "
+        f"effective sample size {numbers['effective_sample_size']:.0f}; the client's cost: "
+        f"{Cost.from_dict(selection.info['cost'])}."
+        + (" The selector looks at the client's images." if selection.info["sees_target"] else "")
+    )
+    if dataset:
+        print(dataset)
+
+
+if __name__ == "__main__":
+    run(main)

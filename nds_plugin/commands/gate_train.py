@@ -1,0 +1,70 @@
+"""Train a gate: a classifier of a partition's clusters on the features of one network.
+
+    nds gate train --index output/index.parquet --partition output/partition.parquet \\
+        --network output/experts/shared.safetensors --output output/gate
+
+CPU-sized: the same, with the --crop-size that the network was trained with.
+
+A client scores a gate by `nds gate score` with one forward pass an image, where K experts take 4 K.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from nds_plugin.command_line import (
+    add_device_arguments,
+    add_network_arguments,
+    add_settings,
+    documented_parser,
+    run,
+    settings_from,
+)
+from nds_plugin.experts.settings import ExpertConfig
+from nds_plugin.files.artifacts import check_writable
+from nds_plugin.selection.selectors.gate import GateConfig
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = documented_parser(__doc__, "gate train")
+    parser.add_argument("--index", required=True, help="index of the source (Parquet)")
+    parser.add_argument("--partition", required=True, help="partition of that index (Parquet)")
+    add_network_arguments(parser, required=True)
+    parser.add_argument("--output", required=True, help="folder for the gate")
+    add_settings(parser, ExpertConfig, ("crop_size",))
+    add_settings(parser, GateConfig)
+    add_device_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line and train."""
+    args = parse_arguments(argv)
+    from nds_plugin.images.backbones import load_feature_network
+    from nds_plugin.images.networks import choose_device
+    from nds_plugin.selection.selectors.base import Features
+    from nds_plugin.selection.selectors.gate_network import train_gate
+    from nds_plugin.source.features import extract_features
+    from nds_plugin.source.index import SourceIndex
+    from nds_plugin.source.partition import Partition
+
+    config = settings_from(args, GateConfig)
+    check_writable(args.output)  # before the work that would be lost
+    index, partition = SourceIndex.load(args.index), Partition.load(args.partition)
+    partition.check_matches(index)
+    network = load_feature_network(args.weights, network=args.network)
+    values, readable = extract_features(
+        index, network, args.crop_size, device=choose_device(args.device), num_workers=args.num_workers
+    )
+    gate = train_gate(
+        index, partition, network, Features(values, readable), args.crop_size, config, args.output
+    )
+    accuracy, images = gate.manifest["train_accuracy"], gate.manifest["images"]
+    print(f"{gate.num_clusters} clusters, {images} images, training accuracy {accuracy:.3f}")
+    print(f"gate {gate.hash[:12]} in {args.output}")
+
+
+if __name__ == "__main__":
+    run(main)

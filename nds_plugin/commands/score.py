@@ -1,0 +1,63 @@
+"""Score experts on a target dataset: what the client runs, on images that stay where they are.
+
+    nds score --experts experts --images my_photos --output scores.json
+
+CPU-sized, on a random draw of the images:
+
+    nds score --experts experts --images my_photos --output scores.json --max-images 200
+
+The paper's targets by name (`nds datasets --check` shows where each belongs):
+
+    nds score --experts experts --dataset stanford_cars_train --output scores.json
+
+Only the scores leave: one number and its standard error per expert. A folder of images needs
+nothing but this package and torch; task-supervised experts need labels (--coco or --dataset).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from nds_plugin.command_line import add_device_argument, add_settings, documented_parser, run, settings_from
+from nds_plugin.commands.hosts import files_host
+from nds_plugin.experts.settings import ScoringConfig
+from nds_plugin.files.artifacts import check_writable
+from nds_plugin.pipeline.naming import (
+    add_target_arguments,
+    print_scores,
+    target_from_arguments,
+)
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = documented_parser(__doc__, "score")
+    parser.add_argument("--experts", required=True, help="folder of experts")
+    add_target_arguments(parser)
+    parser.add_argument("--output", required=True, help="the scores (JSON)")
+    add_settings(parser, ScoringConfig, ("metric", "max_images", "seed", "precision", "num_workers"))
+    add_device_argument(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, score, print the scores and save them."""
+    args = parse_arguments(argv)
+    from nds_plugin.experts.expert_set import ExpertSet
+    from nds_plugin.experts.scoring import score_experts
+    from nds_plugin.images.networks import choose_device
+
+    config = settings_from(args, ScoringConfig)
+    check_writable(Path(args.output).parent)  # before the work that would be lost
+    experts = ExpertSet.load(args.experts)
+    scores = score_experts(
+        experts, target_from_arguments(args, files_host()), config, choose_device(args.device)
+    )
+    scores.save(args.output)
+    print_scores(scores, args.output)
+
+
+if __name__ == "__main__":
+    run(main)

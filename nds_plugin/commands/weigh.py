@@ -1,0 +1,109 @@
+"""Weigh the single images of a source for a target: nearest neighbours, a domain classifier, an oracle.
+
+    nds weigh --index output/index.parquet --selector knn --images my_photos \\
+        --network output/experts/shared.safetensors --output weights.parquet
+    nds draw --index output/index.parquet --selector knn --image-weights weights.parquet \\
+        --images 23000 --output selection.parquet
+
+At CPU size, without any network:
+
+    nds weigh --index output/index.parquet --selector oracle --sources coco_2017_train \\
+        --output weights.parquet
+
+knn and domain_classifier look at the target's images, which the experts and the gate do not ask for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nds_plugin.command_line import (
+    add_device_arguments,
+    add_network_arguments,
+    add_settings,
+    documented_parser,
+    run,
+    settings_from,
+)
+from nds_plugin.commands.hosts import files_host
+from nds_plugin.commands.selector_options import add_selector_settings, selector_from
+from nds_plugin.errors import NDSError
+from nds_plugin.experts.settings import ExpertConfig
+from nds_plugin.files.artifacts import check_writable, content_hash
+from nds_plugin.pipeline.naming import add_target_arguments, target_from_arguments
+from nds_plugin.selection.image_weights import KIND
+from nds_plugin.selection.selectors import SELECTORS, ImageSelector, Need
+from nds_plugin.selection.selectors.base import Evidence, Features, TargetConfig, weigh_images
+from nds_plugin.source.partition import Partition
+
+_WEIGHERS = [name for name, selector in SELECTORS.items() if issubclass(selector, ImageSelector)]
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = documented_parser(__doc__, "weigh")
+    parser.add_argument("--index", required=True, help="index of the source (Parquet)")
+    parser.add_argument("--selector", required=True, choices=_WEIGHERS)
+    parser.add_argument("--output", required=True, help="the weights (Parquet)")
+    features = parser.add_argument_group("selectors that look at the target's images")
+    add_target_arguments(features, required=False)
+    add_network_arguments(features)
+    features.add_argument("--partition", help="partition of the index, for selectors that need clusters")
+    add_settings(features, ExpertConfig, ("crop_size",))
+    add_settings(features, TargetConfig, ("max_images",))
+    add_device_arguments(features)
+    add_selector_settings(parser, _WEIGHERS)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, weigh, save."""
+    args = parse_arguments(argv)
+    from nds_plugin.source.index import SourceIndex
+
+    selector = selector_from(args, _WEIGHERS)
+    assert isinstance(selector, ImageSelector)
+    check_writable(Path(args.output).parent)  # before the work that would be lost
+    index = SourceIndex.load(args.index)
+    looks = selector.needs & (Need.FEATURES | Need.TARGET)
+    evidence = _evidence(args, index) if looks else Evidence(index)
+    if Need.CLUSTERS in selector.needs:
+        if not args.partition:
+            raise NDSError(f"--selector {args.selector} needs clusters: give the source's --partition.")
+        partition = Partition.load(args.partition)
+        partition.check_matches(index)
+        evidence = dataclasses.replace(evidence, partition=partition)
+    weights = weigh_images(selector, evidence)
+    weights.save(args.output, content_hash([KIND, index.hash, selector.identity(), weights.hash]))
+    print(
+        f"{int((weights.p > 0).sum())} of {len(index)} images can be drawn; {weights.cost}; wrote {args.output}"
+    )
+
+
+def _evidence(args: argparse.Namespace, index: Any) -> Any:
+    from nds_plugin.images.backbones import load_feature_network
+    from nds_plugin.images.networks import choose_device
+    from nds_plugin.selection.selectors.target import target_features
+    from nds_plugin.source.features import extract_features
+
+    if not (args.network or args.weights) or not (args.images or args.coco or args.dataset):
+        raise NDSError(
+            f"--selector {args.selector} needs --network and the target's --images, --coco or --dataset."
+        )
+    network, device = load_feature_network(args.weights, network=args.network), choose_device(args.device)
+    config = settings_from(args, TargetConfig)
+    target = target_features(
+        network, target_from_arguments(args, files_host()), args.crop_size, config, device
+    )
+    values, readable = extract_features(
+        index, network, args.crop_size, device=device, num_workers=args.num_workers
+    )
+    return Evidence(index, Features(values, readable), target)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,89 @@
+"""What decides a run: the settings of a config that its results depend on, and their hash."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
+
+from nds_plugin.d2.config.nodes import add_nds_config
+from nds_plugin.files.artifacts import content_hash, plain
+from nds_plugin.selection.selectors import SELECTORS
+
+# What a seed, a folder or a machine decides, not the row.
+_NOT_OF_THE_ROW = (
+    *("SEED", "OUTPUT_DIR", "VERSION", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE", "SOLVER.CHECKPOINT_PERIOD"),
+    *("VIS_PERIOD", "CUDNN_BENCHMARK", "TEST.EVAL_PERIOD", "NDS.SEED", "NDS.WORK_DIR", "NDS.LOADER"),
+    *("NDS.EVALUATE_PRETRAINED", "NDS.PRESET"),
+)
+# All that selectors without networks read of cfg.NDS: the experts' settings do not make their runs other ones.
+_PLAIN_KEYS = ("SELECTOR", "TARGET", "OPTIMIZER", "LABEL_SPACES")
+_DRAWN_KEYS = (*_PLAIN_KEYS, "MODE", "BUDGET", "SOURCE", "PRETRAIN", "TRANSFER")
+
+
+def config_hash(cfg: CN) -> str:
+    """Hash of what makes a row what it is, see :func:`deciding_settings`."""
+    return content_hash(deciding_settings(cfg))[:16]
+
+
+def deciding_settings(cfg: CN) -> dict[str, Any]:
+    """The settings that a row's results depend on, but for seeds, folders and the machine.
+
+    Of Detectron2's keys those that differ from its defaults; of ``cfg.NDS`` all that the row's
+    selector reads, so that another default makes another row.
+    """
+    selector = cfg.NDS.SELECTOR
+    only = _keys_of(selector)
+    foreign = [name.upper() for name in SELECTORS if name != selector]
+    defaults = _defaults()
+
+    def decides(name: str, value: Any) -> bool:
+        if any(name == n or name.startswith(f"{n}.") for n in _NOT_OF_THE_ROW):
+            return False
+        if not name.startswith("NDS."):
+            return bool(defaults.get(name) != value)
+        node = name.split(".")[1]
+        return node not in foreign if only is None else node in only
+
+    return {name: value for name, value in _flat(cfg).items() if decides(name, value)}
+
+
+def concerns_every_row(name: str) -> bool:
+    """Whether a setting is one that rows without networks, such as uniform sampling, depend on, too."""
+    return not name.startswith("NDS.") or name.split(".")[1] in _DRAWN_KEYS
+
+
+def _keys_of(selector: str) -> tuple[str, ...] | None:
+    """The nodes of ``cfg.NDS`` that a run without networks depends on; None where one depends on them all."""
+    if selector not in SELECTORS:
+        return _PLAIN_KEYS
+    return None if SELECTORS[selector].needs else (*_DRAWN_KEYS, selector.upper())
+
+
+def changed_settings(cfg: CN, usual: CN) -> dict[str, Any]:
+    """The deciding settings of ``cfg`` that are others than in ``usual``; None where it has no such setting."""
+    ours, theirs = deciding_settings(cfg), deciding_settings(usual)
+    return {
+        name: ours.get(name)
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def _defaults() -> dict[str, Any]:
+    cfg = get_cfg()
+    add_nds_config(cfg)
+    return _flat(cfg)
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Keys with dots and their plain values."""
+    if not isinstance(node, dict):
+        return {prefix[:-1]: plain(node)}
+    pairs: dict[str, Any] = {}
+    for key, value in node.items():
+        pairs |= _flat(value, f"{prefix}{key}.")
+    return pairs

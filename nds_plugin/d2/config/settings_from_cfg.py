@@ -1,0 +1,67 @@
+"""From ``cfg`` to the settings of the selecting half: the one place where the two meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode as CN
+
+from nds_plugin.d2.config.settings_nodes import read_settings
+from nds_plugin.experts.settings import ExpertConfig, ScoringConfig
+from nds_plugin.pipeline.settings import OBJECT, PipelineSettings
+from nds_plugin.selection.config import SelectionConfig
+from nds_plugin.selection.select import needs_scores
+from nds_plugin.selection.selectors import SELECTORS, Need, Selector
+from nds_plugin.selection.selectors.base import TargetConfig
+from nds_plugin.selection.selectors.gate import GateConfig
+from nds_plugin.source.objects import ObjectConfig
+from nds_plugin.source.partitioning import PartitionConfig
+
+
+def pipeline_settings(cfg: CN, targets: Sequence[str]) -> PipelineSettings:
+    """The settings of the steps that the selector runs; the others keep their defaults.
+
+    Args:
+        cfg: a config with ``cfg.NDS``.
+        targets: names of the datasets of the client's images.
+
+    Raises:
+        NDSError: names or numbers that are out of range.
+    """
+    nds, workers = cfg.NDS, cfg.DATALOADER.NUM_WORKERS
+    selection = selection_config(cfg)
+    needs = selection.selector.needs
+    return PipelineSettings(
+        sources=tuple(nds.SOURCE.DATASETS),
+        targets=tuple(targets),
+        selection=selection,
+        unit=nds.UNIT,
+        partition=read_settings(PartitionConfig, nds, "PARTITION")
+        if Need.CLUSTERS in needs
+        else PartitionConfig(),
+        weights=nds.PARTITION.WEIGHTS,
+        experts=read_settings(ExpertConfig, nds, "EXPERTS", num_workers=workers) if needs else ExpertConfig(),
+        scoring=read_settings(ScoringConfig, nds, "SCORING", num_workers=workers)
+        if needs_scores(selection.selector)
+        else ScoringConfig(),
+        target=TargetConfig(nds.SCORING.MAX_IMAGES or None, num_workers=workers) if needs else TargetConfig(),
+        objects=read_settings(ObjectConfig, nds, "OBJECTS")
+        if needs and nds.UNIT == OBJECT
+        else ObjectConfig(),
+        gate=read_settings(GateConfig, nds, "GATE") if Need.GATE in needs else GateConfig(),
+        annotated_only=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        max_unreadable=nds.LOADER.MAX_UNREADABLE,
+    )
+
+
+def selection_config(cfg: CN) -> SelectionConfig:
+    """How to draw."""
+    selector = selector_of(cfg)
+    no_budget = {"count": 0, "share": 0.0} if selector.whole else {}
+    return read_settings(SelectionConfig, cfg.NDS, "", selector=selector, **no_budget)
+
+
+def selector_of(cfg: CN) -> Selector:
+    """The selector that ``NDS.SELECTOR`` names, with its settings."""
+    name = cfg.NDS.SELECTOR
+    return read_settings(SELECTORS[name], cfg.NDS, name.upper())

@@ -1,0 +1,112 @@
+"""How experts are trained and how a client's images are scored: the settings, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from nds_plugin.errors import NDSError
+from nds_plugin.experts.manifest import ARCH
+from nds_plugin.experts.scores import METRICS
+from nds_plugin.images.precisions import PRECISIONS
+from nds_plugin.settings import Settings, setting
+
+TASKS = ("rotation", "supervised")
+INITS = ("shared", "scratch")
+_PRECISION_HELP = "number format of the convolutions: auto, fp32, bf16 or fp16"
+
+
+@dataclass(frozen=True)
+class ExpertConfig(Settings):
+    """How experts are trained; the values are our choice, the paper's schedule is not known.
+
+    The rate of SGD warms up linearly and falls by a cosine. Every expert takes as many steps, whatever
+    its cluster's size, so that experts differ by what they saw and not by how long.
+    """
+
+    what: ClassVar[str] = "expert"
+
+    task: str = setting(
+        "rotation", "rotation (needs no labels) or supervised (the source's image labels)", choices=TASKS
+    )
+    crop_size: int = setting(224, "side of the crops in pixels; also of the features", least=8)
+    steps: int = setting(2000, "training steps of every expert", least=1)
+    batch_size: int = setting(32, "crops per step; rotation makes four inputs of each", least=1)
+    base_lr: float = setting(0.05, "highest learning rate of SGD", above=0)
+    weight_decay: float = setting(1e-4, "of SGD", least=0, config="")
+    momentum: float = setting(0.9, "of SGD", least=0, config="")
+    seed: int = setting(0, "of weights, order and crops", least=0)
+    init: str = setting("shared", "start from the shared rotation network or from scratch", choices=INITS)
+    shared_steps: int = setting(
+        5000, "training steps of the shared network; 0 for none, which scratch allows", least=0
+    )
+    amp: bool = setting(True, "mixed precision where the device has it", config="")
+    precision: str = setting("auto", _PRECISION_HELP, choices=PRECISIONS, config="")
+    num_workers: int = setting(0, "loader processes", least=0, decides=False, config="")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init == "shared" and self.shared_steps < 1:
+            raise NDSError(
+                f"expert shared_steps must be 1 or more, got {self.shared_steps}: without a shared network, "
+                "experts start from scratch."
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the trained weights."""
+        return {**super().identity(), "arch": ARCH}
+
+    def shared_identity(self) -> dict[str, Any]:
+        """What decides the shared network's weights."""
+        values = self.identity()
+        del values["steps"], values["init"]
+        return values
+
+
+@dataclass(frozen=True)
+class HeadConfig(Settings):
+    """How head experts are trained; the values are our choice.
+
+    The features of the images that heads are fitted on are held in memory: 16 D bytes an image (20 KB of
+    1,280 features).
+    """
+
+    what: ClassVar[str] = "expert"
+
+    task: str = setting("rotation", "the proxy task; heads know rotation alone", choices=("rotation",))
+    crop_size: int = setting(224, "side of the crops in pixels", least=8)
+    c: float = setting(0.001, "inverse strength of the regularisation of heads", above=0)
+    share: float = setting(1.0, "of each cluster's images to fit its head on, a seeded draw", above=0, most=1)
+    seed: int = setting(0, "of that draw", least=0)
+    batch_size: int = setting(128, "images that a worker decodes at a time", least=1, decides=False)
+    num_workers: int = setting(0, "loader processes", least=0, decides=False)
+
+    def __post_init__(self) -> None:
+        if self.task in TASKS and self.task != "rotation":
+            raise NDSError(
+                f"head experts know the task 'rotation' alone, got {self.task!r}: on one frozen backbone the linear "
+                "layer of a client's labels would be the same for all clusters; use experts of kind 'network'."
+            )
+        super().__post_init__()
+
+
+@dataclass(frozen=True)
+class ScoringConfig(Settings):
+    """How a client's images are scored.
+
+    If the experts do not all fit into ``resident_mb``, crops are kept instead, ``crops_mb`` at a time,
+    and the experts are loaded once per such chunk.
+    """
+
+    what: ClassVar[str] = "scoring"
+
+    # Not decisive: all metrics are kept in ``Scores.details``.
+    metric: str = setting("accuracy", "what becomes z", choices=METRICS, decides=False)
+    max_images: int | None = setting(None, "score a seeded draw of this many", least=1, none=0)
+    seed: int = setting(0, "of that draw, and of the folds of the supervised task", least=0, config="")
+    precision: str = setting("auto", _PRECISION_HELP, choices=PRECISIONS, config="")
+    num_workers: int = setting(2, "loader processes", least=0, decides=False, config="")
+    batch_size: int = setting(16, "images that a worker decodes at a time", least=1, decides=False, config="")
+    resident_mb: int = setting(4096, "memory for experts held at once", least=1, decides=False, config="")
+    crops_mb: int = setting(1024, "memory for crops held at once", least=1, decides=False, config="")
+    folds: int = setting(5, "of the cross-validation of the supervised task", least=2, config="")

@@ -1,0 +1,64 @@
+"""Optional packages: which extra of nds_plugin brings which, and the error where one is missing.
+
+May import: errors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from nds_plugin.errors import MissingPackageError
+
+_EXTRA = "python -m pip install 'nds_plugin[{}]'"
+# By the name that is imported. pyproject.toml has the extras with their versions.
+_COMMANDS = {
+    **dict.fromkeys(("torch", "torchvision", "sklearn"), _EXTRA.format("experts")),
+    **dict.fromkeys(
+        (
+            "fastapi",
+            "starlette",
+            "pydantic",
+            "anyio",
+            "uvicorn",
+            "httptools",
+            "uvloop",
+            "sqlalchemy",
+            "psycopg",
+        ),
+        _EXTRA.format("server"),
+    ),
+    "httpx": _EXTRA.format("client"),
+    **dict.fromkeys(("fvcore", "iopath", "yacs", "omegaconf"), _EXTRA.format("detectron2")),
+    "detectron2": "python -m pip install 'git+https://github.com/facebookresearch/detectron2.git'",
+    "timm": _EXTRA.format("timm"),
+    "shapely": _EXTRA.format("cityscapes"),
+    "cityscapesscripts": "python -m pip install --no-deps cityscapesscripts",
+}
+
+
+def missing(error: ModuleNotFoundError, what: str = "this command") -> MissingPackageError | None:
+    """The error for an optional package that could not be imported; None for any other module.
+
+    Args:
+        what: needs the package, such as "reading Stanford Cars".
+    """
+    package = (error.name or "").split(".")[0]
+    if package not in _COMMANDS:
+        return None
+    return MissingPackageError(
+        f"{what} needs the package {package}, which is not installed: {_COMMANDS[package]}"
+    )
+
+
+@contextlib.contextmanager
+def needed_for(what: str) -> Iterator[None]:
+    """Around imports of optional packages: what is missing is told with the command that installs it.
+
+    Raises:
+        MissingPackageError: an optional package is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise (missing(error, what) or error) from None

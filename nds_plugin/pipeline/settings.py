@@ -1,0 +1,96 @@
+"""The settings of all steps, as plain values: what a host makes of its own config, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.experts.settings import ExpertConfig, ScoringConfig
+from nds_plugin.selection.config import SelectionConfig
+from nds_plugin.selection.drawing import check_budget
+from nds_plugin.selection.selectors import Selector
+from nds_plugin.selection.selectors.base import TargetConfig
+from nds_plugin.selection.selectors.gate import GateConfig
+from nds_plugin.source.objects import UNITS, ObjectConfig
+from nds_plugin.source.partitioning import PartitionConfig
+
+OBJECT = "object"
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """How a source becomes a selection.
+
+    A host leaves the settings of steps that its selector does not run as they are by default. Messages
+    call the settings as the configs of Detectron2 do.
+
+    Attributes:
+        sources: names of the source's datasets, joined in this order.
+        targets: names of the datasets of the client's images.
+        selection: selector with its settings, mode, budget, seed.
+        unit: what is clustered, scored and compared, one of ``UNITS``.
+        partition: of the source.
+        weights: checkpoint of the network that gives the features; empty for the shared network.
+        experts: their training; its crop size and workers are those of the features, too.
+        scoring: of the experts, by the client.
+        target: which of the client's images a gate or an image selector looks at.
+        objects: which objects stand for an image, with ``unit="object"``.
+        gate: its training.
+        annotated_only: leave out the source's images without an annotated object.
+        max_unreadable: share of the source's image files that may be missing.
+
+    Raises:
+        NDSError: names or numbers that the selector cannot work with.
+    """
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    unit: str = UNITS[0]
+    partition: PartitionConfig = field(default_factory=PartitionConfig)
+    weights: str = ""
+    experts: ExpertConfig = field(default_factory=ExpertConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    target: TargetConfig = field(default_factory=TargetConfig)
+    objects: ObjectConfig = field(default_factory=ObjectConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+    annotated_only: bool = True
+    max_unreadable: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise NDSError(
+                "NDS.SOURCE.DATASETS is empty: name at least one registered dataset to select from."
+            )
+        if self.unit not in UNITS:
+            raise unknown_name("NDS.UNIT", self.unit, UNITS)
+        if self.selection.needs_budget:
+            check_budget(self.selection.count, self.selection.share)
+        if self.selector.needs:
+            self._check_feature_network()
+        self.selector.check_sources(self.sources)
+
+    @property
+    def selector(self) -> Selector:
+        """What weighs."""
+        selector = self.selection.selector
+        if isinstance(selector, type):
+            raise NDSError(
+                f"the steps weigh themselves: give the selector {selector.name} with its settings."
+            )
+        return selector
+
+    @property
+    def by_objects(self) -> bool:
+        """Whether the selector works on object crops; those that look at no image have no unit."""
+        return self.unit == OBJECT and bool(self.selector.needs)
+
+    def _check_feature_network(self) -> None:
+        if not self.weights and not self.experts.shared_steps:
+            raise NDSError(
+                "no network for the features of the partition: set NDS.PARTITION.WEIGHTS to a checkpoint, or "
+                "NDS.EXPERTS.SHARED_STEPS to 1 or more to train one."
+            )
+        if self.weights and not Path(self.weights).is_file():
+            raise NDSError(f"NDS.PARTITION.WEIGHTS: no such file: {self.weights}.")

@@ -1,0 +1,64 @@
+"""A selection laid over the images of a dataset: what a trainer draws from."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nds_plugin.errors import NDSError
+from nds_plugin.selection.streams import IndexStream, ProbabilityStream, ShuffledStream, WeightedStream
+from nds_plugin.selection.weights import available_weights, cluster_sizes
+
+
+@dataclass(frozen=True)
+class PlacedSelection:
+    """The selected images of a dataset of N, by their positions there; made by ``Selection.placed``.
+
+    Attributes:
+        mode: ``subset`` or ``stream``.
+        weights: w over the clusters, shape (K,).
+        cluster: of each image, -1 where it is not selected; int32 of shape (N,).
+        p: probability of each image, 0 where it is not selected, shape (N,); None where images are drawn
+            by their clusters alone.
+    """
+
+    mode: str
+    weights: npt.NDArray[np.float64]
+    cluster: npt.NDArray[np.int32]
+    p: npt.NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        return int((self.cluster >= 0).sum())
+
+    def stream(self, seed: int) -> IndexStream:
+        """Positions without end: drawn by p (mode stream), or all in shuffled epochs (mode subset)."""
+        if self.mode != "stream":
+            return ShuffledStream(np.flatnonzero(self.cluster >= 0), seed)
+        if self.p is not None:
+            return ProbabilityStream(self.p, seed)
+        return WeightedStream(self.weights, self.cluster, seed)
+
+    @property
+    def shares(self) -> npt.NDArray[np.float64]:
+        """Share of each cluster in what will be drawn, shape (K,)."""
+        sizes = cluster_sizes(self.cluster, len(self.weights))
+        if self.mode == "stream":
+            return available_weights(self.weights, sizes)
+        return np.asarray(sizes / sizes.sum())
+
+    def reweighted(self, weights: npt.NDArray[np.float64]) -> PlacedSelection:
+        """The same images under other cluster weights (those of a later scoring).
+
+        Raises:
+            NDSError: a subset, whose images are drawn already, or another number of clusters.
+        """
+        if self.mode != "stream" or self.p is not None:
+            raise NDSError(
+                "only a selection of mode stream by clusters can be reweighted; a subset is drawn already."
+            )
+        if len(weights) != len(self.weights):
+            raise NDSError(f"{len(weights)} weights for the {len(self.weights)} clusters of the selection.")
+        return dataclasses.replace(self, weights=np.asarray(weights, dtype=np.float64))

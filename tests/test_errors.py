@@ -1,0 +1,49 @@
+"""Errors: their codes, which stay, and the wording that many of them share."""
+
+from __future__ import annotations
+
+import pickle
+import re
+
+import pytest
+
+import nds_plugin.datasets.public
+import nds_plugin.images.reading
+import nds_plugin.service.published.store  # noqa: F401  (for their kinds of errors)
+from nds_plugin.command_line import users_mistake
+from nds_plugin.errors import MissingFileError, NDSError, UnknownNameError, kinds, unknown_name
+from nds_plugin.images.reading import ImageError
+
+KINDS = [kind for kind in kinds(NDSError) if kind is not NDSError]
+
+
+def test_every_kind_of_error_has_a_code_of_its_own() -> None:
+    codes = [kind.__dict__.get("code", "") for kind in KINDS]
+    assert len(set(codes)) == len(codes)
+    assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", code) for code in codes), codes
+
+
+def test_the_line_of_an_error_ends_in_its_code_and_one_without_a_kind_in_its_text() -> None:
+    assert users_mistake(MissingFileError("a is missing.")) == "a is missing. [missing-file]"
+    assert users_mistake(NDSError("a is wrong.")) == "a is wrong."
+    assert users_mistake(ValueError("a")) is None
+
+
+def test_an_error_keeps_its_code_between_processes_and_through_torchs_loader() -> None:
+    from torch._utils import ExceptionWrapper
+
+    assert pickle.loads(pickle.dumps(ImageError("a"))).code == "image"
+    try:
+        raise ImageError("a.jpg: cut short.")
+    except ImageError:
+        wrapped = ExceptionWrapper(where="in a worker")
+    with pytest.raises(ImageError) as caught:
+        wrapped.reraise()
+    assert users_mistake(caught.value) == "a.jpg: cut short. [image]"
+
+
+def test_an_unknown_name_is_told_with_the_nearest_and_all_known_ones() -> None:
+    error = unknown_name("fruit", "aple", ["pear", "apple"])
+    assert isinstance(error, UnknownNameError)
+    assert str(error) == "unknown fruit 'aple'. Did you mean 'apple'? Known: apple, pear."
+    assert str(unknown_name("fruit", "x", [])) == "unknown fruit 'x'. Known: none."
