@@ -74,8 +74,8 @@ class Setting:
             *([f"{self.least:g} or more"] if self.least is not None and self.most is None else []),
             *([f"{self.least} to {self.most}"] if self.least is not None and self.most is not None else []),
             *([f"above {self.above:g}"] if self.above is not None else []),
-            *([f"at most {self.most:g}"] if self.most is not None and self.least is None else []),
             *([f"below {self.below:g}"] if self.below is not None else []),
+            *([f"{self.most:g} or less"] if self.most is not None and self.least is None else []),
         ]
         return " and ".join(parts)
 
@@ -98,7 +98,8 @@ class Setting:
         if not self._has_type(value) or not self._in_range(value):
             words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
             expected = self.range if self._has_type(value) and self.range else words.get(self.kind, "a list")
-            also = f" of {self.range}" if expected == words.get(self.kind) and self.range else ""
+            of = " of " if self.least is not None else " "
+            also = of + self.range if expected == words.get(self.kind) and self.range else ""
             raise NDSError(f"{what} {self.name} must be {expected}{also}, got {value!r}.")
 
     def _has_type(self, value: Any) -> bool:

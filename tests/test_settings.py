@@ -39,9 +39,9 @@ class Brewing(Settings):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"minutes": 0.0}, "tea minutes must be above 0, got 0.0"),
-        ({"minutes": float("nan")}, "tea minutes must be a number of .*, got nan"),
-        ({"minutes": "long"}, "tea minutes must be a number of .*, got 'long'"),
+        ({"minutes": 0.0}, "tea minutes must be above 0 and 10 or less, got 0.0"),
+        ({"minutes": float("nan")}, "tea minutes must be a number above 0 and 10 or less, got nan"),
+        ({"minutes": "long"}, "tea minutes must be a number above 0.*, got 'long'"),
         ({"leaves": "gren"}, "unknown tea leaves 'gren'. Did you mean 'green'"),
         ({"cups": 0}, "tea cups must be 1 or more, got 0"),
         ({"cups": 1.5}, "tea cups must be a whole number of 1 or more, got 1.5"),

@@ -268,7 +268,9 @@ def test_fewer_scores_than_clusters_are_refused(scores: Scores) -> None:
 
 def test_an_unknown_metric_lists_the_known_ones(scores: Scores) -> None:
     for change in (lambda: replace(FP32, metric="acuracy"), lambda: scores.with_metric("acuracy")):
-        with pytest.raises(UnknownNameError, match="unknown metric 'acuracy'. Did you mean 'accuracy'"):
+        with pytest.raises(
+            UnknownNameError, match="unknown scoring metric 'acuracy'. Did you mean 'accuracy'"
+        ):
             change()
     details = {name: value for name, value in scores.details.items() if "relative" not in name}
     with pytest.raises(NDSError, match="hold no 'relative_accuracy': the experts have no shared network"):
@@ -279,7 +281,7 @@ def test_an_unknown_metric_lists_the_known_ones(scores: Scores) -> None:
 def test_a_bad_setting_is_one_clear_line() -> None:
     with pytest.raises(NDSError, match="scoring max_images must be 1 or more, got 0"):
         ScoringConfig(max_images=0)
-    with pytest.raises(UnknownNameError, match="unknown precision 'int8'"):
+    with pytest.raises(UnknownNameError, match="unknown scoring precision 'int8'"):
         ScoringConfig(precision="int8")
 
 

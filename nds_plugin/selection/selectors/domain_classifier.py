@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from nds_plugin.errors import NDSError
-from nds_plugin.images.linear import fit_linear
 from nds_plugin.selection.selectors.base import SELECTORS, Evidence, Floats, ImageSelector, Need
 from nds_plugin.settings import setting
 from nds_plugin.source.index import SourceIndex
@@ -67,6 +66,8 @@ def log_density_ratio(
         l2: regularisation.
         folds: number of classifiers.
     """
+    from nds_plugin.images.linear import fit_linear  # needs torch, which knowing the selector does not
+
     ratio = np.empty(len(source))
     order = np.argsort(rank, kind="stable")
     part = np.empty(len(source), dtype=np.int64)

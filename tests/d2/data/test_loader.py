@@ -27,6 +27,7 @@ from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.placed import PlacedSelection
 from nds_plugin.selection.select import select
 from nds_plugin.selection.selection import Selection
+from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.selection.streams import ShuffledStream
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
@@ -149,7 +150,7 @@ def test_datasets_of_other_classes_are_not_mixed_up(tmp_path: Path) -> None:
         NDSError, match="'tiny_street_train' and 'tiny_room_train' have different classes"
     ) as error:
         build_nds_train_loader(cfg)
-    assert "the one dataset nds_NAME that tools/draw_subset.py --name NAME" in str(error.value)
+    assert "the one dataset nds_NAME that nds draw --name NAME" in str(error.value)
 
 
 @pytest.mark.usefixtures("tiny_datasets")
@@ -173,7 +174,7 @@ def test_a_selection_without_an_image_of_a_source_does_not_need_that_source(tmp_
     cluster = np.searchsorted(sorted(SOURCES), index.column("source").astype(str))
     partition = Partition(cluster, index.table, index.hash, method="kmeans", seed=0)
     scores = Scores([0, 1], [0.0, 1.0], [0.0, 0.0], "accuracy", 5, "e" * 64, "rotation")
-    config = SelectionConfig(count=10, temperature=0.01)
+    config = SelectionConfig(NDS(temperature=0.01), count=10)
     select(index, partition, config, scores).save(tmp_path / "one.parquet", "key")
     cfg = loader_config(str(tmp_path / "one.parquet"))
     cfg.DATASETS.TRAIN = ("tiny_street_train",)
