@@ -30,9 +30,10 @@ from nds_plugin.experts.tasks import rotations
 from nds_plugin.experts.train_heads import fit_head, train_heads
 from nds_plugin.files.artifacts import file_hash
 from nds_plugin.images.backbones import FeatureNetwork, load_feature_network
+from nds_plugin.images.crop_geometry import read_center_crop
 from nds_plugin.images.networks import build_network
-from nds_plugin.images.reading import list_images, read_center_crop
 from nds_plugin.service.client.export import export_fastadapt
+from nds_plugin.source.image_folders import list_images
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
 

@@ -165,7 +165,7 @@ def test_the_packages_weights_are_those_of_timms_lite0(lite0_file: Path) -> None
 
 def test_the_packages_weights_know_photographs(lite0_file: Path, nds_data: Path) -> None:
     """A classifier on the features of one network: other photographs of a class lie nearest to its own."""
-    from nds_plugin.images.reading import read_center_crop
+    from nds_plugin.images.crop_geometry import read_center_crop
 
     network = load_feature_network(PACKAGE)
     right = []
