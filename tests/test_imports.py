@@ -21,10 +21,30 @@ WITHOUT_TORCH = {
     "report": set(),
     "commands": {"train", "tables", "partition"},
     "pipeline": {"source_steps", "selection_steps"},
-    "images": {"networks", "linear", "crops", "backbones", "checkpoint_forms"},
+    "images": {
+        "networks",
+        "linear",
+        "crops",
+        "backbones",
+        "checkpoint_forms",
+        "folding",
+        "resnet_checkpoints",
+        "timm_networks",
+    },
     "source": {"features"},
     "selection": {"sampler", "selectors.gate_network", "selectors.gate_set", "selectors.target"},
-    "experts": {"expert_set", "scoring", "supervised", "tasks", "train_experts", "train_network"},
+    "experts": {
+        "expert_set",
+        "head_scoring",
+        "heads",
+        "passes",
+        "scoring",
+        "supervised",
+        "tasks",
+        "train_experts",
+        "train_heads",
+        "train_network",
+    },
 }
 
 

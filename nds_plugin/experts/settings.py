@@ -64,6 +64,33 @@ class ExpertConfig(Settings):
 
 
 @dataclass(frozen=True)
+class HeadConfig(Settings):
+    """How head experts are trained; the values are our choice.
+
+    The features of the images that heads are fitted on are held in memory: 16 D bytes an image (20 KB of
+    1,280 features).
+    """
+
+    what: ClassVar[str] = "expert"
+
+    task: str = setting("rotation", "the proxy task; heads know rotation alone", choices=("rotation",))
+    crop_size: int = setting(224, "side of the crops in pixels", least=8)
+    c: float = setting(0.001, "inverse strength of the regularisation of heads", above=0)
+    share: float = setting(1.0, "of each cluster's images to fit its head on, a seeded draw", above=0, most=1)
+    seed: int = setting(0, "of that draw", least=0)
+    batch_size: int = setting(128, "images that a worker decodes at a time", least=1, decides=False)
+    num_workers: int = setting(0, "loader processes", least=0, decides=False)
+
+    def __post_init__(self) -> None:
+        if self.task in TASKS and self.task != "rotation":
+            raise NDSError(
+                f"head experts know the task 'rotation' alone, got {self.task!r}: on one frozen backbone the linear "
+                "layer of a client's labels would be the same for all clusters; use experts of kind 'network'."
+            )
+        super().__post_init__()
+
+
+@dataclass(frozen=True)
 class ScoringConfig(Settings):
     """How a client's images are scored.
 

@@ -14,6 +14,8 @@ from nds_plugin.errors import DamagedFileError
 
 # A ResNet-18 has 122 tensors and a header of about 12 KB; the format itself allows 100 MB.
 MAX_HEADER = 1 << 20
+MAX_TENSORS = 10_000
+_DTYPES = ("F32", "I64")
 _STAGES = ((64, 64), (64, 128), (128, 256), (256, 512))  # channels in and out of ResNet-18's stages
 
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
@@ -43,25 +45,71 @@ def _batch_norm(name: str, channels: int) -> Shapes:
     return {**found, f"{name}.num_batches_tracked": ("I64", ())}
 
 
+def heads_tensors(heads: int, outputs: int, features: int) -> Shapes:
+    """Name -> (dtype, shape) of linear classifiers of the same features, and of the shared one."""
+    return {
+        "weight": ("F32", (heads, outputs, features)),
+        "bias": ("F32", (heads, outputs)),
+        "shared.weight": ("F32", (outputs, features)),
+        "shared.bias": ("F32", (outputs,)),
+    }
+
+
 def check_resnet18_file(path: str | os.PathLike[str], outputs: int) -> None:
     """Refuse a file that is not a ResNet-18 in safetensors: names, dtypes, shapes; safetensors checks every offset.
 
     Raises:
         NDSError: missing, cut short, a header that is too long or malformed, or another network.
     """
+    _check_tensors(path, resnet18_tensors(outputs), "a ResNet-18")
+
+
+def check_heads_file(path: str | os.PathLike[str], heads: int, outputs: int, features: int) -> None:
+    """Refuse a file that does not hold these linear classifiers, likewise.
+
+    Raises:
+        NDSError: see :func:`check_resnet18_file`.
+    """
+    what = f"{heads} heads of {outputs} outputs on {features} features"
+    _check_tensors(path, heads_tensors(heads, outputs, features), what)
+
+
+def check_weights_file(path: str | os.PathLike[str]) -> None:
+    """Refuse a file that is not weights in safetensors, of any names and shapes.
+
+    Whether they are those of the network that they should be is seen where that is built.
+
+    Raises:
+        NDSError: missing, cut short, a header that is too long or malformed, or a dtype of no weights.
+    """
     _check_header_size(path)
     with open_safetensors(path) as file:
-        expected, found = resnet18_tensors(outputs), set(file.keys())
-        if odd := sorted(found ^ expected.keys()):
+        names = list(file.keys())
+        if not 1 <= len(names) <= MAX_TENSORS:
             raise DamagedFileError(
-                f"{path}: {len(odd)} tensors are missing or unknown for a ResNet-18, first {odd[0][:100]!r}: not "
+                f"{path}: {len(names)} tensors, expected 1 to {MAX_TENSORS}: not a network's file."
+            )
+        for name in names:
+            if (dtype := file.get_slice(name).get_dtype()) not in _DTYPES:
+                raise DamagedFileError(
+                    f"{path}: tensor {name[:100]!r} is {dtype}, expected one of {', '.join(_DTYPES)}: not a "
+                    "network's file."
+                )
+
+
+def _check_tensors(path: str | os.PathLike[str], expected: Shapes, what: str) -> None:
+    _check_header_size(path)
+    with open_safetensors(path) as file:
+        if odd := sorted(set(file.keys()) ^ expected.keys()):
+            raise DamagedFileError(
+                f"{path}: {len(odd)} tensors are missing or unknown for {what}, first {odd[0][:100]!r}: not "
                 "an expert of this architecture."
             )
         for name, (dtype, shape) in expected.items():
             tensor = file.get_slice(name)
             if (tensor.get_dtype(), tuple(tensor.get_shape())) != (dtype, shape):
                 raise DamagedFileError(
-                    f"{path}: tensor {name!r} should be {dtype} {list(shape)} in a ResNet-18, got "
+                    f"{path}: tensor {name!r} should be {dtype} {list(shape)} in {what}, got "
                     f"{tensor.get_dtype()} {str(tensor.get_shape())[:60]}: not an expert of this set."
                 )
 

@@ -1,5 +1,5 @@
 """Images and what sees them: one reader of photographs, crops, the networks and linear models that
 look at crops.
 
-May import: errors, settings, files.
+May import: errors, extras, settings, files.
 """

@@ -1,143 +1,162 @@
-"""The network whose features the source is clustered by: ResNets from checkpoints of several makers.
+"""The frozen networks whose features images are told apart by: ResNets from files, timm's by name.
 
-Which files are read is told in :mod:`nds_plugin.images.checkpoint_forms`. The depth follows from the names, the
-input that the network expects from its maker.
+A network is named by a checkpoint's path (a ResNet of several makers), by ``package:NAME``, or by timm's
+name together with weights. The input that it expects follows from it. Nothing in a file is executed.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 
 from nds_plugin.errors import NDSError
-from nds_plugin.images.checkpoint_forms import State, broken_weight, find_resnet, read_forms
-from nds_plugin.images.networks import MEAN, STD, normalise
-
-MSRA_MEAN = (103.530 / 255, 116.280 / 255, 123.675 / 255)  # BGR; Detectron2's default PIXEL_MEAN
-MSRA_STD = (1 / 255, 1 / 255, 1 / 255)
-# (blocks of the four stages, whether they are bottlenecks) -> torchvision's constructor
-_DEPTHS: dict[tuple[tuple[int, ...], bool], str] = {
-    ((2, 2, 2, 2), False): "resnet18",
-    ((3, 4, 6, 3), False): "resnet34",
-    ((3, 4, 6, 3), True): "resnet50",
-    ((3, 4, 23, 3), True): "resnet101",
-}
-_TRUNK = re.compile(r"(conv1|bn1|layer[1-4])\.")
+from nds_plugin.images.checkpoint_forms import State, read_forms
+from nds_plugin.images.input_form import IMAGENET, MSRA, InputForm
+from nds_plugin.images.networks import normalise
+from nds_plugin.images.resnet_checkpoints import RESNETS, empty_resnet, resnet_from_state
+from nds_plugin.images.timm_networks import (
+    PACKAGE,
+    build_timm,
+    check_name,
+    fitting,
+    input_form,
+    load_timm,
+    package_network,
+)
 
 logger = logging.getLogger(__name__)
+_FILES = (".pth", ".pkl", ".safetensors", ".pt", ".ckpt", ".tar", ".pyth", ".bin")
 
 
 class FeatureNetwork(nn.Module):
-    """A ResNet without its last layer: uint8 crops (B, S, S, 3), RGB, to features (B, D).
+    """A network without its last layer: uint8 crops (B, S, S, 3), RGB, to features (B, D).
 
     Args:
-        resnet: a torchvision ResNet; its parameters are frozen.
-        name: architecture, for logs.
-        msra: whether it expects Detectron2's default input (BGR, not divided by the standard
-            deviation) and strides in the first convolution of a bottleneck, as MSRA's do.
+        body: inputs (B, 3, S, S) to features (B, D); its parameters are frozen.
+        name: architecture, torchvision's or timm's.
+        form: the input that it expects.
     """
 
-    def __init__(self, resnet: nn.Module, name: str, msra: bool = False) -> None:
+    def __init__(self, body: nn.Module, name: str, form: InputForm = IMAGENET) -> None:
         super().__init__()
-        resnet.fc = nn.Identity()
-        self.resnet = resnet
+        self.body = body
         self.name = name
-        self.msra = msra
-        if msra:
-            for block in resnet.modules():
-                if isinstance(block, torchvision.models.resnet.Bottleneck):
-                    block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+        self.form = form
         self.requires_grad_(False).eval()
+
+    @property
+    def interpolation(self) -> str:
+        """The filter that crops are to be resized with."""
+        return self.form.interpolation
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
         """The globally average-pooled output of the last stage, float32 of shape (B, D)."""
-        if self.msra:
-            return self.resnet(normalise(crops.flip(-1), MSRA_MEAN, MSRA_STD))
-        return self.resnet(normalise(crops, MEAN, STD))
+        if self.form.order == "BGR":
+            crops = crops.flip(-1)
+        return self.body(normalise(crops, self.form.mean, self.form.std))
+
+    def dimension(self, crop_size: int) -> int:
+        """D, the number of features.
+
+        Raises:
+            NDSError: the network does not take crops of this size.
+        """
+        device = next(self.parameters()).device
+        try:
+            with torch.inference_mode():
+                found = self(torch.zeros((1, crop_size, crop_size, 3), dtype=torch.uint8, device=device))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            cause = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+            raise NDSError(
+                f"network {self.name!r} does not take crops of {crop_size} pixels ({cause})."
+            ) from None
+        if found.ndim != 2:
+            raise NDSError(f"network {self.name!r} gives no vector of features: shape {tuple(found.shape)}.")
+        return int(found.shape[1])
+
+    def describe(self) -> dict[str, Any]:
+        """What :func:`restore` needs beside the weights, for JSON."""
+        return {"arch": self.name, "input": self.form.to_dict()}
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the features beside the weights; of ResNets in words that earlier keys were made of."""
+        if self.name in RESNETS and self.form in (IMAGENET, MSRA):
+            return {"name": self.name, "msra": str(self.form == MSRA)}
+        return self.describe()
 
 
 def load_feature_network(
     weights: str | os.PathLike[str] | None = None,
     shared_state: Mapping[str, torch.Tensor] | None = None,
+    network: str = "",
 ) -> FeatureNetwork:
     """The frozen feature network, on the CPU.
 
     Args:
-        weights: path of a ResNet-18, -34, -50 or -101 in any of the forms of
-            :mod:`nds_plugin.images.checkpoint_forms` (a whole detector may be around it).
-        shared_state: where ``weights`` is None, the state dict of a torchvision ResNet, such as
-            the shared rotation network's.
+        weights: path of a checkpoint, or ``package:efficientnet-lite0``. Without ``network`` a file holds a
+            ResNet-18, -34, -50 or -101 in any of the forms of :mod:`nds_plugin.images.checkpoint_forms` (a
+            whole detector may be around it).
+        shared_state: in place of all else, the state dict of a torchvision ResNet, such as the shared
+            rotation network's.
+        network: a name: torchvision's of one of those ResNets, or any of timm's; without weights, they come
+            from timm's hub. A path or ``package:NAME`` is taken for weights.
 
     Raises:
-        NDSError: neither or both given; the file is missing, broken, would run code, or holds
-            another network than those.
+        NDSError: nothing given; an unknown network or one that timm, which is not installed, would know; the
+            file is missing, broken, would run code, or holds another network; no hub is reached.
     """
-    if (weights is None) == (shared_state is None):
+    if network and weights is None and _names_weights(network):
+        network, weights = "", network
+    if (weights is None and not network) == (shared_state is None):
         raise NDSError("feature network: expected either the path of a checkpoint or a state dict.")
-    if weights is None:
-        assert shared_state is not None
-        origin, state = "feature network: the shared network", dict(shared_state)
+    if shared_state is not None:
+        return _resnet(dict(shared_state), "the shared network", "")
+    if weights is not None and str(weights).startswith(PACKAGE):
+        network = network or package_network(str(weights))
+    if weights is not None and network in ("", *RESNETS):
+        return _resnet(read_forms(weights, "feature network").arrays, str(weights), network)
+    form = input_form(network)
+    body = load_timm(network, weights or "")
+    logger.info("feature network: %s of %s, input %s", network, weights or "timm's hub", form.to_dict())
+    return FeatureNetwork(body, network, form)
+
+
+def _names_weights(text: str) -> bool:
+    return text.startswith(PACKAGE) or os.sep in text or text.endswith(_FILES)
+
+
+def _resnet(state: State, origin: str, wanted: str) -> FeatureNetwork:
+    resnet, name, form, maker = resnet_from_state(state, f"feature network: {origin}")
+    if wanted not in ("", name):
+        raise NDSError(f"feature network: {origin} holds a {name}, expected a {wanted}.")
+    style = "BGR, as MSRA's" if form.order == "BGR" else "RGB, as torchvision's"
+    logger.info("feature network: %s from %s (%s names, input %s)", name, origin, maker, style)
+    return FeatureNetwork(resnet, name, form)
+
+
+def restore(description: Mapping[str, Any], state: Mapping[str, torch.Tensor], where: str) -> FeatureNetwork:
+    """The network that :meth:`FeatureNetwork.describe` and ``body.state_dict()`` were taken of.
+
+    Args:
+        description: from a file that may be anybody's.
+        state: weights by name.
+        where: how an error names the file.
+
+    Raises:
+        NDSError: an unknown network, or weights that are not its own.
+    """
+    name, form = str(description.get("arch")), InputForm.from_dict(description.get("input"), where)
+    if name in RESNETS:
+        body = empty_resnet(name, form)
     else:
-        origin, state = f"feature network: {weights}", read_forms(weights, "feature network").arrays
-    found = find_resnet(state, origin)
-    name = _architecture(found.trunk, origin)
-    resnet = _fill(getattr(torchvision.models, name)(weights=None), found.trunk, name, origin)
-    style = "BGR, as MSRA's" if found.folded else "RGB, as torchvision's"
-    source = origin.removeprefix("feature network: ")
-    logger.info("feature network: %s from %s (%s names, input %s)", name, source, found.maker, style)
-    return FeatureNetwork(resnet, name, found.folded)
-
-
-def _architecture(trunk: State, origin: str) -> str:
-    """torchvision's name of the ResNet with these blocks."""
-    blocks = tuple(
-        len({name.split(".")[1] for name in trunk if name.startswith(f"layer{stage}.")})
-        for stage in range(1, 5)
-    )
-    bottleneck = "layer1.0.conv3.weight" in trunk
-    name = _DEPTHS.get((blocks, bottleneck))
-    if name is None:
-        raise NDSError(
-            f"{origin} has stages of {blocks} {'bottleneck' if bottleneck else 'basic'} "
-            f"blocks; expected one of {', '.join(_DEPTHS.values())}."
-        )
-    return name
-
-
-def _fill(resnet: nn.Module, trunk: State, name: str, origin: str) -> nn.Module:
-    """Copy the weights of the trunk, all of which must be there and fit."""
-    tracked = "num_batches_tracked"  # a counter that files of before torch 0.4.1 lack
-    expected = {
-        key: value
-        for key, value in resnet.state_dict().items()
-        if _TRUNK.match(key) and not key.endswith(tracked)
-    }
-    missing = [key for key in expected if key not in trunk]
-    if missing:
-        raise NDSError(
-            f"{origin} lacks {len(missing)} weights of {name}, first {missing[0]}: expected "
-            "a whole ResNet with batch norm."
-        )
-    for key, value in expected.items():
-        if trunk[key].shape != value.shape:
-            raise NDSError(
-                f"{origin}: {key} has shape {tuple(trunk[key].shape)}, {name} has "
-                f"{tuple(value.shape)}: wide, thin and grouped ResNets are not supported."
-            )
-    if (broken := broken_weight(trunk)) is not None:
-        raise NDSError(f"{origin}: {broken}: take another checkpoint.")
-    # Such as squeeze-and-excitation: without them it would be another network. Caffe2's files hold a bias of zeros.
-    extra = [key for key in trunk if key not in expected and not key.endswith(tracked) and trunk[key].any()]
-    if extra:
-        raise NDSError(
-            f"{origin} has {len(extra)} weights that {name} does not have, first {extra[0]}: expected a plain "
-            "ResNet."
-        )
-    resnet.load_state_dict({key: trunk[key] for key in expected}, strict=False)
-    return resnet
+        check_name(name)
+        with torch.device("meta"):  # what a stranger's file names may be too large to build
+            fitting(state, build_timm(name, num_classes=0).state_dict(), where, name)
+        body = build_timm(name, num_classes=0)
+    body.load_state_dict(fitting(state, body.state_dict(), where, name))
+    return FeatureNetwork(body, name, form)

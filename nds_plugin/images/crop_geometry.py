@@ -1,7 +1,7 @@
 """The crops of photographs that networks see.
 
-They are uint8 arrays of shape (size, size, 3), RGB. All resizing is Pillow's bilinear filter, which
-antialiases; what a crop holds depends on nothing but the image and the arguments.
+They are uint8 arrays of shape (size, size, 3), RGB. All resizing is by Pillow's filters, which antialias,
+bilinear unless a network asks for another; what a crop holds depends on nothing but the image and the arguments.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ def resize_size(size: int) -> int:
     return round(size * RESIZE_RATIO)
 
 
-def center_crop(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
+def center_crop(image: Image.Image, size: int, interpolation: str = "bilinear") -> npt.NDArray[np.uint8]:
     """The central square after scaling the shorter side to ``resize_size(size)``.
 
     Args:
         image: RGB, of any size and shape.
         size: side of the crop in pixels.
+        interpolation: of the resizing, one of ``input_form.INTERPOLATIONS``.
 
     Returns:
         Array of shape (size, size, 3).
@@ -34,7 +35,7 @@ def center_crop(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
     # Cut first, then scale: the same square, without resizing what is thrown away.
     side = min(image.size) * size / resize_size(size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
-    return _scaled_box(image, left, top, side, size)
+    return _scaled_box(image, left, top, side, size, interpolation)
 
 
 def random_crop(image: Image.Image, size: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
@@ -57,16 +58,18 @@ def random_crop(image: Image.Image, size: int, rng: np.random.Generator) -> npt.
     return np.ascontiguousarray(crop[:, ::-1]) if mirror < 0.5 else crop
 
 
-def _scaled_box(image: Image.Image, left: float, top: float, side: float, size: int) -> npt.NDArray[np.uint8]:
+def _scaled_box(
+    image: Image.Image, left: float, top: float, side: float, size: int, interpolation: str = "bilinear"
+) -> npt.NDArray[np.uint8]:
     left, top = max(left, 0.0), max(top, 0.0)
     box = (left, top, min(left + side, image.width), min(top + side, image.height))
-    return np.array(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    return np.array(image.resize((size, size), Image.Resampling[interpolation.upper()], box=box))
 
 
-def read_center_crop(path: StrPath, size: int) -> npt.NDArray[np.uint8]:
+def read_center_crop(path: StrPath, size: int, interpolation: str = "bilinear") -> npt.NDArray[np.uint8]:
     """:func:`center_crop` of a file, decoded at a reduced scale where that loses nothing.
 
     Raises:
         ImageError: see :func:`load_image`.
     """
-    return center_crop(load_image(path, resize_size(size)), size)
+    return center_crop(load_image(path, resize_size(size)), size, interpolation)

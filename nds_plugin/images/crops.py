@@ -126,16 +126,17 @@ class RandomCrops(Dataset[_Item]):
 class CenterCrops(Dataset[_Item]):
     """The one deterministic crop of each image that all experts are scored on."""
 
-    def __init__(self, paths: Sequence[str], size: int) -> None:
+    def __init__(self, paths: Sequence[str], size: int, interpolation: str = "bilinear") -> None:
         self.paths = pa.array(list(paths), type=pa.large_string())
         self.size = size
+        self.interpolation = interpolation
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, row: int) -> _Item:
         try:
-            return _Item(read_center_crop(self.paths[row].as_py(), self.size), row)
+            return _Item(read_center_crop(self.paths[row].as_py(), self.size, self.interpolation), row)
         except ImageError as error:
             return _Item(None, row, {row: str(error)})
 

@@ -13,11 +13,11 @@ from torchvision.models import ResNet, resnet18
 from torchvision.models.resnet import BasicBlock
 
 from nds_plugin.errors import NDSError, UnknownNameError, unknown_name
+from nds_plugin.images.input_form import IMAGENET
 from nds_plugin.images.precisions import PRECISIONS
 
 FEATURES = 512  # channels of ResNet-18 after average pooling
-MEAN = (0.485, 0.456, 0.406)  # ImageNet's, RGB in [0, 1]
-STD = (0.229, 0.224, 0.225)
+MEAN, STD = IMAGENET.mean, IMAGENET.std
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import atomic_write, content_hash
+from nds_plugin.images.backbones import FeatureNetwork
 from nds_plugin.images.crops import CenterCrops, crop_loader
 from nds_plugin.images.networks import repeatable
 from nds_plugin.images.reading import ImageError, load_image
@@ -48,6 +50,7 @@ def extract_features(
     num_workers: int = 0,
     cache_dir: str | os.PathLike[str] | None = None,
     max_unreadable: float = MAX_UNREADABLE,
+    unit_length: bool = True,
 ) -> tuple[Features, npt.NDArray[np.bool_]]:
     """L2-normalised features of the central crop of every image, in the index's order.
 
@@ -57,7 +60,8 @@ def extract_features(
     Args:
         index: N images.
         network: uint8 crops (B, S, S, 3) to features (B, D), such as a
-            :class:`~nds_plugin.images.backbones.FeatureNetwork`; it is moved to ``device``.
+            :class:`~nds_plugin.images.backbones.FeatureNetwork`; it is moved to ``device``. Its attribute
+            ``interpolation``, where it has one, says how crops are resized.
         crop_size: S in pixels.
         device: where the network runs.
         batch_size: images that a worker decodes at a time; rounded up to whole micro-batches.
@@ -65,6 +69,7 @@ def extract_features(
         cache_dir: where finished shards are kept, so that a killed extraction goes on where it
             was. Shards of other inputs in it are removed. By default nothing is kept.
         max_unreadable: share of the images that may be unreadable; never all of them.
+        unit_length: whether to scale each image's features to length 1.
 
     Returns:
         Features of shape (N, D), zeros for an image that cannot be read, and whether each image
@@ -82,8 +87,11 @@ def extract_features(
         if value < low:
             raise NDSError(f"features: {name} must be at least {low}, got {value}.")
     paths = index.column("file_name").tolist()
-    cache = None if cache_dir is None else _Cache(cache_dir, features_key(index, network, crop_size))
-    extractor = _Extractor(network, crop_size, torch.device(device), batch_size, num_workers)
+    if isinstance(network, FeatureNetwork):
+        network.dimension(crop_size)  # a network of one size is refused in a line, before the images are read
+    key = "" if cache_dir is None else features_key(index, network, crop_size, unit_length)
+    cache = None if cache_dir is None else _Cache(cache_dir, key)
+    extractor = _Extractor(network, crop_size, torch.device(device), batch_size, num_workers, unit_length)
     features, readable = np.empty((0, 0), dtype=np.float32), np.ones(len(paths), dtype=bool)
     with tqdm(total=len(paths), desc="features", unit="image", disable=None) as progress:
         for number, start in enumerate(range(0, len(paths), SHARD_SIZE)):
@@ -104,14 +112,27 @@ def extract_features(
     return features, readable
 
 
-def features_key(index: SourceIndex, network: nn.Module, crop_size: int) -> str:
+def features_key(index: SourceIndex, network: nn.Module, crop_size: int, unit_length: bool = True) -> str:
     """Hash of everything that features are made from: images, network, crop."""
+    scaled = [] if unit_length else ["not scaled"]
+    return content_hash([index.hash, *_made_of(network), crop_size, MICRO_BATCH, SHARD_SIZE, *scaled])
+
+
+def network_hash(network: nn.Module) -> str:
+    """Hash of a network's weights and of what it says of itself."""
+    return content_hash(_made_of(network))
+
+
+def _made_of(network: nn.Module) -> list[Any]:
+    """The weights' SHA-256, and what the network says of itself (``identity()``, where it has that)."""
     digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
+    # Before networks had names, a FeatureNetwork's body was called so: its keys stay what they were.
+    state = {re.sub(r"^body\.", "resnet.", name): value for name, value in network.state_dict().items()}
+    for name, value in sorted(state.items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    kind = {name: str(getattr(network, name)) for name in ("name", "msra") if hasattr(network, name)}
-    return content_hash([index.hash, digest.hexdigest(), kind, crop_size, MICRO_BATCH, SHARD_SIZE])
+    identity = getattr(network, "identity", dict)
+    return [digest.hexdigest(), identity()]
 
 
 def _log_unreadable(readable: npt.NDArray[np.bool_], paths: Sequence[str]) -> None:
@@ -126,21 +147,28 @@ class _Extractor:
     """Runs lists of image files through a network."""
 
     def __init__(
-        self, network: nn.Module, crop_size: int, device: torch.device, batch_size: int, num_workers: int
+        self,
+        network: nn.Module,
+        crop_size: int,
+        device: torch.device,
+        batch_size: int,
+        num_workers: int,
+        unit_length: bool,
     ) -> None:
         self.network = network.to(device).to(memory_format=torch.channels_last).eval()
         self.crop_size = crop_size
         self.device = device
         self.batch_size = -(-batch_size // MICRO_BATCH) * MICRO_BATCH
         self.num_workers = num_workers
+        self.unit_length = unit_length
+        self.interpolation = str(getattr(network, "interpolation", "bilinear"))
 
     def run(self, paths: Sequence[str], progress: tqdm) -> tuple[Features, list[str]]:
         """Features (len(paths), D), NaN for an unreadable image, and the errors of those."""
         parts: list[Features] = []
         broken: list[str] = []
-        loader = crop_loader(
-            CenterCrops(paths, self.crop_size), self.batch_size, self.num_workers, self.device
-        )
+        crops = CenterCrops(paths, self.crop_size, self.interpolation)
+        loader = crop_loader(crops, self.batch_size, self.num_workers, self.device)
         with torch.inference_mode(), repeatable():
             for start, batch in zip(range(0, len(paths), self.batch_size), loader):
                 count = min(self.batch_size, len(paths) - start)
@@ -164,7 +192,8 @@ class _Extractor:
         count = len(crops)
         crops = crops.to(self.device)
         crops = nn.functional.pad(crops, (0, 0, 0, 0, 0, 0, 0, MICRO_BATCH - count))
-        return nn.functional.normalize(self.network(crops).float()[:count], dim=1)
+        features = self.network(crops).float()[:count]
+        return nn.functional.normalize(features, dim=1) if self.unit_length else features
 
 
 def _refuse_non_finite(features: Features) -> None:

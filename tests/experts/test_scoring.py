@@ -143,9 +143,9 @@ def test_experts_that_do_not_fit_into_memory_score_the_same_and_images_are_decod
     decoded: Counter[str] = Counter()
     loaded: Counter[str] = Counter()
 
-    def counting_read(path: str, size: int) -> np.ndarray:
+    def counting_read(path: str, *how: Any) -> np.ndarray:
         decoded[path] += 1
-        return read_center_crop(path, size)
+        return read_center_crop(path, *how)
 
     class CountingNetwork(InferenceNetwork):
         def __init__(self, *args: Any) -> None:

@@ -22,6 +22,8 @@ from nds_plugin.errors import NDSError
 from nds_plugin.files.pickles import load_arrays
 from nds_plugin.images.backbones import FeatureNetwork, load_feature_network
 from nds_plugin.images.crop_geometry import center_crop
+from nds_plugin.images.input_form import IMAGENET, MSRA
+from nds_plugin.images.resnet_checkpoints import empty_resnet
 from nds_plugin.source import features as features_module
 from nds_plugin.source.features import MICRO_BATCH, extract_features, features_key
 from nds_plugin.source.index import ImageRecord, SourceIndex
@@ -293,7 +295,7 @@ def test_a_converted_pickle_is_read_as_torchvisions_network(name: str, protocol:
     content = {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
     path.write_bytes(pickle.dumps(content, protocol))
     loaded = load_feature_network(path)
-    assert not loaded.msra
+    assert loaded.form == IMAGENET
     assert torch.allclose(loaded(crops()), features_of_fc_input(original, crops()), atol=1e-5)
 
 
@@ -312,7 +314,7 @@ def test_a_default_detectron2_checkpoint_gives_detectron2s_own_features(depth: i
     state["proposal_generator.rpn_head.conv.weight"] = torch.zeros(2)
     torch.save({"model": state, "iteration": 7}, tmp_path / "model_final.pth")
     loaded = load_feature_network(tmp_path / "model_final.pth")
-    assert loaded.msra
+    assert loaded.form == MSRA
     expected = detectron2_features(network, crops(), config)
     assert torch.allclose(loaded(crops()), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
@@ -444,3 +446,13 @@ def test_the_tool_writes_index_shared_network_and_partition_and_keeps_them(
     refused = run("--num-clusters", "100")
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1].startswith("error: cannot cut 75 images into 100 clusters")
+
+
+def test_keys_of_features_stay_what_they_were() -> None:
+    """Finished partitions are found by these keys: another one would cut every source anew."""
+    resnet = empty_resnet("resnet18", IMAGENET)
+    for tensor in resnet.state_dict().values():
+        tensor.zero_()
+    alike = SourceIndex.from_records([ImageRecord("a", "1", "x.png", 4, 4)])
+    key = features_key(alike, FeatureNetwork(resnet, "resnet18", IMAGENET), 64)
+    assert key == "99f38086362e7e3318375b67cc47978365ff0631c0a4b0364bd7debdc128d5b4"

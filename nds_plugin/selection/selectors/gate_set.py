@@ -13,8 +13,9 @@ import torch
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import read_network, write_network
 from nds_plugin.files.artifacts import content_hash, file_hash, is_valid, read_json, write_json
-from nds_plugin.images.backbones import FeatureNetwork, load_feature_network
+from nds_plugin.images.backbones import FeatureNetwork, restore
 from nds_plugin.images.crop_geometry import resize_size
+from nds_plugin.images.input_form import IMAGENET, MSRA
 from nds_plugin.images.linear import LinearClassifier
 
 KIND = "gate"
@@ -22,7 +23,7 @@ MANIFEST = "manifest.json"
 NETWORK = "network.safetensors"
 CLASSIFIER = "classifier.safetensors"
 _FIELDS = {
-    "hash": str, "arch": str, "msra": bool, "crop_size": int, "resize_size": int, "partition": str, "index": str,
+    "hash": str, "arch": str, "crop_size": int, "resize_size": int, "partition": str, "index": str,
     "sources": list, "clusters": int, "config": dict, "files": dict,
 }  # fmt: skip
 
@@ -84,8 +85,7 @@ class Gate:
         weights, _ = read_network(self.directory / NETWORK, self.manifest["files"][NETWORK])
         # Clones, since the tensors that were read share the file's read-only buffer.
         state = {name: tensor.clone() for name, tensor in weights.items()}
-        network = load_feature_network(shared_state=state)
-        return FeatureNetwork(network.resnet, network.name, self.manifest["msra"])
+        return restore(_description(self.manifest), state, str(self.directory / NETWORK))
 
     def classifier(self) -> LinearClassifier:
         """The classifier of clusters on the network's features.
@@ -110,8 +110,16 @@ class Gate:
 
 def gate_hash(manifest: dict[str, Any]) -> str:
     """Hash of a gate: of its files' hashes and of all that decides how they are used."""
-    used = ("files", "arch", "msra", "crop_size", "resize_size", "clusters", "config")
-    return content_hash({name: manifest[name] for name in used})
+    form = "msra" if "msra" in manifest else "input"
+    used = ("files", "arch", form, "crop_size", "resize_size", "clusters", "config")
+    return content_hash({name: manifest.get(name) for name in used})
+
+
+def _description(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What the network is; gates of before networks had names say ``msra`` in place of the input."""
+    if "msra" not in manifest:
+        return manifest
+    return {"arch": manifest["arch"], "input": (MSRA if manifest["msra"] else IMAGENET).to_dict()}
 
 
 def write_gate(
@@ -130,14 +138,12 @@ def write_gate(
         facts: the manifest's crop_size, partition, index, sources and config, and what else is worth keeping.
     """
     directory = Path(directory)
-    state = {k: v for k, v in network.resnet.state_dict().items() if not k.startswith("fc.")}
-    write_network(directory / NETWORK, state, {"kind": KIND, "key": key})
+    write_network(directory / NETWORK, network.body.state_dict(), {"kind": KIND, "key": key})
     tensors = {"weight": torch.from_numpy(classifier.weight), "bias": torch.from_numpy(classifier.bias)}
     write_network(directory / CLASSIFIER, tensors, {"kind": KIND, "key": key})
     manifest = {
         **facts,
-        "arch": network.name,
-        "msra": network.msra,
+        **network.describe(),
         "resize_size": resize_size(facts["crop_size"]),
         "clusters": len(classifier.bias),
         "files": {name: file_hash(directory / name) for name in (NETWORK, CLASSIFIER)},

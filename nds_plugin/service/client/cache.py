@@ -20,10 +20,9 @@ import httpx
 from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
-from nds_plugin.experts.manifest import MANIFEST, check_manifest, read_manifest
+from nds_plugin.experts.manifest import MANIFEST, check_manifest, check_set_file, read_manifest, set_files
 from nds_plugin.files.artifacts import cannot_write, check_writable, file_hash
 from nds_plugin.files.locking import held, user_cache
-from nds_plugin.files.safetensors_header import check_resnet18_file
 from nds_plugin.service.client.http import Service, printable
 
 logger = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ class RemoteSet:
         id: the server's id of the set.
         hash: of the experts, which scores carry.
         manifest: of the experts.
-        files: the manifest's file first, then the experts' and the shared network's.
+        files: the manifest's file first, then those of the experts, each with its network or on one backbone.
     """
 
     id: str
@@ -107,10 +106,8 @@ def _check_sizes(manifest: dict[str, Any], where: str) -> None:
 
 def _files(found: dict[str, Any], manifest: dict[str, Any], where: str) -> Iterator[RemoteFile]:
     listed = {str(e.get("name")): e for e in found.get("files") or [] if isinstance(e, dict)}
-    shared = manifest.get("shared")
     wanted: list[tuple[str, Any]] = [(MANIFEST, None)]
-    entries = [*manifest["experts"], *([shared] if isinstance(shared, dict) else [])]
-    wanted += [(str(entry.get("file")), entry.get("sha256")) for entry in entries]
+    wanted += [(str(entry.get("file")), entry.get("sha256")) for entry in set_files(manifest)]
     if len({name for name, _ in wanted}) < len(wanted):
         raise NDSError(f"{where} is refused: two experts share a file.")
     for name, sha256 in wanted:
@@ -136,7 +133,6 @@ def fetch_experts(service: Service, remote: RemoteSet, *, progress: bool = True)
     """
     folder = user_cache() / "experts" / remote.hash
     check_writable(folder)
-    outputs = len(remote.manifest["classes"])
     bar = tqdm(
         total=remote.bytes, desc="experts", unit="B", unit_scale=True, disable=None if progress else True
     )
@@ -149,15 +145,13 @@ def fetch_experts(service: Service, remote: RemoteSet, *, progress: bool = True)
                     continue
                 logger.warning("%s is not what it was when it was fetched: fetching it again.", path)
                 path.unlink()
-            _fetch(service, remote, file, path, outputs, bar)
+            _fetch(service, remote, file, path, bar)
     if read_manifest(folder / MANIFEST)["hash"] != remote.hash:
         raise NDSError(f"{folder / MANIFEST} is the manifest of another set than {remote.hash[:16]}.")
     return folder
 
 
-def _fetch(
-    service: Service, remote: RemoteSet, file: RemoteFile, path: Path, outputs: int, bar: tqdm[Any]
-) -> None:
+def _fetch(service: Service, remote: RemoteSet, file: RemoteFile, path: Path, bar: tqdm[Any]) -> None:
     part = path.with_name(f".{file.name}.part")
     _check_room(path.parent, file.bytes)
     resumed = _size(part) > 0
@@ -176,7 +170,7 @@ def _fetch(
         )
     if file.name != MANIFEST:
         try:
-            check_resnet18_file(part, outputs)
+            check_set_file(part, remote.manifest, file.name)
         except NDSError:
             part.unlink()
             raise

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet
+from nds_plugin.experts.manifest import HEAD
 from nds_plugin.experts.tasks import ROTATIONS, RotationTask
 from nds_plugin.files.artifacts import atomic_write, check_writable
 from nds_plugin.files.temporary import is_temporary, remove_leftovers
@@ -35,8 +36,13 @@ def export_fastadapt(
         The files, by cluster.
 
     Raises:
-        NDSError: experts of another task, an expert file that is not in order, or other files in the folder.
+        NDSError: head experts, experts of another task, an expert file that is not in order, or other files in the folder.
     """
+    if experts.kind == HEAD:
+        raise NDSError(
+            f"{experts.directory}: its experts are heads on one {experts.manifest['arch']}; the authors' client runs a "
+            "ResNet-18 per expert and cannot run heads: train experts of kind 'network' for it."
+        )
     if experts.task != RotationTask.name or len(experts.manifest["classes"]) != ROTATIONS:
         raise NDSError(
             f"{experts.directory}: experts of task {experts.task!r} with {len(experts.manifest['classes'])} outputs; "

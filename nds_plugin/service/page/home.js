@@ -3,7 +3,12 @@
 import { catalogue, sum } from "./catalogue.js";
 import { h, outside } from "./dom.js";
 import { bytes, count, plural, short, time } from "./format.js";
-import { copyButton, errorNotice, facts, title } from "./parts.js";
+import { copyButton, errorNotice, expertsOf, facts, title } from "./parts.js";
+
+const EXPERT = {
+  network: "Each cluster has a small expert network.",
+  head: "Each cluster has an expert: a small classifier on one network that all of them share.",
+};
 
 export async function homeView() {
   let found;
@@ -18,7 +23,7 @@ export async function homeView() {
     h("div", { class: "lead" },
       title("Find the pretraining images that suit your data"),
       h("p", {}, `${plural(sum(sources.map(({ images }) => images)), "image")} of ${plural(sources.length, "source")} are `
-        + `indexed here in ${plural(set.num_clusters, "cluster")} of similar images. Each cluster has a small expert network. `
+        + `indexed here in ${plural(set.num_clusters, "cluster")} of similar images. ${EXPERT[set.kind]} `
         + "The experts of clusters that resemble your data do well on it, and more images are drawn from there."),
       howItGoes(set),
       h("p", { class: "row" }, h("a", { class: "button", href: "#/search/sources" }, "Start a search"))),
@@ -33,7 +38,7 @@ function publishing() {
 
 function howItGoes(set) {
   const steps = [
-    ["Experts come to you", `A command downloads ${plural(set.num_clusters, "expert")} (${bytes(set.bytes)}) and tries them on your images, on your machine.`],
+    ["Experts come to you", `A command downloads ${expertsOf(set)} (${bytes(set.bytes)}) and tries them on your images, on your machine.`],
     [`${plural(set.num_clusters, "number")} ${set.num_clusters === 1 ? "goes" : "go"} back`, "One score for each expert. No image, no file name, no label."],
     ["Links come out", "A list of images at their providers, which a command downloads and Detectron2 trains on."],
   ];
@@ -93,7 +98,7 @@ export function expertFacts(set) {
     ["Set", h("code", {}, set.id)],
     ["Hash of the experts", h("span", { class: "pair" }, h("code", { title: set.hash }, short(set.hash)), copyButton(() => set.hash, "Copy the hash of the experts"))],
     ["Published", time(set.created)],
-    ["Experts", `${count(set.num_clusters)}, one for each cluster`],
+    ["Experts", `${count(set.num_clusters)}, one for each cluster${set.kind === "head" ? `, on one ${set.manifest.arch}` : ""}`],
     ["Proxy task", set.task],
     ["Input", `${set.crop_size} × ${set.crop_size} pixels`],
     ["Download", bytes(set.bytes)],

@@ -2,6 +2,7 @@
 
 import { announce, fill, freshId, h } from "./dom.js";
 import { SERVER, deleteSearch } from "./api.js";
+import { plural } from "./format.js";
 
 /** A text to copy, with its button. */
 export function copyBlock(text, what) {
@@ -168,4 +169,9 @@ export async function loading(place, work, show, explain = () => null) {
     const known = explain(error);
     fill(place, known ? h("p", { class: "notice error" }, known) : errorNotice(error, again));
   }
+}
+
+/** What a client downloads: "50 experts", or "1 network with 50 experts" where all stand on one. */
+export function expertsOf({ kind, num_clusters: k }) {
+  return kind === "head" ? `1 network with ${plural(k, "expert")}` : plural(k, "expert");
 }

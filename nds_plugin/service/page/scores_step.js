@@ -5,7 +5,7 @@ import { catalogue } from "./catalogue.js";
 import { fill, h } from "./dom.js";
 import { current, keep, requestOf } from "./draft.js";
 import { bytes, number, plural } from "./format.js";
-import { command, copyBlock, field, stepper, title } from "./parts.js";
+import { command, copyBlock, expertsOf, field, stepper, title } from "./parts.js";
 import { ScoresError, readFile, readScores } from "./scores.js";
 
 export async function scoresView() {
@@ -21,9 +21,9 @@ export async function scoresView() {
     h("section", { "aria-labelledby": "run" },
       h("h2", { id: "run" }, "Run this where your images are"),
       copyBlock(command("score", "--images my_photos", "--output scores.json"), "the command"),
-      h("p", { class: "hint" }, `It downloads ${plural(set.num_clusters, "expert")} (${bytes(set.bytes)}, once), checks their hashes, tries them on the `
-        + "images of the folder my_photos, and writes scores.json. nds-client comes with nds_plugin and needs PyTorch; a GPU helps, but is not needed."),
-      byHand(set), authors()),
+      h("p", { class: "hint" }, `It downloads ${expertsOf(set)} (${bytes(set.bytes)}, once), checks their hashes, tries them on the `
+        + `images of the folder my_photos, and writes scores.json. nds-client comes with nds_plugin and needs PyTorch${timm(set)}; a GPU helps, but is not needed.`),
+      byHand(set), set.kind === "network" ? authors() : null),
     h("section", { "aria-labelledby": "hand-in" },
       h("h2", { id: "hand-in" }, "Hand in the scores"),
       h("p", { class: "hint" }, `The file is read in this browser. Only its ${plural(set.num_clusters, "number")} and the hash of the experts are sent to the server.`),
@@ -31,6 +31,9 @@ export async function scoresView() {
     withoutScores(set),
   ];
 }
+
+/** What the network under heads needs beside PyTorch: torchvision's ResNets need nothing. */
+const timm = ({ kind, manifest }) => (kind === "head" && !/^resnet(18|34|50|101)$/.test(manifest.arch) ? " and timm (nds_plugin[timm])" : "");
 
 function inputs(set, show) {
   const file = h("input", { type: "file", accept: ".json,.pickle,.pkl,application/json", id: "scores-file" });

@@ -18,10 +18,9 @@ import pyarrow.compute as pc
 
 from nds_plugin.datasets.store_index import join_names
 from nds_plugin.errors import NDSError
-from nds_plugin.experts.manifest import MANIFEST, read_manifest
+from nds_plugin.experts.manifest import MANIFEST, check_set_file, read_manifest, set_files
 from nds_plugin.files.artifacts import cannot_write, check_writable, content_hash, file_hash, sync, write_json
 from nds_plugin.files.locking import held
-from nds_plugin.files.safetensors_header import check_resnet18_file
 from nds_plugin.service.published import store as layout
 from nds_plugin.service.published.rows import write_rows
 from nds_plugin.service.published.source_notes import SourceNotes, read_notes, with_links
@@ -150,9 +149,9 @@ def _checked_experts(folder: Path, partition: Partition) -> dict[str, Any]:
             f"{folder}: expected one expert for each of the clusters 0 to {partition.num_clusters - 1}, got "
             f"{clusters[:20]}: train the missing ones."
         )
-    for entry in _entries(manifest):
+    for entry in set_files(manifest):
         path = folder / entry["file"]
-        check_resnet18_file(path, len(manifest["classes"]))
+        check_set_file(path, manifest, entry["file"])
         if (found := file_hash(path)) != entry["sha256"]:
             raise NDSError(
                 f"{path} is not the file that the manifest names: expected SHA-256 {entry['sha256']}, got {found}."
@@ -160,17 +159,12 @@ def _checked_experts(folder: Path, partition: Partition) -> dict[str, Any]:
     return manifest
 
 
-def _entries(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    shared = manifest.get("shared")
-    return [*manifest["experts"], *([shared] if shared else [])]
-
-
 def _copy_experts(origin: Path, target: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """Copy manifest, experts and, where there are any, those in the paper authors' form; what was copied."""
-    paths = [MANIFEST, *(entry["file"] for entry in _entries(manifest))]
+    paths = [MANIFEST, *(entry["file"] for entry in set_files(manifest))]
     extra = sorted((origin / FASTADAPT).glob("*.pth")) if (origin / FASTADAPT).is_dir() else []
     paths += [f"{FASTADAPT}/{path.name}" for path in extra]
-    known = {entry["file"]: entry["sha256"] for entry in _entries(manifest)}
+    known = {entry["file"]: entry["sha256"] for entry in set_files(manifest)}
     files = []
     for path in paths:
         copy = target / path

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import FileResponse, Response
 
 from nds_plugin import __version__
+from nds_plugin.experts.manifest import expert_kind
 from nds_plugin.service.published.store import SetRecord
 from nds_plugin.service.server import schemas
 from nds_plugin.service.server.context import Context, context_of
@@ -73,6 +74,7 @@ def _summary(published: SetRecord, current: str) -> dict[str, Any]:
         "hash": published.expert_hash,
         "created": published.info["created"],
         "current": published.id == current,
+        "kind": expert_kind(published.manifest),
         "task": published.manifest["task"],
         "num_clusters": published.num_clusters,
         "crop_size": published.manifest["crop_size"],

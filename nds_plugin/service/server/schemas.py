@@ -105,6 +105,7 @@ class ExpertSetOut(BaseModel):
     hash: str
     created: str
     current: bool
+    kind: str
     task: str
     num_clusters: int
     crop_size: int

@@ -132,7 +132,7 @@ def test_the_backbone_of_a_detector_computes_what_the_network_of_any_maker_did(
     tolerance = 1e-2 if form == "half precision" else 1e-5
     assert torch.allclose(found, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
     # The feature network of the partition reads the same files by the same rules.
-    features = load_feature_network(path).resnet.state_dict()
+    features = load_feature_network(path).body.state_dict()
     assert torch.equal(
         features["layer3.1.conv2.weight"], state["layer3.1.conv2.weight"].to(features["conv1.weight"])
     ) or (form == "half precision")

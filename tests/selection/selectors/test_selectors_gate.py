@@ -12,8 +12,10 @@ from tiny_experts import two_domains, write_domain
 
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import Scores
-from nds_plugin.images.backbones import FeatureNetwork
+from nds_plugin.images.backbones import FeatureNetwork, load_feature_network
+from nds_plugin.images.input_form import MSRA
 from nds_plugin.images.networks import build_network
+from nds_plugin.images.resnet_checkpoints import empty_resnet
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select, selector_weights
 from nds_plugin.selection.selectors.base import Features, TargetConfig
@@ -31,7 +33,7 @@ CROP = 32
 @pytest.fixture(scope="module")
 def network() -> FeatureNetwork:
     """A random network: its features tell bright tops from bright bottoms."""
-    return FeatureNetwork(build_network(4, seed=0), "resnet18")
+    return load_feature_network(shared_state=build_network(4, seed=0).state_dict())
 
 
 @pytest.fixture(scope="module")
@@ -157,11 +159,11 @@ def test_a_gate_that_is_there_is_kept_and_equal_inputs_give_equal_files(
 def test_a_gate_on_a_network_of_detectron2_keeps_its_input(
     tmp_path: Path, source: tuple[SourceIndex, Partition]
 ) -> None:
-    network = FeatureNetwork(build_network(4, seed=1), "resnet18", msra=True)
+    network = FeatureNetwork(empty_resnet("resnet18", MSRA), "resnet18", MSRA)
     loaded = make(tmp_path / "gate", network, *source).network()
     crops = torch.randint(0, 255, (2, CROP, CROP, 3), dtype=torch.uint8)
     torch.testing.assert_close(loaded(crops), network(crops), rtol=1e-4, atol=1e-3)
-    assert not torch.allclose(FeatureNetwork(network.resnet, "resnet18")(crops), network(crops), rtol=0.01)
+    assert not torch.allclose(FeatureNetwork(network.body, "resnet18")(crops), network(crops), rtol=0.01)
 
 
 def _cut(folder: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nds_plugin.datasets.coco.split import index_coco
-from nds_plugin.images.backbones import FeatureNetwork
+from nds_plugin.images.backbones import FeatureNetwork, load_feature_network
 from nds_plugin.images.networks import build_network
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import by_image, select
@@ -38,7 +38,7 @@ def _index(data: Path, name: str, count: int) -> SourceIndex:
 @pytest.fixture(scope="module")
 def network() -> FeatureNetwork:
     """Random weights: even these tell streets a little from the rest."""
-    return FeatureNetwork(build_network(4, seed=0), "resnet18")
+    return load_feature_network(shared_state=build_network(4, seed=0).state_dict())
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,205 @@
+"""Any network of timm with FPN: ``MODEL.BACKBONE.NAME build_timm_fpn_backbone``."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode as CN
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.backbone.backbone import Backbone
+from detectron2.modeling.backbone.build import BACKBONE_REGISTRY
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
+from torch import nn
+
+from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.images.input_form import InputForm
+from nds_plugin.images.timm_networks import build_timm, input_form, load_timm, require_timm
+
+NAME = "build_timm_fpn_backbone"
+HUB = "hub"  # MODEL.TIMM.WEIGHTS: timm's own
+NORMS = ("FrozenBN", "BN", "SyncBN")
+PIXEL_TOLERANCE = 0.01  # of a standard deviation, and of a mean in standard deviations
+
+
+def add_timm_config(cfg: CN) -> None:
+    """Add the defaults of ``cfg.MODEL.TIMM``.
+
+    Beside them the backbone reads MODEL.BACKBONE.FREEZE_AT (stages that do not learn, as Detectron2 counts
+    them: 1 up to stride 2, 2 up to stride 4, ...; 0 none) and MODEL.FPN.{IN_FEATURES, OUT_CHANNELS, NORM,
+    FUSE_TYPE}.
+    """
+    cfg.MODEL.TIMM = CN()
+    # timm's name of a network that gives maps of several strides.
+    cfg.MODEL.TIMM.NAME = "tf_efficientnet_lite0"
+    # Where training starts: a file with timm's (or, of a ResNet, torchvision's) names,
+    # package:efficientnet-lite0, or hub for timm's own; from random weights when empty. MODEL.WEIGHTS, a
+    # detector's checkpoint, is loaded over it.
+    cfg.MODEL.TIMM.WEIGHTS = ""
+    # Batch norm: FrozenBN (statistics and scales stay), BN, or SyncBN (over all GPUs). Other norms stay.
+    cfg.MODEL.TIMM.NORM = "FrozenBN"
+    # Maps to give, named as Detectron2's ResNets name theirs: res2 has stride 4, res5 stride 32.
+    cfg.MODEL.TIMM.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+
+
+class TimmBackbone(Backbone):
+    """The maps of a network of timm, by Detectron2's names: ``res2`` of stride 4 to ``res5`` of stride 32.
+
+    Args:
+        name: timm's.
+        weights: to start from, see ``MODEL.TIMM.WEIGHTS``.
+        norm: one of ``NORMS``.
+        out_features: the maps to give.
+        freeze_at: stages that do not learn; their batch norms are frozen, too.
+
+    Raises:
+        NDSError: no timm, an unknown network, one without such maps, or weights of another.
+    """
+
+    def __init__(
+        self, name: str, weights: str, norm: str, out_features: Sequence[str], freeze_at: int = 0
+    ) -> None:
+        super().__init__()
+        if norm not in NORMS:
+            raise unknown_name("MODEL.TIMM.NORM", norm, NORMS)
+        body = build_timm(name, features_only=True)
+        indices = _indices(body, name, out_features)
+        self.body = build_timm(name, features_only=True, out_indices=sorted(indices.values()))
+        if weights:
+            _start_from(self.body, name, "" if weights == HUB else weights)
+        if norm == "FrozenBN":
+            self.body = _frozen_norms(self.body)
+        elif norm == "SyncBN":
+            self.body = require_timm(name).layers.convert_sync_batchnorm(self.body)
+        _freeze(self.body, body.feature_info, freeze_at)
+        self._out_features = sorted(indices, key=indices.__getitem__)
+        info: Any = self.body.feature_info
+        self._out_feature_strides = dict(zip(self._out_features, info.reduction()))
+        self._out_feature_channels = dict(zip(self._out_features, info.channels()))
+
+    def forward(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Normalised images (B, 3, H, W) to the maps by name."""
+        return dict(zip(self._out_features, self.body(inputs)))
+
+
+def _indices(body: nn.Module, name: str, out_features: Sequence[str]) -> dict[str, int]:
+    """Position among timm's maps of each map that is asked for."""
+    info: Any = body.feature_info
+    strides: list[int] = info.reduction()
+    found = {f"res{stride.bit_length() - 1}": i for i, stride in enumerate(strides)}
+    if len(found) < len(strides):
+        raise NDSError(
+            f"MODEL.TIMM.NAME {name!r} gives maps of strides {strides}, no pyramid: take a network whose maps shrink."
+        )
+    missing = [feature for feature in out_features if feature not in found]
+    if missing or not out_features:
+        raise NDSError(
+            f"MODEL.TIMM.OUT_FEATURES {list(out_features)}: {name!r} gives {', '.join(found)} (strides {strides})."
+        )
+    return {feature: found[feature] for feature in out_features}
+
+
+def _start_from(body: nn.Module, name: str, weights: str) -> None:
+    """Copy the weights of the whole network into its part that gives maps, whose names timm may have joined."""
+    whole = {key.replace(".", "_"): value for key, value in load_timm(name, weights).state_dict().items()}
+    state = {}
+    for key in body.state_dict():
+        flat = key.replace(".", "_")
+        value = whole.get(flat, whole.get(flat.removeprefix("model_")))
+        if value is None:
+            raise NDSError(
+                f"MODEL.TIMM.NAME {name!r}: timm's maps of it have weights of other names, first {key!r}."
+            )
+        state[key] = value
+    body.load_state_dict(state)
+
+
+def _frozen_norms(module: nn.Module) -> nn.Module:
+    # timm's own: its batch norms hold the activation, too, which Detectron2's conversion would drop.
+    found: Any = importlib.import_module("timm.utils.model")
+    return found.freeze_batch_norm_2d(module)
+
+
+def _freeze(body: nn.Module, info: Any, freeze_at: int) -> None:
+    """Stop the learning of all that leads to the map of stride 2 ** freeze_at."""
+    stages = [
+        name
+        for name, stride in zip(info.module_name(), info.reduction())
+        if stride.bit_length() - 1 <= freeze_at
+    ]
+    if not stages:
+        return
+    flat = [name.replace(".", "_") for name in _ends(stages[-1])]
+    names = [name for name, _ in body.named_modules()]
+    inside = [i for i, name in enumerate(names) if _is_within(name.replace(".", "_"), flat)]
+    if not inside:
+        raise NDSError(f"MODEL.BACKBONE.FREEZE_AT {freeze_at}: no stage {stages[-1]!r} in the backbone.")
+    for name in names[1 : inside[-1] + 1]:
+        module = body.get_submodule(name)
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            parent, _, last = name.rpartition(".")
+            setattr(body.get_submodule(parent), last, _frozen_norms(module))
+
+
+def _ends(stage: str) -> list[str]:
+    return [stage, f"model.{stage}"]
+
+
+def _is_within(name: str, stages: Sequence[str]) -> bool:
+    return any(name == stage or name.startswith(f"{stage}_") for stage in stages)
+
+
+def check_pixels(cfg: CN, form: InputForm) -> None:
+    """Refuse images that are prepared in another way than the network's weights expect.
+
+    Raises:
+        NDSError: another order of the colours, mean or deviation; the right values are told.
+    """
+    mean, std = ([255 * value for value in values] for values in (form.mean, form.std))
+    close = all(
+        abs(a - b) <= PIXEL_TOLERANCE * s
+        for given, wanted in ((cfg.MODEL.PIXEL_MEAN, mean), (cfg.MODEL.PIXEL_STD, std))
+        for a, b, s in zip(given, wanted, std)
+    )
+    if form.order != cfg.INPUT.FORMAT or not close:
+        told = [[round(value, 3) for value in values] for values in (mean, std)]
+        raise NDSError(
+            f"the weights of {cfg.MODEL.TIMM.NAME!r} expect INPUT.FORMAT {form.order}, MODEL.PIXEL_MEAN {told[0]} and "
+            f"MODEL.PIXEL_STD {told[1]}, got {cfg.INPUT.FORMAT}, {list(cfg.MODEL.PIXEL_MEAN)} and "
+            f"{list(cfg.MODEL.PIXEL_STD)}: set these."
+        )
+
+
+def build_timm_fpn_backbone(cfg: CN, input_shape: ShapeSpec) -> FPN:
+    """``MODEL.BACKBONE.NAME`` for a network of timm with FPN; its keys: :func:`add_timm_config`.
+
+    Raises:
+        NDSError: see :class:`TimmBackbone` and :func:`check_pixels`; or images of other than three channels.
+    """
+    timm = cfg.MODEL.TIMM
+    if input_shape.channels != 3:
+        raise NDSError(f"{NAME} takes images of three channels, got {input_shape.channels}.")
+    if timm.WEIGHTS:  # random weights expect nothing
+        check_pixels(cfg, input_form(timm.NAME))
+    bottom_up = TimmBackbone(
+        timm.NAME, timm.WEIGHTS, timm.NORM, timm.OUT_FEATURES, cfg.MODEL.BACKBONE.FREEZE_AT
+    )
+    unknown = [name for name in cfg.MODEL.FPN.IN_FEATURES if name not in timm.OUT_FEATURES]
+    if unknown:
+        raise NDSError(f"MODEL.FPN.IN_FEATURES: {unknown[0]!r} is not among MODEL.TIMM.OUT_FEATURES.")
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelMaxPool(),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
+
+
+if NAME not in BACKBONE_REGISTRY:  # the module may be imported again under another name
+    BACKBONE_REGISTRY.register(build_timm_fpn_backbone)

@@ -1,0 +1,242 @@
+"""Training head experts: one pass of features over the source, then a small fit per cluster.
+
+Equal inputs give equal bits, on any number of cores and loader workers: features are of fixed batches, the
+fits run on one thread each, on rows in an order that the index decides.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+
+from nds_plugin.errors import NDSError
+from nds_plugin.experts.expert_set import ExpertSet, write_network
+from nds_plugin.experts.heads import FourRotations, Heads
+from nds_plugin.experts.manifest import BACKBONE, HEAD, HEADS, KIND, MANIFEST, set_hash
+from nds_plugin.experts.settings import HeadConfig
+from nds_plugin.experts.tasks import ROTATIONS, RotationTask
+from nds_plugin.experts.train_experts import is_complete
+from nds_plugin.files.artifacts import content_hash, file_hash, write_json
+from nds_plugin.images.backbones import FeatureNetwork
+from nds_plugin.images.crop_geometry import resize_size
+from nds_plugin.images.crops import MAX_UNREADABLE
+from nds_plugin.source.features import extract_features, network_hash
+from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.partition import Partition
+
+logger = logging.getLogger(__name__)
+
+MAX_ITERATIONS = 1000
+SHARED_IMAGES = 5000  # the shared head is fitted on a draw of at most this many; our choice
+_CPU = torch.device("cpu")
+_DRAW, _SHARED = 0, 1
+Features = npt.NDArray[np.float32]
+Array = npt.NDArray[np.float64]
+
+
+def heads_key(index: SourceIndex, partition: Partition, network: FeatureNetwork, config: HeadConfig) -> str:
+    """Hash of everything a set of heads is made from; the backbone's weights among it."""
+    made_from = [KIND, HEAD, index.hash, partition.hash, network_hash(network), config.identity()]
+    return content_hash(made_from)
+
+
+def train_heads(
+    index: SourceIndex,
+    partition: Partition,
+    network: FeatureNetwork,
+    config: HeadConfig,
+    out_dir: str | os.PathLike[str],
+    *,
+    device: torch.device = _CPU,
+    progress: bool = True,
+) -> ExpertSet:
+    """Fit the heads of a partition's clusters and write the set, unless it is there.
+
+    Args:
+        index, partition: the source and its clusters; they must belong together.
+        network: the frozen backbone.
+        config: how.
+        out_dir: the set's folder; finished features are kept in it until the set is whole, so that a killed
+            run goes on where it was.
+        device: where the backbone runs.
+        progress: show a progress bar if on a terminal.
+
+    Raises:
+        NDSError: what does not belong together, a crop size that the network does not take, or a cluster of
+            which too many images cannot be read.
+    """
+    partition.check_matches(index)
+    dimension = network.dimension(config.crop_size)
+    out_dir, key = Path(out_dir), heads_key(index, partition, network, config)
+    if is_complete(out_dir, key):
+        logger.info("heads: kept %s", out_dir)
+        return ExpertSet.load(out_dir)
+    rows = _drawn_rows(partition, config)
+    chosen = np.sort(np.concatenate(rows))
+    cache = out_dir / "features"
+    values, readable = extract_features(
+        SourceIndex(index.table.take(chosen), index.classes),
+        FourRotations(network),
+        config.crop_size,
+        device=device,
+        batch_size=config.batch_size,
+        num_workers=config.num_workers,
+        cache_dir=cache,
+        unit_length=False,
+    )
+    places = [np.searchsorted(chosen, members) for members in rows]
+    names = [os.path.basename(name) for name in index.table.column("file_name").take(chosen).to_pylist()]
+    _check_readable(places, readable)
+    heads, entries = _fit_all(
+        values.reshape(len(values), ROTATIONS, dimension), places, readable, config, progress
+    )
+    for k, entry in enumerate(entries):
+        entry["cluster_images"] = int(partition.sizes[k])
+        entry["unreadable"] = [names[place] for place in places[k] if not readable[place]]
+    experts = _write(out_dir, key, network, heads, entries, index, partition, config)
+    for path in cache.glob("*.npy"):
+        path.unlink()
+    cache.rmdir()
+    return experts
+
+
+def _drawn_rows(partition: Partition, config: HeadConfig) -> list[npt.NDArray[np.int64]]:
+    """Rows of the index that each cluster's head is fitted on, ascending; one image at least."""
+    drawn = []
+    for cluster in range(partition.num_clusters):
+        members = np.flatnonzero(partition.cluster == cluster)
+        count = max(1, round(config.share * len(members)))
+        sequence = np.random.SeedSequence([config.seed, _DRAW, cluster])
+        rng = np.random.Generator(np.random.PCG64(sequence))
+        drawn.append(np.sort(rng.permutation(members)[:count]))
+    return drawn
+
+
+def _check_readable(places: Sequence[npt.NDArray[np.int64]], readable: npt.NDArray[np.bool_]) -> None:
+    for cluster, members in enumerate(places):
+        broken = int((~readable[members]).sum())
+        if broken > MAX_UNREADABLE * len(members):
+            raise NDSError(
+                f"cluster {cluster}: {broken} of its {len(members)} images cannot be read, more than "
+                f"{MAX_UNREADABLE:.0%}: repair or remove them, or partition again."
+            )
+
+
+def _fit_all(
+    values: Features,
+    places: Sequence[npt.NDArray[np.int64]],
+    readable: npt.NDArray[np.bool_],
+    config: HeadConfig,
+    progress: bool,
+) -> tuple[Heads, list[dict[str, Any]]]:
+    """Heads of all clusters, and of each its cluster, images, training accuracy and loss.
+
+    Args:
+        values: features, shape (n, 4, D).
+        places: rows of ``values`` by cluster.
+        readable: whether a row is of an image that could be read, shape (n,).
+    """
+    used = np.flatnonzero(readable)
+    mean, scale = _standardisation(values, used)
+    fits, entries = [], []
+    for cluster, members in enumerate(tqdm(places, desc="heads", disable=None if progress else True)):
+        found = members[readable[members]]
+        weight, bias, accuracy, loss = fit_head(values[found], mean, scale, config.c)
+        fits.append((weight, bias))
+        entries.append(
+            {"cluster": cluster, "images": len(found), "train_accuracy": accuracy, "train_loss": loss}
+        )
+        logger.info(
+            "cluster %d: %d images, training accuracy %.3f, loss %.3f", cluster, len(found), accuracy, loss
+        )
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([config.seed, _SHARED])))
+    together = np.sort(rng.permutation(used)[:SHARED_IMAGES])
+    shared_weight, shared_bias, accuracy, loss = fit_head(values[together], mean, scale, config.c)
+    logger.info("shared head: %d images, training accuracy %.3f, loss %.3f", len(together), accuracy, loss)
+    tensors = [
+        np.stack([weight for weight, _ in fits]), np.stack([bias for _, bias in fits]), shared_weight, shared_bias,
+    ]  # fmt: skip
+    return Heads(*(torch.from_numpy(array.astype(np.float32)) for array in tensors)), entries
+
+
+def _standardisation(values: Features, used: npt.NDArray[np.int64]) -> tuple[Array, Array]:
+    """Mean and deviation of each feature over all rotations of the images, shapes (D,)."""
+    total, squares = np.zeros(values.shape[2]), np.zeros(values.shape[2])
+    for start in range(0, len(used), 1000):  # not all at once in float64
+        part = values[used[start : start + 1000]].astype(np.float64).reshape(-1, values.shape[2])
+        total += part.sum(axis=0)
+        squares += np.square(part).sum(axis=0)
+    count = len(used) * values.shape[1]
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
+    return mean, np.where(deviation > 1e-6, deviation, 1.0)  # a feature that never changes stays 0
+
+
+def fit_head(features: Features, mean: Array, scale: Array, c: float) -> tuple[Array, Array, float, float]:
+    """Multinomial logistic regression of the rotation on standardised features, for raw ones.
+
+    Args:
+        features: of images in their rotations, shape (n, 4, D).
+        mean, scale: of the standardisation, shapes (D,).
+        c: inverse strength of the regularisation.
+
+    Returns:
+        Weights (4, D) and biases (4,) for features that are not standardised, training accuracy and loss.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
+    x = (features.reshape(-1, features.shape[2]).astype(np.float64) - mean) / scale
+    y = np.tile(np.arange(features.shape[1]), len(features))
+    with threadpool_limits(1):  # the order of a sum over threads would change the last bits
+        model = LogisticRegression(C=c, max_iter=MAX_ITERATIONS).fit(x, y)
+        log_p = model.predict_log_proba(x)
+    if int(np.max(model.n_iter_)) >= MAX_ITERATIONS:
+        logger.warning(
+            "a head was not fitted to the end in %d iterations: lower c, now %g.", MAX_ITERATIONS, c
+        )
+    weight = model.coef_ / scale
+    accuracy, loss = float((log_p.argmax(axis=1) == y).mean()), float(-log_p[np.arange(len(y)), y].mean())
+    return weight, model.intercept_ - weight @ mean, round(accuracy, 6), round(loss, 6)
+
+
+def _write(
+    out_dir: Path,
+    key: str,
+    network: FeatureNetwork,
+    heads: Heads,
+    entries: list[dict[str, Any]],
+    index: SourceIndex,
+    partition: Partition,
+    config: HeadConfig,
+) -> ExpertSet:
+    """Write backbone, heads and, last, the manifest."""
+    state = {name: value.cpu() for name, value in network.body.state_dict().items()}
+    write_network(out_dir / BACKBONE, _plain(state), {"key": content_hash(network_hash(network))})
+    write_network(out_dir / HEADS, heads.state(), {"key": key})
+    files = {
+        name: {"file": file, "sha256": file_hash(out_dir / file)}
+        for name, file in (("backbone", BACKBONE), ("heads", HEADS))
+    }
+    manifest: dict[str, Any] = {
+        "expert_kind": HEAD, "task": config.task, **network.describe(), "features": heads.weight.shape[2],
+        "crop_size": config.crop_size, "resize_size": resize_size(config.crop_size),
+        "classes": list(RotationTask.classes), "partition": partition.hash, "index": index.hash,
+        "sources": index.sources, "config": config.identity(), "experts": entries, **files,
+    }  # fmt: skip
+    manifest["hash"] = set_hash(manifest)
+    write_json(out_dir / MANIFEST, KIND, key, manifest)
+    return ExpertSet.load(out_dir)
+
+
+def _plain(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights in the default memory layout, so that equal weights are equal bytes."""
+    return {name: value.contiguous(memory_format=torch.contiguous_format) for name, value in state.items()}
