@@ -87,7 +87,7 @@ gpu-check: install
 	$(PYTHON) benchmarks/gpu_check.py --page docs/gpu_check.md
 
 docs: $(VENV)/.docs
-	$(VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 $(VENV)/.docs: $(VENV)/.installed
 	$(PYTHON) -m pip install --quiet --no-build-isolation -e ".[docs]"

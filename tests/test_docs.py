@@ -15,7 +15,9 @@ TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "
 PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 # The command at the start of a line, after a variable, or as code in a sentence.
-_NDS = re.compile(r"(?:^ *(?:[A-Z_0-9]+=\S+ )*|`(?:[A-Z_0-9]+=\S+ )*)nds ([a-z]+(?: [a-z]+\b)?)", re.MULTILINE)
+_NDS = re.compile(
+    r"(?:^ *(?:[A-Z_0-9]+=\S+ )*|`(?:[A-Z_0-9]+=\S+ )*)nds ([a-z]+(?: [a-z]+\b)?)", re.MULTILINE
+)
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -59,7 +61,9 @@ def test_every_verb_that_a_page_names_exists(page: Path) -> None:
 def test_verbs_are_found_wherever_they_stand() -> None:
     page = "    nds draw --x\n    A=1 nds \\\n        train\nUse `nds gate score --gate g`, or `nds frob`.\n"
     assert named_verbs(page) == ["draw", "train", "gate score", "frob"]
-    assert {"train", "partition", "score", "draw"} <= set(named_verbs((ROOT / "README.md").read_text("utf-8")))
+    assert {"train", "partition", "score", "draw"} <= set(
+        named_verbs((ROOT / "README.md").read_text("utf-8"))
+    )
 
 
 @pages
