@@ -3,6 +3,7 @@
 # check: linters and types               test-oldest: these, with the oldest versions that are promised
 # bench: the benchmarks                  gpu-check: all that needs a GPU, in under eight minutes on one
 # demo-service: the web service on the sample, http://127.0.0.1:8000
+# docs: the pages and the API reference, into site/
 # Needs python3 (3.10 or later, for these versions of torch) and the Python package index; no GPU.
 
 VENV := .venv
@@ -25,7 +26,7 @@ SERVICE_PORT := 8000
 PROVIDER_PORT := 8001
 SERVICE_DOMAINS := street room meadow harbour desert shelf
 
-.PHONY: install demo demo-service test test-fast test-oldest check bench gpu-check clean
+.PHONY: install demo demo-service test test-fast test-oldest check bench gpu-check docs clean
 
 install: $(VENV)/.installed
 
@@ -87,5 +88,12 @@ bench: install
 gpu-check: install
 	$(PYTHON) benchmarks/gpu_check.py --page docs/gpu_check.md
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(PYTHON) -m pip install --quiet --no-build-isolation -e ".[docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(OLDEST) .oldest.txt build *.egg-info $(DEMO) $(SERVICE)
+	rm -rf $(VENV) $(OLDEST) .oldest.txt build site *.egg-info $(DEMO) $(SERVICE)

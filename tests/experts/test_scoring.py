@@ -269,7 +269,7 @@ def test_fewer_scores_than_clusters_are_refused(scores: Scores) -> None:
 def test_an_unknown_metric_lists_the_known_ones(scores: Scores) -> None:
     for change in (lambda: replace(FP32, metric="acuracy"), lambda: scores.with_metric("acuracy")):
         with pytest.raises(
-            UnknownNameError, match="unknown metric 'acuracy'. Did you mean 'accuracy'"
+            UnknownNameError, match="unknown (scoring )?metric 'acuracy'. Did you mean 'accuracy'"
         ):
             change()
     details = {name: value for name, value in scores.details.items() if "relative" not in name}

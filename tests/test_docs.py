@@ -1,0 +1,102 @@
+"""The pages that people read: short where they should be, and true to the commands and files that they name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nds_plugin.commands.nds import VERBS
+
+ROOT = Path(__file__).parents[1]
+TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
+PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+# The command at the start of a line, after a variable, or as code in a sentence.
+_NDS = re.compile(
+    r"(?:^ *(?:[A-Z_0-9]+=\S+ )*|`(?:[A-Z_0-9]+=\S+ )*)nds ([a-z]+(?: [a-z]+\b)?)", re.MULTILINE
+)
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def anchors(page: Path) -> set[str]:
+    """The addresses of a page's headings, as GitHub and mkdocs make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def named_verbs(text: str) -> list[str]:
+    """The verb of each command ``nds ...`` on a page."""
+    joined = re.sub(r"\\\n\s*", "", text)
+    found = (match[1].split() for match in _NDS.finditer(joined))
+    two_words = {verb.split()[0] for verb in VERBS if " " in verb}
+    return [" ".join(words[: 2 if words[0] in two_words else 1]) for words in found]
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+@pages
+def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
+    broken = []
+    for link in _LINK.findall(page.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(link)
+    assert not broken
+
+
+@pages
+def test_every_verb_that_a_page_names_exists(page: Path) -> None:
+    assert not set(named_verbs(page.read_text(encoding="utf-8"))) - set(VERBS)
+
+
+def test_verbs_are_found_wherever_they_stand() -> None:
+    page = "    nds draw --x\n    A=1 nds \\\n        train\nUse `nds gate score --gate g`, or `nds frob`.\n"
+    assert named_verbs(page) == ["draw", "train", "gate score", "frob"]
+    assert {"train", "partition", "score", "draw"} <= set(
+        named_verbs((ROOT / "README.md").read_text("utf-8"))
+    )
+
+
+@pages
+def test_every_make_target_and_script_that_a_page_names_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert not set(re.findall(r"(?:^    |`)make ([a-z-]+)", text, re.MULTILINE)) - targets
+    # A page about another program may name that program's own tools/.
+    theirs = {"tools/train_net.py", "tools/lazyconfig_train_net.py"}
+    scripts = set(re.findall(r"python ((?:tools|benchmarks|docs)/\w+\.py)", text)) - theirs
+    assert not {name for name in scripts if not (ROOT / name).is_file()}
+
+
+def test_every_page_is_in_the_site() -> None:
+    # The rest of mkdocs.yml is checked by make docs, strictly.
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    named = set(re.findall(r"[\w/]+\.md", str(nav)))
+    assert named == {str(page.relative_to(ROOT / "docs")) for page in PAGES if page not in TOP}
+
+
+def test_every_module_of_the_api_reference_exists() -> None:
+    for page in (ROOT / "docs/api").glob("*.md"):
+        for name in re.findall(r"^::: ([\w.]+)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+            module = ROOT / name.replace(".", "/")
+            defined = module.with_suffix(".py").is_file() or (module / "__init__.py").is_file()
+            parent = module.parent.with_suffix(".py")
+            text = parent.read_text(encoding="utf-8") if parent.is_file() else ""
+            assert defined or re.search(rf"^(class|def) {module.name}\b", text, re.MULTILINE), name
+
+
+def test_the_version_is_the_same_wherever_it_is_written() -> None:
+    from nds_plugin import __version__
+
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert str(cited["version"]) == __version__
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
