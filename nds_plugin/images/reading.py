@@ -52,6 +52,8 @@ class ImageError(NDSError):
 class NotAnImageError(ImageError):
     """A file whose content is of no format that Pillow decodes."""
 
+    code = "not-an-image"
+
 
 def region_path(path: StrPath, x: int, y: int, width: int, height: int) -> str:
     """The name under which :func:`load_image` gives a rectangle of an image file, in upright pixels."""

@@ -218,7 +218,7 @@ PARTITION: dict[str, tuple[list[str], str]] = {
     "unknown method": (["--method", "kmean"], "unknown partition method 'kmean'. Did you mean 'kmeans'"),
     "unknown dataset": (["--dataset", "coco_2017_trian"], "unknown dataset 'coco_2017_trian'. Did you mean"),
     "no such GPU": (["--device", "cuda:63"], "device 'cuda:63': torch sees . GPUs here"),
-    "weights are none": (["--weights", "scores.json"], "scores.json cannot be read without running code"),
+    "weights are none": (["--weights", "scores.json"], "scores.json is no checkpoint, it begins with"),
     "annotations missing": (["--coco", "no.json", "night"], "annotation file not found: .*no.json"),
     "not COCO": (
         ["--coco", "scores.json", "night"],

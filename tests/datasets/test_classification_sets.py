@@ -203,7 +203,7 @@ def test_torch_loads_a_store_in_worker_processes(tmp_path: Path) -> None:
 
 
 def _pixels(path: str) -> np.ndarray:
-    return np.asarray(load_image(path))
+    return np.array(load_image(path))  # torch wants its own, writable
 
 
 def test_a_detection_store_is_no_classification_dataset(tmp_path: Path) -> None:

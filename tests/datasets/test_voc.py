@@ -185,7 +185,7 @@ def test_boxes_that_leave_their_image_are_clipped_and_told(
     write_voc(tmp_path / "VOC2007", [Picture("000001", [Thing("cat", (0, 5, 70, 50))])])
     (record,) = _records(tmp_path)
     assert record["annotations"][0]["bbox"] == [0.0, 4.0, 60.0, 36.0]
-    assert "1 (first: annotation 0 of image '000001'" in caplog.text
+    assert "1 (first: annotations[0] of image '000001'" in caplog.text
 
 
 def _break(folder: Path, what: str) -> None:

@@ -19,6 +19,7 @@ from nds_plugin.d2.job.main_job import Timings, selection_steps
 from nds_plugin.errors import NDSError
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select
+from nds_plugin.selection.selectors.uniform import Full
 from nds_plugin.source.index import NO_LABEL, ImageRecord, SourceIndex
 from nds_plugin.source.partition import Partition
 
@@ -68,7 +69,7 @@ def test_the_tool_and_the_main_job_index_the_same_images(
 def test_what_is_drawn_is_what_is_trained_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     for index, left_out in ((_job(tmp_path), 0), (index_dataset(NAME), EMPTY)):
-        selection = select(index, Partition.whole(index), SelectionConfig("full"))
+        selection = select(index, Partition.whole(index), SelectionConfig(Full()))
         caplog.clear()
         loader = build_nds_train_loader(
             dataset=NAME, mapper=dict, total_batch_size=1, selection=selection, aspect_ratio_grouping=False

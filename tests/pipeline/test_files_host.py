@@ -15,6 +15,7 @@ from nds_plugin.pipeline.host import Host
 from nds_plugin.pipeline.selection_steps import SelectionSteps
 from nds_plugin.pipeline.settings import PipelineSettings
 from nds_plugin.selection.config import SelectionConfig
+from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.selection.selectors.knn import NearestNeighbours
 from nds_plugin.source.partitioning import PartitionConfig
 
@@ -38,12 +39,11 @@ def _settings(selector: str, unit: str) -> PipelineSettings:
     return PipelineSettings(
         SOURCES,
         (TARGET,),
-        selection=SelectionConfig(selector, share=0.5),
+        selection=SelectionConfig(SELECTORS[selector](), share=0.5),
         unit=unit,
         partition=PartitionConfig(num_clusters=2),
         experts=ExpertConfig(crop_size=32, steps=1, shared_steps=1, batch_size=2),
         scoring=ScoringConfig(num_workers=0),
-        image_selector=NearestNeighbours() if selector == "knn" else None,
     )
 
 
@@ -79,9 +79,8 @@ def test_a_folder_of_images_is_a_target_like_any_other(
     settings = PipelineSettings(
         SOURCES[:1],
         (folder,),
-        selection=SelectionConfig("knn", count=5),
+        selection=SelectionConfig(NearestNeighbours(), count=5),
         experts=ExpertConfig(crop_size=32, shared_steps=1, batch_size=2),
-        image_selector=NearestNeighbours(),
     )
     selected = SelectionSteps(settings, files, tmp_path).run()
     assert len(selected.selection) == 5
@@ -109,11 +108,14 @@ def test_a_name_that_files_do_not_have_is_asked_of_the_framework(tiny_datasets: 
     [
         ({"sources": ()}, r"NDS\.SOURCE\.DATASETS is empty"),
         ({"unit": "box"}, r"unknown NDS\.UNIT 'box'"),
-        ({"image_selector": NearestNeighbours()}, "the selector nds expects None as image_selector, got knn"),
+        (
+            {"selection": SelectionConfig(NearestNeighbours, count=5)},
+            "give the selector knn with its settings",
+        ),
         ({"weights": "nowhere.pth"}, r"NDS\.PARTITION\.WEIGHTS: no such file: nowhere\.pth"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changes: dict[str, object], message: str) -> None:
-    values = {"sources": SOURCES, "targets": (TARGET,), "selection": SelectionConfig("nds", share=0.5)}
+    values = {"sources": SOURCES, "targets": (TARGET,), "selection": SelectionConfig(share=0.5)}
     with pytest.raises(NDSError, match=message):
         PipelineSettings(**{**values, **changes})  # type: ignore[arg-type]

@@ -252,7 +252,7 @@ MISTAKES = {
     "run --store STORE --port 99999": "cannot listen on 127.0.0.1 port 99999",
     "run --store STORE --host 203.0.113.7 --port 0": "cannot listen on 203.0.113.7",
     "run --store STORE --database nonsense": "expected a URL such as sqlite:///FILE",
-    "--store STORE --port http": "invalid int value: 'http'; nds-serve run --help lists the arguments",
+    "--store STORE --port http": "invalid int value: 'http'; nds serve run --help lists the arguments",
     "sets --store none": "nothing is published in none yet",
     "publish --store STORE": "the following arguments are required: --index, --partition, --experts",
     "publish --store s --index none --partition x --experts y": "index file not found: none",

@@ -189,7 +189,7 @@ def _with_header(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], No
         lambda header: header.pop("inputs") and None,
         lambda header: header.update(inputs=None),
         lambda header: header.update(
-            inputs={"files": [{}], "tree": "", "tree_files": 0, "settings": ["coco", 1]}
+            inputs={"files": [{}], "tree": "", "tree_files": 0, "settings": header["inputs"]["settings"]}
         ),
         lambda header: header.pop("batch_starts") and None,
     ],

@@ -140,7 +140,7 @@ def test_a_size_that_the_file_does_not_give_comes_from_the_image(tmp_path: Path)
     path, root = str(write_coco(tmp_path, content)), tmp_path / "images"
     with registered_temporarily("ours", json_file=path, image_root=str(root)):
         with pytest.raises(
-            ImageError, match=r"b\.jpg: its annotations give no width and height, and the file"
+            ImageError, match=r"b\.jpg: no such image file\. Its annotations give no width and height"
         ):
             list(dataset_dicts("ours"))
         write_image(root / "b.jpg", 64, 48)

@@ -209,7 +209,9 @@ def test_scores_of_experts_and_of_a_gate_are_not_mixed_up(
     gate: Gate, night: Path, source: tuple[SourceIndex, Partition]
 ) -> None:
     scores = score_gate(gate, night)
-    with pytest.raises(NDSError, match="the nds selector needs scores of experts, these are of metric posterior"):
+    with pytest.raises(
+        NDSError, match="the nds selector needs scores of experts, these are of metric posterior"
+    ):
         select(*source, SelectionConfig(NDS(), count=5), scores)
     with pytest.raises(NDSError, match="scores of a gate are of metric 'posterior' alone, not 'accuracy'"):
         scores.with_metric("accuracy")

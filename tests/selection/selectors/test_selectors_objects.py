@@ -124,7 +124,7 @@ def test_objects_of_another_index_are_refused(index: SourceIndex) -> None:
         ({"per_image": 0}, "objects per_image must be 1 or more"),
         ({"min_side": 0}, "objects min_side must be 1 or more"),
         ({"context": 0.9}, "objects context must be 1 or more"),
-        ({"pool": "max"}, "unknown pooling of objects 'max'.*Known: mean, sum"),
+        ({"pool": "max"}, "unknown objects pool 'max'.*Known: mean, sum"),
     ],
 )
 def test_settings_out_of_range_are_refused(values: dict[str, object], message: str) -> None:

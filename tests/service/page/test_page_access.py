@@ -179,7 +179,7 @@ def test_each_view_has_a_title_of_its_own_and_one_first_heading(
 
 
 def test_the_modules_are_fetched_at_once_and_none_is_forgotten(browser: Any, server: str) -> None:
-    modules = {path.name for path in (ROOT / "nds_plugin/service/static").glob("*.js")}
+    modules = {path.name for path in (ROOT / "nds_plugin/service/page").glob("*.js")}
     with visit(browser, server) as visitor:
         visitor.open()
         head = visitor.page.locator("link[rel=modulepreload], script[type=module]")
