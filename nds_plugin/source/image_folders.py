@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterator
 
@@ -108,14 +109,24 @@ def files_below(folder: StrPath, passed: PassedOver) -> Iterator[str]:
         for directory, name in _walk(folder, passed):
             bar.update()
             path = os.path.join(directory, name)
-            if has_image_ending(name):
+            if _is_special(path):
+                passed.kinds["not a regular file"] += 1
+            elif has_image_ending(name):
                 yield _encodable(path)
-            elif not os.path.isfile(path):
+            elif not os.path.exists(path):
                 passed.kinds["not a regular file"] += 1
             elif _holds_text(path):
                 passed.add(name)
             else:
                 yield _encodable(path)
+
+
+def _is_special(path: str) -> bool:
+    """Whether something is there that is no regular file; opening a pipe would wait for ever."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:  # a broken link: who opens it says so
+        return False
 
 
 def _encodable(path: str) -> str:

@@ -75,6 +75,7 @@ def test_a_folder_of_images_alone_needs_no_line(
 def test_what_cannot_be_an_image_is_never_opened(read: Read, tmp_path: Path) -> None:
     save(tmp_path / "a.jpg", "JPEG")
     os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
+    os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "nowhere").symlink_to(tmp_path / "none")
     assert [os.path.basename(path) for path in read(tmp_path)] == ["a.jpg"]
 
