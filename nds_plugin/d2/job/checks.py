@@ -23,11 +23,13 @@ from nds_plugin.d2.train.trainer import OPTIMIZERS
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.files.artifacts import check_writable
 from nds_plugin.images.checkpoint_forms import check_file
+from nds_plugin.images.damage import unreadable_images
 from nds_plugin.images.networks import choose_device
 from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.source.class_names import match_classes
 from nds_plugin.source.folder import check_files
 from nds_plugin.source.index import NO_LABEL, SourceIndex
+from nds_plugin.store.parts import default_processes
 
 logger = logging.getLogger(__name__)
 
@@ -120,11 +122,11 @@ def check_weights(cfg: CN) -> None:
 
 
 def check_target(cfg: CN) -> None:
-    """Read the target's annotations and see that its images are there.
+    """Read the target's annotations, see that its images are there, and decode those of the test set.
 
     Raises:
-        NDSError: annotations that cannot be read or are none; missing images; training and test
-            datasets of different classes; ground truth that cannot be evaluated on; fewer images
+        NDSError: annotations that cannot be read or are none; missing images; a test image that cannot
+            be decoded; training and test datasets of different classes; ground truth that cannot be evaluated on; fewer images
             than NDS.TARGET.NUM_IMAGES.
     """
     finetune_cfg = finetune_config(cfg)
@@ -147,6 +149,8 @@ def check_target(cfg: CN) -> None:
         _check_images(name, index, cfg.NDS.LOADER.MAX_UNREADABLE)
     for name in train:
         check_masks(name)
+    for name, index in test.items():  # last, since it takes longest
+        _check_decodable(name, index)
 
 
 def _check_annotated(name: str, index: SourceIndex) -> None:
@@ -163,6 +167,18 @@ def _check_images(name: str, index: SourceIndex, share: float) -> None:
         raise NDSError(
             f"dataset {name!r}: {len(missing)} of {len(index)} image files are missing ({allowed} allowed), first "
             f"{missing[0]}: get them again, or point DETECTRON2_DATASETS at the right folder."
+        )
+
+
+def _check_decodable(name: str, index: SourceIndex) -> None:
+    """The evaluation skips no image: one that is damaged would end the job after all training."""
+    files = [str(file) for file in index.column("file_name")]
+    broken = unreadable_images(files, f"test images of {name}", default_processes())
+    if broken:
+        listed = "; ".join(broken[:5]) + ("; ..." if len(broken) > 5 else "")
+        raise NDSError(
+            f"dataset {name!r}: {len(broken)} of {len(files)} test images cannot be read, and the evaluation needs "
+            f"them all: {listed}: get them again, or take them out of the annotations."
         )
 
 
