@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from nds_plugin.errors import NDSError
-from nds_plugin.files.pickles import load_arrays
+from nds_plugin.files.pickles import read_arrays
 
 State = dict[str, torch.Tensor]
 
@@ -183,7 +183,7 @@ def _read(path: str | os.PathLike[str], what: str) -> Any:
         except SafetensorError as error:
             raise NDSError(f"{what}: {path} is not a whole safetensors file ({error}).") from None
     if str(path).endswith(".pkl"):
-        return load_arrays(path)
+        return read_arrays(lambda: open(path, "rb"), f"{what}: {path}")
     if not start.startswith(_TORCH_STARTS):
         raise NDSError(
             f"{what}: {path} is no checkpoint, it begins with {start!r}: get it again (a web page or a pointer of "

@@ -194,19 +194,30 @@ def _resnet_prefix(network: Mapping[str, torch.Tensor]) -> str | None:
 
 def _by_heuristics(path: str, checkpoint: Checkpoint) -> bool:
     """Whether Detectron2 itself would match the names of a file: of its ImageNet models, of Caffe2, of pycls."""
-    of_caffe2 = str(path).endswith(".pkl") and "__author__" not in checkpoint.content
-    return of_caffe2 or str(path).endswith(".pyth") or bool(checkpoint.content.get("matching_heuristics"))
+    named_by_caffe2 = (
+        str(path).endswith(".pkl") and "__author__" not in checkpoint.content and _of_caffe2(checkpoint)
+    )
+    return (
+        named_by_caffe2 or str(path).endswith(".pyth") or bool(checkpoint.content.get("matching_heuristics"))
+    )
+
+
+def _of_caffe2(checkpoint: Checkpoint) -> bool:
+    """Whether the names are Caffe2's: as the file says, or else because no name has a dot, as torch's do.
+
+    Detectron2 takes every ``.pkl`` without an author for Caffe2's; its conversion garbles half of torch's names.
+    """
+    own = checkpoint.content.get("__author__")
+    return own == "Caffe2" or (own is None and not any("." in name for name in checkpoint.arrays))
 
 
 def _aligned(checkpoint: Checkpoint, network: Mapping[str, torch.Tensor]) -> State:
-    own = checkpoint.content.get("__author__")
-    caffe2 = own == "Caffe2" or (own is None and "model_state" not in checkpoint.content)
     arrays = {n: v for n, v in checkpoint.arrays.items() if not n.endswith(("_momentum", _COUNTER))}
     aligning = logging.getLogger(align_and_update_state_dicts.__module__)
     level = aligning.level
     aligning.setLevel(logging.WARNING)  # it logs a table of all weights
     try:
-        return dict(align_and_update_state_dicts(dict(network), arrays, c2_conversion=caffe2))
+        return dict(align_and_update_state_dicts(dict(network), arrays, c2_conversion=_of_caffe2(checkpoint)))
     finally:
         aligning.setLevel(level)
 

@@ -149,6 +149,22 @@ def test_caffe2s_names_are_loaded_as_detectron2_loads_them(tmp_path: Path) -> No
         assert torch.equal(ours.state_dict()[name], value), name
 
 
+def test_a_pickle_without_an_author_is_read_by_the_names_in_it(tmp_path: Path) -> None:
+    """Detectron2's own names, which its conversion of Caffe2's would garble."""
+    network = build_model(config()).state_dict()
+    wanted = {name: torch.rand_like(value.float()) for name, value in network.items()}
+    arrays = {name: value.numpy() for name, value in wanted.items()}
+    for content in (arrays, {"model": arrays}, {"model": arrays, "matching_heuristics": True}):
+        (tmp_path / "w.pkl").write_bytes(pickle.dumps(content, 2))
+        found = read_initial_weights(str(tmp_path / "w.pkl"), network)
+        assert found.found == found.expected == 100
+        assert not [
+            name
+            for name, value in wanted.items()
+            if not name.endswith("num_batches_tracked") and not torch.equal(found.state[name], value)
+        ]
+
+
 def test_a_detector_of_other_classes_is_loaded_as_detectron2_loads_it(tmp_path: Path) -> None:
     torch.manual_seed(1)
     AtomicCheckpointer(build_model(tiny_config(7)), str(tmp_path)).save("model_final")
@@ -234,6 +250,7 @@ def test_files_that_are_none_are_refused_in_one_line(state: State, tmp_path: Pat
     whole = tmp_path / "whole.pth"
     torch.save(state, whole)
     (tmp_path / "cut.pth").write_bytes(whole.read_bytes()[:5000])
+    (tmp_path / "cut.pkl").write_bytes(pickle.dumps({"stem.conv1.weight": np.zeros(9)}, 2)[:-9])
     (tmp_path / "empty.pth").touch()
     (tmp_path / "page.pth").write_bytes(b"<!doctype html>")
     (tmp_path / "pointer.pth").write_text(
@@ -245,11 +262,13 @@ def test_files_that_are_none_are_refused_in_one_line(state: State, tmp_path: Pat
         "empty.pth": "is empty: get the file again",
         "page.pth": "is no checkpoint, it begins with b'<!doctype html>': get it again",
         "pointer.pth": "is no checkpoint, it begins with b'version https://",
+        "cut.pkl": "cut.pkl is not a whole pickle of arrays",
         "nowhere.pth": "no such file",
         "": "is a folder, expected a checkpoint file",
     }.items():
         with pytest.raises(NDSError, match=message) as error:
             read_initial_weights(str(tmp_path / name), network)
+        assert str(error.value).startswith("MODEL.WEIGHTS: ")
         assert "\n" not in str(error.value)
 
 
