@@ -220,8 +220,16 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
             _set("annotations", 1, "segmentation", {"size": [48, 64], "counts": ""}),
             "annotation 2 of image 12 has a segmentation that is neither",
         ),
-        (_set("images", 0, "id", 2**70), "the ids of 'images' must fit into 64 bits"),
-        (_set("categories", 0, "id", 2**70), "the ids of 'categories' must fit into 64 bits"),
+        (_set("images", 0, "id", 2**70), "the ids of 'images' must be numbers of 64 bits, got 1180591620717411303424"),
+        (_set("categories", 0, "id", 2**70), "the ids of 'categories' must be numbers of 64 bits"),
+        (
+            _set("annotations", 0, "category_id", 2**70),
+            "the 'category_id' values of 'annotations' must be numbers of 64 bits, got 11805",
+        ),
+        (
+            lambda d: d["categories"].append({"id": 77, "name": d["categories"][0]["name"]}),
+            "1 names of 'categories' occur more than once, first ",
+        ),
         (_set("categories", 0, "id", 1e300), "the ids of 'categories' must be all whole numbers or all text"),
         (
             _set("categories", 0, "id", True),
@@ -231,7 +239,7 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
         (_set("annotations", 0, "image_id", 1.5), "first annotations[0] with image_id 1.5"),
         (
             _set("annotations", 0, "category_id", "5"),
-            "ids of 'category_id of annotations' must be all whole numbers or all",
+            "the 'category_id' values of 'annotations' must be all whole numbers or all",
         ),
         (
             _set("categories", 0, "name", "cat \ud83d"),
@@ -529,14 +537,11 @@ def test_numbers_never_meet_text(
 
 def test_pieces_of_a_file_have_ids_of_one_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nds_plugin.datasets.coco.store._CHUNK", 2)
-    for key, change in (
-        ("category_id of annotations", "category_id"),
-        ("image_id of annotations", "image_id"),
-    ):
+    for change in ("category_id", "image_id"):
         content = document()
         content["annotations"][4][change] = str(content["annotations"][4][change])
         with pytest.raises(
-            NDSError, match=f"the ids of {key!r} must be all whole numbers or all text, got both"
+            NDSError, match=f"the {change!r} values of 'annotations' must be all whole numbers or all text, got both"
         ):
             open_coco(write_coco(tmp_path, content))
 

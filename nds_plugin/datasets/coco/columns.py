@@ -283,7 +283,21 @@ class CocoColumns:
                 f"{self._path}: {len(twice)} ids of 'categories' occur more than once, first {twice[0]!r}: "
                 "make them unique."
             )
+        self._refuse_equal_names()
         return self._numbered()
+
+    def _refuse_equal_names(self) -> None:
+        # Classes are known by their names from here on: two would be united, and a table of AP would show one.
+        owners: dict[str, list[Any]] = {}
+        for own, name in self._categories:
+            owners.setdefault(name, []).append(own)
+        shared = [(name, ids) for name, ids in owners.items() if len(ids) > 1]
+        if shared:
+            name, ids = shared[0]
+            raise NDSError(
+                f"{self._path}: {len(shared)} names of 'categories' occur more than once, first {name!r}, of the ids "
+                f"{' and '.join(map(repr, ids))}: rename all but one, or remove the unused one."
+            )
 
     def _numbered(self) -> list[tuple[int, str]]:
         """The categories with numbers for ids, as the annotations have them."""

@@ -50,7 +50,9 @@ class IdTypes:
             ids = [int(i) for i in ids]
         self._expect(NUMBERS, what)
         if min(ids) < -(2**63) or max(ids) >= 2**63:
-            raise NDSError(f"{self._path}: the ids of {what!r} must fit into 64 bits.")
+            raise NDSError(
+                f"{self._path}: {_called(what)} must be numbers of 64 bits, got {max(ids, key=abs)}: number them anew."
+            )
         return list(ids)
 
     def kind(self, what: str) -> str | None:
@@ -62,14 +64,17 @@ class IdTypes:
             raise self._mixed(what, "both")
 
     def _mixed(self, what: str, got: str) -> NDSError:
-        return NDSError(
-            f"{self._path}: the ids of {what!r} must be all whole numbers or all text, got {got}."
-        )
+        return NDSError(f"{self._path}: {_called(what)} must be all whole numbers or all text, got {got}.")
 
 
 def is_number(value: Any) -> bool:
     """Whether this is a whole number, be it written as 1 or as 1.0."""
     return type(value) is int or (type(value) is float and value.is_integer() and abs(value) <= _EXACT)
+
+
+def _called(what: str) -> str:
+    key, _, owners = what.partition(" of ")
+    return f"the {key!r} values of {owners!r}" if owners else f"the ids of {what!r}"
 
 
 def _type_name(value: Any) -> str:
