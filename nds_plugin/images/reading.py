@@ -61,9 +61,12 @@ def region_path(path: StrPath, x: int, y: int, width: int, height: int) -> str:
 
 
 def split_region(path: StrPath) -> tuple[str, tuple[int, int, int, int] | None]:
-    """The file of a name and its rectangle (x, y, width, height), or None for the whole image."""
+    """The file of a name and its rectangle (x, y, width, height), or None for the whole image.
+
+    A file that is really called so is a whole image.
+    """
     match = _REGION.fullmatch(os.fspath(path))
-    if match is None:
+    if match is None or os.path.isfile(path):
         return os.fspath(path), None
     x, y, width, height = (int(number) for number in match.groups()[1:])
     return match[1], (x, y, width, height)
@@ -103,7 +106,7 @@ def load_image(path: StrPath, shorter_side: int | None = None, mode: str = "RGB"
             stored.load()
             # A TIFF has been turned by now, and says so.
             image = turned(_eight_bits(stored).convert(mode), _orientation(stored))
-    return image if region is None else _cut(image, region, path)
+    return image if region is None else image.crop(_cut(image.size, region, path))
 
 
 def load_stored(source: StrPath | IO[bytes], name: str) -> Image.Image:
@@ -167,15 +170,16 @@ def _image_error(source: StrPath | IO[bytes], name: str, error: Exception) -> Im
     return ImageError(f"{name}: the image is {cause} ({text}).")
 
 
-def _cut(image: Image.Image, region: tuple[int, int, int, int], path: str) -> Image.Image:
+def _cut(size: tuple[int, int], region: tuple[int, int, int, int], path: str) -> tuple[int, int, int, int]:
+    """The box (left, top, right, bottom) of a rectangle, as far as it lies in an image."""
     x, y, width, height = region
-    box = (x, y, min(x + width, image.width), min(y + height, image.height))
+    box = (x, y, min(x + width, size[0]), min(y + height, size[1]))
     if box[2] <= x or box[3] <= y:
         raise ImageError(
-            f"{path}: the rectangle {width} x {height} at ({x}, {y}) lies outside of the {image.width} x "
-            f"{image.height} image: the annotations are of another image."
+            f"{path}: the rectangle {width} x {height} at ({x}, {y}) lies outside of the {size[0]} x {size[1]} "
+            "image: the annotations are of another image."
         )
-    return image.crop(box)
+    return box
 
 
 def _load_packed(name: StrPath, file: str, row: int) -> Image.Image:
@@ -220,9 +224,15 @@ class ImageHeader:
 def read_header(path: StrPath) -> ImageHeader:
     """Size and orientation of an image file (or packed image), from its header alone where that tells.
 
+    A rectangle has the size and orientation with which :func:`load_image` gives it.
+
     Raises:
-        ImageError: the file is missing, or its header cannot be read.
+        ImageError: the file is missing, or its header cannot be read; the rectangle lies outside of it.
     """
+    path, region = split_region(path)
+    if region is not None:
+        left, top, right, bottom = _cut(read_header(path).shown, region, path)
+        return ImageHeader(right - left, bottom - top)
     packed = split_name(path)
     if packed is not None:
         with _packed_errors(path):

@@ -220,3 +220,16 @@ def test_a_label_image_keeps_its_values(tmp_path: Path) -> None:
     values = np.arange(2400, dtype=np.uint16).reshape(40, 60)
     Image.fromarray(values).save(tmp_path / "labels.png")
     np.testing.assert_array_equal(np.asarray(load_stored(tmp_path / "labels.png", "labels")), values)
+
+
+def test_header_and_pixels_agree_on_a_name_that_looks_like_a_rectangle(tmp_path: Path) -> None:
+    plain, odd = tmp_path / "x.png", tmp_path / "x.png#xywh=1,2,3,4"
+    Image.new("RGB", (40, 30), "red").save(plain)
+    assert load_image(odd).size == read_header(odd).shown == (3, 4)
+    outside = f"{plain}#xywh=40,0,3,4"
+    for read in (load_image, read_header):
+        with pytest.raises(ImageError, match="lies outside of the 40 x 30 image"):
+            read(outside)
+    Image.new("RGB", (9, 7), "blue").save(odd, "PNG")  # now there is such a file
+    assert load_image(odd).size == read_header(odd).shown == (9, 7)
+    assert load_image(f"{odd}#xywh=1,1,4,4").size == read_header(f"{odd}#xywh=1,1,4,4").shown == (4, 4)
