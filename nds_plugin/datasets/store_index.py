@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import numpy as np
@@ -12,25 +13,36 @@ import pyarrow.compute as pc
 from nds_plugin.source.index import NO_LABEL, SourceIndex
 from nds_plugin.store import AnnotationStore
 
+logger = logging.getLogger(__name__)
+
 
 def index_store(store: AnnotationStore, image_root: str | os.PathLike[str], source: str) -> SourceIndex:
     """Index the images of a store, in its order.
 
     An image's label is its main class: the class with the largest summed annotation area in it,
-    crowds left out; in datasets of whole images, the image's class.
+    crowds left out; in datasets of whole images, the image's class. A store whose file has annotations, none of
+    which gives a label, is told in a WARNING: it would pass for one without annotations.
 
     Args:
         image_root: folder that the images' file names are relative to.
         source: name of the source.
     """
     images = len(store)
+    labels = _labels(store)
+    if (read := store.header["annotations_read"]) and (labels == NO_LABEL).all():
+        crowds, lost = store.header["annotations"], read - store.header["annotations"]
+        logger.warning(
+            "%s: none of its %d images has an annotated object: of %d annotations %d are crowds, and %d have no area "
+            "in their image. It is treated as a source without annotations here; the main job refuses it.",
+            *(source, images, read, crowds, lost),
+        )
     columns = {
         "source": pa.array([source]).dictionary_encode().take(pa.array(np.zeros(images, np.int64))),
         "image_id": store.text_column("image_id"),
         "file_name": join_names(os.fspath(image_root), store.text_column("file_name")),
         "width": store.column("width"),
         "height": store.column("height"),
-        "label": _labels(store),
+        "label": labels,
         "url": store.text_column("url"),
         "license": store.text_column("license"),
         "checksum": store.text_column("checksum"),

@@ -16,6 +16,7 @@ from nds_plugin.d2.config.nodes import load_config
 from nds_plugin.d2.data.loader import build_nds_train_loader
 from nds_plugin.d2.data.registration import index_dataset, registered_temporarily
 from nds_plugin.d2.job.main_job import Timings, selection_steps
+from nds_plugin.datasets.coco.split import index_coco
 from nds_plugin.errors import NDSError
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select
@@ -102,6 +103,23 @@ def test_the_rule_is_per_source_and_keeps_the_order() -> None:
     kept = index.annotated()
     assert kept.column("file_name").tolist() == ["a0", "a2", "b0", "b1", "c0", "c1"]
     assert kept.annotated() is kept
+
+
+def test_annotations_of_which_none_is_usable_are_told_once(
+    dataset: Path, tiny_datasets: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would pass for a source without annotations, until the main job refuses it."""
+    document = json.loads(dataset.read_text())
+    for name, change in (("crowds", {"iscrowd": 1}), ("flat", {"bbox": [5, 5, 0, 0]}), ("none", None)):
+        own = [{**a, **change} for a in document["annotations"]] if change else []
+        (tmp_path / f"{name}.json").write_text(json.dumps({**document, "annotations": own}))
+        caplog.clear()
+        index_coco(tmp_path / f"{name}.json", tiny_datasets / "street/images", name)
+        told = [r.getMessage() for r in caplog.records if "has an annotated object" in r.getMessage()]
+        assert len(told) == bool(change)
+        count = len(own)
+        counts = {"crowds": f"{count} are crowds, and 0 have", "flat": f"0 are crowds, and {count} have"}
+        assert not told or (f"{name}: none of its 24 images has" in told[0] and counts[name] in told[0])
 
 
 def test_the_main_job_refuses_a_source_without_any_annotated_object(
