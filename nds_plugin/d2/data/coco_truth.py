@@ -43,6 +43,22 @@ class CocoTruth:
         masks = sum(bool(a.get("segmentation")) for a in annotations)
         return len(annotations), masks, sum(bool(a["iscrowd"]) for a in annotations)
 
+    @property
+    def flat(self) -> int:
+        """Number of annotations, crowds left out, whose boxes have no area: no detection overlaps one."""
+        found = (a["bbox"] for a in self.document["annotations"] if not a["iscrowd"])
+        return sum(not (box[2] > 0 and box[3] > 0) for box in found)
+
+    @property
+    def empty_masks(self) -> int:
+        """Number of annotations, crowds left out, with a run-length mask that covers nothing."""
+        found = (
+            a["segmentation"]
+            for a in self.document["annotations"]
+            if not a["iscrowd"] and a.get("segmentation")
+        )
+        return sum(isinstance(mask, dict) and not _covers(mask) for mask in found)
+
 
 def read_truth(path: str, size_of: SizeOf) -> CocoTruth:
     """The ground truth that a COCO file holds; see :func:`complete`.
@@ -155,6 +171,13 @@ def _annotation(
         "area": area if _is_area(area) else computed_area(annotation, size),
         "category_id": categories.get(category, category),
     }
+
+
+def _covers(mask: Mapping[str, Any]) -> bool:
+    counts = mask["counts"]
+    if isinstance(counts, list):
+        return any(counts[1::2])
+    return bool(mask_util.area(mask))
 
 
 def computed_area(annotation: Mapping[str, Any], size: tuple[Any, Any]) -> float:

@@ -122,7 +122,24 @@ def check_ground_truth(dataset_name: str) -> None:
     if _evaluator_type(dataset_name) == "pascal_voc":
         _voc_evaluator(dataset_name)
     else:
-        _has_masks(dataset_name, _coco_truth(dataset_name))
+        truth = _coco_truth(dataset_name)
+        _has_masks(dataset_name, truth)
+        if truth is not None:
+            _check_areas(dataset_name, truth)
+
+
+def _check_areas(name: str, truth: CocoTruth) -> None:
+    annotations, _, crowds = truth.counts
+    if truth.flat == annotations - crowds:
+        raise NDSError(
+            f"dataset {name!r}: none of the {truth.flat} boxes to find has an area, so that the AP can only be 0: "
+            "'bbox' must be x, y, width, height."
+        )
+    if empty := truth.empty_masks:
+        logger.warning(
+            "dataset %r: the run-length masks of %d of %d annotations cover nothing: no detection can match them.",
+            *(name, empty, annotations),
+        )
 
 
 def _evaluator_type(dataset_name: str) -> str:

@@ -233,6 +233,25 @@ def test_ground_truth_that_cannot_be_used_is_named_before_the_run(
         build_evaluator(_config(tmp_path), "x")
 
 
+def test_boxes_and_masks_that_nothing_can_match_are_told_before_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def check(change: Any) -> None:
+        path = str(write_coco(tmp_path, _broken(change)))
+        with registered_temporarily("x", json_file=path):
+            check_ground_truth("x")
+
+    message = "'x': none of the 4 boxes to find has an area, so that the AP can only be 0"
+    with pytest.raises(NDSError, match=message):
+        check(lambda a: [x.update(bbox=[5, 5, 0, 9]) for x in a])
+    check(lambda a: a[0].update(bbox=[5, 5, 0, 9]))  # the others can be found
+    assert "cover nothing" not in caplog.text
+    packed = mask_util.encode(np.zeros((48, 64), np.uint8, order="F"))["counts"].decode()
+    empty = [{"size": [48, 64], "counts": counts} for counts in ([48 * 64], packed)]
+    check(lambda a: [x.update(segmentation=mask) for x, mask in zip(a, empty)])
+    assert "'x': the run-length masks of 2 of 5 annotations cover nothing" in caplog.text
+
+
 def test_an_unknown_dataset_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="unknown dataset 'none'"):
         build_evaluator(_config(tmp_path), "none")
