@@ -1,4 +1,4 @@
-"""The one config node of the plugin, ``cfg.NDS``. Symbols are those of ``docs/method.md``."""
+"""The config node of the plugin, ``cfg.NDS``. Symbols are those of ``docs/method.md``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from detectron2.config import CfgNode as CN
 from nds_plugin.d2.config.lookup import default_output, find_config
 from nds_plugin.d2.config.presets import apply_preset
 from nds_plugin.d2.config.settings_nodes import add_settings_nodes
+from nds_plugin.d2.config.timm_nodes import add_timm_config
 from nds_plugin.errors import NDSError, did_you_mean
 from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.selection.selectors.uniform import Full
@@ -23,7 +24,8 @@ _PRETRAIN = "NDS.PRETRAIN."
 
 
 def add_nds_config(cfg: CN) -> None:
-    """Add the default ``cfg.NDS`` to a Detectron2 config."""
+    """Add the default ``cfg.NDS``, and ``cfg.MODEL.TIMM``, to a Detectron2 config."""
+    add_timm_config(cfg)
     cfg.NDS = CN()
     # Named settings, laid under the other keys of the place that names it; see presets.py.
     cfg.NDS.PRESET = ""

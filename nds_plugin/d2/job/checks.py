@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode as CN
+from detectron2.layers import ShapeSpec
 from detectron2.utils import comm
 
 from nds_plugin.d2.config.lookup import NO_PRETRAINING
@@ -17,6 +18,8 @@ from nds_plugin.d2.data.ground_truth import check_masks, why_no_object
 from nds_plugin.d2.data.loader import check_sampler
 from nds_plugin.d2.data.registration import check_registered, dataset_classes, dataset_dicts, index_dataset
 from nds_plugin.d2.model.initial_weights import check_initial_weights, locate
+from nds_plugin.d2.model.timm_backbone import NAME as TIMM_BACKBONE
+from nds_plugin.d2.model.timm_backbone import build_timm_fpn_backbone
 from nds_plugin.d2.train.evaluation import check_ground_truth
 from nds_plugin.d2.train.stages import finetune_config, has_begun
 from nds_plugin.d2.train.trainer import OPTIMIZERS
@@ -105,7 +108,7 @@ def _check_stage(cfg: CN, prefix: str, processes: int) -> None:
 
 
 def check_weights(cfg: CN) -> None:
-    """See that the first training can start from its ``MODEL.WEIGHTS``; a link is downloaded now.
+    """See that the first training can start from its weights: ``MODEL.WEIGHTS`` (a link is downloaded now) and timm's.
 
     A link is let pass where that training has begun: it goes on, or is kept, without the file.
 
@@ -116,6 +119,8 @@ def check_weights(cfg: CN) -> None:
     stage = merged(cfg, cfg.NDS.PRETRAIN) if selecting else cfg
     folder = Path(cfg.OUTPUT_DIR) / ("pretrain" if selecting else "finetune")
     weights = stage.MODEL.WEIGHTS
+    if stage.MODEL.BACKBONE.NAME == TIMM_BACKBONE and not has_begun(folder):
+        build_timm_fpn_backbone(stage, ShapeSpec(channels=len(stage.MODEL.PIXEL_MEAN)))
     if not weights or ("://" in weights and has_begun(folder)):
         return
     check_initial_weights(stage, weights)

@@ -20,6 +20,7 @@ from nds_plugin.d2.data.drawn_dataset import drawn_dataset, register_selection, 
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
 from nds_plugin.d2.data.registration import dataset_classes, register_image_subset
 from nds_plugin.d2.model.checkpoint import read_checkpoint
+from nds_plugin.d2.model.timm_backbone import NAME as TIMM_BACKBONE
 from nds_plugin.d2.model.transfer import transfer_checkpoint
 from nds_plugin.d2.train.trainer import NDSTrainer
 from nds_plugin.datasets.label_space import LabelSpace
@@ -107,8 +108,9 @@ def training_key(cfg: CN, inputs: Sequence[str]) -> str:
     plain = yaml.safe_load(cfg.dump())
     plain["NDS"] = {name: plain["NDS"][name] for name in _OF_NDS}
     # A file is an input by its content, wherever it lies.
-    file = ("MODEL.WEIGHTS",) if os.path.isfile(cfg.MODEL.WEIGHTS) else ()
-    for name in (*_IRRELEVANT, *file):
+    files = [key for key, weights in _initial_weights(cfg).items() if os.path.isfile(weights)]
+    other = [] if cfg.MODEL.BACKBONE.NAME == TIMM_BACKBONE else ["MODEL.TIMM"]
+    for name in (*_IRRELEVANT, *files, *other):
         *parents, leaf = name.split(".")
         node = plain
         for parent in parents:
@@ -118,9 +120,21 @@ def training_key(cfg: CN, inputs: Sequence[str]) -> str:
 
 
 def weights_fingerprint(cfg: CN) -> str:
-    """Hash of the initial weights: of the file where it is one, else its name."""
-    path = Path(cfg.MODEL.WEIGHTS)
-    return file_hash(path) if cfg.MODEL.WEIGHTS and path.is_file() else cfg.MODEL.WEIGHTS
+    """Hash of the initial weights: of each file where it is one, else its name."""
+    given = [
+        file_hash(Path(weights)) if os.path.isfile(weights) else weights
+        for weights in _initial_weights(cfg).values()
+    ]
+    return "+".join(given)
+
+
+def _initial_weights(cfg: CN) -> dict[str, str]:
+    """Where the detector, or its backbone, starts from, by the key that says so."""
+    timm = cfg.MODEL.BACKBONE.NAME == TIMM_BACKBONE
+    return {
+        "MODEL.WEIGHTS": cfg.MODEL.WEIGHTS,
+        **({"MODEL.TIMM.WEIGHTS": cfg.MODEL.TIMM.WEIGHTS} if timm else {}),
+    }
 
 
 def train(

@@ -13,6 +13,7 @@ from detectron2.utils.events import EventStorage
 from tiny_detector import example, tiny_config
 
 import nds_plugin.d2.model.timm_backbone as timm_backbone
+from nds_plugin.d2.config.timm_nodes import add_timm_config
 from nds_plugin.errors import NDSError
 
 LITE0, PACKAGE = "tf_efficientnet_lite0", "package:efficientnet-lite0"
@@ -20,7 +21,7 @@ LITE0, PACKAGE = "tf_efficientnet_lite0", "package:efficientnet-lite0"
 
 def config(name: str = LITE0, weights: str = "", norm: str = "FrozenBN", freeze_at: int = 0) -> CfgNode:
     cfg = tiny_config(3)
-    timm_backbone.add_timm_config(cfg)
+    add_timm_config(cfg)
     cfg.MODEL.BACKBONE.NAME = timm_backbone.NAME
     cfg.MODEL.BACKBONE.FREEZE_AT = freeze_at
     cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.WEIGHTS, cfg.MODEL.TIMM.NORM = name, weights, norm
