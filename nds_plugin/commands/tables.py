@@ -31,8 +31,8 @@ from nds_plugin.report.table_formats import text
 
 logger = logging.getLogger("nds_plugin")
 
-# The results that a checkout keeps; an installed package has none.
-BENCHMARK = Path(__file__).resolve().parents[2] / "docs" / "benchmark.json"
+# Where a checkout keeps results; an installed package has none.
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -44,7 +44,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--results",
-        help="file of finished cells (default OUTPUT/cells.json; mini in a checkout: docs/benchmark.json)",
+        help="file of finished cells (default OUTPUT/cells.json; of the CPU-sized tables, in a checkout, docs/benchmark*.json)",
     )
     parser.add_argument("--seeds", help="such as 0-2 or 0,1,5 (default 0-2)")
     parser.add_argument(
@@ -78,10 +78,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.table:
         raise CommandLineError(f"name a table by --table: {', '.join(GRIDS)}.")
     grid = grid_of(args.table)
-    folder = "mini" if args.table == "mini" else f"table{args.table}"
-    output = Path(args.output or Path("output") / folder)
-    kept = args.table == "mini" and BENCHMARK.is_file()
-    results = Path(args.results or (BENCHMARK if kept else output / "cells.json"))
+    output = Path(args.output or Path("output") / grid.folder)
+    kept = grid.kept and (DOCS / grid.kept).is_file()
+    results = Path(args.results or (DOCS / grid.kept if kept else output / "cells.json"))
     if args.retries < 0 or (args.time_limit is not None and args.time_limit < 0):
         raise NDSError("--retries and --time-limit must be 0 or more.")
     reproduction = Reproduction(

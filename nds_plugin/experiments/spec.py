@@ -15,6 +15,7 @@ CCP = (
     *("bag", "belt", "boots", "footwear", "outer", "dress", "sunglasses", "pants", "top", "shorts", "skirt"),
     *("headwear", "scarf & tie"),
 )
+DAWN = ("person", "bicycle", "car", "motorcycle", "bus", "truck")
 
 
 _Own = tuple[tuple[str, Any], ...]  # keys and values
@@ -88,7 +89,7 @@ class Grid:
     """A table to be made.
 
     Attributes:
-        name: ``4``, ``5`` or ``mini``.
+        name: ``4``, ``5``, ``mini`` or another.
         title: caption of the table.
         source: name of the source in row labels ("COCO").
         rows: in the order of the table.
@@ -97,6 +98,7 @@ class Grid:
         test_images: of each client.
         digits: decimals of the table.
         from_random: training starts from random weights, not from those of ImageNet.
+        kept: the file below docs/ in which a checkout keeps the finished cells; none when empty.
     """
 
     name: str
@@ -108,6 +110,12 @@ class Grid:
     test_images: dict[str, int]
     digits: int = 1
     from_random: bool = False
+    kept: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Of its runs, below ``output/``."""
+        return f"table{self.name}" if self.name.isdigit() else self.name
 
     @property
     def clients(self) -> list[str]:
@@ -210,6 +218,23 @@ GRIDS = {
         {"cityscapes": 200, "ccp_modanet13": 120},
         digits=2,
         from_random=True,
+        kept="benchmark.json",
+    ),
+    "mini_imagenet": Grid(
+        "mini_imagenet",
+        "Transfer to 100 images of a client by selecting from the joined photographs; CPU size, from ImageNet weights; "
+        "classes by mask AP.",
+        "source",
+        (
+            *_mini_rows("cityscapes", "mini_imagenet/Base-mini-imagenet.yaml", _CITYSCAPES_ORACLE),
+            *_mini_rows("ccp_modanet13", "mini_imagenet/Base-mini-imagenet-ccp.yaml", _CCP_ORACLE),
+            *_mini_rows("dawn", "mini_imagenet/Base-mini-imagenet-dawn.yaml", _CITYSCAPES_ORACLE),
+        ),
+        (0, 1, 2),
+        {"cityscapes": CITYSCAPES, "ccp_modanet13": CCP, "dawn": DAWN},
+        {"cityscapes": 200, "ccp_modanet13": 120, "dawn": 100},
+        digits=2,
+        kept="benchmark_imagenet.json",
     ),
 }
 

@@ -30,8 +30,7 @@ def test_a_config_says_what_its_row_says(grid: Grid, row: Row) -> None:
         assert row.budget in (nds.BUDGET.IMAGES, nds.BUDGET.SHARE)
         assert 0 in (nds.BUDGET.IMAGES, nds.BUDGET.SHARE)
     assert nds.EVALUATE_PRETRAINED
-    folder = "mini" if grid.name == "mini" else f"table{grid.name}"
-    assert f"output/{folder}/{row.name}/seed0" == row_config(row).OUTPUT_DIR
+    assert f"output/{grid.folder}/{row.name}/seed0" == row_config(row).OUTPUT_DIR
 
 
 @pytest.mark.parametrize(("grid", "row"), ROWS, ids=[f"{grid.name}-{row.name}" for grid, row in ROWS])

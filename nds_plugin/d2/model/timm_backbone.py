@@ -61,6 +61,8 @@ class TimmBackbone(Backbone):
 
     def forward(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """Normalised images (B, 3, H, W) to the maps by name."""
+        # timm's networks are fastest in this layout, on GPUs and on CPUs; what follows keeps it.
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
         return dict(zip(self._out_features, self.body(inputs)))
 
 
@@ -171,7 +173,7 @@ def build_timm_fpn_backbone(cfg: CN, input_shape: ShapeSpec) -> FPN:
     unknown = [name for name in cfg.MODEL.FPN.IN_FEATURES if name not in timm.OUT_FEATURES]
     if unknown:
         raise NDSError(f"MODEL.FPN.IN_FEATURES: {unknown[0]!r} is not among MODEL.TIMM.OUT_FEATURES.")
-    return FPN(
+    fpn = FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
@@ -179,6 +181,7 @@ def build_timm_fpn_backbone(cfg: CN, input_shape: ShapeSpec) -> FPN:
         top_block=LastLevelMaxPool(),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
+    return fpn.to(memory_format=torch.channels_last)
 
 
 if NAME not in BACKBONE_REGISTRY:  # the module may be imported again under another name
