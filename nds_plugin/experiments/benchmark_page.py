@@ -67,6 +67,7 @@ def page_text(
     others: Sequence[_Entry],
     concerns_every_row: Callable[[str], bool],
     *,
+    stem: str,
     overrides: Sequence[str] = (),
 ) -> str:
     """Tables, noise and room, AP before fine-tuning, draws and costs, and the cells of other configs.
@@ -76,6 +77,7 @@ def page_text(
         current: cells of the present configs, with what else is known of each under ``detail``.
         others: cells of other configs, with the same.
         concerns_every_row: whether a setting is one that uniform sampling depends on, too.
+        stem: name of the page, without its ending.
         overrides: ``KEY VALUE`` pairs in which all cells of the tables differ from the rows' configs.
     """
     changed = ", ".join(f"`{key} {value}`" for key, value in zip(overrides[::2], overrides[1::2]))
@@ -84,7 +86,7 @@ def page_text(
         entries = [entry for entry in current if entry["client"] == client]
         parts.append(f"### {client}\n\n{markdown(table)}")
         if has_curve(table):
-            parts.append(f"![Box AP against budget, {client}]({curve_name(client)})\n")
+            parts.append(f"![Box AP against budget, {client}]({curve_name(stem, client)})\n")
         if entries:
             if any((row.selector, row.budget) == ROOM for row in table.rows):
                 parts.append(f"#### Noise and room, {client}\n\n{_noise(entries)}")
@@ -105,9 +107,9 @@ def has_curve(table: ResultTable) -> bool:
     return any(row.values["AP_bb"].mean is not None for row in table.rows)
 
 
-def curve_name(client: str) -> str:
+def curve_name(stem: str, client: str) -> str:
     """The curve's file beside the page."""
-    return f"benchmark_{client}.svg"
+    return f"{stem}_{client}.svg"
 
 
 def _before_finetuning(entries: Sequence[_Entry]) -> list[dict[str, Any]]:

@@ -188,18 +188,18 @@ class Reproduction:
         }
 
     def write_page(self, path: Path, tables: Mapping[str, ResultTable]) -> None:
-        """Write the generated part of ``docs/benchmark.md``, and the curves beside it.
+        """Write the generated part of a page such as ``docs/benchmark.md``, and the curves beside it.
 
         Raises:
             NDSError: see :func:`nds_plugin.experiments.benchmark_page.write_page`.
         """
-        write_page(path, self.page(tables))
+        write_page(path, self.page(tables, path.stem))
         for client, table in tables.items():
             if has_curve(table):
-                budget_curve(table, path.with_name(curve_name(client)))
+                budget_curve(table, path.with_name(curve_name(path.stem, client)))
 
-    def page(self, tables: Mapping[str, ResultTable]) -> str:
-        """The generated part of ``docs/benchmark.md``."""
+    def page(self, tables: Mapping[str, ResultTable], stem: str = "benchmark") -> str:
+        """The generated part of ``docs/STEM.md``."""
         document = self.results.read()
         current, others = of_configs(document["cells"], self.hashes)
 
@@ -207,7 +207,12 @@ class Reproduction:
             return [{**entry, "detail": document["details"].get(key_of(entry), {})} for entry in entries]
 
         return page_text(
-            tables, detailed(current), detailed(others), concerns_every_row, overrides=self._overrides
+            tables,
+            detailed(current),
+            detailed(others),
+            concerns_every_row,
+            stem=stem,
+            overrides=self._overrides,
         )
 
     def write(self, tables: Mapping[str, ResultTable]) -> list[Path]:

@@ -85,7 +85,7 @@ def test_the_page_is_made_from_the_file_and_what_is_written_by_hand_stays(finish
     assert linked == ["benchmark_cityscapes.svg"]
     assert (finished / linked[0]).read_text().startswith("<?xml")
     again = _reproduction(finished)
-    assert generated_part(finished / "page.md") == again.page(again.tables())
+    assert generated_part(finished / "page.md") == again.page(again.tables(), "page")
 
 
 def _reproduction(root: Path) -> Reproduction:
