@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import module_list
+import pytest
 from module_list import PACKAGE, PAGE, imports, may_import, modules, needs_torch, own_imports, room, rooms
 
 HOSTS = {"detectron2", "fvcore", "iopath", "omegaconf", "hydra", "mmengine", "mmdet", "mmcv"}
@@ -132,6 +133,7 @@ def test_detectron2_is_imported_without_the_warning_that_its_own_code_causes() -
     assert "torch.jit.script" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_users_own_use_of_torch_jit_script_is_warned_of_as_before() -> None:
     code = (
         "import warnings, nds_plugin.d2\n"

@@ -277,6 +277,7 @@ def test_files_of_packed_images_are_looked_for(tmp_path: Path) -> None:
     assert check_files(found, sample=60) == gone
 
 
+@pytest.mark.slow
 def test_partition_and_experts_run_on_it_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,8 @@ from nds_plugin.images.reading import read_header
 from nds_plugin.store import rle
 from nds_plugin.store.records import RecordDecoder
 
+pytestmark = pytest.mark.slow
+
 
 def test_masks_are_those_of_the_png_files_at_the_image_s_size(tmp_path: Path) -> None:
     tree = some_images()

@@ -247,6 +247,7 @@ def test_build_makes_every_store_that_can_be_made_and_again_does_nothing(root: P
     assert {name: store(root, name).stat().st_mtime_ns for name in names} == before
 
 
+@pytest.mark.slow
 def test_stores_built_side_by_side_are_those_built_one_after_another(root: Path, user: User) -> None:
     names = ["cub_200_train", "cub_200_test", "stanford_dogs_train"]
     user.runs("prepare_datasets", "--build", *names, "--jobs", "1")
@@ -341,6 +342,7 @@ def test_the_stores_of_a_read_only_root_lie_in_the_cache(
     assert found == ["cub_200_test.arrow", "cub_200_train.arrow"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_build_that_was_killed_is_finished_by_the_next(root: Path, stuck: Path, jobs: int) -> None:
     names = ("cub_200_train", "cub_200_test")
@@ -390,6 +392,7 @@ def test_a_process_that_is_killed_from_outside_is_told_and_the_others_are_built(
     assert "its process ended by signal 9, perhaps for want of memory" in only_line(err)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_ctrl_c_ends_all_processes_in_one_line_and_leaves_no_scratch(
     root: Path, stuck: Path, jobs: int

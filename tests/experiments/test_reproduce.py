@@ -151,6 +151,7 @@ def test_a_failed_cell_is_told_in_one_line_and_in_the_table(finished: Path) -> N
     assert "No pretraining 0 seed 0 (failed)" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_dry_run_of_the_papers_tables_shows_hours_and_disk(tmp_path: Path) -> None:
     plan = Reproduction(GRIDS["4"], tmp_path, tmp_path / "cells.json").plan()
     assert "24 cells to run, 0 finished." in plan
@@ -161,6 +162,7 @@ def test_the_dry_run_of_the_papers_tables_shows_hours_and_disk(tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["4", "5"])
 def test_the_plans_in_the_docs_are_those_of_the_dry_run(name: str, tmp_path: Path) -> None:
     plan = Reproduction(GRIDS[name], tmp_path, tmp_path / "cells.json").plan()

@@ -89,6 +89,7 @@ def test_training_leaves_the_global_random_states_alone(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.random.get_state()[1], before[1])
 
 
+@pytest.mark.slow
 def test_an_expert_learns_its_domain(tmp_path: Path) -> None:
     data = TrainingSet("cluster 0", 1, write_domain(tmp_path, 10, True), np.zeros(10, dtype=np.int64))
     config = replace(TINY, batch_size=8)
@@ -97,6 +98,7 @@ def test_an_expert_learns_its_domain(tmp_path: Path) -> None:
     assert (stats.images, stats.steps, stats.unreadable, stats.precision) == (10, 25, [], "fp32")
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
     paths = write_domain(tmp_path, 4, True)
     with pytest.raises(

@@ -142,6 +142,7 @@ def test_the_client_pays_four_forward_passes_an_image_whatever_k(scores: Scores)
 # --- what they do not depend on
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 @pytest.mark.parametrize(("cores", "workers", "batch_size"), [(1, 0, 1), (2, 1, 33), (4, 3, 7)])
 def test_heads_repeat_bit_by_bit_on_any_number_of_cores_workers_and_batches(
@@ -328,6 +329,7 @@ def test_heads_are_no_networks_of_their_own_and_are_not_exported(experts: Expert
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_tools_train_and_score_heads(
     source: tuple[SourceIndex, Partition], experts: ExpertSet, target: Path, scores: Scores, tmp_path: Path
 ) -> None:

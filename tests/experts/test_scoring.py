@@ -31,6 +31,8 @@ from nds_plugin.images.crop_geometry import read_center_crop
 from nds_plugin.images.networks import InferenceNetwork, normalise
 from nds_plugin.source.index import SourceIndex
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 FP32 = ScoringConfig(precision="fp32", num_workers=0)

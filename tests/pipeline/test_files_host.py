@@ -19,6 +19,8 @@ from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.selection.selectors.knn import NearestNeighbours
 from nds_plugin.source.partitioning import PartitionConfig
 
+pytestmark = pytest.mark.slow
+
 SOURCES, TARGET = ("tiny_street_train", "tiny_room_train"), "tiny_city_val"
 # Their files hold the seconds that the client took, and what follows from them.
 TIMED = ("scores-", "image_weights-", "selection-")

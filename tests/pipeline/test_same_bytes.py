@@ -67,6 +67,7 @@ def _make(folder: Path, client: Path, index: SourceIndex, workers: int, batch_si
     }
 
 
+@pytest.mark.slow
 def test_every_artefact_is_the_same_bytes_whatever_the_workers_and_the_batch_size(tmp_path: Path) -> None:
     index, _ = two_domains(tmp_path / "source", 10)
     write_domain(tmp_path / "client", 7, bright_top=True, seed=5)

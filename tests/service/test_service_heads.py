@@ -57,6 +57,7 @@ def test_both_kinds_are_listed_with_what_they_weigh(server: str, parts: dict[str
     assert heads["bytes"] < networks["bytes"] / 3  # four networks there, one here
 
 
+@pytest.mark.slow
 def test_a_client_fetches_one_backbone_with_heads_and_scores_them(
     server: str, parts: dict[str, Path], service_store: Path, cache: Path, tmp_path: Path
 ) -> None:
@@ -74,6 +75,7 @@ def test_a_client_fetches_one_backbone_with_heads_and_scores_them(
     assert Scores.load(tmp_path / "scores.json").z == expected.z
 
 
+@pytest.mark.slow
 def test_the_paper_authors_client_is_refused_heads_in_one_line(
     server: str, cache: Path, tmp_path: Path
 ) -> None:

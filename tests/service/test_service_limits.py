@@ -265,6 +265,7 @@ def test_a_long_head_below_the_limit_is_read(address: tuple[str, int]) -> None:
     assert exchange(address, lines + b"\r\n\r\n").startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.slow
 def test_a_head_that_never_ends_is_not_waited_for(address: tuple[str, int]) -> None:
     start = time.monotonic()
     answer = exchange(address, b"GET /api/v1/health HTTP/1.1\r\nHost: x\r\nX-Slow: ")

@@ -117,6 +117,7 @@ def test_no_image_is_lost_at_the_edges_of_batches(tmp_path: Path, images: int, s
     assert [row["image_id"] for row in pages] == wanted
 
 
+@pytest.mark.slow
 def test_a_manifest_comes_in_pieces_of_bounded_size(tmp_path: Path) -> None:
     published = made_up(tmp_path, 40 * BATCH)
     drawn = drawn_from(published)

@@ -24,6 +24,8 @@ from nds_plugin.service.server.app import create_app
 from nds_plugin.service.server.pruning import books, prune, searches_by_set
 from nds_plugin.service.server.settings import Limits, Settings
 
+pytestmark = pytest.mark.slow
+
 FREE = ("--requests-per-minute", "0", "--heavy-per-minute", "0")
 
 

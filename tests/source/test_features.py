@@ -420,6 +420,7 @@ def test_files_that_hold_no_usable_network_are_refused(tmp_path: Path) -> None:
         load_feature_network(None)
 
 
+@pytest.mark.slow
 def test_the_tool_writes_index_shared_network_and_partition_and_keeps_them(
     index: SourceIndex, tmp_path: Path
 ) -> None:

@@ -353,6 +353,7 @@ assert [row.images for row in rows] == [20, 18, 12, 10], rows
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_does_not_matter() -> None:
     """The same clusters with one OpenMP thread and with several."""
     code = """

@@ -213,6 +213,7 @@ def _build_and_report(path: str, log: str) -> None:
         file.write(f"{len(store)}\n")
 
 
+@pytest.mark.slow
 def test_many_builders_at_once_make_one_store(tmp_path: Path) -> None:
     path, log = write_coco(tmp_path, random_document(300)), tmp_path / "log"
     context = multiprocessing.get_context("spawn")

@@ -18,6 +18,8 @@ from nds_plugin.errors import NDSError
 from nds_plugin.pipeline.selection_steps import Selected
 from nds_plugin.selection.image_weights import ImageWeights
 
+pytestmark = pytest.mark.slow
+
 TINY = [
     *("DATASETS.TRAIN", "('tiny_city_train',)", "DATASETS.TEST", "('tiny_city_val',)"),
     *("NDS.SOURCE.DATASETS", "('tiny_street_train', 'tiny_room_train')", "NDS.TARGET.NUM_IMAGES", "8"),

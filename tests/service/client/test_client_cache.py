@@ -27,6 +27,8 @@ from nds_plugin.service.client.folders import Tokens
 from nds_plugin.service.client.http import Service
 from nds_plugin.service.client.search import own_searches
 
+pytestmark = pytest.mark.slow
+
 ID = "0123456789abcdef"
 
 

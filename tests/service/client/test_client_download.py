@@ -28,6 +28,8 @@ from nds_plugin.service.client.manifest import Wanted, plan
 from nds_plugin.source.folder import index_folder
 from nds_plugin.source.image_folders import list_images
 
+pytestmark = pytest.mark.slow
+
 QUICK = DownloadConfig(
     politeness=Politeness(rate=0), fetch=FetchConfig(retries=2, timeout=0.6, deadline=1.0, longest_pause=5.0)
 )

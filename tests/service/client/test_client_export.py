@@ -32,6 +32,8 @@ from nds_plugin.service.client.export import export_fastadapt
 from nds_plugin.service.fastadapt.scores import convert
 from nds_plugin.source.image_folders import list_images
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def experts(tmp_path_factory: pytest.TempPathFactory) -> ExpertSet:

@@ -40,6 +40,8 @@ from nds_plugin.source.image_folders import list_images
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
 
+pytestmark = pytest.mark.slow
+
 NO_LIMITS = ("--requests-per-minute", "0", "--heavy-per-minute", "0")
 CLIENT = str(ROOT / "tools" / "nds_client.py")
 

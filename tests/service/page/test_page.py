@@ -28,6 +28,8 @@ from nds_plugin.selection.weights import cluster_weights, effective_clusters
 from nds_plugin.service.fastadapt.scores import expert_name
 from nds_plugin.service.published.publishing import publish
 
+pytestmark = pytest.mark.slow
+
 
 def saved(visitor: Visit, button: str) -> bytes:
     """What a button of the page downloads."""
@@ -45,7 +47,6 @@ def run_command(text: str, **options: Any) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
 def test_a_whole_search_from_the_sources_by_the_command_that_the_page_shows_to_the_files(
     visitor: Visit, service_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

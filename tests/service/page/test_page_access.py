@@ -13,6 +13,8 @@ from page_fixtures import browser, expert_hash, scores, server
 from page_tools import NARROW, TITLE, WIDE, Visit, every_state, to_scores, visit
 from service_demo import ROOT, copied, running
 
+pytestmark = pytest.mark.slow
+
 # Of what has the focus: its accessible name or text, and whether it is seen to have it.
 FOCUSED = """() => {
   const element = document.activeElement;
@@ -112,7 +114,6 @@ def test_no_state_of_the_page_is_wider_than_the_window_or_leaves_the_server(
         assert visitor.elsewhere() == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=["1280", "390"])
 def test_axe_finds_nothing_serious_in_any_state(

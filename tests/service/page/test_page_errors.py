@@ -9,11 +9,14 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import pytest
 from page_fixtures import FREE, browser, expert_hash, scores, server, visitor
 from page_tools import TITLE, Visit, to_result, to_scores, to_selection, visit, write_scores
 from service_demo import copied, other_experts, parts_of, running
 
 from nds_plugin.service.published.publishing import publish
+
+pytestmark = pytest.mark.slow
 
 WRONG_FILES = [
     ({"clusters": [0, 1], "z": [0.5, 0.5]}, "Expected 3 scores, one for each cluster; the file has 2."),
