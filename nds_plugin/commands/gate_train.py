@@ -15,14 +15,15 @@ from collections.abc import Sequence
 
 from nds_plugin.command_line import (
     add_device_arguments,
-    add_network_arguments,
     add_settings,
     documented_parser,
     run,
     settings_from,
 )
+from nds_plugin.errors import CommandLineError
 from nds_plugin.experts.settings import ExpertConfig
 from nds_plugin.files.artifacts import check_writable
+from nds_plugin.images.named_network import NamedNetwork
 from nds_plugin.selection.selectors.gate import GateConfig
 
 
@@ -31,7 +32,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = documented_parser(__doc__, "gate train")
     parser.add_argument("--index", required=True, help="index of the source (Parquet)")
     parser.add_argument("--partition", required=True, help="partition of that index (Parquet)")
-    add_network_arguments(parser, required=True)
+    add_settings(parser, NamedNetwork)
     parser.add_argument("--output", required=True, help="folder for the gate")
     add_settings(parser, ExpertConfig, ("crop_size",))
     add_settings(parser, GateConfig)
@@ -42,7 +43,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and train."""
     args = parse_arguments(argv)
-    from nds_plugin.images.backbones import load_feature_network
+    from nds_plugin.images.backbones import load_named
     from nds_plugin.images.networks import choose_device
     from nds_plugin.selection.selectors.base import Features
     from nds_plugin.selection.selectors.gate_network import train_gate
@@ -50,11 +51,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nds_plugin.source.index import SourceIndex
     from nds_plugin.source.partition import Partition
 
-    config = settings_from(args, GateConfig)
+    config, named = settings_from(args, GateConfig), settings_from(args, NamedNetwork)
+    if not named.is_named:
+        raise CommandLineError("give the network whose features the gate looks at by --network.")
     check_writable(args.output)  # before the work that would be lost
     index, partition = SourceIndex.load(args.index), Partition.load(args.partition)
     partition.check_matches(index)
-    network = load_feature_network(args.weights, network=args.network)
+    network = load_named(named)
     values, readable = extract_features(
         index, network, args.crop_size, device=choose_device(args.device), num_workers=args.num_workers
     )
