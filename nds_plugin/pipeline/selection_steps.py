@@ -44,7 +44,7 @@ from nds_plugin.selection.selection import Selection
 from nds_plugin.selection.selectors import ImageSelector, Need
 from nds_plugin.selection.selectors.base import Evidence, weigh_images
 from nds_plugin.selection.selectors.gate_network import score_gate, train_gate
-from nds_plugin.selection.selectors.gate_set import Gate
+from nds_plugin.selection.selectors.gate_set import CENTROIDS, Gate
 from nds_plugin.selection.selectors.target import target_features
 from nds_plugin.selection.weights import image_probabilities
 from nds_plugin.source.index import SourceIndex
@@ -229,18 +229,21 @@ class SelectionSteps:
         return ExpertSet.load(self.work.subfolder("experts", key, make))
 
     def _gate(self, index: SourceIndex, partition: Partition) -> Gate:
-        config = self.settings.gate
-        key = content_hash(["gate", self.source.features_key(index), partition.hash, config.identity()])
+        """The gate, or the centroids in its form."""
+        by_centroids = Need.CENTROIDS in self.settings.selector.needs
+        config = None if by_centroids else self.settings.gate
+        made_by = config.identity() if config else CENTROIDS
+        key = content_hash(["gate", self.source.features_key(index), partition.hash, made_by])
 
         def make(folder: Path) -> None:
             network, features = self.source.feature_network(index), self.source.features(index)
             train_gate(index, partition, network, features, self.settings.experts.crop_size, config, folder)
 
-        return Gate.load(self.work.subfolder("gate", key, make))
+        return Gate.load(self.work.subfolder("centroids" if by_centroids else "gate", key, make))
 
     def _scores(self, index: SourceIndex, partition: Partition) -> Scores:
         target = agreed(self.host, lambda: self.target.hash)
-        if Need.GATE in self.settings.selector.needs:
+        if self.settings.selector.needs & (Need.GATE | Need.CENTROIDS):
             gate = self._gate(index, partition)
             where = self.settings.target
             key = content_hash([SCORES_KIND, gate.hash, target, *where.identity().values()])

@@ -117,7 +117,7 @@ def test_another_network_or_fit_makes_other_experts(work: Path, network: Path, t
     assert len(sets) == 5
 
 
-@pytest.mark.parametrize("selector", ["gate", "knn", "domain_classifier"])
+@pytest.mark.parametrize("selector", ["gate", "histogram", "knn", "domain_classifier"])
 def test_selectors_that_compare_features_take_the_network_that_is_named(
     selector: str, work: Path, network: Path
 ) -> None:
