@@ -89,7 +89,7 @@ def real_clients(data: Path, work: Path) -> Iterator[Client]:
     config = ExpertConfig(crop_size=CROP, batch_size=16, shared_steps=SHARED_STEPS, steps=STEPS)
     network = load_feature_network(prepare_shared(index, config, work))
     features, readable = extract_features(index, network, CROP, cache_dir=work / "features")
-    partition = partition_by_features(index, features, readable, PartitionConfig("kmeans", CLUSTERS))
+    partition = partition_by_features(index, features, readable, PartitionConfig(num_clusters=CLUSTERS))
     experts = train_experts(index, partition, config, work)
     for name, folder in CLIENTS.items():
         scores = score_experts(experts, read(folder), ScoringConfig(num_workers=0))

@@ -41,7 +41,7 @@ def table() -> str:
     lines = ["| key | default | | may be | meaning |", "|---|---|---|---|---|"]
     for key, item in rows():
         default = to_plain(item, item.default)
-        shown = f"`{default}`" if isinstance(default, str) else str(default)
+        shown = f"`{default or chr(34) * 2}`" if isinstance(default, str) else str(default)
         range_ = ", ".join(f"`{c}`" for c in item.choices) or item.range
         also = f"; {item.none}: all" if item.none is not None else ""
         lines.append(f"| `{key}` | {shown} | {SYMBOLS.get(key, '')} | {range_} | {item.help}{also} |")

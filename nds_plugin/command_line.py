@@ -163,14 +163,3 @@ def add_device_arguments(parser: argparse._ActionsContainer) -> None:
 def add_device_argument(parser: argparse._ActionsContainer) -> None:
     """Add where networks run."""
     parser.add_argument("--device", default="", help="cpu, cuda, cuda:1; by default a GPU if there is one")
-
-
-def add_network_arguments(parser: argparse._ActionsContainer, required: bool = False) -> None:
-    """Add the network whose features are looked at; both go to ``load_feature_network``."""
-    parser.add_argument(
-        "--network",
-        required=required,
-        default="",
-        help="shared.safetensors or another file of a ResNet, package:efficientnet-lite0, or timm's name of a network",
-    )
-    parser.add_argument("--weights", help="of a named network: a file; by default they come from timm's hub")

@@ -23,19 +23,16 @@ from collections.abc import Sequence
 
 from nds_plugin.command_line import (
     add_device_argument,
-    add_network_arguments,
     add_settings,
     documented_parser,
     run,
     settings_from,
 )
 from nds_plugin.errors import CommandLineError
-from nds_plugin.experts.manifest import EXPERT_KINDS, HEAD, NETWORK
-from nds_plugin.experts.settings import ExpertConfig, HeadConfig
+from nds_plugin.experts.manifest import HEAD, NETWORK
+from nds_plugin.experts.settings import EXPERT_CONFIGS, ExpertConfig, ExpertKind, HeadConfig
 from nds_plugin.files.artifacts import check_writable
-from nds_plugin.settings import Settings, settings_of
-
-CONFIGS: dict[str, type[Settings]] = {NETWORK: ExpertConfig, HEAD: HeadConfig}
+from nds_plugin.settings import settings_of
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -45,15 +42,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--partition", required=True, help="partition of that index (Parquet)")
     parser.add_argument("--output", required=True, help="folder for the experts")
     add_device_argument(parser)
-    parser.add_argument("--kind", default=NETWORK, choices=EXPERT_KINDS, help=f"default: {NETWORK}")
-    names = {kind: {item.name for item in settings_of(config)} for kind, config in CONFIGS.items()}
+    add_settings(parser, ExpertKind)
+    names = {kind: {item.name for item in settings_of(config)} for kind, config in EXPERT_CONFIGS.items()}
     both = parser.add_argument_group("experts", "a kind has its own defaults; --help shows those of networks")
     add_settings(both, ExpertConfig, names[NETWORK] & names[HEAD], optional=True)
     networks = parser.add_argument_group("experts of kind network")
     add_settings(networks, ExpertConfig, names[NETWORK] - names[HEAD], optional=True)
     heads = parser.add_argument_group("experts of kind head")
     add_settings(heads, HeadConfig, names[HEAD] - names[NETWORK], optional=True)
-    add_network_arguments(heads)
     return parser.parse_args(argv)
 
 
@@ -63,17 +59,16 @@ def refuse_foreign(args: argparse.Namespace) -> None:
     Raises:
         NDSError: one is given, or heads without a network.
     """
-    if args.kind == HEAD and not (args.network or args.weights):
+    kind = settings_from(args, ExpertKind).kind
+    if kind == HEAD and not (args.network or args.weights):
         raise CommandLineError("--kind head needs --network: the frozen network that the heads stand on.")
-    own = {item.name for item in settings_of(CONFIGS[args.kind])}
-    for other in CONFIGS.keys() - {args.kind}:
+    own = {item.name for item in settings_of(EXPERT_CONFIGS[kind])}
+    for other in EXPERT_CONFIGS.keys() - {kind}:
         given = [
             item.flag
-            for item in settings_of(CONFIGS[other])
+            for item in settings_of(EXPERT_CONFIGS[other])
             if item.name not in own and getattr(args, item.name) is not None
         ]
-        if other == HEAD:
-            given += [f"--{name}" for name in ("network", "weights") if getattr(args, name)]
         if given:
             raise CommandLineError(
                 f"{given[0]} is of experts of kind {other!r}: leave it out, or give --kind {other}."
@@ -86,21 +81,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     refuse_foreign(args)
     from nds_plugin.experts.train_experts import train_experts
     from nds_plugin.experts.train_heads import train_heads
-    from nds_plugin.images.backbones import load_feature_network
+    from nds_plugin.images.backbones import load_named
     from nds_plugin.images.networks import choose_device
     from nds_plugin.source.index import SourceIndex
     from nds_plugin.source.partition import Partition
 
-    config = settings_from(args, CONFIGS[args.kind])
+    config = settings_from(args, EXPERT_CONFIGS[args.kind])
     device = choose_device(args.device)
     check_writable(args.output)  # before the work that would be lost
     index = SourceIndex.load(args.index)
     partition = Partition.load(args.partition)
     if isinstance(config, HeadConfig):
-        network = load_feature_network(args.weights, network=args.network)
-        experts = train_heads(index, partition, network, config, args.output, device=device)
+        experts = train_heads(index, partition, load_named(config), config, args.output, device=device)
     else:
-        assert isinstance(config, ExpertConfig)
         experts = train_experts(index, partition, config, args.output, device=device)
     for entry in experts.manifest["experts"]:
         print(

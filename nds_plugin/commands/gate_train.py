@@ -1,9 +1,14 @@
-"""Train a gate: a classifier of a partition's clusters on the features of one network.
+"""Train a gate: a classifier of a partition's clusters on the features of one network, or its centroids.
 
     nds gate train --index output/index.parquet --partition output/partition.parquet \\
         --network output/experts/shared.safetensors --output output/gate
 
-CPU-sized: the same, with the --crop-size that the network was trained with.
+For the selector histogram, the clusters' centroids, with which there is nothing to train:
+
+    nds gate train --index output/index.parquet --partition output/partition.parquet --selector histogram \\
+        --network package:efficientnet-lite0 --crop-size 128 --output output/centroids
+
+CPU-sized: the first, with the --crop-size that the network was trained with.
 
 A client scores a gate by `nds gate score` with one forward pass an image, where K experts take 4 K.
 """
@@ -15,15 +20,17 @@ from collections.abc import Sequence
 
 from nds_plugin.command_line import (
     add_device_arguments,
-    add_network_arguments,
     add_settings,
     documented_parser,
     run,
     settings_from,
 )
+from nds_plugin.errors import CommandLineError
 from nds_plugin.experts.settings import ExpertConfig
 from nds_plugin.files.artifacts import check_writable
-from nds_plugin.selection.selectors.gate import GateConfig
+from nds_plugin.images.named_network import NamedNetwork
+from nds_plugin.selection.selectors.gate import GateConfig, GateSelector
+from nds_plugin.selection.selectors.histogram import Histogram
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -31,10 +38,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = documented_parser(__doc__, "gate train")
     parser.add_argument("--index", required=True, help="index of the source (Parquet)")
     parser.add_argument("--partition", required=True, help="partition of that index (Parquet)")
-    add_network_arguments(parser, required=True)
+    add_settings(parser, NamedNetwork)
     parser.add_argument("--output", required=True, help="folder for the gate")
     add_settings(parser, ExpertConfig, ("crop_size",))
-    add_settings(parser, GateConfig)
+    parser.add_argument(
+        "--selector",
+        default=GateSelector.name,
+        choices=(GateSelector.name, Histogram.name),
+        help="gate: z is the mean posterior of a fitted classifier; histogram: the share by nearest centroid",
+    )
+    add_settings(parser, GateConfig, optional=True)
     add_device_arguments(parser)
     return parser.parse_args(argv)
 
@@ -42,7 +55,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and train."""
     args = parse_arguments(argv)
-    from nds_plugin.images.backbones import load_feature_network
+    from nds_plugin.images.backbones import load_named
     from nds_plugin.images.networks import choose_device
     from nds_plugin.selection.selectors.base import Features
     from nds_plugin.selection.selectors.gate_network import train_gate
@@ -50,16 +63,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nds_plugin.source.index import SourceIndex
     from nds_plugin.source.partition import Partition
 
-    config = settings_from(args, GateConfig)
+    config, named = settings_from(args, GateConfig), settings_from(args, NamedNetwork)
+    by_centroids = args.selector == Histogram.name
+    if by_centroids and args.l2 is not None:
+        raise CommandLineError("--l2 does nothing for the selector histogram: leave it out.")
+    if not named.is_named:
+        raise CommandLineError("give the network whose features the gate looks at by --network.")
     check_writable(args.output)  # before the work that would be lost
     index, partition = SourceIndex.load(args.index), Partition.load(args.partition)
     partition.check_matches(index)
-    network = load_feature_network(args.weights, network=args.network)
+    network = load_named(named)
     values, readable = extract_features(
         index, network, args.crop_size, device=choose_device(args.device), num_workers=args.num_workers
     )
     gate = train_gate(
-        index, partition, network, Features(values, readable), args.crop_size, config, args.output
+        index,
+        partition,
+        network,
+        Features(values, readable),
+        args.crop_size,
+        None if by_centroids else config,
+        args.output,
     )
     accuracy, images = gate.manifest["train_accuracy"], gate.manifest["images"]
     print(f"{gate.num_clusters} clusters, {images} images, training accuracy {accuracy:.3f}")

@@ -32,10 +32,11 @@ from nds_plugin import command_line
 from nds_plugin.commands.hosts import files_host
 from nds_plugin.experts.train_experts import ExpertConfig, prepare_shared
 from nds_plugin.files.artifacts import is_valid
-from nds_plugin.images.backbones import FeatureNetwork, load_feature_network
+from nds_plugin.images.backbones import FeatureNetwork, load_feature_network, load_named
+from nds_plugin.images.named_network import NamedNetwork
 from nds_plugin.images.networks import choose_device
 from nds_plugin.pipeline import naming
-from nds_plugin.settings import named
+from nds_plugin.settings import named, settings_of
 from nds_plugin.source.features import extract_features, features_key
 from nds_plugin.source.index import KIND as INDEX_KIND
 from nds_plugin.source.index import SourceIndex
@@ -63,9 +64,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "without any annotation, such as a folder, always keeps its images)",
     )
     group = parser.add_argument_group("clusters")
-    command_line.add_settings(group, PartitionConfig)
+    own = {item.name for item in settings_of(PartitionConfig)} - {
+        item.name for item in settings_of(NamedNetwork)
+    }
+    command_line.add_settings(group, PartitionConfig, own)
     group = parser.add_argument_group("features")
-    command_line.add_network_arguments(group)
+    command_line.add_settings(group, NamedNetwork)
     command_line.add_settings(group, ExpertConfig, ("shared_steps", "crop_size"))
     shared_batch = named(ExpertConfig, "batch_size")
     group.add_argument(
@@ -98,9 +102,10 @@ def source_index(args: argparse.Namespace) -> SourceIndex:
 
 def named_network(args: argparse.Namespace) -> FeatureNetwork | None:
     """The network of --network and --weights, found to take the crops, or None where neither is given."""
-    if not (args.network or args.weights):
+    given = command_line.settings_from(args, NamedNetwork)
+    if not given.is_named:
         return None
-    network = load_feature_network(args.weights, network=args.network)
+    network = load_named(given)
     network.dimension(args.crop_size)
     return network
 

@@ -23,7 +23,6 @@ from typing import Any
 
 from nds_plugin.command_line import (
     add_device_arguments,
-    add_network_arguments,
     add_settings,
     documented_parser,
     run,
@@ -34,6 +33,7 @@ from nds_plugin.commands.selector_options import add_selector_settings, selector
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.settings import ExpertConfig
 from nds_plugin.files.artifacts import check_writable, content_hash
+from nds_plugin.images.named_network import NamedNetwork
 from nds_plugin.pipeline.naming import add_target_arguments, target_from_arguments
 from nds_plugin.selection.image_weights import KIND
 from nds_plugin.selection.selectors import SELECTORS, ImageSelector, Need
@@ -51,7 +51,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", required=True, help="the weights (Parquet)")
     features = parser.add_argument_group("selectors that look at the target's images")
     add_target_arguments(features, required=False)
-    add_network_arguments(features)
+    add_settings(features, NamedNetwork)
     features.add_argument("--partition", help="partition of the index, for selectors that need clusters")
     add_settings(features, ExpertConfig, ("crop_size",))
     add_settings(features, TargetConfig, ("max_images",))
@@ -85,16 +85,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _evidence(args: argparse.Namespace, index: Any) -> Any:
-    from nds_plugin.images.backbones import load_feature_network
+    from nds_plugin.images.backbones import load_named
     from nds_plugin.images.networks import choose_device
     from nds_plugin.selection.selectors.target import target_features
     from nds_plugin.source.features import extract_features
 
-    if not (args.network or args.weights) or not (args.images or args.coco or args.dataset):
+    named = settings_from(args, NamedNetwork)
+    if not named.is_named or not (args.images or args.coco or args.dataset):
         raise NDSError(
             f"--selector {args.selector} needs --network and the target's --images, --coco or --dataset."
         )
-    network, device = load_feature_network(args.weights, network=args.network), choose_device(args.device)
+    network, device = load_named(named), choose_device(args.device)
     config = settings_from(args, TargetConfig)
     target = target_features(
         network, target_from_arguments(args, files_host()), args.crop_size, config, device

@@ -12,6 +12,7 @@ from nds_plugin.d2.config.lookup import NO_PRETRAINING, find_config
 from nds_plugin.d2.config.nodes import load_config, merged
 from nds_plugin.experiments.estimate import Stage, Work
 from nds_plugin.experiments.spec import Cell, Row
+from nds_plugin.experts.manifest import HEAD
 from nds_plugin.selection.selectors import SELECTORS, Need
 
 _TARGET_IMAGES = 2975  # Cityscapes' training images, where the config takes all
@@ -57,10 +58,11 @@ def planned_work(cfg: Any, test_images: int, parameters: int) -> Work:
     nds = cfg.NDS
     pretrains = nds.SELECTOR != NO_PRETRAINING
     needs = SELECTORS[nds.SELECTOR].needs if pretrains else Need.NOTHING
+    heads = nds.EXPERTS.KIND == HEAD  # on one frozen network: no step of training
     experts = nds.PARTITION.NUM_CLUSTERS if Need.EXPERTS in needs else 0
-    networks = experts + int(experts > 0 and nds.EXPERTS.SHARED_STEPS > 0)  # that are scored
+    networks = int(experts > 0) if heads else experts + int(experts > 0 and nds.EXPERTS.SHARED_STEPS > 0)
     looks = bool(needs)  # at features of a shared network
-    steps = nds.EXPERTS.SHARED_STEPS * looks + experts * nds.EXPERTS.STEPS
+    steps = 0 if heads else nds.EXPERTS.SHARED_STEPS * looks + experts * nds.EXPERTS.STEPS
     target = nds.SCORING.MAX_IMAGES or nds.TARGET.NUM_IMAGES or _TARGET_IMAGES
     return Work(
         pretrain=_stage(merged(cfg, nds.PRETRAIN)) if pretrains else None,

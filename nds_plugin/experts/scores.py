@@ -15,7 +15,9 @@ from nds_plugin.images.cost import Cost, keep_seconds, with_seconds
 
 KIND = "scores"
 METRICS = ("accuracy", "log_likelihood", "relative_accuracy", "relative_log_likelihood")  # of experts
-GATE_METRIC = "posterior"  # of a gate
+# Of other scorers, each of which has but one.
+GATE_METRIC, SHARE_METRIC = "posterior", "share"
+_ALL_METRICS = (*METRICS, GATE_METRIC, SHARE_METRIC)
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,10 @@ class Scores:
         z: the chosen metric of each, the higher the better: ``accuracy`` in [0, 1],
             ``log_likelihood`` (mean log-probability of the right answer, nats, at most 0), or
             ``relative_*``: the same minus the shared network's on the same images; of a gate, the
-            ``posterior``: the mean probability of the cluster, in [0, 1].
+            ``posterior``: the mean probability of the cluster, in [0, 1]; by nearest centroid, the ``share``
+            of the images.
         stderr: standard error of each z; the image is the unit, its rotations are averaged first.
-        metric: one of ``METRICS``, or ``GATE_METRIC``.
+        metric: one of ``METRICS``, ``GATE_METRIC`` or ``SHARE_METRIC``.
         images: scored images.
         expert_set: hash of the experts.
         task: the proxy task.
@@ -54,7 +57,7 @@ class Scores:
     cost: Cost = field(default_factory=Cost, compare=False)
 
     def __post_init__(self) -> None:
-        if self.metric not in (*METRICS, GATE_METRIC):
+        if self.metric not in _ALL_METRICS:
             raise unknown_name("metric", self.metric, METRICS)
 
     def save(self, path: str | os.PathLike[str], key: str | None = None) -> None:
@@ -101,9 +104,9 @@ class Scores:
         Raises:
             NDSError: an unknown metric, or a relative one where no shared network was scored.
         """
-        if metric not in (*METRICS, GATE_METRIC):
+        if metric not in _ALL_METRICS:
             raise unknown_name("metric", metric, METRICS)
-        if metric not in self.details and GATE_METRIC in (metric, self.metric):
+        if metric not in self.details and not {metric, self.metric} <= set(METRICS):
             raise NDSError(f"scores of a {self.task} are of metric {self.metric!r} alone, not {metric!r}.")
         if metric not in self.details:
             raise NDSError(

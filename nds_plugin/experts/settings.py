@@ -6,14 +6,29 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nds_plugin.errors import NDSError
-from nds_plugin.experts.manifest import ARCH
+from nds_plugin.experts.manifest import ARCH, EXPERT_KINDS, HEAD, NETWORK
 from nds_plugin.experts.scores import METRICS
+from nds_plugin.images.named_network import NAMES, NamedNetwork
 from nds_plugin.images.precisions import PRECISIONS
 from nds_plugin.settings import Settings, setting
 
 TASKS = ("rotation", "supervised")
 INITS = ("shared", "scratch")
 _PRECISION_HELP = "number format of the convolutions: auto, fp32, bf16 or fp16"
+
+
+@dataclass(frozen=True)
+class ExpertKind(Settings):
+    """What experts are; each kind has settings of its own, see ``EXPERT_CONFIGS``."""
+
+    what: ClassVar[str] = "expert"
+
+    kind: str = setting(
+        NETWORK,
+        "network: a ResNet-18 per cluster (the paper's); head: a linear classifier per cluster, all on one "
+        "frozen network",
+        choices=EXPERT_KINDS,
+    )
 
 
 @dataclass(frozen=True)
@@ -64,8 +79,8 @@ class ExpertConfig(Settings):
 
 
 @dataclass(frozen=True)
-class HeadConfig(Settings):
-    """How head experts are trained; the values are our choice.
+class HeadConfig(NamedNetwork):
+    """On which network head experts stand and how they are trained; the values are our choice.
 
     The features of the images that heads are fitted on are held in memory: 16 D bytes an image (20 KB of
     1,280 features).
@@ -73,13 +88,16 @@ class HeadConfig(Settings):
 
     what: ClassVar[str] = "expert"
 
+    network: str = setting("", f"of kind head, the frozen network under all heads: {NAMES}", decides=False)
     task: str = setting("rotation", "the proxy task; heads know rotation alone", choices=("rotation",))
     crop_size: int = setting(224, "side of the crops in pixels", least=8)
     c: float = setting(0.001, "inverse strength of the regularisation of heads", above=0)
     share: float = setting(1.0, "of each cluster's images to fit its head on, a seeded draw", above=0, most=1)
     seed: int = setting(0, "of that draw", least=0)
-    batch_size: int = setting(128, "images that a worker decodes at a time", least=1, decides=False)
-    num_workers: int = setting(0, "loader processes", least=0, decides=False)
+    batch_size: int = setting(
+        128, "images that a worker decodes at a time", least=1, decides=False, config=""
+    )
+    num_workers: int = setting(0, "loader processes", least=0, decides=False, config="")
 
     def __post_init__(self) -> None:
         if self.task in TASKS and self.task != "rotation":
@@ -88,6 +106,9 @@ class HeadConfig(Settings):
                 "layer of a client's labels would be the same for all clusters; use experts of kind 'network'."
             )
         super().__post_init__()
+
+
+EXPERT_CONFIGS: dict[str, type[ExpertConfig] | type[HeadConfig]] = {NETWORK: ExpertConfig, HEAD: HeadConfig}
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from torch import nn
 from nds_plugin.errors import NDSError
 from nds_plugin.images.checkpoint_forms import State, read_forms
 from nds_plugin.images.input_form import IMAGENET, MSRA, InputForm
+from nds_plugin.images.named_network import PACKAGE, NamedNetwork, names_weights
 from nds_plugin.images.networks import normalise
 from nds_plugin.images.resnet_checkpoints import RESNETS, empty_resnet, resnet_from_state
 from nds_plugin.images.timm_networks import (
-    PACKAGE,
     build_timm,
     check_name,
     fitting,
@@ -30,7 +30,6 @@ from nds_plugin.images.timm_networks import (
 )
 
 logger = logging.getLogger(__name__)
-_FILES = (".pth", ".pkl", ".safetensors", ".pt", ".ckpt", ".tar", ".pyth", ".bin")
 
 
 class FeatureNetwork(nn.Module):
@@ -110,7 +109,7 @@ def load_feature_network(
         NDSError: nothing given; an unknown network or one that timm, which is not installed, would know; the
             file is missing, broken, would run code, or holds another network; no hub is reached.
     """
-    if network and weights is None and _names_weights(network):
+    if network and weights is None and names_weights(network):
         network, weights = "", network
     if (weights is None and not network) == (shared_state is None):
         raise NDSError("feature network: expected either the path of a checkpoint or a state dict.")
@@ -118,7 +117,7 @@ def load_feature_network(
         return _resnet(dict(shared_state), "the shared network", "")
     if weights is not None and str(weights).startswith(PACKAGE):
         network = network or package_network(str(weights))
-    if weights is not None and network in ("", *RESNETS):
+    elif weights is not None and network in ("", *RESNETS):
         return _resnet(read_forms(weights, "feature network").arrays, str(weights), network)
     form = input_form(network)
     body = load_timm(network, weights or "")
@@ -126,8 +125,9 @@ def load_feature_network(
     return FeatureNetwork(body, network, form)
 
 
-def _names_weights(text: str) -> bool:
-    return text.startswith(PACKAGE) or os.sep in text or text.endswith(_FILES)
+def load_named(named: NamedNetwork) -> FeatureNetwork:
+    """The network that settings name, see :func:`load_feature_network`."""
+    return load_feature_network(named.weights or None, network=named.network)
 
 
 def _resnet(state: State, origin: str, wanted: str) -> FeatureNetwork:

@@ -19,8 +19,8 @@ from nds_plugin.errors import NDSError, did_you_mean
 from nds_plugin.extras import needed_for
 from nds_plugin.images.checkpoint_forms import State, read_forms
 from nds_plugin.images.input_form import INTERPOLATIONS, InputForm
+from nds_plugin.images.named_network import PACKAGE
 
-PACKAGE = "package:"
 # Weights that the Python package index ships: name -> (timm's network, distribution, pattern of the file in it).
 # Another implementation's names, in the same order and with the same shapes as timm's.
 PACKAGES = {

@@ -25,7 +25,9 @@ from nds_plugin.experts.manifest import SHARED
 from nds_plugin.experts.scores import KIND as SCORES_KIND
 from nds_plugin.experts.scores import Scores
 from nds_plugin.experts.scoring import score_experts
+from nds_plugin.experts.settings import HeadConfig
 from nds_plugin.experts.train_experts import experts_key, is_complete, train_cluster_experts, write_manifest
+from nds_plugin.experts.train_heads import heads_key, train_heads
 from nds_plugin.files.artifacts import atomic_write, content_hash
 from nds_plugin.pipeline.host import Host, agreed
 from nds_plugin.pipeline.selection_log import log_selection, warn_if_indistinct
@@ -42,7 +44,7 @@ from nds_plugin.selection.selection import Selection
 from nds_plugin.selection.selectors import ImageSelector, Need
 from nds_plugin.selection.selectors.base import Evidence, weigh_images
 from nds_plugin.selection.selectors.gate_network import score_gate, train_gate
-from nds_plugin.selection.selectors.gate_set import Gate
+from nds_plugin.selection.selectors.gate_set import CENTROIDS, Gate
 from nds_plugin.selection.selectors.target import target_features
 from nds_plugin.selection.weights import image_probabilities
 from nds_plugin.source.index import SourceIndex
@@ -128,6 +130,8 @@ class SelectionSteps:
 
     def weigh(self) -> Weighed:
         """All that comes before the draw: what the selector knows of clusters or single images."""
+        if self.settings.selector.needs and self.host.rank == 0:
+            self.source.check_networks()
         index = self.source.index()
         self._check_sizes(index)
         selector = self.settings.selector
@@ -187,6 +191,8 @@ class SelectionSteps:
 
     def _experts(self, index: SourceIndex, partition: Partition) -> ExpertSet:
         config = self.settings.experts
+        if isinstance(config, HeadConfig):
+            return self._heads(index, partition, config)
         key = experts_key(index, partition, config)
         folder = self.folder / f"experts-{key[:10]}"
         self.work.paths["experts"] = str(folder)
@@ -212,19 +218,32 @@ class SelectionSteps:
             self.host.barrier()
         return ExpertSet.load(folder)
 
+    def _heads(self, index: SourceIndex, partition: Partition, config: HeadConfig) -> ExpertSet:
+        """Head experts, by the main process alone: one pass of features and small fits."""
+        key = agreed(self.host, lambda: heads_key(index, partition, self.source.named(config), config))
+
+        def make(folder: Path) -> None:
+            network = self.source.named(config)
+            train_heads(index, partition, network, config, folder, device=self.device)
+
+        return ExpertSet.load(self.work.subfolder("experts", key, make))
+
     def _gate(self, index: SourceIndex, partition: Partition) -> Gate:
-        config = self.settings.gate
-        key = content_hash(["gate", self.source.features_key(index), partition.hash, config.identity()])
+        """The gate, or the centroids in its form."""
+        by_centroids = Need.CENTROIDS in self.settings.selector.needs
+        config = None if by_centroids else self.settings.gate
+        made_by = config.identity() if config else CENTROIDS
+        key = content_hash(["gate", self.source.features_key(index), partition.hash, made_by])
 
         def make(folder: Path) -> None:
             network, features = self.source.feature_network(index), self.source.features(index)
             train_gate(index, partition, network, features, self.settings.experts.crop_size, config, folder)
 
-        return Gate.load(self.work.subfolder("gate", key, make))
+        return Gate.load(self.work.subfolder("centroids" if by_centroids else "gate", key, make))
 
     def _scores(self, index: SourceIndex, partition: Partition) -> Scores:
         target = agreed(self.host, lambda: self.target.hash)
-        if Need.GATE in self.settings.selector.needs:
+        if self.settings.selector.needs & (Need.GATE | Need.CENTROIDS):
             gate = self._gate(index, partition)
             where = self.settings.target
             key = content_hash([SCORES_KIND, gate.hash, target, *where.identity().values()])

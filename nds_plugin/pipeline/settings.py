@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from nds_plugin.errors import NDSError, unknown_name
-from nds_plugin.experts.settings import ExpertConfig, ScoringConfig
+from nds_plugin.experts.settings import ExpertConfig, HeadConfig, ScoringConfig
+from nds_plugin.images.named_network import NamedNetwork
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.drawing import check_budget
-from nds_plugin.selection.selectors import Selector
+from nds_plugin.selection.selectors import Need, Selector
 from nds_plugin.selection.selectors.base import TargetConfig
 from nds_plugin.selection.selectors.gate import GateConfig
 from nds_plugin.source.objects import UNITS, ObjectConfig
@@ -31,8 +31,7 @@ class PipelineSettings:
         selection: selector with its settings, mode, budget, seed.
         unit: what is clustered, scored and compared, one of ``UNITS``.
         partition: of the source.
-        weights: checkpoint of the network that gives the features; empty for the shared network.
-        experts: their training; its crop size and workers are those of the features, too.
+        experts: their kind and training; crop size and workers are those of the features, too.
         scoring: of the experts, by the client.
         target: which of the client's images a gate or an image selector looks at.
         objects: which objects stand for an image, with ``unit="object"``.
@@ -49,8 +48,7 @@ class PipelineSettings:
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     unit: str = UNITS[0]
     partition: PartitionConfig = field(default_factory=PartitionConfig)
-    weights: str = ""
-    experts: ExpertConfig = field(default_factory=ExpertConfig)
+    experts: ExpertConfig | HeadConfig = field(default_factory=ExpertConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
     objects: ObjectConfig = field(default_factory=ObjectConfig)
@@ -68,7 +66,7 @@ class PipelineSettings:
         if self.selection.needs_budget:
             check_budget(self.selection.count, self.selection.share)
         if self.selector.needs:
-            self._check_feature_network()
+            self._check_networks()
         self.selector.check_sources(self.sources)
 
     @property
@@ -86,11 +84,25 @@ class PipelineSettings:
         """Whether the selector works on object crops; those that look at no image have no unit."""
         return self.unit == OBJECT and bool(self.selector.needs)
 
-    def _check_feature_network(self) -> None:
-        if not self.weights and not self.experts.shared_steps:
+    @property
+    def feature_network(self) -> NamedNetwork | None:
+        """Whose features are compared: the partition's own network, else that of head experts; None: the shared one."""
+        if self.partition.is_named:
+            return self.partition
+        return self.experts if isinstance(self.experts, HeadConfig) else None
+
+    def _check_networks(self) -> None:
+        experts = self.experts
+        if isinstance(experts, HeadConfig):
+            if not experts.is_named and (Need.EXPERTS in self.selector.needs or not self.partition.is_named):
+                raise NDSError(
+                    "NDS.EXPERTS.KIND head needs NDS.EXPERTS.NETWORK, the frozen network that the heads stand on, such "
+                    "as package:efficientnet-lite0."
+                )
+            experts.check_file("NDS.EXPERTS")
+        elif not self.partition.is_named and not experts.shared_steps:
             raise NDSError(
-                "no network for the features of the partition: set NDS.PARTITION.WEIGHTS to a checkpoint, or "
+                "no network for the features of the partition: name one by NDS.PARTITION.NETWORK or .WEIGHTS, or set "
                 "NDS.EXPERTS.SHARED_STEPS to 1 or more to train one."
             )
-        if self.weights and not Path(self.weights).is_file():
-            raise NDSError(f"NDS.PARTITION.WEIGHTS: no such file: {self.weights}.")
+        self.partition.check_file("NDS.PARTITION")

@@ -13,15 +13,17 @@ import torch
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import load_network
 from nds_plugin.experts.manifest import SHARED
+from nds_plugin.experts.settings import ExpertConfig, HeadConfig
 from nds_plugin.experts.train_experts import prepare_shared
 from nds_plugin.files.artifacts import content_hash, file_hash
-from nds_plugin.images.backbones import FeatureNetwork, load_feature_network
+from nds_plugin.images.backbones import FeatureNetwork, load_feature_network, load_named
+from nds_plugin.images.named_network import NamedNetwork, names_weights
 from nds_plugin.pipeline.host import Host, agreed
 from nds_plugin.pipeline.settings import PipelineSettings
 from nds_plugin.pipeline.units import image_index, object_index
 from nds_plugin.pipeline.work_folder import WorkFolder
 from nds_plugin.selection.selectors.base import Features
-from nds_plugin.source.features import extract_features
+from nds_plugin.source.features import extract_features, network_hash
 from nds_plugin.source.folder import check_files
 from nds_plugin.source.index import KIND as INDEX_KIND
 from nds_plugin.source.index import SourceIndex
@@ -53,6 +55,7 @@ class SourceSteps:
         self.host = host
         self.work = work
         self.device = device
+        self._loaded: dict[tuple[str, str], FeatureNetwork] = {}
 
     def index(self) -> SourceIndex:
         """The images of the source."""
@@ -94,8 +97,28 @@ class SourceSteps:
 
         return SourceIndex.load(self.work.artefact("objects", INDEX_KIND, key, ".parquet", make))
 
+    def named(self, network: NamedNetwork) -> FeatureNetwork:
+        """A network that the settings name, loaded once."""
+        name = (network.network, network.weights)
+        if name not in self._loaded:
+            self._loaded[name] = load_named(network)
+        return self._loaded[name]
+
+    def check_networks(self) -> None:
+        """Load what the settings name, so that a mistake is told before any work; of one process."""
+        experts = self.settings.experts
+        heads_on = experts if isinstance(experts, HeadConfig) and experts.is_named else None
+        for network in (self.settings.feature_network, heads_on):
+            if network:
+                self.named(network).dimension(experts.crop_size)
+
+    def _shared_config(self) -> ExpertConfig:
+        config = self.settings.experts
+        assert isinstance(config, ExpertConfig), "head experts have no shared network"
+        return config
+
     def _shared_folder(self, index: SourceIndex) -> Path:
-        identity = self.settings.experts.shared_identity()
+        identity = self._shared_config().shared_identity()
         return self.work.folder / f"shared-{content_hash([index.hash, identity])[:10]}"
 
     def shared(self, index: SourceIndex) -> Path:
@@ -103,25 +126,31 @@ class SourceSteps:
         folder = self._shared_folder(index)
         if self.host.rank == 0:
             with self.work.timed("shared"):
-                prepare_shared(index, self.settings.experts, folder, device=self.device)
+                prepare_shared(index, self._shared_config(), folder, device=self.device)
         self.host.barrier()
         return folder
 
     def features_key(self, index: SourceIndex) -> str:
-        """Hash of what the features are made from; the network's training, not yet its weights."""
-        weights, experts = self.settings.weights, self.settings.experts
-        network: Any = file_hash(weights) if weights else experts.shared_identity()
-        return content_hash(["features", index.hash, network, experts.crop_size])
+        """Hash of what the features are made from; of the shared network its training, not yet its weights."""
+        found: Any
+        network = self.settings.feature_network
+        if network is None:
+            found = self._shared_config().shared_identity()
+        elif network.file and (not network.network or names_weights(network.network)):
+            found = file_hash(network.file)  # of a ResNet, which follows from its weights
+        else:
+            found = network_hash(self.named(network))
+        return content_hash(["features", index.hash, found, self.settings.experts.crop_size])
 
     def prepare_features(self, index: SourceIndex) -> None:
         """Train the shared network where the features need it; all processes together."""
-        if not self.settings.weights:
+        if self.settings.feature_network is None:
             self.shared(index)
 
     def feature_network(self, index: SourceIndex) -> FeatureNetwork:
         """The network of the features, of one process; the shared one must be there."""
-        if self.settings.weights:
-            return load_feature_network(self.settings.weights)
+        if self.settings.feature_network:
+            return self.named(self.settings.feature_network)
         state = load_network(self._shared_folder(index) / SHARED).state_dict()
         return load_feature_network(None, shared_state=state)
 

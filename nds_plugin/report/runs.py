@@ -129,6 +129,13 @@ def selection_parts(run: Mapping[str, Any], path: Path, seed: int) -> dict[str, 
     }
 
 
+def _weights_from(selection: Mapping[str, Any]) -> str:
+    """How w comes from z; the end of a sentence."""
+    if _softmax_keys(selection):
+        return "softmax(z / T) of z as it is scaled."
+    return "z itself." if selection.get("gate_draw") == "plain" else "z, with a little for all images alike."
+
+
 def _softmax_keys(selection: Mapping[str, Any]) -> tuple[str, ...]:
     """The settings of the softmax, where the draw went through one."""
     name = str(selection.get("selector"))
@@ -204,8 +211,7 @@ def _score_pictures(selection: Mapping[str, Any], folder: Path, seed: int) -> li
     weights = {
         "path": str(bars),
         "title": "Scores and weights",
-        "caption": "z with its standard error, and w, which is "
-        + ("z itself." if selection.get("gate_draw") == "plain" else "softmax(z / T) of z as it is scaled."),
+        "caption": "z with its standard error, and w, which is " + _weights_from(selection),
     }
     index, partition = (selection["artefacts"][name] for name in ("index", "partition"))
     if not (os.path.exists(index) and os.path.exists(partition)):

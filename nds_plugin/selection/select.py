@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from nds_plugin.errors import NDSError
-from nds_plugin.experts.scores import GATE_METRIC, Scores
+from nds_plugin.experts.scores import GATE_METRIC, METRICS, SHARE_METRIC, Scores
 from nds_plugin.images.cost import Cost
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.drawing import draw_by_probability, draw_subset, resolve_budget
@@ -183,7 +183,7 @@ def by_image(selector: Selector | type[Selector]) -> bool:
 
 def needs_scores(selector: Selector | type[Selector]) -> bool:
     """Whether a selector weighs by the K numbers that a client sends."""
-    return bool(selector.needs & (Need.EXPERTS | Need.GATE))
+    return bool(selector.needs & (Need.EXPERTS | Need.GATE | Need.CENTROIDS))
 
 
 def selector_weights(
@@ -198,12 +198,10 @@ def selector_weights(
         raise NDSError(f"the {selector.name} selector weighs images, not clusters: weigh them first.")
     if not needs_scores(selector):
         return selector.cluster_weights(None, sizes)
-    by_gate = Need.GATE in selector.needs
+    (scorer, expected), metrics = _scorer(selector)
     if scores is None:
-        scorer = "the gate" if by_gate else "the experts"
         raise NDSError(f"the {selector.name} selector needs the client's scores: score {scorer} first.")
-    if (scores.metric == GATE_METRIC) != by_gate:
-        expected = "a gate" if by_gate else "experts"
+    if scores.metric not in metrics:
         raise NDSError(
             f"the {selector.name} selector needs scores of {expected}, these are of metric {scores.metric}."
         )
@@ -213,6 +211,15 @@ def selector_weights(
             "score the expert set that belongs to this partition."
         )
     return selector.cluster_weights(np.asarray(scores.z, dtype=np.float64), sizes)
+
+
+def _scorer(selector: Selector | type[Selector]) -> tuple[tuple[str, str], tuple[str, ...]]:
+    """What a selector's numbers come from, in words, and their metrics."""
+    if Need.GATE in selector.needs:
+        return ("the gate", "a gate"), (GATE_METRIC,)
+    if Need.CENTROIDS in selector.needs:
+        return ("the centroids", "centroids"), (SHARE_METRIC,)
+    return ("the experts", "experts"), METRICS
 
 
 def _rows(

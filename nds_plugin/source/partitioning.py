@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import content_hash
-from nds_plugin.settings import Settings, setting
+from nds_plugin.images.named_network import NAMES, NamedNetwork
+from nds_plugin.settings import setting
 from nds_plugin.source import clustering
 from nds_plugin.source.index import NO_LABEL, SourceIndex
 from nds_plugin.source.partition import KIND, NO_CLUSTER, Partition
@@ -23,11 +24,17 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class PartitionConfig(Settings):
-    """How a source is cut."""
+class PartitionConfig(NamedNetwork):
+    """By which features a source is cut, and how."""
 
     what: ClassVar[str] = "partition"
 
+    network: str = setting(
+        "",
+        f"of the features: {NAMES}; where neither network nor weights are given, that of head experts, else the "
+        "shared rotation network",
+        decides=False,
+    )
     method: str = setting(
         "kmeans",
         "kmeans on the images' features (the paper's unsupervised partition), or superclass: kmeans on each "

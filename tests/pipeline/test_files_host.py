@@ -114,7 +114,10 @@ def test_a_name_that_files_do_not_have_is_asked_of_the_framework(tiny_datasets: 
             {"selection": SelectionConfig(NearestNeighbours, count=5)},
             "give the selector knn with its settings",
         ),
-        ({"weights": "nowhere.pth"}, r"NDS\.PARTITION\.WEIGHTS: no such file: nowhere\.pth"),
+        (
+            {"partition": PartitionConfig(weights="nowhere.pth")},
+            r"NDS\.PARTITION\.WEIGHTS: no such file: nowhere\.pth",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changes: dict[str, object], message: str) -> None:

@@ -9,6 +9,9 @@ from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
 from nds_plugin.d2.config.nodes import add_nds_config
+from nds_plugin.d2.config.settings_nodes import config_keys
+from nds_plugin.experts.manifest import NETWORK
+from nds_plugin.experts.settings import EXPERT_CONFIGS
 from nds_plugin.files.artifacts import content_hash, plain
 from nds_plugin.selection.selectors import SELECTORS
 
@@ -23,6 +26,9 @@ TRAINED = ("OPTIMIZER", "LABEL_SPACES")
 # All that selectors without networks read of cfg.NDS: the experts' settings do not make their runs other ones.
 _PLAIN_KEYS = ("SELECTOR", "TARGET", *TRAINED)
 _DRAWN_KEYS = (*_PLAIN_KEYS, "MODE", "BUDGET", "SOURCE", "PRETRAIN", "TRANSFER")
+# Settings that came after cells had been kept, and what all of those were run with: it decides nothing, or
+# finished cells would be run again. Another default would not change this value.
+_CAME_LATER = {"NDS.EXPERTS.KIND": NETWORK, "NDS.PARTITION.NETWORK": ""}
 
 
 def config_hash(cfg: CN) -> str:
@@ -39,10 +45,13 @@ def deciding_settings(cfg: CN) -> dict[str, Any]:
     selector = cfg.NDS.SELECTOR
     only = _keys_of(selector)
     foreign = [name.upper() for name in SELECTORS if name != selector]
+    unread = _of_other_experts(cfg.NDS.EXPERTS.KIND)
     defaults = _defaults()
 
     def decides(name: str, value: Any) -> bool:
         if any(name == n or name.startswith(f"{n}.") for n in _NOT_OF_THE_ROW):
+            return False
+        if name in unread or (name in _CAME_LATER and _CAME_LATER[name] == value):
             return False
         if not name.startswith("NDS."):
             return bool(defaults.get(name) != value)
@@ -50,6 +59,15 @@ def deciding_settings(cfg: CN) -> dict[str, Any]:
         return node not in foreign if only is None else node in only
 
     return {name: value for name, value in _flat(cfg).items() if decides(name, value)}
+
+
+def _of_other_experts(kind: str) -> set[str]:
+    """The keys that only experts of other kinds read."""
+    keys = {
+        name: {f"NDS.{key}" for key, _ in config_keys("EXPERTS", cls)} for name, cls in EXPERT_CONFIGS.items()
+    }
+    others = {key for name in keys.keys() - {kind} for key in keys[name]}
+    return others - keys.get(kind, others)
 
 
 def concerns_every_row(name: str) -> bool:

@@ -54,9 +54,6 @@ def add_nds_config(cfg: CN) -> None:
     cfg.NDS.TARGET.DATASETS = ()
     cfg.NDS.TARGET.NUM_IMAGES = 0
 
-    # Checkpoint of the network that gives the partition's features; the shared rotation network when empty.
-    cfg.NDS.PARTITION.WEIGHTS = ""
-
     # What differs in pretraining: any of Detectron2's own nodes, merged over the config.
     cfg.NDS.PRETRAIN = CN(new_allowed=True)
     # The same for the selector full, over PRETRAIN, whose schedule is that of the budget. load_config

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode as CN
 
 from nds_plugin.d2.config.settings_nodes import read_settings
-from nds_plugin.experts.settings import ExpertConfig, ScoringConfig
+from nds_plugin.experts.settings import EXPERT_CONFIGS, ExpertConfig, ExpertKind, HeadConfig, ScoringConfig
 from nds_plugin.pipeline.settings import OBJECT, PipelineSettings
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import needs_scores
@@ -36,11 +36,8 @@ def pipeline_settings(cfg: CN, targets: Sequence[str]) -> PipelineSettings:
         targets=tuple(targets),
         selection=selection,
         unit=nds.UNIT,
-        partition=read_settings(PartitionConfig, nds, "PARTITION")
-        if Need.CLUSTERS in needs
-        else PartitionConfig(),
-        weights=nds.PARTITION.WEIGHTS,
-        experts=read_settings(ExpertConfig, nds, "EXPERTS", num_workers=workers) if needs else ExpertConfig(),
+        partition=read_settings(PartitionConfig, nds, "PARTITION") if needs else PartitionConfig(),
+        experts=expert_config(cfg) if needs else ExpertConfig(),
         scoring=read_settings(ScoringConfig, nds, "SCORING", num_workers=workers)
         if needs_scores(selection.selector)
         else ScoringConfig(),
@@ -52,6 +49,12 @@ def pipeline_settings(cfg: CN, targets: Sequence[str]) -> PipelineSettings:
         annotated_only=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         max_unreadable=nds.LOADER.MAX_UNREADABLE,
     )
+
+
+def expert_config(cfg: CN) -> ExpertConfig | HeadConfig:
+    """The experts of ``NDS.EXPERTS.KIND``."""
+    kind = read_settings(ExpertKind, cfg.NDS, "EXPERTS").kind
+    return read_settings(EXPERT_CONFIGS[kind], cfg.NDS, "EXPERTS", num_workers=cfg.DATALOADER.NUM_WORKERS)
 
 
 def selection_config(cfg: CN) -> SelectionConfig:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from detectron2.config import CfgNode as CN
 
-from nds_plugin.experts.settings import ExpertConfig, ScoringConfig
+from nds_plugin.experts.settings import ExpertConfig, ExpertKind, HeadConfig, ScoringConfig
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.settings import Setting, Settings, from_plain, settings_of, to_plain
@@ -21,7 +21,9 @@ def nodes() -> Iterator[tuple[str, type[Settings]]]:
     """Node below ``cfg.NDS``, and whose settings it holds; keys that steps share lie in ``cfg.NDS`` itself."""
     yield "", SelectionConfig
     yield "PARTITION", PartitionConfig
+    yield "EXPERTS", ExpertKind
     yield "EXPERTS", ExpertConfig
+    yield "EXPERTS", HeadConfig
     yield "SCORING", ScoringConfig
     yield "OBJECTS", ObjectConfig
     for name, selector in SELECTORS.items():

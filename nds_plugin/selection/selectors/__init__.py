@@ -4,7 +4,15 @@ An outside package adds its own by ``@SELECTORS.register`` and names the module 
 ``nds_plugin.selectors`` (docs/selectors.md).
 """
 
-from nds_plugin.selection.selectors import domain_classifier, gate, knn, nds, oracle, uniform  # noqa: F401  (register)
+from nds_plugin.selection.selectors import (  # noqa: F401  (register)
+    domain_classifier,
+    gate,
+    histogram,
+    knn,
+    nds,
+    oracle,
+    uniform,
+)
 from nds_plugin.selection.selectors.base import SELECTORS, ClusterSelector, ImageSelector, Need, Selector
 
 __all__ = ["SELECTORS", "ClusterSelector", "ImageSelector", "Need", "Selector"]

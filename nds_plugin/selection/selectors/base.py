@@ -110,6 +110,7 @@ class Need(enum.Flag):
     CLUSTERS = enum.auto()  # the partition of the source
     EXPERTS = enum.auto()  # z of the experts
     GATE = enum.auto()  # z of the gate
+    CENTROIDS = enum.auto()  # z by nearest centroid
     FEATURES = enum.auto()  # features of the source's images
     TARGET = enum.auto()  # features of the client's images, by the same network
 

@@ -14,14 +14,15 @@ import numpy.typing as npt
 import torch
 
 from nds_plugin.errors import NDSError
-from nds_plugin.experts.scores import GATE_METRIC, Scores
+from nds_plugin.experts.scores import GATE_METRIC, SHARE_METRIC, Scores
 from nds_plugin.files.artifacts import content_hash
 from nds_plugin.images.backbones import FeatureNetwork
-from nds_plugin.images.linear import fit_linear
+from nds_plugin.images.linear import LinearClassifier, fit_linear
 from nds_plugin.selection.selectors.base import Features, TargetConfig
 from nds_plugin.selection.selectors.domain_classifier import FIT_IMAGES, identity_rank
 from nds_plugin.selection.selectors.gate import GateConfig
-from nds_plugin.selection.selectors.gate_set import KIND, Gate, gate_is_complete, write_gate
+from nds_plugin.selection.selectors.gate_set import CENTROIDS, KIND, Gate, gate_is_complete, write_gate
+from nds_plugin.selection.selectors.histogram import Histogram, centroids, nearest_logits, one_hot
 from nds_plugin.selection.selectors.target import target_features
 from nds_plugin.source.features import features_key
 from nds_plugin.source.index import SourceIndex
@@ -32,10 +33,15 @@ _CPU = torch.device("cpu")
 
 
 def gate_key(
-    index: SourceIndex, partition: Partition, network: FeatureNetwork, crop_size: int, config: GateConfig
+    index: SourceIndex,
+    partition: Partition,
+    network: FeatureNetwork,
+    crop_size: int,
+    config: GateConfig | None,
 ) -> str:
-    """Hash of everything a gate is made from."""
-    return content_hash([KIND, features_key(index, network, crop_size), partition.hash, config.identity()])
+    """Hash of everything a gate is made from; without a config, a gate of centroids."""
+    made_by = config.identity() if config else CENTROIDS
+    return content_hash([KIND, features_key(index, network, crop_size), partition.hash, made_by])
 
 
 def train_gate(
@@ -44,10 +50,10 @@ def train_gate(
     network: FeatureNetwork,
     features: Features,
     crop_size: int,
-    config: GateConfig,
+    config: GateConfig | None,
     out_dir: str | os.PathLike[str],
 ) -> Gate:
-    """Fit the classifier of clusters on the source's features and write the gate, unless it is there.
+    """Make the classifier of clusters from the source's features and write the gate, unless it is there.
 
     The classes keep the clusters' own frequencies: for a target drawn from the source like the
     source itself, z would be the clusters' shares.
@@ -56,7 +62,7 @@ def train_gate(
         index, partition: the source and its clusters; they must belong together.
         network, features: the network and its features of the index's images, in its order.
         crop_size: side of the crops that the features are of.
-        config: how.
+        config: how it is fitted; None for nearest centroids, with which there is nothing to fit.
         out_dir: the gate's folder.
 
     Raises:
@@ -71,7 +77,10 @@ def train_gate(
         return Gate.load(out_dir)
     rows = _rows_to_fit(index, partition, features.readable)
     targets = partition.cluster[rows].astype(np.int64)
-    classifier = fit_linear(features.values[rows], targets, partition.num_clusters, l2=config.l2)
+    if config:
+        classifier = fit_linear(features.values[rows], targets, partition.num_clusters, l2=config.l2)
+    else:
+        classifier = LinearClassifier(*nearest_logits(centroids(features, partition)))
     right = classifier.log_posterior(features.values[rows]).argmax(axis=1) == targets
     logger.info(
         "gate: %d clusters, %d images, training accuracy %.3f",
@@ -81,7 +90,7 @@ def train_gate(
     )
     facts = {
         "crop_size": crop_size, "partition": partition.hash, "index": index.hash, "sources": index.sources,
-        "config": config.identity(), "images": len(rows), "train_accuracy": round(float(right.mean()), 6),
+        "config": config.identity() if config else CENTROIDS, "images": len(rows), "train_accuracy": round(float(right.mean()), 6),
     }  # fmt: skip
     return write_gate(out_dir, key, network, classifier, facts)
 
@@ -100,7 +109,7 @@ def score_gate(
     config: TargetConfig | None = None,
     device: torch.device = _CPU,
 ) -> Scores:
-    """z_k, the mean posterior of cluster k over a client's images; the client runs this.
+    """z_k, the mean posterior of cluster k over a client's images, or by centroids their share; the client runs this.
 
     Args:
         gate: a loaded gate.
@@ -109,7 +118,7 @@ def score_gate(
         device: where the network runs.
 
     Returns:
-        Scores of metric ``posterior`` that sum to one.
+        Scores of metric ``posterior`` or ``share`` that sum to one.
 
     Raises:
         NDSError: no images, none that can be read, or a gate whose files are not in order.
@@ -123,6 +132,10 @@ def score_gate(
             f"gives {features.values.shape[1]}: make the gate again."
         )
     posterior = np.exp(classifier.log_posterior(features.usable))
+    metric, task = GATE_METRIC, "gate"
+    if gate.by_centroids:
+        posterior = one_hot(posterior.argmax(axis=1), gate.num_clusters)
+        metric, task = SHARE_METRIC, Histogram.name
     count = len(posterior)
     stderr = posterior.std(axis=0, ddof=1) / np.sqrt(count) if count > 1 else np.zeros(gate.num_clusters)
     values = {"z": posterior.mean(axis=0).tolist(), "stderr": stderr.tolist()}
@@ -131,7 +144,7 @@ def score_gate(
         "max_images": config.max_images, "seed": config.seed,
     }  # fmt: skip
     return Scores(
-        list(range(gate.num_clusters)), values["z"], values["stderr"], GATE_METRIC, count, gate.hash, "gate",
-        int((~features.readable).sum()), {GATE_METRIC: values, "computed": computed},
+        list(range(gate.num_clusters)), values["z"], values["stderr"], metric, count, gate.hash, task,
+        int((~features.readable).sum()), {metric: values, "computed": computed},
         gate.manifest["partition"], features.cost,
     )  # fmt: skip

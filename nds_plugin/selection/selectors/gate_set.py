@@ -22,6 +22,7 @@ KIND = "gate"
 MANIFEST = "manifest.json"
 NETWORK = "network.safetensors"
 CLASSIFIER = "classifier.safetensors"
+CENTROIDS = {"classifier": "centroids"}  # in the place of the settings of a gate that is fitted
 _FIELDS = {
     "hash": str, "arch": str, "crop_size": int, "resize_size": int, "partition": str, "index": str,
     "sources": list, "clusters": int, "config": dict, "files": dict,
@@ -39,6 +40,11 @@ class Gate:
     def hash(self) -> str:
         """Hash that scores carry, so that they are never used with another gate."""
         return str(self.manifest["hash"])
+
+    @property
+    def by_centroids(self) -> bool:
+        """Whether an image counts for the cluster of its nearest centroid alone, as the histogram wants it."""
+        return bool(self.manifest["config"] == CENTROIDS)
 
     @property
     def num_clusters(self) -> int:

@@ -34,7 +34,7 @@ TINY = [
         "('tiny_street_train',)",
     ),
 ]
-SELECTORS = ("nds", "gate", "knn", "domain_classifier", "oracle", "uniform")
+SELECTORS = ("nds", "gate", "histogram", "knn", "domain_classifier", "oracle", "uniform")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_costs_count_every_pass_of_every_network(work: Path) -> None:
     }
     # 8 images; four rotations each, three experts and the shared network.
     assert passes == {
-        "nds": 8 * 4 * 4, "gate": 8, "knn": 8, "domain_classifier": 8, "oracle": 0, "uniform": 0,
+        "nds": 8 * 4 * 4, "gate": 8, "histogram": 8, "knn": 8, "domain_classifier": 8, "oracle": 0, "uniform": 0,
     }  # fmt: skip
 
 

@@ -36,17 +36,23 @@ def start(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> Non
     tool(name).main()
 
 
+@pytest.mark.parametrize("selector", ["gate", "histogram"])
 def test_a_gate_goes_from_the_source_to_the_client_and_back_to_a_draw(
-    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    selector: str,
+    files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     source = ["--index", files / "index.parquet", "--partition", files / "partition.parquet"]
     network = ["--network", files / "shared.safetensors", "--crop-size", "32", "--num-workers", "0"]
-    start(monkeypatch, "train_gate", *source, *network, "--output", tmp_path / "gate")
+    named = ["--selector", selector]
+    start(monkeypatch, "train_gate", *source, *network, *named, "--output", tmp_path / "gate")
     client = ["--images", files / "photos", "--output", tmp_path / "scores.json", "--num-workers", "0"]
     start(monkeypatch, "score_gate", "--gate", tmp_path / "gate", *client)
     assert "12 images scored, 0 unreadable; 12 forward passes over 12 images" in capsys.readouterr().out
-    drawn = ["--selector", "gate", "--scores", tmp_path / "scores.json", "--images", "10"]
-    start(monkeypatch, "draw_subset", *source, *drawn, "--output", tmp_path / "drawn.parquet")
+    drawn = ["--scores", tmp_path / "scores.json", "--images", "10"]
+    start(monkeypatch, "draw_subset", *source, *named, *drawn, "--output", tmp_path / "drawn.parquet")
     sources = Selection.load(tmp_path / "drawn.parquet").column("source").to_pylist()
     assert sources.count("night") >= 7
     assert "the client's cost: 12 forward passes" in capsys.readouterr().out
@@ -90,6 +96,11 @@ def test_mistakes_are_one_line(files: Path, tmp_path: Path, user: User) -> None:
     assert "the knn selector needs weights of the source's images" in line
     line = user.fails("draw_subset", *index, "--selector", "gate", "--images", "3", *out)
     assert "--selector gate draws by clusters: give the source's --partition" in line
+    source = [*index, "--partition", files / "partition.parquet"]
+    line = user.fails("train_gate", *source, "--l2", "1.0", "--selector", "histogram", *out, "--network", "x")
+    assert "--l2 does nothing for the selector histogram" in line
+    line = user.fails("train_gate", *source, *out)
+    assert "give the network whose features the gate looks at by --network" in line
     line = user.fails("score_gate", "--gate", tmp_path, "--images", files / "photos", *out)
     assert "gate file not found" in line
     line = user.fails(

@@ -1,0 +1,63 @@
+"""A frozen network by name, as the settings of a step; without torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from nds_plugin.errors import NDSError
+from nds_plugin.settings import Settings, setting
+
+PACKAGE = "package:"
+NAMES = (
+    "a file of a ResNet (shared.safetensors, too), package:efficientnet-lite0, or timm's name of a network"
+)
+_FILES = (".pth", ".pkl", ".safetensors", ".pt", ".ckpt", ".tar", ".pyth", ".bin")
+_WEIGHTS = (
+    "the network's weights: a file (of a ResNet, where no network is named) or package:efficientnet-lite0; a name of "
+    "timm's without them takes those of timm's hub"
+)
+
+
+def names_weights(text: str) -> bool:
+    """Whether a network's name stands for weights, from which the network follows."""
+    return text.startswith(PACKAGE) or os.sep in text or text.endswith(_FILES)
+
+
+@dataclass(frozen=True)
+class NamedNetwork(Settings):
+    """Which network looks at images.
+
+    What is made from its features has the weights themselves in its key, not how they are called.
+    """
+
+    what: ClassVar[str] = "network"
+
+    network: str = setting("", NAMES, decides=False)
+    weights: str = setting("", _WEIGHTS, decides=False)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether there is one."""
+        return bool(self.network or self.weights)
+
+    @property
+    def file(self) -> str:
+        """The file of the weights; empty where they are of a package or of timm's hub."""
+        found = self.weights or (self.network if names_weights(self.network) else "")
+        return "" if found.startswith(PACKAGE) else found
+
+    def check_file(self, node: str) -> None:
+        """See that the file of the weights is there.
+
+        Args:
+            node: of the config that names it, as an error calls it.
+
+        Raises:
+            NDSError: it is not.
+        """
+        if self.file and not Path(self.file).is_file():
+            key = "WEIGHTS" if self.weights else "NETWORK"
+            raise NDSError(f"{node}.{key}: no such file: {self.file}.")
