@@ -18,10 +18,15 @@ from nds_plugin.selection.selectors import SELECTORS, Need
 _TARGET_IMAGES = 2975  # Cityscapes' training images, where the config takes all
 
 
-def cell_overrides(cell: Cell, output: Path, extra: Sequence[str] = ()) -> list[str]:
+def cell_overrides(
+    cell: Cell, output: Path, extra: Sequence[str] = (), *, own_experts: bool = False
+) -> list[str]:
     """``KEY VALUE`` pairs that make a row's config that of a cell under the grid's folder ``output``."""
+    seeds = ["SEED", "NDS.SEED"]
+    if own_experts:
+        seeds += ["NDS.PARTITION.SEED", "NDS.EXPERTS.SEED"]
     return [
-        *("SEED", str(cell.seed), "NDS.SEED", str(cell.seed)),
+        *(word for key in seeds for word in (key, str(cell.seed))),
         *("OUTPUT_DIR", str(output / cell.name), "NDS.WORK_DIR", str(output / "nds")),
         *extra,
     ]

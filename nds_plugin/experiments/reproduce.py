@@ -93,7 +93,9 @@ class Reproduction:
     def _job(self, cell: Cell) -> Job:
         command = [*_TRAIN, "--config-file", cell.row.base]
         command += ["--num-gpus", str(self._processes)] if self._processes > 1 else []
-        command += [*cell.row.overrides, *cell_overrides(cell, self.output, self._overrides)]
+        own = self.grid.own_experts
+        command += cell.row.overrides
+        command += cell_overrides(cell, self.output, self._overrides, own_experts=own)
         return Job(cell, self.output / cell.name, tuple(command), self.hashes[cell.row.identity])
 
     def plan(self, jobs: int = 1, keep_checkpoints: bool = False) -> str:

@@ -98,6 +98,7 @@ class Grid:
         test_images: of each client.
         digits: decimals of the table.
         from_random: training starts from random weights, not from those of ImageNet.
+        own_experts: each seed has a partition and experts of its own.
         kept: the file below docs/ in which a checkout keeps the finished cells; none when empty.
     """
 
@@ -110,6 +111,7 @@ class Grid:
     test_images: dict[str, int]
     digits: int = 1
     from_random: bool = False
+    own_experts: bool = False
     kept: str = ""
 
     @property
@@ -154,14 +156,17 @@ def _paper_rows(
     return (Row(client, "none", 0, "none", base), *drawn, Row(client, "full", full, "full", base))
 
 
-def _mini_rows(client: str, base: str, oracle: _Own) -> tuple[Row, ...]:
+_MINI = ("uniform", "nds", "gate", "knn", "domain_classifier")
+
+
+def _mini_rows(client: str, base: str, oracle: _Own, selectors: Sequence[str] = _MINI) -> tuple[Row, ...]:
     def row(selector: str, percent: int, own: _Own = ()) -> Row:
         return Row(client, selector, percent / 100, f"{client}_{selector}_{percent}", base, own)
 
     return (
         Row(client, "none", 0, f"{client}_none", base),
         *(row(selector, 10) for selector in ("uniform", "nds")),
-        *(row(selector, 20) for selector in ("uniform", "nds", "gate", "knn", "domain_classifier")),
+        *(row(selector, 20) for selector in selectors),
         row("oracle", 20, oracle),
         *(row(selector, 40) for selector in ("uniform", "nds")),
         Row(client, "full", 1, f"{client}_full", base),
@@ -185,6 +190,21 @@ _CITYSCAPES_ORACLE = (("NDS.ORACLE.SOURCES", _DRIVING),)
 # Picked by hand: photographs whose largest object is a person (440 images), and others to fill the budget.
 # The clothing datasets are no upper bound: see docs/benchmark.md, "Noise and room".
 _CCP_ORACLE = (("NDS.ORACLE.CLASSES", ("person", "Person")), ("NDS.ORACLE.REST", 0.001))
+
+_IMAGENET_ROWS = tuple(
+    row
+    for client, ending, oracle in (
+        ("cityscapes", "", _CITYSCAPES_ORACLE),
+        ("ccp_modanet13", "-ccp", _CCP_ORACLE),
+        ("dawn", "-dawn", _CITYSCAPES_ORACLE),
+    )
+    for row in _mini_rows(
+        client,
+        f"mini_imagenet/Base-mini-imagenet{ending}.yaml",
+        oracle,
+        ("uniform", "nds", "histogram", "gate", "knn", "domain_classifier"),
+    )
+)
 
 GRIDS = {
     "4": Grid(
@@ -225,15 +245,12 @@ GRIDS = {
         "Transfer to 100 images of a client by selecting from the joined photographs; CPU size, from ImageNet weights; "
         "classes by mask AP.",
         "source",
-        (
-            *_mini_rows("cityscapes", "mini_imagenet/Base-mini-imagenet.yaml", _CITYSCAPES_ORACLE),
-            *_mini_rows("ccp_modanet13", "mini_imagenet/Base-mini-imagenet-ccp.yaml", _CCP_ORACLE),
-            *_mini_rows("dawn", "mini_imagenet/Base-mini-imagenet-dawn.yaml", _CITYSCAPES_ORACLE),
-        ),
+        _IMAGENET_ROWS,
         (0, 1, 2),
         {"cityscapes": CITYSCAPES, "ccp_modanet13": CCP, "dawn": DAWN},
         {"cityscapes": 200, "ccp_modanet13": 120, "dawn": 100},
         digits=2,
+        own_experts=True,
         kept="benchmark_imagenet.json",
     ),
 }

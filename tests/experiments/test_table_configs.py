@@ -91,6 +91,17 @@ def test_the_hash_of_a_row_knows_neither_seed_nor_folder_nor_machine(tmp_path: P
         assert config_hash(row_config(row, change)) != plain
 
 
+def test_cells_have_experts_of_their_own_where_the_table_says_so(tmp_path: Path) -> None:
+    row = find_row("cityscapes_nds_20", "mini_imagenet")
+
+    def seeds(own: bool) -> tuple[int, int, int]:
+        nds = row_config(row, cell_overrides(Cell(row, 5), tmp_path, own_experts=own)).NDS
+        return (nds.SEED, nds.PARTITION.SEED, nds.EXPERTS.SEED)
+
+    assert seeds(own=True) == (5, 5, 5)
+    assert seeds(own=False) == (5, 0, 0)
+
+
 def test_a_setting_decides_also_where_it_is_the_default() -> None:
     """Or a new default would pass for the old one."""
     rows = {row.selector: deciding_settings(row_config(row)) for row in GRIDS["mini"].rows[:12]}
