@@ -169,3 +169,14 @@ def test_every_row_of_the_mini_table_trains_two_iterations(tmp_path: Path) -> No
     sources = row_config(rows[0]).NDS.SOURCE.DATASETS
     write_photographs(tmp_path, [name.removeprefix("nds_data_").removesuffix("_train") for name in sources])
     _check(_two_iterations(tmp_path, tmp_path / "out", rows), rows)
+
+
+@pytest.mark.slow
+def test_rows_from_imagenet_weights_train_two_iterations(tmp_path: Path) -> None:
+    """One of each client; dawn has boxes and no masks."""
+    pytest.importorskip("timm", reason="timm is not installed: pip install nds_plugin[timm]")
+    names = ("cityscapes_nds_20", "ccp_modanet13_none", "dawn_histogram_20")
+    rows = [find_row(name, "mini_imagenet") for name in names]
+    sources = row_config(rows[0]).NDS.SOURCE.DATASETS
+    write_photographs(tmp_path, [name.removeprefix("nds_data_").removesuffix("_train") for name in sources])
+    _check(_two_iterations(tmp_path, tmp_path / "out", rows), rows)

@@ -105,8 +105,8 @@ def write_cityscapes(root: Path, count: int = 4) -> None:
 
 
 def write_photographs(root: Path, sources: list[str], count: int = 6) -> None:
-    """``detection/NAME`` of the sources and of the two clients, as NDS_DATA holds them."""
-    from nds_plugin.experiments.spec import CCP
+    """``detection/NAME`` of the sources and of the three clients, as NDS_DATA holds them."""
+    from nds_plugin.experiments.spec import CCP, DAWN
 
     for name in sources:
         folder = root / "detection" / name
@@ -117,10 +117,15 @@ def write_photographs(root: Path, sources: list[str], count: int = 6) -> None:
             count,
             masks=name != "openimages",
         )
-    for name, labelling, classes in (("cityscapes", "", CLASSES), ("ccp", "_modanet13", CCP)):
+    for name, labelling, classes in (
+        ("cityscapes", "", CLASSES),
+        ("ccp", "_modanet13", CCP),
+        ("dawn", "", DAWN),
+    ):
         folder = root / "detection" / name
         for split in ("train", "val"):
-            _write(folder / "images", folder / f"{split}{labelling}.json", numbered(tuple(classes)), count)
+            document = folder / f"{split}{labelling}.json"
+            _write(folder / "images", document, numbered(tuple(classes)), count, masks=name != "dawn")
             if labelling:
                 (folder / f"{split}.json").write_text(
                     json.dumps(coco_document(["000000000001.jpg"], numbered(("other",))))
