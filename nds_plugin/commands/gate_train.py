@@ -29,10 +29,10 @@ from nds_plugin.selection.selectors.gate import GateConfig
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = documented_parser(__doc__, "gate train")
-    parser.add_argument("--index", required=True, help="index of the source (Parquet)")
-    parser.add_argument("--partition", required=True, help="partition of that index (Parquet)")
+    parser.add_argument("--index", required=True, help="index.parquet of the source")
+    parser.add_argument("--partition", required=True, help="partition.parquet of that index")
     add_network_arguments(parser, required=True)
-    parser.add_argument("--output", required=True, help="folder for the gate")
+    parser.add_argument("--output", required=True, help="folder to write the gate to")
     add_settings(parser, ExpertConfig, ("crop_size",))
     add_settings(parser, GateConfig)
     add_device_arguments(parser)

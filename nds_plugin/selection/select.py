@@ -91,7 +91,8 @@ def _select_images(
 ) -> Selection:
     if image_weights is None:
         raise NDSError(
-            f"the {config.selector.name} selector needs weights of the source's images: weigh them first."
+            f"the {config.selector.name} selector needs weights of the source's images: weigh them by nds weigh, and give the file "
+            "by --image-weights."
         )
     if image_weights.selector != config.selector.name:
         raise NDSError(
@@ -201,7 +202,9 @@ def selector_weights(
     by_gate = Need.GATE in selector.needs
     if scores is None:
         scorer = "the gate" if by_gate else "the experts"
-        raise NDSError(f"the {selector.name} selector needs the client's scores: score {scorer} first.")
+        raise NDSError(
+            f"the {selector.name} selector needs the client's scores: score {scorer} first, and give the file by --scores."
+        )
     if (scores.metric == GATE_METRIC) != by_gate:
         expected = "a gate" if by_gate else "experts"
         raise NDSError(

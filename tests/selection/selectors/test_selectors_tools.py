@@ -90,7 +90,7 @@ def test_mistakes_are_one_line(files: Path, tmp_path: Path, user: User) -> None:
     assert "the knn selector needs weights of the source's images" in line
     line = user.fails("draw_subset", *index, "--selector", "gate", "--images", "3", *out)
     assert "--selector gate draws by clusters: give the source's --partition" in line
-    line = user.fails("score_gate", "--gate", tmp_path, "--images", files / "photos", *out)
+    line = user.fails("score_gate", "--gate", tmp_path, "--images", files / "photos", "--output", "x.json")
     assert "gate file not found" in line
     line = user.fails(
         "draw_subset", *index, "--image-weights", files / "partition.parquet", *out, "--share", "0.5"
