@@ -55,7 +55,8 @@ def imports(name: str, inside_functions: bool = True) -> frozenset[str]:
             assert node.level == 0, f"{name} imports relatively"
             below = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {m for m in below if m.removeprefix("nds_plugin.") in modules()} or {node.module}
-        if inside_functions or not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        never_run = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if inside_functions or not (never_run or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))):
             stack += ast.iter_child_nodes(node)
     return frozenset(found)
 

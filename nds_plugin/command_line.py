@@ -9,14 +9,14 @@ import argparse
 import errno
 import logging
 import os
+import re
 import sys
-import types
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from nds_plugin import extras
-from nds_plugin.errors import CommandLineError, NDSError, one_line
+from nds_plugin.errors import CommandLineError, NDSError, did_you_mean, one_line
 from nds_plugin.files.artifacts import DISK_FULL
 from nds_plugin.settings import Settings, from_plain, settings_of, to_plain
 
@@ -64,8 +64,35 @@ def users_mistake(error: BaseException) -> str | None:
 class Parser(argparse.ArgumentParser):
     """A parser whose own mistakes, and those of its sub-commands, are told in one line."""
 
+    _given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does it, but what is unknown is an error at once: a sub-command knows its own options."""
+        self._given = sys.argv[1:] if args is None else list(args)
+        found, unknown = super().parse_known_args(self._given, namespace)
+        if unknown:
+            self.error(self._unrecognized(unknown))
+        return found, unknown
+
     def error(self, message: str) -> NoReturn:
-        raise CommandLineError(f"command line: {message}; {self.prog} --help lists the arguments.")
+        # A mistyped option often explains the missing one.
+        unknown = [text for text in self._given if self._is_unknown(text)] if "required" in message else []
+        also = f"{self._unrecognized(unknown)}; " if unknown else ""
+        end = "" if message.endswith("?") else ";"
+        raise CommandLineError(f"command line: {also}{message}{end} {self.prog} --help lists the arguments.")
+
+    def _unrecognized(self, arguments: Sequence[str]) -> str:
+        """The line of arguments that no option takes, with the nearest options."""
+        names = [text.partition("=")[0] for text in arguments if text.startswith("-")]
+        near = "".join(did_you_mean(name, self._option_string_actions) for name in names)
+        return f"unrecognized arguments: {' '.join(arguments)}{'.' if near else ''}{near}"
+
+    def _is_unknown(self, text: str) -> bool:
+        name = text.partition("=")[0]
+        looks_like_one = re.match("--?[A-Za-z]", name)
+        return bool(looks_like_one) and not any(
+            known.startswith(name) for known in self._option_string_actions
+        )
 
 
 def started_as(verb: str) -> str:
@@ -91,16 +118,6 @@ def documented_parser(doc: str | None, verb: str = "", more: str = "") -> Parser
         epilog=f"{rest.rstrip()}\n{more}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-
-
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line parsed by a parser that is not ours, such as Detectron2's; mistakes as by ours.
-
-    Raises:
-        NDSError: an unknown, missing or malformed argument.
-    """
-    parser.error = types.MethodType(Parser.error, parser)  # type: ignore[method-assign]
-    return parser.parse_args(argv)
 
 
 def add_settings(
@@ -146,20 +163,31 @@ def settings_from(args: argparse.Namespace, cls: type[S], **fixed: Any) -> S:
     Raises:
         NDSError: a value that its setting refuses.
     """
-    given = {
-        item.name: from_plain(item, getattr(args, item.name))
-        for item in settings_of(cls)
-        if getattr(args, item.name, None) is not None
-    }
+    given = {}
+    for item in settings_of(cls):
+        if getattr(args, item.name, None) is not None:
+            given[item.name] = from_plain(item, getattr(args, item.name))
+            item.check(given[item.name], item.flag)  # the class itself would name the field
     return cls(**{**given, **fixed})
+
+
+def file_to_write(path: str, ending: str, option: str = "--output") -> Path:
+    """The file that an option names.
+
+    Raises:
+        NDSError: it has another ending, by which other tools would not find or not read it.
+    """
+    if not path.endswith(ending):
+        raise CommandLineError(f"command line: {option} must end in {ending}, got {path!r}.")
+    return Path(path)
 
 
 def add_device_arguments(parser: argparse._ActionsContainer) -> None:
     """Add what reads images and where networks run."""
-    parser.add_argument("--num-workers", type=int, default=2, help="loader processes (default 2)")
+    parser.add_argument("--num-workers", type=int, default=2, help="processes that read images (default: 2)")
     add_device_argument(parser)
 
 
 def add_device_argument(parser: argparse._ActionsContainer) -> None:
     """Add where networks run."""
-    parser.add_argument("--device", default="", help="cpu, cuda, cuda:1; by default a GPU if there is one")
+    parser.add_argument("--device", default="", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")

@@ -57,11 +57,27 @@ class MissingPackageError(NDSError):
     code = "missing-package"
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
-    """The error for a name that no registry knows; lists the known ones, nearest first."""
+_FEW = 15  # names that a line can list
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], listing: str = "") -> UnknownNameError:
+    """The error for a name that no registry knows; lists the known ones, of many only the nearest.
+
+    Args:
+        kind: of the name, as the user calls it.
+        name: what was given.
+        known: all names.
+        listing: what lists them all where they are many, such as a command.
+    """
     names = sorted(known)
-    listed = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
-    return UnknownNameError(f"unknown {kind} {name!r}.{did_you_mean(name, names)} Known: {listed or 'none'}.")
+    if len(names) <= _FEW:
+        others = f"Known: {', '.join(names) or 'none'}."
+    elif listing:
+        others = f"{listing} lists all {len(names)}."
+    else:
+        near = get_close_matches(name, names, n=5, cutoff=0.0)
+        others = f"Known, the nearest first: {', '.join(near)}, ... ({len(names)} in all)."
+    return UnknownNameError(f"unknown {kind} {name!r}.{did_you_mean(name, names)} {others}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

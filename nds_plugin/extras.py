@@ -1,6 +1,6 @@
 """Optional packages: which extra of nds_plugin brings which, and the error where one is missing.
 
-May import: errors.
+May import: errors, files.
 """
 
 from __future__ import annotations
@@ -8,9 +8,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from nds_plugin import __version__
 from nds_plugin.errors import MissingPackageError
+from nds_plugin.files.installed import CHECKOUT
 
-_EXTRA = "python -m pip install 'nds_plugin[{}]'"
+# The package is on no index: an extra is installed from where the package itself came from.
+_EXTRA = (
+    f"python -m pip install './nds_plugin-{__version__}-py3-none-any.whl[{{}}]' in the folder of that wheel"
+    if CHECKOUT is None
+    else "python -m pip install -e '" + str(CHECKOUT).replace("{", "{{").replace("}", "}}") + "[{}]'"
+)
 # By the name that is imported. pyproject.toml has the extras with their versions.
 _COMMANDS = {
     **dict.fromkeys(("torch", "torchvision", "sklearn"), _EXTRA.format("experts")),

@@ -79,12 +79,12 @@ class Setting:
         ]
         return " and ".join(parts)
 
-    def check(self, value: Any, what: str) -> None:
+    def check(self, value: Any, called: str) -> None:
         """Refuse a value of another type or out of range.
 
         Args:
             value: the value.
-            what: the step, as errors call it.
+            called: how an error names the setting: as whoever gave the value knows it.
 
         Raises:
             NDSError: it is not what the setting may be.
@@ -93,14 +93,14 @@ class Setting:
             return
         if self.choices:
             if value not in self.choices:
-                raise unknown_name(f"{what} {self.name}", value, self.choices)
+                raise unknown_name(called, value, self.choices)
             return
         if not self._has_type(value) or not self._in_range(value):
             words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
             expected = self.range if self._has_type(value) and self.range else words.get(self.kind, "a list")
             of = " of " if self.least is not None else " "
             also = of + self.range if expected == words.get(self.kind) and self.range else ""
-            raise NDSError(f"{what} {self.name} must be {expected}{also}, got {value!r}.")
+            raise NDSError(f"{called} must be {expected}{also}, got {value!r}.")
 
     def _has_type(self, value: Any) -> bool:
         if self.kind is bool or isinstance(value, bool):
@@ -132,7 +132,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for item in settings_of(type(self)):
-            item.check(getattr(self, item.name), self.what)
+            item.check(getattr(self, item.name), f"{self.what} {item.name}")
 
     def identity(self) -> dict[str, Any]:
         """The settings on which what the step makes depends, by name."""
@@ -161,7 +161,10 @@ def from_mapping(cls: type[S], values: Mapping[str, Any], where: str) -> S:
     for name in values:
         if name not in known:
             raise NDSError(f"{where}: unknown setting {name!r}.{did_you_mean(str(name), known)}")
-    return cls(**{name: from_plain(known[name], value) for name, value in values.items()})
+    found = {name: from_plain(known[name], value) for name, value in values.items()}
+    for name, value in found.items():
+        known[name].check(value, f"{where}: {name}")  # the class itself would name the step
+    return cls(**found)
 
 
 def to_plain(item: Setting, value: Any) -> Any:

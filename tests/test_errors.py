@@ -47,3 +47,13 @@ def test_an_unknown_name_is_told_with_the_nearest_and_all_known_ones() -> None:
     assert isinstance(error, UnknownNameError)
     assert str(error) == "unknown fruit 'aple'. Did you mean 'apple'? Known: apple, pear."
     assert str(unknown_name("fruit", "x", [])) == "unknown fruit 'x'. Known: none."
+
+
+def test_of_many_known_names_the_line_has_the_nearest_and_says_what_lists_them_all() -> None:
+    many = ["apple", "apricot", *(f"berry{i}" for i in range(100))]
+    start = "unknown fruit 'aple'. Did you mean 'apple'?"
+    assert str(unknown_name("fruit", "aple", many, "ls")) == f"{start} ls lists all 102."
+    line = str(unknown_name("fruit", "aple", many))
+    assert line.startswith(f"{start} Known, the nearest first: apple, apricot, ")
+    assert line.endswith(", ... (102 in all).")
+    assert len(line) < 150

@@ -20,7 +20,7 @@ WITHOUT_TORCH = {
     "store": set(),
     "datasets": set(),
     "report": set(),
-    "commands": {"train", "tables", "partition"},
+    "commands": set(),
     "pipeline": {"source_steps", "selection_steps"},
     "images": {
         "networks",

@@ -17,10 +17,10 @@ from nds_plugin.report.runs import load_runs, results_table, write_runs_report
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = documented_parser(__doc__, "compare")
-    parser.add_argument("runs", nargs="+", help="OUTPUT_DIR of finished runs")
-    parser.add_argument("--output", required=True, help="path of the HTML page")
-    parser.add_argument("--title", default="")
-    parser.add_argument("--seed", type=int, default=0, help="of the images shown per cluster")
+    parser.add_argument("runs", nargs="+", help="folders of finished runs (their OUTPUT_DIR)")
+    parser.add_argument("--output", required=True, help="HTML page to write")
+    parser.add_argument("--title", default="", help="title of the page")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images that are shown")
     args = parser.parse_args(argv)
     runs = load_runs(args.runs)
     print(results_table({name: document["summary"] for name, document in runs.items()}))

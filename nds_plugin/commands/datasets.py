@@ -2,6 +2,7 @@
 
     nds datasets --check
     nds datasets --build coco voc2007 --jobs 8
+    nds datasets --list
 
 CPU-sized, one small dataset from elsewhere:
 
@@ -17,6 +18,7 @@ damaged.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import shutil
 import sys
 import textwrap
@@ -39,8 +41,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     names = textwrap.fill(f"Names: all, {known}, or one split of a dataset, as nds_coco_2017_val.", 100)
     parser = command_line.documented_parser(__doc__, "datasets", names)
     verbs = parser.add_mutually_exclusive_group(required=True)
-    verbs.add_argument("--check", nargs="*", metavar="NAME", help="look for datasets (default all)")
-    verbs.add_argument("--build", nargs="+", metavar="NAME", help="build the stores of datasets")
+    verbs.add_argument(
+        "--list", action="store_true", help="print the names of all datasets, those of Detectron2 too"
+    )
+    verbs.add_argument(
+        "--check",
+        nargs="*",
+        metavar="NAME",
+        help="say which datasets are there, and where they are looked for (default: all)",
+    )
+    verbs.add_argument("--build", nargs="+", metavar="NAME", help="build the annotation stores of datasets")
     parser.add_argument(
         "--root", metavar="DIR", help=f"folder of the datasets (default ${ROOT}, or datasets)"
     )
@@ -53,6 +63,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Check or build, and print what came out."""
     args = parse_arguments(argv)
+    if args.list:
+        print("\n".join(all_names()))
+        return
     root = datasets_root() if args.root is None else Path(args.root).expanduser()
     jobs = default_processes() if args.jobs is None else args.jobs
     if jobs < 1:
@@ -67,6 +80,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         run_check(args.check, root, width)
     else:
         run_build(args.build, root, jobs, width)
+
+
+def all_names() -> list[str]:
+    """Names of the paper's datasets, and of those that are registered with Detectron2 where it is installed."""
+    names = {split.name for dataset in DATASETS for split in dataset.splits}
+    if importlib.util.find_spec("detectron2") is not None:
+        import nds_plugin.d2  # noqa: F401  (registers ours)
+
+        # isort: split
+        from detectron2.data import DatasetCatalog
+
+        names |= set(DatasetCatalog.list())
+    return sorted(names)
 
 
 def run_check(names: Sequence[str], root: Path, width: int) -> None:

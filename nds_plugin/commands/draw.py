@@ -3,15 +3,18 @@
     nds draw --index index.parquet --partition partition.parquet \\
         --scores scores.json --images 23000 --name cityscapes_23k
 
-With --name the subset becomes the registered dataset ``nds_NAME`` (a file under
-$DETECTRON2_DATASETS/nds_selections), which Detectron2's own train_net.py can train on:
+The same number of images, drawn uniformly:
+
+    nds draw --index index.parquet --selector uniform --images 23000 --name uniform_23k
+
+--name NAME writes $DETECTRON2_DATASETS/nds_selections/NAME.parquet, which is from then on the dataset nds_NAME.
+Detectron2's own train_net.py can train on it:
 
     DETECTRON2_ENV_MODULE=nds_plugin.d2.env python train_net.py --config-file ... \\
         DATASETS.TRAIN "('nds_cityscapes_23k',)"
 
-For that the source must be made of datasets that Detectron2 knows by name
-(`nds partition --dataset`). With --mode stream, nds_NAME is the whole source with its probabilities, for
-DATALOADER.SAMPLER_TRAIN NDSTrainingSampler.
+For that, the source must be made of datasets that have a name (nds partition --dataset). With --mode stream,
+nds_NAME is the whole source with its probabilities, for DATALOADER.SAMPLER_TRAIN NDSTrainingSampler.
 
 At CPU size: --share 0.2 of any source, in seconds.
 """
@@ -25,9 +28,12 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from nds_plugin.command_line import add_settings, documented_parser, run, settings_from
+from nds_plugin.command_line import add_settings, documented_parser, file_to_write, run, settings_from
+from nds_plugin.commands.hosts import files_host
 from nds_plugin.commands.selector_options import add_selector_settings, refuse_foreign
-from nds_plugin.errors import NDSError
+from nds_plugin.datasets.label_space import unite
+from nds_plugin.datasets.public import selections_folder
+from nds_plugin.errors import MissingPackageError, NDSError
 from nds_plugin.experts.scores import Scores
 from nds_plugin.files.artifacts import content_hash
 from nds_plugin.images.cost import Cost
@@ -41,26 +47,38 @@ from nds_plugin.selection.tables import cluster_table, effective_numbers, source
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
 
+_BY_IMAGES = [name for name, selector in SELECTORS.items() if by_image(selector)]
 _BY_CLUSTERS = [name for name, selector in SELECTORS.items() if issubclass(selector, ClusterSelector)]
+
+
+def _names(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = documented_parser(__doc__, "draw")
     parser.add_argument("--index", required=True, help="index.parquet of the source")
-    parser.add_argument("--partition", help="partition.parquet of that index; needed by nds and gate")
-    parser.add_argument("--scores", help="the client's scores.json; needed by nds and gate")
-    parser.add_argument("--image-weights", help="what nds weigh wrote; needed by the other selectors")
-    parser.add_argument("--experts", help="folder of experts: refuse scores of any other expert set")
+    parser.add_argument("--partition", help="partition.parquet of that index; nds and gate need it")
+    parser.add_argument("--scores", help="the client's scores.json; nds and gate need it")
+    parser.add_argument("--image-weights", help=f"weights.parquet of nds weigh; {_names(_BY_IMAGES)} need it")
+    parser.add_argument("--experts", help="folder of the experts; makes sure that the scores are of these")
     budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--images", type=int, default=0, help="budget as a number of images")
-    budget.add_argument("--share", type=float, default=0.0, help="budget as a share of the source")
-    parser.add_argument("--selector", default=NDS.name, choices=list(SELECTORS))
+    budget.add_argument("--images", type=int, default=0, help="how many images to draw")
+    budget.add_argument(
+        "--share",
+        type=float,
+        default=0.0,
+        help="how many to draw, as a share of the source above 0 and up to 1",
+    )
+    parser.add_argument(
+        "--selector", default=NDS.name, choices=list(SELECTORS), help=f"what decides (default: {NDS.name})"
+    )
     add_settings(parser, SelectionConfig, ("mode",))
     add_selector_settings(parser, _BY_CLUSTERS)
     add_settings(parser, SelectionConfig, ("seed",))
     target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--output", help="path of the selection, a .parquet file")
-    target.add_argument("--name", help="register the selection as the dataset nds_NAME")
+    target.add_argument("--output", help="file to write, ending in .parquet")
+    target.add_argument("--name", help="write the selection as the dataset nds_NAME, see below")
     return parser.parse_args(argv)
 
 
@@ -79,11 +97,9 @@ def selection_config(args: argparse.Namespace) -> SelectionConfig:
 def output_path(args: argparse.Namespace) -> Path:
     """Where the selection goes."""
     if args.output:
-        return Path(args.output)
+        return file_to_write(args.output, ".parquet")
     if not args.name or args.name != os.path.basename(args.name):
         raise NDSError(f"--name must be a plain name, got {args.name!r}.")
-    from nds_plugin.d2.data.drawn_dataset import selections_folder
-
     return selections_folder() / f"{args.name}.parquet"
 
 
@@ -91,18 +107,18 @@ def describe_dataset(name: str, selection: Selection) -> str:
     """What a script that trains on the subset by name must know.
 
     Raises:
-        NDSError: a source that Detectron2 does not know by name, so that nothing could load its images.
+        NDSError: a source that has no name, so that nothing could load its images.
     """
-    from nds_plugin.d2.data.drawn_dataset import selection_label_space
-    from nds_plugin.d2.data.registration import check_registered
-
+    host = files_host()
     try:
-        check_registered(selection.sources)
+        datasets = [host.dataset(source) for source in selection.sources]
+    except MissingPackageError:
+        raise
     except NDSError as error:
         raise NDSError(
             f"--name needs sources that were given by --dataset; write this selection by --output instead ({error})"
         ) from None
-    space = selection_label_space(selection.sources)
+    space = unite([dataset.classes() for dataset in datasets], None, selection.sources)
     lines = [f"Registered dataset: nds_{name}, MODEL.ROI_HEADS.NUM_CLASSES {len(space.classes)}"]
     if selection.mode == "stream":
         lines.append(
@@ -127,6 +143,18 @@ def _partition(args: argparse.Namespace, index: SourceIndex) -> Partition:
     return Partition.by_source(index)
 
 
+def _summary(selection: Selection, path: Path, *, by_clusters: bool) -> str:
+    """What is told of a draw in one line; nothing of clusters or of a cost that there are none of."""
+    numbers, cost = effective_numbers(selection), Cost.from_dict(selection.info["cost"])
+    clusters = f"{numbers['effective_clusters']:.1f} effective clusters, " if by_clusters else ""
+    line = f"{len(selection)} images in {path}; {clusters}effective sample size {numbers['effective_sample_size']:.0f}"
+    return (
+        line
+        + (f"; the client's cost: {cost}." if cost.images else ".")
+        + (" The selector looks at the client's images." if selection.info["sees_target"] else "")
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     config = selection_config(args)
@@ -145,15 +173,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     key = content_hash([KIND, index.hash, partition.hash, by, config.identity()])
     dataset = describe_dataset(args.name, selection) if args.name else ""
     selection.save(path, key)
-    numbers = effective_numbers(selection)
-    print(tabulate(cluster_table(selection, index, partition), headers="keys", floatfmt=".4f"))
+    if args.partition:
+        # Without scores there is no z, and w is then nothing but the cluster's share of what is drawn from.
+        unknown = () if selection.info["z"] else ("z",) if weights else ("z", "w")
+        rows = cluster_table(selection, index, partition)
+        shown = [{key: value for key, value in row.items() if key not in unknown} for row in rows]
+        print(tabulate(shown, headers="keys", floatfmt=".4f"))
     print(tabulate(source_shares(selection, index), headers="keys", floatfmt=".3f"))
-    print(
-        f"{len(selection)} images in {path}; {numbers['effective_clusters']:.1f} effective clusters, "
-        f"effective sample size {numbers['effective_sample_size']:.0f}; the client's cost: "
-        f"{Cost.from_dict(selection.info['cost'])}."
-        + (" The selector looks at the client's images." if selection.info["sees_target"] else "")
-    )
+    print(_summary(selection, path, by_clusters=bool(args.partition)))
     if dataset:
         print(dataset)
 

@@ -14,6 +14,7 @@ CPU-sized:
         --output output/experts --crop-size 64 --steps 60 --shared-steps 100 --batch-size 16
 
 Experts that are there and still valid are kept, so a run that was stopped goes on when started again.
+The configs for GPUs train longer than the defaults here: --steps 5000 --shared-steps 40000 --batch-size 64.
 """
 
 from __future__ import annotations
@@ -38,13 +39,15 @@ from nds_plugin.settings import settings_of
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line: options of both kinds, of which a kind has its own defaults, and those of one."""
     parser = documented_parser(__doc__, "experts")
-    parser.add_argument("--index", required=True, help="index of the source (Parquet)")
-    parser.add_argument("--partition", required=True, help="partition of that index (Parquet)")
-    parser.add_argument("--output", required=True, help="folder for the experts")
+    parser.add_argument("--index", required=True, help="index.parquet of the source")
+    parser.add_argument("--partition", required=True, help="partition.parquet of that index")
+    parser.add_argument("--output", required=True, help="folder to write the experts to")
     add_device_argument(parser)
     add_settings(parser, ExpertKind)
     names = {kind: {item.name for item in settings_of(config)} for kind, config in EXPERT_CONFIGS.items()}
-    both = parser.add_argument_group("experts", "a kind has its own defaults; --help shows those of networks")
+    both = parser.add_argument_group(
+        "experts", "the defaults shown are those of networks; heads have their own"
+    )
     add_settings(both, ExpertConfig, names[NETWORK] & names[HEAD], optional=True)
     networks = parser.add_argument_group("experts of kind network")
     add_settings(networks, ExpertConfig, names[NETWORK] - names[HEAD], optional=True)

@@ -22,8 +22,10 @@ from nds_plugin.command_line import documented_parser, run
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = documented_parser(__doc__, "export")
-    parser.add_argument("--experts", required=True, help="folder of experts")
-    parser.add_argument("--format", default="fastadapt", choices=("fastadapt",), help="default fastadapt")
+    parser.add_argument("--experts", required=True, help="folder of the experts")
+    parser.add_argument(
+        "--format", default="fastadapt", choices=("fastadapt",), help="form to write (default: fastadapt)"
+    )
     parser.add_argument("--output", help="the folder to write (default: EXPERTS/fastadapt)")
     return parser.parse_args(argv)
 

@@ -13,9 +13,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from nds_plugin.command_line import add_device_argument, add_settings, documented_parser, run, settings_from
+from nds_plugin.command_line import (
+    add_device_argument,
+    add_settings,
+    documented_parser,
+    file_to_write,
+    run,
+    settings_from,
+)
 from nds_plugin.commands.hosts import files_host
 from nds_plugin.files.artifacts import check_writable
 from nds_plugin.pipeline.naming import (
@@ -31,7 +37,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = documented_parser(__doc__, "gate score")
     parser.add_argument("--gate", required=True, help="folder of the gate")
     add_target_arguments(parser)
-    parser.add_argument("--output", required=True, help="the scores (JSON)")
+    parser.add_argument("--output", required=True, help="file to write the scores to, ending in .json")
     add_settings(parser, TargetConfig)
     add_device_argument(parser)
     return parser.parse_args(argv)
@@ -45,10 +51,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nds_plugin.selection.selectors.gate_set import Gate
 
     config = settings_from(args, TargetConfig)
-    check_writable(Path(args.output).parent)  # before the work that would be lost
+    output = file_to_write(args.output, ".json")
+    check_writable(output.parent)  # before the work that would be lost
     gate = Gate.load(args.gate)
     scores = score_gate(gate, target_from_arguments(args, files_host()), config, choose_device(args.device))
-    scores.save(args.output)
+    scores.save(output)
     print_scores(scores, args.output)
 
 

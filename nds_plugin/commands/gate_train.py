@@ -36,10 +36,10 @@ from nds_plugin.selection.selectors.histogram import Histogram
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = documented_parser(__doc__, "gate train")
-    parser.add_argument("--index", required=True, help="index of the source (Parquet)")
-    parser.add_argument("--partition", required=True, help="partition of that index (Parquet)")
+    parser.add_argument("--index", required=True, help="index.parquet of the source")
+    parser.add_argument("--partition", required=True, help="partition.parquet of that index")
     add_settings(parser, NamedNetwork)
-    parser.add_argument("--output", required=True, help="folder for the gate")
+    parser.add_argument("--output", required=True, help="folder to write the gate to")
     add_settings(parser, ExpertConfig, ("crop_size",))
     parser.add_argument(
         "--selector",

@@ -13,6 +13,8 @@ def files_host() -> FilesHost:
 
 
 def _registered(name: str) -> NamedDataset:
-    with needed_for(f"dataset {name!r} is none of the paper's (nds datasets --check); a registered one"):
+    with needed_for(
+        f"dataset {name!r} is none of the paper's (nds datasets --list); one that is registered with Detectron2"
+    ):
         from nds_plugin.d2.data.host import DetectronHost
     return DetectronHost().dataset(name)

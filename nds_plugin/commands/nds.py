@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nds_plugin import command_line
+from nds_plugin import __version__, command_line
 from nds_plugin.errors import CommandLineError, did_you_mean
 
 VERBS = (
@@ -33,25 +33,40 @@ def command(verb: str) -> Callable[..., None]:
 
 
 def _main(argv: Sequence[str]) -> None:
-    if not argv or argv[0] in ("-h", "--help"):
+    first = argv[0] if argv else "--help"
+    if first in ("-h", "--help"):
         print(_help())
         return
-    words = 2 if any(verb.startswith(f"{argv[0]} ") for verb in VERBS) else 1
+    if first == "--version":
+        print(f"nds_plugin {__version__}")
+        return
+    below = [verb for verb in VERBS if verb.startswith(f"{first} ")]
+    if below and (len(argv) == 1 or argv[1] in ("-h", "--help")):
+        print(_help(f"{first} "))
+        return
+    words = 2 if below else 1
     verb = " ".join(argv[:words])
     if verb not in VERBS:
-        known = ", ".join(VERBS)
+        known = ", ".join(below or VERBS)
         raise CommandLineError(
             f"command line: unknown verb {verb!r}.{did_you_mean(verb, VERBS)} Known: {known}; nds --help tells more."
         )
     command(verb)(argv[words:])
 
 
-def _help() -> str:
-    lines = [f"  {verb:<12}{_summary(verb)}" for verb in VERBS]
+def _help(group: str = "") -> str:
+    """The verbs and what each does; ``group`` is how those begin that are shown, such as "gate "."""
+    lines = [f"  {verb:<12}{_summary(verb)}" for verb in VERBS if verb.startswith(group)]
+    version = [] if group else ["nds --version prints the version."]
     return "\n".join(
         [
-            *("usage: nds VERB ...", "", "Choose the pretraining images that suit a target dataset.", ""),
-            *(*lines, "", "nds VERB --help tells more about each."),
+            *(
+                f"usage: nds {group}VERB ...",
+                "",
+                "Choose the pretraining images that suit a target dataset.",
+                "",
+            ),
+            *(*lines, "", f"nds {group}VERB --help tells more about each.", *version),
         ]
     )
 

@@ -16,7 +16,8 @@ CPU-sized, on a folder of photographs, with features of a rotation network train
         --shared-steps 150 --output output/photos
 
 Writes index.parquet and partition.parquet into --output, and experts/shared.safetensors where no
---network or --weights are given. What is there and still valid is kept.
+--network or --weights are given. What is there and still valid is kept. The configs for GPUs train the
+shared network longer than the defaults here: --shared-steps 40000 --shared-batch 64.
 """
 
 from __future__ import annotations
@@ -25,19 +26,15 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from nds_plugin import command_line
 from nds_plugin.commands.hosts import files_host
-from nds_plugin.experts.train_experts import ExpertConfig, prepare_shared
+from nds_plugin.experts.settings import ExpertConfig
 from nds_plugin.files.artifacts import is_valid
-from nds_plugin.images.backbones import FeatureNetwork, load_feature_network, load_named
 from nds_plugin.images.named_network import NamedNetwork
-from nds_plugin.images.networks import choose_device
 from nds_plugin.pipeline import naming
 from nds_plugin.settings import named, settings_of
-from nds_plugin.source.features import extract_features, features_key
 from nds_plugin.source.index import KIND as INDEX_KIND
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import KIND as PARTITION_KIND
@@ -49,6 +46,11 @@ from nds_plugin.source.partitioning import (
     partition_by_features,
     partition_key,
 )
+
+if TYPE_CHECKING:
+    import torch
+
+    from nds_plugin.images.backbones import FeatureNetwork
 
 logger = logging.getLogger("partition_source")
 
@@ -76,11 +78,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--shared-batch",
         type=int,
         default=shared_batch.default,
-        help=f"{shared_batch.help} (default: {shared_batch.default})",
+        help=f"{shared_batch.help}, for the shared network (default: {shared_batch.default})",
     )
-    group.add_argument("--batch-size", type=int, default=128, help="images a worker decodes at a time")
+    group.add_argument(
+        "--batch-size", type=int, default=128, help="images that a worker decodes at a time (default: 128)"
+    )
     command_line.add_device_arguments(group)
-    parser.add_argument("--output", required=True, help="folder to write to")
+    parser.add_argument("--output", required=True, help="folder to write index and partition to")
     return parser.parse_args(argv)
 
 
@@ -105,6 +109,8 @@ def named_network(args: argparse.Namespace) -> FeatureNetwork | None:
     given = command_line.settings_from(args, NamedNetwork)
     if not given.is_named:
         return None
+    from nds_plugin.images.backbones import load_named
+
     network = load_named(given)
     network.dimension(args.crop_size)
     return network
@@ -112,6 +118,9 @@ def named_network(args: argparse.Namespace) -> FeatureNetwork | None:
 
 def shared_network(args: argparse.Namespace, index: SourceIndex, device: torch.device) -> FeatureNetwork:
     """The shared rotation network, trained now if need be."""
+    from nds_plugin.experts.train_experts import prepare_shared
+    from nds_plugin.images.backbones import load_feature_network
+
     config = command_line.settings_from(args, ExpertConfig, batch_size=args.shared_batch)
     return load_feature_network(prepare_shared(index, config, Path(args.output) / "experts", device=device))
 
@@ -119,6 +128,9 @@ def shared_network(args: argparse.Namespace, index: SourceIndex, device: torch.d
 def main(argv: Sequence[str] | None = None) -> None:
     """Index, network, features, partition."""
     args = parse_arguments(argv)
+    from nds_plugin.images.networks import choose_device
+    from nds_plugin.source.features import extract_features, features_key
+
     config = command_line.settings_from(args, PartitionConfig)
     device, output = choose_device(args.device), Path(args.output)
     named_one = named_network(args)  # a mistake in its name is told before any work

@@ -18,9 +18,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from nds_plugin.command_line import add_device_argument, add_settings, documented_parser, run, settings_from
+from nds_plugin.command_line import (
+    add_device_argument,
+    add_settings,
+    documented_parser,
+    file_to_write,
+    run,
+    settings_from,
+)
 from nds_plugin.commands.hosts import files_host
 from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.files.artifacts import check_writable
@@ -34,9 +40,9 @@ from nds_plugin.pipeline.naming import (
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = documented_parser(__doc__, "score")
-    parser.add_argument("--experts", required=True, help="folder of experts")
+    parser.add_argument("--experts", required=True, help="folder of the experts")
     add_target_arguments(parser)
-    parser.add_argument("--output", required=True, help="the scores (JSON)")
+    parser.add_argument("--output", required=True, help="file to write the scores to, ending in .json")
     add_settings(parser, ScoringConfig, ("metric", "max_images", "seed", "precision", "num_workers"))
     add_device_argument(parser)
     return parser.parse_args(argv)
@@ -50,12 +56,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nds_plugin.images.networks import choose_device
 
     config = settings_from(args, ScoringConfig)
-    check_writable(Path(args.output).parent)  # before the work that would be lost
+    output = file_to_write(args.output, ".json")
+    check_writable(output.parent)  # before the work that would be lost
     experts = ExpertSet.load(args.experts)
     scores = score_experts(
         experts, target_from_arguments(args, files_host()), config, choose_device(args.device)
     )
-    scores.save(args.output)
+    scores.save(output)
     print_scores(scores, args.output)
 
 

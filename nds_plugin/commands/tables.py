@@ -20,14 +20,18 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nds_plugin.command_line import documented_parser, run
 from nds_plugin.errors import CommandLineError, NDSError
 from nds_plugin.experiments.benchmark_page import check_page
-from nds_plugin.experiments.cells import row_yaml
-from nds_plugin.experiments.reproduce import Reproduction
+from nds_plugin.experiments.row_files import row_yaml
 from nds_plugin.experiments.spec import GRIDS, find_row, grid_of, parse_seeds
+from nds_plugin.extras import needed_for
 from nds_plugin.report.table_formats import text
+
+if TYPE_CHECKING:
+    from nds_plugin.experiments.reproduce import Reproduction
 
 logger = logging.getLogger("nds_plugin")
 
@@ -37,7 +41,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = documented_parser(__doc__, "tables")
-    parser.add_argument("--table", metavar="|".join(GRIDS), help="which one")
+    parser.add_argument("--table", metavar="|".join(GRIDS), help="which table")
     parser.add_argument("--show", metavar="ROW", help="print the config of a row, and nothing else")
     parser.add_argument(
         "--output", help="folder of the runs and tables (default output/table4, ..., output/mini)"
@@ -46,27 +50,43 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--results",
         help="file of finished cells (default OUTPUT/cells.json; of the CPU-sized tables, in a checkout, docs/benchmark*.json)",
     )
-    parser.add_argument("--seeds", help="such as 0-2 or 0,1,5 (default 0-2)")
+    parser.add_argument("--seeds", help="seeds of the cells, such as 0-2 or 0,1,5 (default 0-2)")
     parser.add_argument(
         "--only",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="rows, such as 'cityscapes_*_20'; repeatable",
+        help="only rows of such names, as 'cityscapes_*_20'; repeatable",
     )
-    parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
-    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs of each cell (processes, on CPUs)")
-    parser.add_argument("--time-limit", type=float, metavar="MINUTES", help="start no cell after that")
+    parser.add_argument("--jobs", type=int, default=1, help="cells that run at the same time (default 1)")
     parser.add_argument(
-        "--retries", type=int, default=1, help="how often a failed cell is tried again in this call"
+        "--num-gpus", type=int, default=1, help="GPUs of each cell; processes on CPUs (default 1)"
     )
-    parser.add_argument("--keep-checkpoints", action="store_true", help="keep all of them of finished cells")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan: cells, GPU hours, disk")
-    parser.add_argument("--collect", action="store_true", help="run nothing: tables of what is finished")
+    parser.add_argument(
+        "--time-limit", type=float, metavar="MINUTES", help="start no further cell after so many minutes"
+    )
+    parser.add_argument(
+        "--retries", type=int, default=1, help="how often a failed cell is tried again (default 1)"
+    )
+    parser.add_argument(
+        "--keep-checkpoints",
+        action="store_true",
+        help="keep all checkpoints of finished cells, not only the last of each training",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the plan: cells, GPU hours, disk (docs/benchmark.md has those of tables 4 and 5)",
+    )
+    parser.add_argument(
+        "--collect", action="store_true", help="run nothing, make the tables of what is finished"
+    )
     parser.add_argument(
         "--page", help="also write the tables into this Markdown page, such as docs/benchmark.md for mini"
     )
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="of the config, for all cells")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="keys of the config with new values, for all cells"
+    )
     return parser.parse_args(argv)
 
 
@@ -83,6 +103,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = Path(args.results or (DOCS / grid.kept if kept else output / "cells.json"))
     if args.retries < 0 or (args.time_limit is not None and args.time_limit < 0):
         raise NDSError("--retries and --time-limit must be 0 or more.")
+    with needed_for(
+        f"nds tables --table {args.table}, which reads configs and builds detectors as Detectron2 does,"
+    ):
+        from nds_plugin.experiments.reproduce import Reproduction
     reproduction = Reproduction(
         grid,
         output,

@@ -3,14 +3,14 @@
     nds train --config nds_cityscapes.yaml --num-gpus 8
 
 A config is a file of yours or the name of one in configs/detectron2/, which are installed with the
-package; uniform_cityscapes.yaml is nds_cityscapes.yaml with NDS.SELECTOR uniform, and so for each
-selector. OUTPUT_DIR is output/<config>/<selector> by default. At CPU size, on the embedded synthetic sample:
+package. uniform_cityscapes.yaml is nds_cityscapes.yaml with NDS.SELECTOR uniform, and so for each
+selector. At CPU size, on a synthetic sample that the package draws:
 
     nds train --config nds_sample.yaml OUTPUT_DIR output/sample
 
-Steps that are done and still valid are skipped; an interrupted run goes on where it stopped.
-Detectron2's arguments hold: --num-gpus (processes, on CPUs too), --num-machines, --resume,
---eval-only and KEY VALUE overrides at the end.
+The results go to OUTPUT_DIR, which is output/<config>/<selector> by default. Steps that are done and
+still valid are skipped, and an interrupted run goes on where it stopped. Any key of the config can be
+changed at the end of the command by KEY VALUE (docs/configuration.md lists them).
 """
 
 from __future__ import annotations
@@ -21,39 +21,55 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nds_plugin.d2 import load_config  # before Detectron2, whose import it keeps quiet
-
-# isort: split
-from detectron2.config import CfgNode as CN
-from detectron2.engine import default_argument_parser, default_setup
-from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
-
-from nds_plugin.command_line import parse, run, started_as
-from nds_plugin.d2.config.lookup import find_config
-from nds_plugin.d2.job.launching import check_processes, launch
-from nds_plugin.d2.job.main_job import check_job, evaluate_only
-from nds_plugin.d2.job.main_job import run as run_main_job
-from nds_plugin.errors import NDSError
-from nds_plugin.report.runs import results_table, write_runs_report
+from nds_plugin.command_line import documented_parser, run
+from nds_plugin.errors import CommandLineError
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Detectron2's arguments, and --config as a short form of --config-file."""
-    program = started_as("train")
-    parser = default_argument_parser(epilog=(__doc__ or "").replace("    nds train ", f"    {program} "))
-    parser.prog = program
+    """Detectron2's arguments under its names, and --config as a short form of --config-file."""
+    parser = documented_parser(__doc__, "train")
     parser.add_argument(
-        "--config", dest="config_file", metavar="NAME", help="the same; a bare name is in configs/detectron2/"
+        "--config",
+        "--config-file",
+        dest="config_file",
+        metavar="NAME",
+        default="",
+        help="a file, or the name of an installed config",
     )
-    args = parse(parser, argv)
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoints even if the config has changed"
+    )
+    parser.add_argument(
+        "--eval-only", action="store_true", help="test the trained detector, or MODEL.WEIGHTS, and stop"
+    )
+    parser.add_argument(
+        "--num-gpus", type=int, default=1, help="GPUs of this machine; processes on CPUs (default: 1)"
+    )
+    parser.add_argument("--num-machines", type=int, default=1, help="machines in all (default: 1)")
+    parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")
+    parser.add_argument(
+        "--dist-url", default="auto", help="for several machines: tcp://HOST:PORT of machine 0"
+    )
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="keys of the config with new values"
+    )
+    args = parser.parse_args(argv)
     if not args.config_file:
-        raise NDSError("name a config by --config-file, such as --config-file nds_sample.yaml.")
+        raise CommandLineError(
+            f"command line: name a config by --config, such as --config nds_sample.yaml; {parser.prog} --help tells more."
+        )
     return args
 
 
-def setup(args: argparse.Namespace) -> CN:
+def setup(args: argparse.Namespace) -> Any:
     """The config of the run, frozen, with logging set up."""
+    from nds_plugin.d2 import load_config  # before Detectron2, whose import it keeps quiet
+
+    # isort: split
+    from detectron2.engine import default_setup
+    from detectron2.utils import comm
+    from detectron2.utils.logger import setup_logger
+
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
     default_setup(cfg, args)
@@ -64,25 +80,37 @@ def setup(args: argparse.Namespace) -> CN:
 def work(args: argparse.Namespace) -> None:
     """What every process of the job runs."""
     cfg = setup(args)
+    from nds_plugin.d2.job.main_job import evaluate_only
+    from nds_plugin.d2.job.main_job import run as run_main_job
+    from nds_plugin.report.runs import write_runs_report
+
     if args.eval_only:
         weights = cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None
         report(evaluate_only(cfg, weights))
         return
     document = run_main_job(cfg, resume=args.resume)
-    if comm.is_main_process():
+    if document:  # on the main process
         page = write_runs_report({cfg.NDS.SELECTOR: document}, Path(cfg.OUTPUT_DIR) / "report.html")
         report({document["test"]: document["summary"], **document["other_tests"]})
         logging.getLogger("nds_plugin").info("Report: %s", page)
 
 
 def report(rows: dict[str, Any]) -> None:
-    """Log the results of the test datasets by name."""
-    if comm.is_main_process():
+    """Log the results of the test datasets by name; there are none but on the main process."""
+    from nds_plugin.report.runs import results_table
+
+    if rows:
         logging.getLogger("nds_plugin").info("Results:\n%s", results_table(rows))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, refuse what cannot work, start the processes."""
     args = parse_arguments(argv)
+    from nds_plugin.d2 import load_config
+    from nds_plugin.d2.config.lookup import find_config
+    from nds_plugin.d2.job.launching import check_processes, launch
+    from nds_plugin.d2.job.main_job import check_job
+
     args.config_file, ours = find_config(args.config_file)
     args.opts = [*ours, *args.opts]
     cfg = load_config(args.config_file, args.opts)

@@ -10,6 +10,7 @@ At CPU size, without any network:
     nds weigh --index output/index.parquet --selector oracle --sources coco_2017_train \\
         --output weights.parquet
 
+Selectors of your own are known here if an installed package names them as entry points (docs/selectors.md).
 knn and domain_classifier look at the target's images, which the experts and the gate do not ask for.
 """
 
@@ -18,19 +19,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from nds_plugin.command_line import (
     add_device_arguments,
     add_settings,
     documented_parser,
+    file_to_write,
     run,
     settings_from,
 )
 from nds_plugin.commands.hosts import files_host
 from nds_plugin.commands.selector_options import add_selector_settings, selector_from
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import CommandLineError
 from nds_plugin.experts.settings import ExpertConfig
 from nds_plugin.files.artifacts import check_writable, content_hash
 from nds_plugin.images.named_network import NamedNetwork
@@ -38,6 +39,7 @@ from nds_plugin.pipeline.naming import add_target_arguments, target_from_argumen
 from nds_plugin.selection.image_weights import KIND
 from nds_plugin.selection.selectors import SELECTORS, ImageSelector, Need
 from nds_plugin.selection.selectors.base import Evidence, Features, TargetConfig, weigh_images
+from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
 
 _WEIGHERS = [name for name, selector in SELECTORS.items() if issubclass(selector, ImageSelector)]
@@ -46,13 +48,15 @@ _WEIGHERS = [name for name, selector in SELECTORS.items() if issubclass(selector
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = documented_parser(__doc__, "weigh")
-    parser.add_argument("--index", required=True, help="index of the source (Parquet)")
-    parser.add_argument("--selector", required=True, choices=_WEIGHERS)
-    parser.add_argument("--output", required=True, help="the weights (Parquet)")
+    parser.add_argument("--index", required=True, help="index.parquet of the source")
+    parser.add_argument("--selector", required=True, choices=_WEIGHERS, help="what weighs the images")
+    parser.add_argument("--output", required=True, help="file to write, ending in .parquet")
     features = parser.add_argument_group("selectors that look at the target's images")
     add_target_arguments(features, required=False)
     add_settings(features, NamedNetwork)
-    features.add_argument("--partition", help="partition of the index, for selectors that need clusters")
+    features.add_argument(
+        "--partition", help="partition.parquet of that index; selectors that compare with clusters need it"
+    )
     add_settings(features, ExpertConfig, ("crop_size",))
     add_settings(features, TargetConfig, ("max_images",))
     add_device_arguments(features)
@@ -63,25 +67,26 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, weigh, save."""
     args = parse_arguments(argv)
-    from nds_plugin.source.index import SourceIndex
-
     selector = selector_from(args, _WEIGHERS)
     assert isinstance(selector, ImageSelector)
-    check_writable(Path(args.output).parent)  # before the work that would be lost
+    output = file_to_write(args.output, ".parquet")
+    check_writable(output.parent)  # before the work that would be lost
     index = SourceIndex.load(args.index)
+    partition = _partition(args, index) if Need.CLUSTERS in selector.needs else None
     looks = selector.needs & (Need.FEATURES | Need.TARGET)
     evidence = _evidence(args, index) if looks else Evidence(index)
-    if Need.CLUSTERS in selector.needs:
-        if not args.partition:
-            raise NDSError(f"--selector {args.selector} needs clusters: give the source's --partition.")
-        partition = Partition.load(args.partition)
-        partition.check_matches(index)
-        evidence = dataclasses.replace(evidence, partition=partition)
-    weights = weigh_images(selector, evidence)
-    weights.save(args.output, content_hash([KIND, index.hash, selector.identity(), weights.hash]))
-    print(
-        f"{int((weights.p > 0).sum())} of {len(index)} images can be drawn; {weights.cost}; wrote {args.output}"
-    )
+    weights = weigh_images(selector, dataclasses.replace(evidence, partition=partition))
+    weights.save(output, content_hash([KIND, index.hash, selector.identity(), weights.hash]))
+    print(f"{int((weights.p > 0).sum())} of {len(index)} images can be drawn; {weights.cost}; wrote {output}")
+
+
+def _partition(args: argparse.Namespace, index: SourceIndex) -> Partition:
+    """The clusters of the source; read before any network is loaded."""
+    if not args.partition:
+        raise CommandLineError(f"--selector {args.selector} needs clusters: give the source's --partition.")
+    partition = Partition.load(args.partition)
+    partition.check_matches(index)
+    return partition
 
 
 def _evidence(args: argparse.Namespace, index: Any) -> Any:
@@ -92,7 +97,7 @@ def _evidence(args: argparse.Namespace, index: Any) -> Any:
 
     named = settings_from(args, NamedNetwork)
     if not named.is_named or not (args.images or args.coco or args.dataset):
-        raise NDSError(
+        raise CommandLineError(
             f"--selector {args.selector} needs --network and the target's --images, --coco or --dataset."
         )
     network, device = load_named(named), choose_device(args.device)

@@ -230,7 +230,9 @@ def _read_file(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise NDSError(f"class mapping file not found: {path}.") from None
+        raise NDSError(
+            f"class mapping file not found: {path}: check the path in NDS.SOURCE.LABEL_MAPPING."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise NDSError(f"cannot read the class mapping file {path}: {error}.") from None
     if path.suffix.lower() == ".json":

@@ -86,6 +86,11 @@ def datasets_root() -> Path:
     return Path(os.path.expanduser(os.getenv(ROOT, "datasets")))
 
 
+def selections_folder() -> Path:
+    """The folder whose selections are registered by name; see :mod:`nds_plugin.d2.data.drawn_dataset`."""
+    return datasets_root() / "nds_selections"
+
+
 class MissingFilesError(NDSError):
     """Files of a dataset are not there.
 

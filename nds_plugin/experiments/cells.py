@@ -1,4 +1,4 @@
-"""The configs of a grid's rows and cells: overrides, as a file, and what a run will do."""
+"""The configs of a grid's rows and cells: overrides, and what a run will do."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from nds_plugin.d2.config.lookup import NO_PRETRAINING, find_config
+from nds_plugin.d2.config.lookup import NO_PRETRAINING
 from nds_plugin.d2.config.nodes import load_config, merged
 from nds_plugin.experiments.estimate import Stage, Work
 from nds_plugin.experiments.spec import Cell, Row
@@ -39,18 +37,6 @@ def row_config(row: Row, extra: Sequence[str] = ()) -> Any:
         NDSError: see :func:`nds_plugin.d2.config.nodes.load_config`.
     """
     return load_config(row.base, [*row.overrides, *extra])
-
-
-def row_yaml(row: Row) -> str:
-    """The config file of a row, to be kept anywhere: its base is named by the full path."""
-    document: dict[str, Any] = {"_BASE_": str(Path(find_config(row.base)[0]).resolve())}
-    for key, value in row.settings.items():
-        *parents, leaf = key.split(".")
-        place = document
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[leaf] = str(value) if isinstance(value, tuple) else value  # as yacs writes tuples
-    return yaml.safe_dump(document, sort_keys=False)
 
 
 def planned_work(cfg: Any, test_images: int, parameters: int) -> Work:

@@ -136,7 +136,12 @@ class Grid:
         """
         for pattern in only:
             if not any(fnmatch.fnmatchcase(row.name, pattern) for row in self.rows):
-                raise unknown_name(f"row of table {self.name}", pattern, [row.name for row in self.rows])
+                raise unknown_name(
+                    f"row of table {self.name}",
+                    pattern,
+                    [row.name for row in self.rows],
+                    f"nds tables --table {self.name} --dry-run",
+                )
         rows = [row for row in self.rows if not only or any(fnmatch.fnmatchcase(row.name, p) for p in only)]
         return [Cell(row, seed) for seed in (self.seeds if seeds is None else seeds) for row in rows]
 
@@ -276,7 +281,12 @@ def find_row(name: str, table: str | None = None) -> Row:
     grids = [grid_of(table)] if table else list(GRIDS.values())
     found = {grid.name: row for grid in grids for row in grid.rows if row.name == name}
     if not found:
-        raise unknown_name("row of a table", name, {row.name for grid in grids for row in grid.rows})
+        raise unknown_name(
+            "row of a table",
+            name,
+            {row.name for grid in grids for row in grid.rows},
+            "nds tables --table 4, 5 or mini --dry-run",
+        )
     if len(found) > 1:
         raise NDSError(f"--show {name}: tables {' and '.join(found)} have such a row: say which by --table.")
     return next(iter(found.values()))

@@ -48,23 +48,23 @@ class ExpertConfig(Settings):
     steps: int = setting(2000, "training steps of every expert", least=1)
     batch_size: int = setting(32, "crops per step; rotation makes four inputs of each", least=1)
     base_lr: float = setting(0.05, "highest learning rate of SGD", above=0)
-    weight_decay: float = setting(1e-4, "of SGD", least=0, config="")
-    momentum: float = setting(0.9, "of SGD", least=0, config="")
-    seed: int = setting(0, "of weights, order and crops", least=0)
+    weight_decay: float = setting(1e-4, "weight decay of SGD", least=0, config="")
+    momentum: float = setting(0.9, "momentum of SGD", least=0, config="")
+    seed: int = setting(0, "seed of weights, order and crops", least=0)
     init: str = setting("shared", "start from the shared rotation network or from scratch", choices=INITS)
     shared_steps: int = setting(
-        5000, "training steps of the shared network; 0 for none, which scratch allows", least=0
+        5000, "training steps of the shared network; 0, with init scratch, trains none", least=0
     )
     amp: bool = setting(True, "mixed precision where the device has it", config="")
     precision: str = setting("auto", _PRECISION_HELP, choices=PRECISIONS, config="")
-    num_workers: int = setting(0, "loader processes", least=0, decides=False, config="")
+    num_workers: int = setting(0, "processes that read images", least=0, decides=False, config="")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.init == "shared" and self.shared_steps < 1:
             raise NDSError(
                 f"expert shared_steps must be 1 or more, got {self.shared_steps}: without a shared network, "
-                "experts start from scratch."
+                "experts start from scratch (--init scratch, NDS.EXPERTS.INIT)."
             )
 
     def identity(self) -> dict[str, Any]:
@@ -92,12 +92,14 @@ class HeadConfig(NamedNetwork):
     task: str = setting("rotation", "the proxy task; heads know rotation alone", choices=("rotation",))
     crop_size: int = setting(224, "side of the crops in pixels", least=8)
     c: float = setting(0.001, "inverse strength of the regularisation of heads", above=0)
-    share: float = setting(1.0, "of each cluster's images to fit its head on, a seeded draw", above=0, most=1)
-    seed: int = setting(0, "of that draw", least=0)
+    share: float = setting(
+        1.0, "share of each cluster's images that its head is fitted on, a random draw", above=0, most=1
+    )
+    seed: int = setting(0, "seed of that draw", least=0)
     batch_size: int = setting(
         128, "images that a worker decodes at a time", least=1, decides=False, config=""
     )
-    num_workers: int = setting(0, "loader processes", least=0, decides=False, config="")
+    num_workers: int = setting(0, "processes that read images", least=0, decides=False, config="")
 
     def __post_init__(self) -> None:
         if self.task in TASKS and self.task != "rotation":
@@ -122,12 +124,12 @@ class ScoringConfig(Settings):
     what: ClassVar[str] = "scoring"
 
     # Not decisive: all metrics are kept in ``Scores.details``.
-    metric: str = setting("accuracy", "what becomes z", choices=METRICS, decides=False)
-    max_images: int | None = setting(None, "score a seeded draw of this many", least=1, none=0)
-    seed: int = setting(0, "of that draw, and of the folds of the supervised task", least=0, config="")
+    metric: str = setting("accuracy", "which score is taken for z", choices=METRICS, decides=False)
+    max_images: int | None = setting(None, "score only so many images, a random draw", least=1, none=0)
+    seed: int = setting(0, "seed of that draw, and of the folds of the supervised task", least=0, config="")
     precision: str = setting("auto", _PRECISION_HELP, choices=PRECISIONS, config="")
-    num_workers: int = setting(2, "loader processes", least=0, decides=False, config="")
+    num_workers: int = setting(2, "processes that read images", least=0, decides=False, config="")
     batch_size: int = setting(16, "images that a worker decodes at a time", least=1, decides=False, config="")
     resident_mb: int = setting(4096, "memory for experts held at once", least=1, decides=False, config="")
     crops_mb: int = setting(1024, "memory for crops held at once", least=1, decides=False, config="")
-    folds: int = setting(5, "of the cross-validation of the supervised task", least=2, config="")
+    folds: int = setting(5, "folds of the cross-validation of the supervised task", least=2, config="")

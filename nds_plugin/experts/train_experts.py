@@ -68,7 +68,7 @@ def train_shared(
         NDSError: ``shared_steps`` is 0; or see :func:`training.train_network`.
     """
     if config.shared_steps == 0:
-        raise NDSError("expert shared_steps is 0: the shared network needs 1 or more.")
+        raise NDSError("--shared-steps (NDS.EXPERTS.SHARED_STEPS) is 0: the shared network needs 1 or more.")
     task = get_task(config.task, index.classes)
     data = _training_set(index, np.arange(len(index)), task, "shared network", 0)
     return train_network(data, task, config, config.shared_steps, device, progress=progress)

@@ -178,7 +178,7 @@ class _Trainer:
 def _check_finite(records: list[torch.Tensor], what: str, step: int, config: ExpertConfig) -> None:
     if not bool(torch.isfinite(records[-1][0])):
         raise NDSError(
-            f"{what}: the training loss is not finite at step {step + 1}: lower the expert base_lr, "
+            f"{what}: the training loss is not finite at step {step + 1}: lower --base-lr (NDS.EXPERTS.BASE_LR), "
             f"now {config.base_lr}."
         )
 

@@ -34,6 +34,17 @@ VERSION = 1
 HEADER = b"nds"
 HEADER_FIELDS = ("kind", "version", "key")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What makes an artefact, for the error of one that is not there.
+_MADE_BY = {
+    "index": "nds partition",
+    "partition": "nds partition",
+    "experts": "nds experts",
+    "scores": "nds score",
+    "gate": "nds gate train",
+    "image_weights": "nds weigh",
+    "selection": "nds draw",
+    "results": "nds train",
+}
 # What a failed write says of the disk and not of the program.
 _UNWRITABLE = (*DISK_FULL, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM, errno.EEXIST, errno.EIO)
 
@@ -144,7 +155,7 @@ def read_json(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
         with open(path, encoding="utf-8") as file:
             document = json.load(file)
     except (FileNotFoundError, NotADirectoryError):
-        raise MissingFileError(f"{kind} file not found: {path}.") from None
+        raise _not_there(kind, path) from None
     except OSError as error:
         raise DamagedFileError(f"cannot read the {kind} file {path}: {error.strerror}.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -155,6 +166,12 @@ def read_json(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
         )
     check_header(document, kind, path)
     return document
+
+
+def _not_there(kind: str, path: str | os.PathLike[str]) -> MissingFileError:
+    maker = _MADE_BY.get(kind)
+    first = f", or make it first by {maker}" if maker else ""
+    return MissingFileError(f"{kind} file not found: {path}: check the path{first}.")
 
 
 def write_table(
@@ -179,7 +196,7 @@ def read_table(path: str | os.PathLike[str], kind: str) -> tuple[pa.Table, dict[
         NDSError: missing, cut short, not Parquet, of another kind or of another version.
     """
     if not os.path.isfile(path):
-        raise MissingFileError(f"{kind} file not found: {path}.")
+        raise _not_there(kind, path)
     try:
         table = pq.read_table(path, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
@@ -194,7 +211,7 @@ def read_header(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     if str(path).endswith(".json"):
         return read_json(path, kind)
     if not os.path.isfile(path):
-        raise MissingFileError(f"{kind} file not found: {path}.")
+        raise _not_there(kind, path)
     try:
         schema = pq.read_schema(path)
     except (pa.ArrowInvalid, OSError) as error:

@@ -27,6 +27,7 @@ from nds_plugin.images.timm_networks import (
     input_form,
     load_timm,
     package_network,
+    require_timm,
 )
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,9 @@ def load_feature_network(
     if shared_state is not None:
         return _resnet(dict(shared_state), "the shared network", "")
     if weights is not None and str(weights).startswith(PACKAGE):
-        network = network or package_network(str(weights))
+        known = package_network(str(weights))
+        require_timm(str(weights))  # an error names what was given, not timm's name for it
+        network = network or known
     elif weights is not None and network in ("", *RESNETS):
         return _resnet(read_forms(weights, "feature network").arrays, str(weights), network)
     form = input_form(network)

@@ -112,7 +112,7 @@ def check_file(path: str | os.PathLike[str], what: str) -> None:
     if os.path.isdir(path):
         raise NDSError(f"{what}: {path} is a folder, expected a checkpoint file: name the file in it.")
     if not os.path.isfile(path):
-        raise NDSError(f"{what}: no such file: {path}.")
+        raise NDSError(f"{what}: no such file: {path}: check the path.")
     if not os.path.getsize(path):
         raise NDSError(f"{what}: {path} is empty: get the file again.")
 

@@ -57,7 +57,7 @@ def require_timm(name: str) -> Any:
     Raises:
         NDSError: it is not installed.
     """
-    with needed_for(f"network {name!r}"):
+    with needed_for(f"the network {name!r}"):
         import timm
     return timm
 

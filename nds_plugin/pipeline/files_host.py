@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nds_plugin.datasets.catalogue import find_split
+from nds_plugin.datasets.coco.coco_2017 import DETECTRON2_NAMES
 from nds_plugin.datasets.coco.split import coco_name
 from nds_plugin.datasets.coco.store import check_keys, coco_spec
 from nds_plugin.datasets.public import datasets_root
@@ -68,13 +69,13 @@ class FilesHost(OneProcess):
         """A dataset by its name: one that was added, one of the paper's, or a framework's."""
         if name in self._added:
             return self._added[name]
-        split = find_split(name)
+        split = find_split(DETECTRON2_NAMES.get(name, name))
         if split is not None:
             root = datasets_root()
             return StoredDataset(name, str(split.image_root(root)), split.spec(root))
         if self._registered is None:
             raise NDSError(
-                f"dataset {name!r} is none of the paper's (tools/prepare_datasets.py --check), and no other is known here."
+                f"dataset {name!r} is none of the paper's (nds datasets --list), and no other is known here."
             )
         return self._registered(name)
 

@@ -10,7 +10,7 @@ from nds_plugin.experts.scores import Scores
 from nds_plugin.pipeline.host import Datasets
 from nds_plugin.source.index import SourceIndex
 
-DATASET_HELP = "one of the paper's datasets (nds datasets --check), or a registered Detectron2 dataset"
+DATASET_HELP = "name of a dataset; nds datasets --list prints them all"
 
 
 class _Kept(argparse.Action):
@@ -46,17 +46,22 @@ def _source_names(args: argparse.Namespace) -> list[str]:
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the three ways to name image sources; each may be repeated and they are joined."""
-    group = parser.add_argument_group("sources (repeatable; joined: datasets, COCO files, folders)")
+    group = parser.add_argument_group("sources, which may be repeated and are joined")
     group.add_argument("--dataset", action="append", default=[], help=DATASET_HELP)
     group.add_argument(
-        "--coco", action=_Kept, default=[], nargs=2, metavar=("JSON", "IMAGES"), help="a COCO json"
+        "--coco",
+        action=_Kept,
+        default=[],
+        nargs=2,
+        metavar=("JSON", "IMAGES"),
+        help="a COCO file and its folder of images",
     )
     group.add_argument("--folder", action=_Kept, default=[], help="a folder of images")
     group.add_argument(
         "--name",
         action="append",
         default=[],
-        help="what a --coco or --folder is called, one for each in their order; by default after its folder",
+        help="name for a --coco or --folder, once for each in their order (default: after the folder)",
     )
 
 
@@ -81,7 +86,9 @@ def add_target_arguments(parser: argparse._ActionsContainer, required: bool = Tr
     """Add the three ways to name a client's images, of which one is given."""
     group = parser.add_mutually_exclusive_group(required=required)
     group.add_argument("--images", help="a folder of images")
-    group.add_argument("--coco", nargs=2, metavar=("JSON", "IMAGES"), help="a COCO json and its images")
+    group.add_argument(
+        "--coco", nargs=2, metavar=("JSON", "IMAGES"), help="a COCO file and its folder of images"
+    )
     group.add_argument("--dataset", help=DATASET_HELP)
 
 

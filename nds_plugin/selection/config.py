@@ -31,9 +31,9 @@ class SelectionConfig(Settings):
     )
     count: int = setting(0, "budget of a subset as a number of images", config=".BUDGET.IMAGES")
     share: float = setting(
-        0.0, "budget of a subset as a share of the source, in (0, 1]", config=".BUDGET.SHARE"
+        0.0, "budget of a subset as a share of the source, above 0 and up to 1", config=".BUDGET.SHARE"
     )
-    seed: int = setting(0, "of the draw", least=0, config=".SEED")
+    seed: int = setting(0, "seed of the draw", least=0, config=".SEED")
 
     def identity(self) -> dict[str, Any]:
         """What decides a draw: the selector with its settings, and those of the draw."""

@@ -18,11 +18,11 @@ def check_budget(count: int = 0, share: float = 0.0) -> None:
     """
     if (count != 0) == (share != 0.0):
         raise NDSError(
-            f"give the budget as a count or as a share (--images or --share; NDS.BUDGET), got count={count} and "
-            f"share={share}."
+            "give the budget as a number of images or as a share of the source, one of the two (--images or --share; "
+            f"NDS.BUDGET.IMAGES or NDS.BUDGET.SHARE): got {count} images and a share of {share:g}."
         )
     if count == 0 and not 0.0 < share <= 1.0:
-        raise NDSError(f"a budget share must lie in (0, 1], got {share}.")
+        raise NDSError(f"the share of the source to draw must lie in (0, 1], got {share}.")
 
 
 def resolve_budget(images: int, count: int = 0, share: float = 0.0, whole: int | None = None) -> int:
@@ -39,7 +39,10 @@ def resolve_budget(images: int, count: int = 0, share: float = 0.0, whole: int |
     check_budget(count, share)
     budget = count if count else max(1, round(share * (images if whole is None else whole)))
     if not 1 <= budget <= images:
-        raise NDSError(f"budget must be 1 to {images}, the number of images that can be drawn; got {budget}.")
+        raise NDSError(
+            f"the budget must be 1 to {images}, the number of images that can be drawn; got {budget}: ask for another "
+            "number or share of images."
+        )
     return int(budget)
 
 

@@ -91,7 +91,8 @@ def _select_images(
 ) -> Selection:
     if image_weights is None:
         raise NDSError(
-            f"the {config.selector.name} selector needs weights of the source's images: weigh them first."
+            f"the {config.selector.name} selector needs weights of the source's images: weigh them by nds weigh, and give the file "
+            "by --image-weights."
         )
     if image_weights.selector != config.selector.name:
         raise NDSError(
@@ -200,7 +201,9 @@ def selector_weights(
         return selector.cluster_weights(None, sizes)
     (scorer, expected), metrics = _scorer(selector)
     if scores is None:
-        raise NDSError(f"the {selector.name} selector needs the client's scores: score {scorer} first.")
+        raise NDSError(
+            f"the {selector.name} selector needs the client's scores: score {scorer} first, and give the file by --scores."
+        )
     if scores.metric not in metrics:
         raise NDSError(
             f"the {selector.name} selector needs scores of {expected}, these are of metric {scores.metric}."

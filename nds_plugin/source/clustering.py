@@ -100,7 +100,7 @@ def superclass(
     if num_clusters > len(present):
         raise NDSError(
             f"cannot cut {len(present)} classes (those with a readable image) into {num_clusters} "
-            "superclasses: lower num_clusters, or use method 'kmeans'."
+            "superclasses: lower --num-clusters (NDS.PARTITION.NUM_CLUSTERS), or use the method kmeans."
         )
     means = np.stack([points[rows].mean(axis=0, dtype=np.float64) for rows in rows_of_class])
     of_class, centroids = kmeans(means, num_clusters, seed)

@@ -36,7 +36,7 @@ def index_folder(folder: str | os.PathLike[str], source: str | None = None) -> S
     root = Path(folder)
     if not root.is_dir():
         kind = "is not a folder" if root.exists() else "does not exist"
-        raise NDSError(f"image folder {root} {kind}.")
+        raise NDSError(f"image folder {root} {kind}: name the folder that holds the images.")
     source = source or folder_name(root)
     passed = PassedOver(root)
     paths = sorted(PurePath(os.path.relpath(path, root)).as_posix() for path in files_below(root, passed))

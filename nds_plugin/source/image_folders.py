@@ -76,7 +76,7 @@ def list_images(folder: StrPath) -> list[str]:
         NDSError: no such folder, or no image file in it.
     """
     if not os.path.isdir(folder):
-        raise NDSError(f"{folder}: no such folder; expected a folder of images.")
+        raise NDSError(f"{folder}: no such folder: name the folder that holds the images.")
     passed, found = PassedOver(folder), []
     for path in files_below(folder, passed):
         if has_image_ending(path) or holds_image(path):

@@ -41,12 +41,14 @@ class PartitionConfig(NamedNetwork):
         "class's mean feature, an image going with its label",
         choices=METHODS,
     )
-    num_clusters: int = setting(50, "K; fewer come out where clusters are empty or tiny", least=1)
-    seed: int = setting(0, "of k-means", least=0, most=2**32 - 1)
-    min_size: int = setting(1, "clusters of fewer images join the nearest; 1 drops only empty ones", least=1)
+    num_clusters: int = setting(50, "number of clusters K; fewer if some come out empty or tiny", least=1)
+    seed: int = setting(0, "seed of k-means", least=0, most=2**32 - 1)
+    min_size: int = setting(
+        1, "clusters of fewer images are merged into the nearest; 1 drops only empty ones", least=1
+    )
     pca_dim: int = setting(
         0,
-        "principal components that the features are reduced to first; 0: all",
+        "reduce the features to so many principal components first; 0: do not",
         least=0,
         config="",
     )
@@ -137,7 +139,10 @@ def _checked(
 def check_num_clusters(num_clusters: int, images: int) -> None:
     """Refuse more clusters than images."""
     if num_clusters > images:
-        raise NDSError(f"cannot cut {images} images into {num_clusters} clusters: lower num_clusters.")
+        raise NDSError(
+            f"cannot cut {images} images into {num_clusters} clusters: lower --num-clusters "
+            "(NDS.PARTITION.NUM_CLUSTERS)."
+        )
 
 
 def check_readable(readable: npt.NDArray[np.bool_], limit: float = MAX_UNREADABLE, detail: str = "") -> None:

@@ -60,26 +60,26 @@ def _arguments(
 
 CONFIG: dict[str, tuple[list[str], str]] = {
     "unknown source": (["NDS.SOURCE.DATASETS", "('bad_stret_train',)"], "unknown dataset 'bad_stret_train'. Did you mean 'bad_street_train'"),
-    "unknown target": (["NDS.TARGET.DATASETS", "('nowhere',)"], "unknown dataset 'nowhere'. Known: "),
+    "unknown target": (["NDS.TARGET.DATASETS", "('nowhere',)"], "unknown dataset 'nowhere'. nds datasets --list lists all"),
     "no source": (["NDS.SOURCE.DATASETS", "()"], "NDS.SOURCE.DATASETS is empty"),
     "source is text": (["NDS.SOURCE.DATASETS", "bad_street_train"], "NDS.SOURCE.DATASETS must be a tuple, as .* got text"),
     "no target": (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN and DATASETS.TEST must name"),
     "unknown sampler": (["DATALOADER.SAMPLER_TRAIN", "TraningSampler"], "unknown DATALOADER.SAMPLER_TRAIN .* Did you mean 'TrainingSampler'"),
     "unknown selector": (["NDS.SELECTOR", "nsd"], "unknown NDS.SELECTOR 'nsd'. Did you mean 'nds'. Known: domain_classifier"),
-    "unknown mode": (["NDS.MODE", "subsett"], "unknown selection mode 'subsett'"),
-    "unknown normalisation": (["NDS.NORMALISATION", "maxmin"], "unknown nds normalisation 'maxmin'"),
-    "unknown metric": (["NDS.SCORING.METRIC", "acc"], "unknown scoring metric 'acc'"),
-    "unknown method": (["NDS.PARTITION.METHOD", "kmean"], "unknown partition method 'kmean'"),
-    "unknown task": (["NDS.EXPERTS.TASK", "rotate"], "unknown expert task 'rotate'"),
+    "unknown mode": (["NDS.MODE", "subsett"], "unknown NDS.MODE 'subsett'"),
+    "unknown normalisation": (["NDS.NORMALISATION", "maxmin"], "unknown NDS.NORMALISATION 'maxmin'"),
+    "unknown metric": (["NDS.SCORING.METRIC", "acc"], "unknown NDS.SCORING.METRIC 'acc'"),
+    "unknown method": (["NDS.PARTITION.METHOD", "kmean"], "unknown NDS.PARTITION.METHOD 'kmean'"),
+    "unknown task": (["NDS.EXPERTS.TASK", "rotate"], "unknown NDS.EXPERTS.TASK 'rotate'"),
     "unknown optimizer": (["NDS.OPTIMIZER", "Adam"], "unknown NDS.OPTIMIZER 'Adam'. Did you mean 'AdamW'"),
     "key mistyped": (["NDS.BUGDET.SHARE", "0.5"], "unknown config key NDS.BUGDET.SHARE. Did you mean 'NDS.BUDGET.SHARE'"),
     "key mistyped in pretraining": (["NDS.PRETRAIN.SOLVER.MAX_ITERS", "5"], "unknown config key NDS.PRETRAIN.SOLVER.MAX_ITERS. Did you mean 'SOLVER.MAX_ITER'"),
     "wrong type": (["NDS.TEMPERATURE", "warm"], "NDS.TEMPERATURE must be a number, got text"),
     "wrong type in pretraining": (["NDS.PRETRAIN.SOLVER.GAMMA", "low"], "NDS.PRETRAIN.SOLVER.GAMMA must be a number"),
     "key without value": (["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' at the end is not a pair"),
-    "no budget": (["NDS.BUDGET.SHARE", "0.0"], "budget as a count or as a share .*, got count=0 and share=0.0"),
-    "T of 0": (["NDS.TEMPERATURE", "0.0"], "nds temperature must be above 0, got 0.0"),
-    "K of 0": (["NDS.PARTITION.NUM_CLUSTERS", "0"], "partition num_clusters must be 1 or more, got 0"),
+    "no budget": (["NDS.BUDGET.SHARE", "0.0"], "budget as a number of images or as a share .*: got 0 images and a share of 0"),
+    "T of 0": (["NDS.TEMPERATURE", "0.0"], "NDS.TEMPERATURE must be above 0, got 0.0"),
+    "K of 0": (["NDS.PARTITION.NUM_CLUSTERS", "0"], "NDS.PARTITION.NUM_CLUSTERS must be 1 or more, got 0"),
     "no GPU here": (["MODEL.DEVICE", "cuda:63"], "GPU"),
     "no such device": (["MODEL.DEVICE", "gpu"], "unknown device 'gpu': expected 'cpu'"),
     "a selection given": (["NDS.SELECTION", "x.parquet"], "NDS.SELECTION x.parquet would not be looked at"),
@@ -158,7 +158,7 @@ def test_a_bad_config_file_is_refused_and_runs_no_code(
     line = user.fails("train_net", *_arguments(data, config="mine.yaml"))
     assert re.search(message, line), line
     assert not (data / "PROOF").exists()
-    assert "unknown config file 'mien.yaml'" in user.fails("train_net", "--config", "mien.yaml")
+    assert "unknown config 'mien.yaml'" in user.fails("train_net", "--config", "mien.yaml")
 
 
 def _photos(domain: str, kind: str, split: str = "train", count: int | None = None) -> Callable[[Path], None]:

@@ -68,15 +68,15 @@ DRAW: dict[str, tuple[Spoil | None, list[str], str]] = {
     "budget of 0": (
         None,
         ["--images", "0"],
-        "budget as a count or as a share .*, got count=0",
+        "budget as a number of images or as a share .*: got 0 images and a share of 0",
     ),
     "budget below 0": (None, ["--images", "-1"], "budget must be 1 to 12"),
     "budget beyond the images": (None, ["--images", "13"], "budget must be 1 to 12, .* got 13"),
-    "share of 0": (None, ["--share", "0"], "count=0 and share=0.0"),
-    "share above 1": (None, ["--share", "1.5"], r"share must lie in \(0, 1\], got 1.5"),
-    "T of 0": (None, ["--temperature", "0"], "nds temperature must be above 0, got 0.0"),
-    "T below 0": (None, ["--temperature", "-1"], "nds temperature must be above 0, got -1.0"),
-    "T of NaN": (None, ["--temperature", "nan"], "nds temperature must be a number above 0, got nan"),
+    "share of 0": (None, ["--share", "0"], "got 0 images and a share of 0"),
+    "share above 1": (None, ["--share", "1.5"], r"share of the source to draw must lie in \(0, 1\], got 1.5"),
+    "T of 0": (None, ["--temperature", "0"], "--temperature must be above 0, got 0.0"),
+    "T below 0": (None, ["--temperature", "-1"], "--temperature must be above 0, got -1.0"),
+    "T of NaN": (None, ["--temperature", "nan"], "--temperature must be a number above 0, got nan"),
     "T of a uniform draw": (
         None,
         ["--selector", "uniform", "--temperature", "0.3"],
@@ -111,10 +111,15 @@ DRAW: dict[str, tuple[Spoil | None, list[str], str]] = {
     "scores not given": (None, ["--scores", ""], "needs the client's scores"),
     "index cut short": (lambda f: cut(f / "index.parquet"), [], "index.parquet is not a complete Parquet"),
     "partition missing": (lambda f: (f / "partition.parquet").unlink(), [], "partition file not found: part"),
-    "output is a folder": (None, ["--output", "experts"], "cannot write experts: Is a directory"),
+    "output is a folder": (
+        lambda f: (f / "experts.parquet").mkdir(),
+        ["--output", "experts.parquet"],
+        "cannot write experts.parquet: Is a directory",
+    ),
+    "output of another ending": (None, ["--output", "drawn"], "--output must end in .parquet, got 'drawn'"),
     "output below a file": (
         None,
-        ["--output", "scores.json/x"],
+        ["--output", "scores.json/x.parquet"],
         "cannot write scores.json/x.*: a file is where",
     ),
 }
@@ -189,13 +194,13 @@ SCORE: dict[str, tuple[Spoil | None, list[str], str]] = {
     "unknown metric": (
         None,
         ["--metric", "acuracy"],
-        "unknown scoring metric 'acuracy'. Did you mean 'accuracy'",
+        "unknown --metric 'acuracy'. Did you mean 'accuracy'",
     ),
     "unknown device": (None, ["--device", "gpu"], "unknown device 'gpu': expected 'cpu'"),
     "device without numbers": (None, ["--device", "meta"], "unknown device 'meta': expected 'cpu'"),
     "no such GPU": (None, ["--device", "cuda:63"], "device 'cuda:63': torch sees . GPUs here"),
-    "fewer images than one": (None, ["--max-images", "-1"], "scoring max_images must be 1 or more, got -1"),
-    "output below a file": (None, ["--output", "scores.json/s"], "cannot write scores.json: "),
+    "fewer images than one": (None, ["--max-images", "-1"], "--max-images must be 1 or more, got -1"),
+    "output below a file": (None, ["--output", "scores.json/s.json"], "cannot write scores.json: "),
 }
 
 
@@ -214,8 +219,8 @@ def test_score_experts_refuses(case: str, here: Path, user: User) -> None:
 
 PARTITION: dict[str, tuple[list[str], str]] = {
     "K larger than the images": (["--num-clusters", "7"], "cannot cut 6 images into 7 clusters: lower"),
-    "K of 0": (["--num-clusters", "0"], "partition num_clusters must be 1 or more, got 0"),
-    "unknown method": (["--method", "kmean"], "unknown partition method 'kmean'. Did you mean 'kmeans'"),
+    "K of 0": (["--num-clusters", "0"], "--num-clusters must be 1 or more, got 0"),
+    "unknown method": (["--method", "kmean"], "unknown --method 'kmean'. Did you mean 'kmeans'"),
     "unknown dataset": (["--dataset", "coco_2017_trian"], "unknown dataset 'coco_2017_trian'. Did you mean"),
     "no such GPU": (["--device", "cuda:63"], "device 'cuda:63': torch sees . GPUs here"),
     "weights are none": (["--weights", "scores.json"], "scores.json is no checkpoint, it begins with"),
@@ -241,9 +246,9 @@ def test_partition_source_refuses(case: str, here: Path, user: User) -> None:
 
 
 TRAIN: dict[str, tuple[list[str], str]] = {
-    "unknown task": (["--task", "rotate"], "unknown expert task 'rotate'. Did you mean 'rotation'"),
-    "no steps": (["--steps", "0"], "expert steps must be 1 or more, got 0"),
-    "momentum below 0": (["--momentum", "-1"], "expert momentum must be 0 or more, got -1.0"),
+    "unknown task": (["--task", "rotate"], "unknown --task 'rotate'. Did you mean 'rotation'"),
+    "no steps": (["--steps", "0"], "--steps must be 1 or more, got 0"),
+    "momentum below 0": (["--momentum", "-1"], "--momentum must be 0 or more, got -1.0"),
     "partition of another index": (["--index", "other.parquet"], "partition does not belong to this index"),
     "index is a partition": (
         ["--index", "partition.parquet"],

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from as_user import ROOT, only_line
 
-from nds_plugin import extras
+from nds_plugin import __version__, extras
 from nds_plugin.commands.nds import VERBS
+from nds_plugin.d2 import load_config
 from nds_plugin.errors import MissingPackageError
 
 TORCH = ("torch", "torchvision", "sklearn")
@@ -64,7 +65,48 @@ def test_an_unknown_verb_is_told_the_nearest_one_in_one_line() -> None:
     assert done.returncode == 2
     assert "unknown verb 'trian'. Did you mean 'train'?" in only_line(done.stderr)
     assert done.stderr.rstrip().endswith("[command-line]")
-    assert "Known: train, " in only_line(nds("gate").stderr)
+    assert "Known: gate train, gate score; " in only_line(nds("gate", "trian").stderr)
+
+
+def test_a_verb_of_two_words_lists_what_may_follow_its_first() -> None:
+    for arguments in (["gate"], ["gate", "--help"]):
+        done = nds(*arguments)
+        assert done.returncode == 0, done.stderr
+        verbs = {line[2:14].strip() for line in done.stdout.splitlines() if line.startswith("  ")}
+        assert verbs == {"gate train", "gate score"}
+
+
+def test_the_version_is_told() -> None:
+    assert nds("--version").stdout == f"nds_plugin {__version__}\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_tells_its_options_without_any_extra(verb: str) -> None:
+    done = nds(*verb.split(), "--help", without=OPTIONAL)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: nds {verb} ")
+    assert "``" not in done.stdout, "marks of a docstring"
+
+
+def test_the_config_of_a_row_is_printed_without_any_extra() -> None:
+    done = nds("tables", "--table", "4", "--show", "nds_23k", without=OPTIONAL)
+    assert done.returncode == 0, done.stderr
+    assert "SELECTOR: nds" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["draw", "--indx", "a"], "--indx. Did you mean '--index'?; the following arguments are required: --index"),
+        (["draw", "--index", "a", "--indx", "b", "--output", "c"], "--indx b. Did you mean '--index'? nds draw --help"),
+        (["train", "--cofig", "a"], "--cofig. Did you mean '--config' or '--config-file'? nds train --help"),
+        (["serve", "run", "--store", "a", "--prt", "3"], "--prt 3. Did you mean '--port'? nds serve run --help"),
+    ],
+)  # fmt: skip
+def test_a_mistyped_option_is_told_even_where_another_is_missing(arguments: list[str], message: str) -> None:
+    done = nds(*arguments, without=OPTIONAL)
+    assert done.returncode == 2
+    assert f"command line: unrecognized arguments: {message}" in only_line(done.stderr)
 
 
 @pytest.mark.parametrize("verb", ["draw", "gate train", "serve", "client"])
@@ -85,10 +127,10 @@ def test_the_help_of_a_script_names_the_script() -> None:
     ("verb", "package", "extra"),
     [
         (["train", "--config", "nds_sample.yaml"], "detectron2", "git+https"),
-        (["partition", "--folder", ".", "--output", "/nowhere"], "torch", "nds_plugin[experts]"),
-        (["serve", "run", "--store", "/nowhere"], "uvicorn", "nds_plugin[server]"),
-        (["client", "sources"], "httpx", "nds_plugin[client]"),
-        (["export", "--experts", "/nowhere"], "torch", "nds_plugin[experts]"),
+        (["partition", "--folder", ".", "--output", "/nowhere"], "torch", "[experts]'"),
+        (["serve", "run", "--store", "/nowhere"], "uvicorn", "[server]'"),
+        (["client", "sources"], "httpx", "[client]'"),
+        (["export", "--experts", "/nowhere"], "torch", "[experts]'"),
     ],
 )
 def test_a_missing_extra_is_one_line_with_the_command_that_installs_it(
@@ -97,7 +139,7 @@ def test_a_missing_extra_is_one_line_with_the_command_that_installs_it(
     done = nds(*verb, without=(package,))
     assert done.returncode == 2, done.stderr
     line = only_line(done.stderr)
-    assert f"needs the package {package}, which is not installed: python -m pip install '" in line
+    assert f"needs the package {package}, which is not installed: python -m pip install " in line
     assert extra in line
     assert done.stderr.rstrip().endswith(" [missing-package]")
 
@@ -112,7 +154,52 @@ def test_the_core_draws_and_looks_for_datasets_without_any_extra(tmp_path: Path)
     done = nds("draw", *arguments, "--output", tmp_path / "drawn.parquet", without=OPTIONAL)
     assert done.returncode == 0, done.stderr
     assert "2 images in" in done.stdout
+    assert "cluster" not in done.stdout, "a uniform draw has no clusters and no scores"
+    assert "client's cost" not in done.stdout
     assert nds("datasets", "--check", "--root", tmp_path, without=OPTIONAL).returncode == 0
+
+
+def test_a_draw_has_a_name_without_any_extra_if_its_source_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from provider_files import write_coco_2017
+
+    from nds_plugin.pipeline.files_host import FilesHost
+
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    write_coco_2017(tmp_path)
+    arguments = [
+        "--index",
+        tmp_path / "index.parquet",
+        "--selector",
+        "uniform",
+        "--images",
+        "2",
+        "--name",
+        "mine",
+    ]
+    for name in ("nds_coco_2017_train", "coco_2017_train"):
+        FilesHost().dataset(name).index().save(tmp_path / "index.parquet", "key")
+        done = nds("draw", *arguments, without=OPTIONAL)
+        assert done.returncode == 0, done.stderr
+        assert "Registered dataset: nds_mine, MODEL.ROI_HEADS.NUM_CLASSES 80" in done.stdout
+    assert (tmp_path / "nds_selections/mine.parquet").is_file()
+
+
+def test_the_names_of_all_datasets_are_listed_with_and_without_detectron2() -> None:
+    paper = nds("datasets", "--list", without=OPTIONAL).stdout.splitlines()
+    assert "nds_coco_2017_train" in paper
+    assert "coco_2014_train" not in paper
+    assert set(paper) | {"coco_2014_train"} <= set(nds("datasets", "--list").stdout.splitlines())
+
+
+@pytest.mark.parametrize("verb", ["partition", "experts"])
+def test_the_help_of_the_source_names_the_steps_of_the_configs_for_gpus(verb: str) -> None:
+    experts = load_config("nds_cityscapes.yaml").NDS.EXPERTS
+    told = " ".join(nds(verb, "--help").stdout.split())
+    batch = "--shared-batch" if verb == "partition" else "--batch-size"
+    assert f"--shared-steps {experts.SHARED_STEPS} {batch} {experts.BATCH_SIZE}" in told
+    assert verb == "partition" or f"--steps {experts.STEPS} " in told
 
 
 def test_the_server_needs_neither_torch_nor_detectron2(tmp_path: Path) -> None:
@@ -148,7 +235,8 @@ def test_a_module_that_no_extra_brings_is_a_defect_and_not_told_as_a_missing_pac
 def test_every_extra_that_a_line_names_is_one_of_the_package() -> None:
     tomllib = pytest.importorskip("tomllib", reason="Python 3.11 or later reads pyproject.toml itself")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    named = {c.split("[")[1].split("]")[0] for c in extras._COMMANDS.values() if "nds_plugin[" in c}
+    named = {c.rpartition("[")[2].split("]")[0] for c in extras._COMMANDS.values() if "]'" in c}
+    assert named >= {"experts", "server", "client", "detectron2", "timm", "cityscapes"}
     assert named <= set(project["optional-dependencies"])
     assert not [d for d in project["dependencies"] if d.startswith(("torch", "scikit-learn", "fvcore"))]
     assert not [r for rows in project["optional-dependencies"].values() for r in rows if "torch==" in r]

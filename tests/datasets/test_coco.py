@@ -227,8 +227,8 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
             "the 'category_id' values of 'annotations' must be numbers of 64 bits, got 11805",
         ),
         (
-            lambda d: d["categories"].append({"id": 77, "name": d["categories"][0]["name"]}),
-            "1 names of 'categories' occur more than once, first ",
+            _set("categories", 1, "name", "dog"),
+            "annotations use 2 categories called 'dog', of the ids 5 and 2: rename all but one",
         ),
         (_set("categories", 0, "id", 1e300), "the ids of 'categories' must be all whole numbers or all text"),
         (
@@ -275,6 +275,36 @@ def test_each_fault_has_its_line(tmp_path: Path, change: Callable[[Any], None], 
         open_coco(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text_ids", [False, True])
+@pytest.mark.parametrize("unused", [0, 9])
+def test_a_category_that_nothing_uses_is_left_out_if_another_one_has_its_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, unused: int, text_ids: bool
+) -> None:
+    content = document()
+    plain = open_coco(write_coco(tmp_path / "plain", content))
+    content["categories"].insert(0, {"id": unused, "name": "dog", "supercategory": "none"})
+    for item, key in [(c, "id") for c in content["categories"]] + [
+        (a, "category_id") for a in content["annotations"]
+    ]:
+        item[key] = f"c{item[key]}" if text_ids else item[key]
+    with caplog.at_level(logging.WARNING):
+        store = open_coco(path := write_coco(tmp_path / "export", content))
+    assert sorted(store.classes) == sorted(plain.classes) == ["cat", "dog"]
+    shown = repr(content["categories"][0]["id"])
+    assert f"{path}: 1 categories left out that no annotation uses and whose names" in caplog.text
+    assert f"other categories have: {shown} ('dog')." in caplog.text
+    counts = dict(zip(store.classes, store.header["category_counts"]))
+    assert counts == {"cat": 3, "dog": 2}
+
+
+def test_of_namesakes_that_nothing_uses_the_one_with_the_highest_id_stays(tmp_path: Path) -> None:
+    content = document()
+    content["categories"] = [{"id": i, "name": n} for i, n in ((0, "dog"), (1, "cat"), (2, "dog"))]
+    content["annotations"] = [{**a, "category_id": 1} for a in content["annotations"]]
+    store = open_coco(write_coco(tmp_path, content))
+    assert list(zip(store.category_ids, store.classes)) == [(1, "cat"), (2, "dog")]
 
 
 def test_boxes_are_clipped_or_dropped_in_one_warning(

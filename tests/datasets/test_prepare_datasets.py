@@ -276,7 +276,7 @@ MISTAKES = {
         r"unknown dataset 'cub200'\. Did you mean .*'cub_200'.* Known: all, .*coco.*stanford_dogs",
     ),
     "unknown in check": (["--check", "nope"], r"unknown dataset 'nope'\. Known: all, "),
-    "no verb": ([], r"command line: one of the arguments --check --build is required"),
+    "no verb": ([], r"command line: one of the arguments --list --check --build is required"),
     "both verbs": (["--check", "--build", "coco"], "argument --build: not allowed with argument --check"),
     "build of nothing": (["--build"], "argument --build: expected at least one argument"),
     "no jobs": (["--build", "coco", "--jobs", "0"], "--jobs must be at least 1, got 0"),

@@ -16,7 +16,8 @@ from nds_plugin.d2.config.deciding import config_hash, deciding_settings
 from nds_plugin.d2.config.lookup import CONFIG_DIR
 from nds_plugin.d2.config.nodes import load_config
 from nds_plugin.errors import NDSError, UnknownNameError
-from nds_plugin.experiments.cells import cell_overrides, row_config, row_yaml
+from nds_plugin.experiments.cells import cell_overrides, row_config
+from nds_plugin.experiments.row_files import row_yaml
 from nds_plugin.experiments.spec import GRIDS, Cell, Grid, Row, find_row
 
 ROWS = [(grid, row) for grid in GRIDS.values() for row in grid.rows]

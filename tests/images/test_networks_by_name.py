@@ -28,7 +28,7 @@ def crops(size: int = 48) -> torch.Tensor:
 
 @pytest.fixture
 def timm() -> Any:
-    return pytest.importorskip("timm", reason="timm is not installed: pip install nds_plugin[timm]")
+    return pytest.importorskip("timm", reason="timm is not installed: the extra timm")
 
 
 @pytest.fixture
@@ -49,10 +49,10 @@ def no_timm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_timm_its_networks_are_refused_with_the_line_that_installs_it(no_timm: None) -> None:
     for arguments in ({"network": LITE0}, {"weights": PACKAGE}, {"network": PACKAGE}):
-        with pytest.raises(
-            NDSError, match=r"needs the package timm, .*: python -m pip install 'nds_plugin\[timm\]'"
-        ):
+        with pytest.raises(NDSError, match=r"needs the package timm, .*: python -m pip install .*\[timm\]'"):
             load_feature_network(**arguments)
+    with pytest.raises(NDSError, match=f"the network '{PACKAGE}' needs the package timm"):
+        load_feature_network(network=PACKAGE)
 
 
 def test_a_resnet_by_name_and_file_needs_no_timm_and_must_be_that_resnet(

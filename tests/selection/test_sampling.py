@@ -103,11 +103,11 @@ def test_budgets_as_count_and_share() -> None:
         NDSError, match="budget must be 1 to 500, the number of images that can be drawn; got 600"
     ):
         resolve_budget(500, share=0.6, whole=1000)
-    with pytest.raises(NDSError, match="as a count or as a share"):
+    with pytest.raises(NDSError, match="as a number of images or as a share"):
         resolve_budget(10, count=2, share=0.1)
-    with pytest.raises(NDSError, match="as a count or as a share"):
+    with pytest.raises(NDSError, match="as a number of images or as a share"):
         resolve_budget(10)
-    with pytest.raises(NDSError, match=r"share must lie in \(0, 1\]"):
+    with pytest.raises(NDSError, match=r"share of the source to draw must lie in \(0, 1\]"):
         resolve_budget(10, share=1.5)
 
 

@@ -149,7 +149,7 @@ def test_numbers_of_equal_sizes_follow_the_first_image() -> None:
 
 def test_more_clusters_than_images_is_refused() -> None:
     features, _ = blobs([10, 20, 12, 18])
-    with pytest.raises(NDSError, match="cannot cut 60 images into 61 clusters: lower num_clusters"):
+    with pytest.raises(NDSError, match="cannot cut 60 images into 61 clusters: lower --num-clusters"):
         cut(make_index(), features, num_clusters=61)
     assert cut(make_index(), features, num_clusters=60).sizes.tolist() == [1] * 60
 
@@ -212,7 +212,7 @@ def test_superclass_gives_images_without_label_to_the_nearest() -> None:
 def test_more_superclasses_than_classes_is_refused() -> None:
     features, group = blobs([10, 20, 12, 18])
     index = make_index(labels=group, classes=("a", "b", "c", "d", "unused"))
-    with pytest.raises(NDSError, match=r"cannot cut 4 classes .* into 5 superclasses: lower num_clusters"):
+    with pytest.raises(NDSError, match=r"cannot cut 4 classes .* into 5 superclasses: lower --num-clusters"):
         cut(index, features, method="superclass", num_clusters=5)
     with pytest.raises(NDSError, match="cannot cut 0 classes"):
         cut(make_index(), features, method="superclass", num_clusters=1)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nds_plugin.errors import unknown_name
+from nds_plugin.errors import UnknownNameError, did_you_mean
+from nds_plugin.files.installed import CONFIG_DIR
 from nds_plugin.selection.selectors import SELECTORS
 
-_PACKAGE = Path(__file__).resolve().parents[2]
-# An installed package holds them; in a checkout, which editable installs point at, they lie beside it.
-_INSTALLED = _PACKAGE / "configs" / "detectron2"
-CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "configs" / "detectron2"
 NO_PRETRAINING = "none"  # in the place of a selector
 
 
@@ -33,8 +30,21 @@ def find_config(name: str) -> tuple[str, list[str]]:
                 ours = path.with_name(f"nds_{path.name.removeprefix(f'{selector}_')}")
                 if ours.is_file():
                     return str(ours), ["NDS.SELECTOR", selector]
-    raise unknown_name(
-        "config file", name, [str(p.relative_to(CONFIG_DIR)) for p in CONFIG_DIR.rglob("*.yaml")]
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> UnknownNameError:
+    """The line of a name that stands for no config: the nearest of all names, and the files."""
+    files = sorted(path.stem for path in CONFIG_DIR.glob("nds_*.yaml"))
+    twins = [
+        f"{selector}_{file.removeprefix('nds_')}"
+        for file in files
+        for selector in (*SELECTORS, NO_PRETRAINING)
+    ]
+    near = did_you_mean(Path(name).name.removesuffix(".yaml"), twins)
+    return UnknownNameError(
+        f"unknown config {name!r}: no such file, and none of that name is installed.{near} Known: {', '.join(files)}; "
+        f"for each nds_NAME also uniform_NAME, full_NAME, {NO_PRETRAINING}_NAME and so for every selector."
     )
 
 

@@ -69,4 +69,5 @@ def read_settings(cls: type[S], nds: CN, node: str, **fixed: Any) -> S:
         for part in key.split("."):
             place = place[part]
         found[item.name] = from_plain(item, place)
+        item.check(found[item.name], f"NDS.{key}")  # the class itself would name the field
     return cls(**{**found, **fixed})

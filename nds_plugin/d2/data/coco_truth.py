@@ -17,6 +17,7 @@ from typing import Any
 import pycocotools.mask as mask_util
 from detectron2.utils.file_io import PathManager
 
+from nds_plugin.datasets.coco.categories import unused_namesakes
 from nds_plugin.datasets.coco.json_stream import no_gc
 from nds_plugin.datasets.coco.masks import valid_polygons
 from nds_plugin.errors import NDSError
@@ -90,7 +91,8 @@ def complete(document: Mapping[str, Any], size_of: SizeOf) -> CocoTruth:
     given = list(document["annotations"])
     has_masks = any(annotation.get("segmentation") for annotation in given)
     sized, images = _images(document["images"], size_of) if has_masks else (0, document["images"])
-    numbers, categories = _categories(document["categories"])
+    listed = _without_namesakes(document["categories"], given)
+    numbers, categories = _categories(listed)
     sizes = {image["id"]: (image.get("height"), image.get("width")) for image in images}
     found = [a for a in map(_with_mask, given) if a is not None]
     crowds = sum(_crowd(a) != a.get("iscrowd") for a in found)
@@ -102,6 +104,10 @@ def complete(document: Mapping[str, Any], size_of: SizeOf) -> CocoTruth:
     ]
     changes = (
         (len(given) - len(found), "{} annotations left out whose polygons have no three corners"),
+        (
+            len(document["categories"]) - len(listed),
+            "{} categories left out that no annotation uses and whose names other categories have",
+        ),
         (sized, "the sizes of {} images from their files"),
         (len(numbers), "numbers for the {} ids of categories, which are text"),
         (crowds, "iscrowd set for {} annotations (0; 1 where 'ignore' is 1)"),
@@ -125,6 +131,15 @@ def _images(images: list[dict[str, Any]], size_of: SizeOf) -> tuple[int, list[di
             width, height = size_of(image["id"])
         found.append({**image, "width": int(width), "height": int(height)})
     return missing, found
+
+
+def _without_namesakes(
+    categories: list[dict[str, Any]], annotations: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The categories that the store has, too."""
+    used = {annotation["category_id"] for annotation in annotations}
+    left_out = unused_namesakes([(c["id"], c["name"]) for c in categories], used, "the ground truth")
+    return [category for category in categories if category["id"] not in left_out]
 
 
 def _categories(categories: list[dict[str, Any]]) -> tuple[dict[str, int], list[dict[str, Any]]]:

@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -23,20 +22,14 @@ from nds_plugin.d2.data.dicts import DatasetDicts
 from nds_plugin.d2.data.registration import dataset_classes, dataset_dicts
 from nds_plugin.d2.data.store_source import register_annotated, say_unfiltered
 from nds_plugin.datasets.label_space import LabelSpace, unite
-from nds_plugin.datasets.public import datasets_root
+from nds_plugin.datasets.public import selections_folder
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import content_hash, read_header
 from nds_plugin.selection.selection import KIND, Selection
 
 logger = logging.getLogger(__name__)
 
-SELECTIONS_FOLDER = "nds_selections"
 _told: set[str] = set()  # streams and unions that were logged in this process
-
-
-def selections_folder() -> Path:
-    """The folder whose selections are registered by name."""
-    return datasets_root() / SELECTIONS_FOLDER
 
 
 def register_selections_folder() -> list[str]:

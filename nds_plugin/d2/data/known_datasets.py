@@ -79,7 +79,9 @@ def register_coco_folder(root: str | os.PathLike[str], prefix: str) -> list[str]
     """
     root = Path(root)
     if not root.is_dir():
-        raise NDSError(f"folder of datasets not found: {root}.")
+        raise NDSError(
+            f"folder of datasets not found: {root}: expected NAME/images and NAME/train.json in it."
+        )
     names = []
     for json_file in sorted(root.glob("*/*.json")):
         match = _SPLIT_FILE.fullmatch(json_file.stem)

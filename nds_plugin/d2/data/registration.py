@@ -50,7 +50,7 @@ def check_registered(names: Sequence[str]) -> None:
                     f"dataset {name!r} lies under NDS_DATA, which is not set: point it at the folder that holds "
                     "detection/NAME/images and detection/NAME/train.json (docs/development.md)."
                 )
-            raise unknown_name("dataset", name, DatasetCatalog.list())
+            raise unknown_name("dataset", name, DatasetCatalog.list(), "nds datasets --list")
 
 
 def store_source(name: str) -> StoreSource | None:

@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from nds_plugin.d2.config.lookup import NO_PRETRAINING
 from nds_plugin.d2.config.nodes import merged
 from nds_plugin.d2.data.drawn_dataset import selection_label_space
+from nds_plugin.d2.data.fingerprints import dataset_fingerprint
 from nds_plugin.d2.data.ground_truth import check_masks, why_no_object
 from nds_plugin.d2.data.loader import check_sampler
 from nds_plugin.d2.data.registration import check_registered, dataset_classes, dataset_dicts, index_dataset
@@ -187,6 +188,17 @@ def _check_decodable(name: str, index: SourceIndex) -> None:
         )
 
 
+def check_source_files(cfg: CN) -> None:
+    """See that the source's annotations are there and can be read.
+
+    Raises:
+        NDSError: they are not.
+    """
+    if cfg.NDS.SELECTOR != NO_PRETRAINING:
+        for name in cfg.NDS.SOURCE.DATASETS:
+            dataset_fingerprint(name)
+
+
 def check_source(cfg: CN, index: SourceIndex) -> None:
     """What only the source's index can tell of its classes, before experts are trained.
 
@@ -215,7 +227,7 @@ def check_shared_classes(source: Sequence[str], target: Sequence[str], cfg: CN) 
     )
     if cfg.NDS.TRANSFER.REQUIRE_SHARED_CLASSES:
         raise NDSError(
-            f"{message}; name them alike by NDS.SOURCE.LABEL_MAPPING, or drop REQUIRE_SHARED_CLASSES."
+            f"{message}; name them alike by NDS.SOURCE.LABEL_MAPPING, or drop NDS.TRANSFER.REQUIRE_SHARED_CLASSES."
         )
     logger.warning("%s.", message)
 

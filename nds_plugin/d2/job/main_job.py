@@ -21,7 +21,13 @@ from nds_plugin.d2.data.drawn_dataset import selection_label_space
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
 from nds_plugin.d2.data.host import DetectronHost
 from nds_plugin.d2.data.registration import dataset_classes
-from nds_plugin.d2.job.checks import check_config, check_source, check_target, check_weights
+from nds_plugin.d2.job.checks import (
+    check_config,
+    check_source,
+    check_source_files,
+    check_target,
+    check_weights,
+)
 from nds_plugin.d2.job.kept_pretraining import KeptPretraining
 from nds_plugin.d2.train import stages as training
 from nds_plugin.d2.train.evaluation import KIND as RESULTS_KIND
@@ -112,8 +118,9 @@ def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
     """
     check_job(cfg)
     if comm.is_main_process():
-        check_weights(cfg)
         check_target(cfg)
+        check_source_files(cfg)
+        check_weights(cfg)  # last, since it may download them
     timed = Timings()
     pretrained = _pretrain(cfg, timed, resume) if cfg.NDS.SELECTOR != NO_PRETRAINING else None
     finetune_cfg = training.finetune_config(cfg)

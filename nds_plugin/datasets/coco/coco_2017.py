@@ -76,3 +76,6 @@ COCO = PublicDataset(
         "plugin reads them."
     ),
 )
+
+# Detectron2 registers the same files under these names: they are known without it, too.
+DETECTRON2_NAMES = {split.name.removeprefix("nds_"): split.name for split in COCO.splits}

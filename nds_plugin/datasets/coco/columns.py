@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from nds_plugin.datasets.coco.categories import unused_namesakes
 from nds_plugin.datasets.coco.ids import TEXT, IdTypes, is_number
 from nds_plugin.datasets.coco.masks import MAX_SIDE, all_numbers, polygon_columns, read_mask
 from nds_plugin.errors import NDSError
@@ -32,6 +33,7 @@ class CocoColumns:
         self._id_types = IdTypes(path)
         self._categories: list[tuple[Any, str]] = []  # id and name
         self._text_categories: dict[str, int] = {}  # where category ids are text: numbers in their place
+        self._used_categories: set[Any] = set()
         self._licenses: dict[Any, str] = {}
         self._license_ids: list[Any] = []
         self._broken = self._ignored = 0
@@ -232,6 +234,7 @@ class CocoColumns:
 
     def _category_numbers(self, ids: list[Any]) -> npt.NDArray[np.int64]:
         ids = self._id_types.take(ids, _CATEGORY_ID)
+        self._used_categories.update(ids)
         if self._id_types.kind(_CATEGORY_ID) == TEXT:
             numbers = self._text_categories
             return np.array([numbers.setdefault(i, len(numbers)) for i in ids], dtype=np.int64)
@@ -283,21 +286,23 @@ class CocoColumns:
                 f"{self._path}: {len(twice)} ids of 'categories' occur more than once, first {twice[0]!r}: "
                 "make them unique."
             )
-        self._refuse_equal_names()
+        self._leave_out_namesakes()
         return self._numbered()
 
-    def _refuse_equal_names(self) -> None:
+    def _leave_out_namesakes(self) -> None:
         # Classes are known by their names from here on: two would be united, and a table of AP would show one.
-        owners: dict[str, list[Any]] = {}
-        for own, name in self._categories:
-            owners.setdefault(name, []).append(own)
-        shared = [(name, ids) for name, ids in owners.items() if len(ids) > 1]
-        if shared:
-            name, ids = shared[0]
-            raise NDSError(
-                f"{self._path}: {len(shared)} names of 'categories' occur more than once, first {name!r}, of the ids "
-                f"{' and '.join(map(repr, ids))}: rename all but one, or remove the unused one."
+        left_out = unused_namesakes(self._categories, self._used_categories, self._path)
+        if left_out:
+            names = dict(self._categories)
+            listed = ", ".join(f"{own!r} ({names[own]!r})" for own in left_out[:5])
+            logger.warning(
+                "%s: %d categories left out that no annotation uses and whose names other categories have: %s%s.",
+                self._path,
+                len(left_out),
+                listed,
+                ", ..." if len(left_out) > 5 else "",
             )
+            self._categories = [one for one in self._categories if one[0] not in left_out]
 
     def _numbered(self) -> list[tuple[int, str]]:
         """The categories with numbers for ids, as the annotations have them."""

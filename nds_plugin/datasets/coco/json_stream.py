@@ -64,7 +64,7 @@ def _open(path: str | os.PathLike[str]) -> IO[bytes]:
     try:
         return open(path, "rb")
     except FileNotFoundError:
-        raise NDSError(f"annotation file not found: {path}.") from None
+        raise NDSError(f"annotation file not found: {path}: check the path.") from None
     except OSError as error:
         raise NDSError(f"cannot read the annotation file {path}: {error.strerror}.") from None
 

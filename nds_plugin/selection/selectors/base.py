@@ -62,9 +62,9 @@ class TargetConfig(Settings):
 
     what: ClassVar[str] = "target"
 
-    max_images: int | None = setting(None, "look at a seeded draw of this many", least=1, none=0)
-    seed: int = setting(0, "of that draw", least=0)
-    num_workers: int = setting(2, "loader processes", least=0, decides=False)
+    max_images: int | None = setting(None, "look at only so many images, a random draw", least=1, none=0)
+    seed: int = setting(0, "seed of that draw", least=0)
+    num_workers: int = setting(2, "processes that read images", least=0, decides=False)
 
 
 @dataclass(frozen=True)
@@ -176,10 +176,15 @@ class ImageSelector(Selector):
 class Softmax(Settings):
     """The settings of w = softmax(z' / T), which several selectors share."""
 
-    temperature: float = setting(TEMPERATURE, "T of the softmax", above=0, config=".TEMPERATURE")
+    temperature: float = setting(
+        TEMPERATURE,
+        "temperature T of the softmax; a higher one draws more evenly",
+        above=0,
+        config=".TEMPERATURE",
+    )
     normalisation: str = setting(
         NORMALISATION,
-        "scaling of z before the softmax: minmax, or none",
+        "how z is scaled before the softmax: minmax (to 0 ... 1) or none",
         choices=NORMALISATIONS,
         config=".NORMALISATION",
     )

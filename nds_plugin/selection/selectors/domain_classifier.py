@@ -28,8 +28,10 @@ class DomainClassifier(ImageSelector):
     knows it would call it source.
     """
 
-    l2: float = setting(0.01, "of the squared weights beside the mean cross-entropy", above=0)
-    folds: int = setting(5, "of the source; an image is judged by a classifier that did not see it", least=2)
+    l2: float = setting(0.01, "strength of the L2 penalty of the classifier", above=0)
+    folds: int = setting(
+        5, "parts of the source; each is judged by a classifier that did not see it", least=2
+    )
 
     name: ClassVar[str] = "domain_classifier"
     label: ClassVar[str] = "Domain classifier"

@@ -20,7 +20,7 @@ class GateConfig(Settings):
 
     what: ClassVar[str] = "gate"
 
-    l2: float = setting(0.01, "of the squared weights beside the mean cross-entropy", above=0)
+    l2: float = setting(0.01, "strength of the L2 penalty of the classifier", above=0)
 
 
 @SELECTORS.register

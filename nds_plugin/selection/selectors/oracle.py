@@ -40,7 +40,8 @@ class Oracle(ImageSelector):
         super().__post_init__()
         if not self.sources and not self.classes:
             raise NDSError(
-                "the oracle needs sources or classes: the source datasets or main classes of the client."
+                "the oracle needs the source datasets or main classes of the client's own domain: name some by --sources "
+                "or --classes (NDS.ORACLE.SOURCES or NDS.ORACLE.CLASSES)."
             )
 
     def check_sources(self, names: Sequence[str]) -> None:

@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 API = "api/v1"
 MAX_JSON = 32 << 20
+FIRST_CONTACT = (
+    2  # further attempts where no server has been reached yet: it is more likely the wrong address
+)
 LONGEST_PAUSE = 120.0  # seconds of Retry-After that are waited for
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -29,9 +32,10 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 class _AgainError(Exception):
     """An answer or a broken connection that another attempt may mend."""
 
-    def __init__(self, cause: str, wait: float | None = None) -> None:
+    def __init__(self, cause: str, wait: float | None = None, *, connected: bool = True) -> None:
         super().__init__(cause)
         self.wait = wait
+        self.connected = connected  # whether something was there to talk to
 
 
 class Service:
@@ -49,6 +53,7 @@ class Service:
     ) -> None:
         self.address = _checked_address(address)
         self.retries = retries
+        self._reached = False
         self._tokens = tokens or Tokens()
         # No redirects: what belongs to this server is sent to no other.
         self._http = httpx.Client(
@@ -146,7 +151,7 @@ class Service:
                     break
                 except _AgainError as error:
                     stack.pop_all().close()
-                    if once and error.wait is None:
+                    if once and error.wait is None and (error.connected or self._reached):
                         raise NDSError(f"{self.url(path)}: {error}.") from None
                     self._rest(attempt, error, self.url(path))
             yield response
@@ -158,10 +163,13 @@ class Service:
         with contextlib.ExitStack() as stack:
             try:
                 response = stack.enter_context(self._http.stream(method, self.url(path), **request))
+                self._reached = True
                 if response.status_code not in good:
                     raise _refusal(response, self.url(path), self._remedy(response.status_code))
             except httpx.TransportError as error:
-                raise _AgainError(_cause(error)) from None
+                raise _AgainError(
+                    _cause(error), connected=not isinstance(error, httpx.ConnectError)
+                ) from None
             yield response
 
     def _remedy(self, status: int) -> str:
@@ -170,6 +178,11 @@ class Service:
         return f" The token for {self.address} in {self._tokens} is of another database or was forgotten: take it out there."
 
     def _rest(self, attempt: int, error: _AgainError, url: str) -> None:
+        if not (error.connected or self._reached) and attempt >= min(self.retries, FIRST_CONTACT):
+            raise NDSError(
+                f"no server answers at {self.address} ({error}; tried {attempt + 1} times): name the server by --server "
+                "or NDS_SERVER, or start one by nds serve run."
+            ) from None
         if attempt >= self.retries or (error.wait or 0.0) > LONGEST_PAUSE:
             later = f"; it asks to wait {error.wait:.0f} seconds" if error.wait else ""
             raise NDSError(f"{url}: {error} (tried {attempt + 1} times{later}): is the server up?") from None

@@ -48,7 +48,7 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Wanted]:
     """
     path = Path(path)
     if not path.is_file():
-        raise NDSError(f"manifest not found: {path}.")
+        raise NDSError(f"manifest not found: {path}: check the path, or download it by the verb manifest.")
     rows = list(_parquet_rows(path) if path.suffix == ".parquet" else _csv_rows(path))
     if not rows:
         raise NDSError(f"{path}: holds no image.")

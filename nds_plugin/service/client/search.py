@@ -49,7 +49,7 @@ class SearchOptions:
     def __post_init__(self) -> None:
         check_budget(self.budget, self.share)
         for item in settings_of(SELECTORS[self.selector]):
-            item.check(getattr(self, item.name), self.selector)
+            item.check(getattr(self, item.name), item.flag)
 
 
 def make_request(scores: Scores | None, expert_set: str, options: SearchOptions) -> dict[str, Any]:

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     pass
 
 logger = logging.getLogger(__name__)
-MANIFESTS = ("csv", "json", "parquet", "coco", "d2")
 _ENDINGS = {".parquet": "parquet", ".json": "json", ".yaml": "d2", ".yml": "d2"}
 MISSING_IMAGES = 1  # exit status of a download that could not fetch everything
 

@@ -33,7 +33,7 @@ export async function scoresView() {
 }
 
 /** What the network under heads needs beside PyTorch: torchvision's ResNets need nothing. */
-const timm = ({ kind, manifest }) => (kind === "head" && !/^resnet(18|34|50|101)$/.test(manifest.arch) ? " and timm (nds_plugin[timm])" : "");
+const timm = ({ kind, manifest }) => (kind === "head" && !/^resnet(18|34|50|101)$/.test(manifest.arch) ? " and timm (the extra timm)" : "");
 
 function inputs(set, show) {
   const file = h("input", { type: "file", accept: ".json,.pickle,.pkl,application/json", id: "scores-file" });

@@ -1,4 +1,4 @@
-"""The command line of the server: ``nds-serve run``, ``publish``, ``sets`` and ``prune``."""
+"""The server of the web service: its commands and their options."""
 
 from __future__ import annotations
 
@@ -33,8 +33,12 @@ def _main(argv: Sequence[str], program: str) -> None:
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
-    parser = command_line.Parser(prog=program, description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = command_line.Parser(
+        prog=program,
+        description="The web service: publish sets of experts, serve them, list and remove old ones.",
+        epilog=f"`{program} COMMAND --help` tells more about each. Without a command the options are those of run.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands)
     _add_publish(commands)
     _add_pruning(commands)
@@ -44,46 +48,63 @@ def _parser(program: str) -> argparse.ArgumentParser:
 def _add_run(commands: argparse._SubParsersAction[command_line.Parser]) -> None:
     from nds_plugin.service.server.settings import ADMIN_TOKEN, Limits
 
-    run = commands.add_parser("run", help="serve a store")
+    run = commands.add_parser("run", help="serve the page and the API")
     run.add_argument("--store", required=True, help="folder of published sets")
     run.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    run.add_argument("--port", type=int, default=8000, help="0 for any free one (default 8000)")
+    run.add_argument(
+        "--port", type=int, default=8000, help="port to listen on; 0 takes any free one (default 8000)"
+    )
     run.add_argument("--database", default="", help=f"{_DATABASE} (default: SQLite in the store)")
     run.add_argument(
-        "--thumbnails", action="store_true", help="let the page load images from providers that allow it"
+        "--thumbnails",
+        action="store_true",
+        help="let the page show images from providers whose notes allow it",
     )
     run.add_argument(
         "--admin-token-file", help=f"file with the admin token (default: the variable {ADMIN_TOKEN})"
     )
-    run.add_argument("--forwarded-allow-ips", default="", help="proxies whose X-Forwarded-For is believed")
+    run.add_argument(
+        "--forwarded-allow-ips",
+        default="",
+        help="addresses of the proxies in front, whose X-Forwarded-For is believed",
+    )
     limits = Limits()
     run.add_argument(
         "--requests-per-minute",
         type=int,
         default=limits.requests_per_minute,
-        help="of one address; 0: no limit",
+        help=f"limit for one address; 0 is no limit (default {limits.requests_per_minute})",
     )
     run.add_argument(
         "--heavy-per-minute",
         type=int,
         default=limits.heavy_per_minute,
-        help="searches and manifests of one address",
+        help=f"limit of searches and manifests for one address (default {limits.heavy_per_minute})",
     )
     run.add_argument(
-        "--max-connections", type=int, default=1000, help="at once; others get a 503 (default 1000)"
+        "--max-connections",
+        type=int,
+        default=1000,
+        help="connections at once; others are answered with 503 (default 1000)",
     )
     run.add_argument("--quiet", action="store_true", help="no line for each request")
 
 
 def _add_publish(commands: argparse._SubParsersAction[command_line.Parser]) -> None:
-    publish = commands.add_parser("publish", help="check a set and make it the current one")
-    publish.add_argument("--store", required=True, help="folder of published sets; made if need be")
+    publish = commands.add_parser(
+        "publish", help="check a set of experts, copy it into a store and make it the current one"
+    )
+    publish.add_argument(
+        "--store", required=True, help="folder of published sets; it is made if it is not there"
+    )
     publish.add_argument("--index", required=True, help="index.parquet of the source")
     publish.add_argument("--partition", required=True, help="partition.parquet of that index")
     publish.add_argument("--experts", required=True, help="folder of the experts of that partition")
     publish.add_argument("--sources", help="YAML: homepage, licences, thumbnails and links of the sources")
     publish.add_argument(
-        "--not-current", action="store_true", help="leave the current set; the admin moves on by the API"
+        "--not-current",
+        action="store_true",
+        help="keep the current set; the holder of the admin token can switch later",
     )
 
 
@@ -94,14 +115,14 @@ def _add_pruning(commands: argparse._SubParsersAction[command_line.Parser]) -> N
         command.add_argument("--store", required=True, help="folder of published sets")
         command.add_argument(
             "--database", action="append", default=[], metavar="URL",
-            help=f"where searches are kept beside the store's own SQLite file: {_DATABASE} (repeatable)",
+            help=f"another database with searches, besides the store's own SQLite file: {_DATABASE}; repeatable",
         )  # fmt: skip
-    prune.add_argument("--keep", type=int, required=True, help="how many of the newest sets stay in any case")
+    prune.add_argument("--keep", type=int, required=True, help="how many of the newest sets to keep")
     prune.add_argument(
         "--forget-days", type=float, metavar="DAYS",
-        help="first delete searches older than this, and tokens as old that have none left",
+        help="first delete searches older than this, and tokens of that age without a search",
     )  # fmt: skip
-    prune.add_argument("--dry-run", action="store_true", help="only tell which sets would be removed")
+    prune.add_argument("--dry-run", action="store_true", help="only print which sets would be removed")
 
 
 def _publish(args: argparse.Namespace) -> None:

@@ -72,11 +72,12 @@ def test_a_file_of_that_name_goes_before_what_the_name_stands_for(tmp_path: Path
 
 
 def test_an_unknown_selector_or_target_is_refused_with_the_nearest_files() -> None:
-    for name in ("unifrom_cityscapes.yaml", "uniform_citiscapes.yaml"):
-        with pytest.raises(
-            UnknownNameError, match=rf"unknown config file '{name}'\. Did you mean 'nds_cityscapes"
-        ):
+    for name in ("unifrom_cityscapes.yaml", "uniform_citiscapes.yaml", "uniform_cityscape"):
+        with pytest.raises(UnknownNameError, match=rf"unknown config '{name}'.* Did you mean") as error:
             load_config(name)
+        assert "'uniform_cityscapes'" in str(error.value)
+        assert "Known: nds_cityscapes, " in str(error.value)
+        assert "Base-" not in str(error.value)
 
 
 def test_a_run_writes_into_a_folder_of_its_config_and_selector_unless_it_is_told_where(

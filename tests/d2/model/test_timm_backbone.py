@@ -38,7 +38,7 @@ def test_without_timm_the_backbone_says_how_to_install_it(monkeypatch: pytest.Mo
 
 @pytest.fixture(scope="module")
 def timm() -> Any:
-    return pytest.importorskip("timm", reason="timm is not installed: pip install nds_plugin[timm]")
+    return pytest.importorskip("timm", reason="timm is not installed: the extra timm")
 
 
 @pytest.mark.parametrize(

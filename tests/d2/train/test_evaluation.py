@@ -298,6 +298,8 @@ def _run_lengths(d: dict[str, Any]) -> None:
         (lambda d: d["annotations"][1].update(id="a1"), "new ids"),
         (lambda d: d["annotations"][1].update(id=1.0), "new ids"),
         (_text_ids, "numbers for the 2 ids of categories"),
+        (lambda d: d["categories"].insert(0, {"id": 0, "name": "dog"}), "1 categories left out"),
+        (lambda d: _text_ids(d) or d["categories"].insert(0, {"id": "0", "name": "dog"}), "1 categories left out"),
         (lambda d: d["annotations"].append({**d["annotations"][0], "id": 9, "segmentation": [[1, 2]]}), "1 annotations left"),
         (lambda d: d["annotations"][0]["segmentation"].append([1, 2, 3, 4]), ""),
         (lambda d: d["annotations"].append({**d["annotations"][0], "id": 9, "ignore": 1}), "iscrowd set for 1"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 import types
 from dataclasses import dataclass
@@ -11,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from planted import evidence
+from tiny_experts import two_domains, write_domain
 
 from nds_plugin.errors import NDSError
+from nds_plugin.experts.expert_set import write_network
+from nds_plugin.images.networks import build_network
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select
 from nds_plugin.selection.selectors import SELECTORS, ClusterSelector, ImageSelector
@@ -23,17 +28,22 @@ from nds_plugin.source.partition import Partition
 ROOT = Path(__file__).parents[3]
 
 
+def code() -> str:
+    """The module of docs/selectors.md."""
+    page = (ROOT / "docs/selectors.md").read_text(encoding="utf-8")
+    found = re.search(r"```python\n(.+?)```", page, re.DOTALL)
+    assert found
+    return found[1]
+
+
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> type[ImageSelector]:
     """The class of docs/selectors.md, known for one test."""
     monkeypatch.setattr(SELECTORS, "_known", dict(SELECTORS._known))
-    page = (ROOT / "docs/selectors.md").read_text(encoding="utf-8")
-    code = re.search(r"```python\n(.+?)```", page, re.DOTALL)
-    assert code
-    assert code[1].count("\n") <= 32
+    assert code().count("\n") <= 32
     module = types.ModuleType("example")
     monkeypatch.setitem(sys.modules, "example", module)  # dataclasses look a class's module up
-    exec(compile(code[1], "docs/selectors.md", "exec"), module.__dict__)
+    exec(compile(code(), "docs/selectors.md", "exec"), module.__dict__)
     return SELECTORS["nearest_centre"]  # type: ignore[return-value]
 
 
@@ -59,6 +69,51 @@ def test_the_example_has_a_key_in_the_config(example: type[ImageSelector]) -> No
     add_nds_config(cfg)
     cfg.merge_from_list(["NDS.SELECTOR", "nearest_centre", "NDS.NEAREST_CENTRE.ADDED", "2.0"])
     assert read_settings(example, cfg.NDS, "NEAREST_CENTRE") == example(added=2.0)
+
+
+def test_the_example_works_from_the_shell_as_an_entry_point_of_an_installed_package(tmp_path: Path) -> None:
+    installed = tmp_path / "installed"
+    (installed / "my_package").mkdir(parents=True)
+    (installed / "my_package/nearest_centre.py").write_text(code())
+    facts = installed / "my_package-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text(
+        "[nds_plugin.selectors]\nnearest_centre = my_package.nearest_centre\n"
+    )
+    index, partition = two_domains(tmp_path, 12)
+    index.save(tmp_path / "index.parquet", "k")
+    partition.save(tmp_path / "partition.parquet", "k")
+    write_domain(tmp_path / "photos", 4, bright_top=False, seed=5)
+    network = tmp_path / "shared.safetensors"
+    write_network(network, build_network(4).state_dict(), {"key": "k", "outputs": 4})
+
+    def weigh(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "nds_plugin.commands.weigh", "--selector", "nearest_centre"]
+        command += [
+            "--index",
+            "index.parquet",
+            "--images",
+            "photos",
+            "--crop-size",
+            "32",
+            "--num-workers",
+            "0",
+        ]
+        paths = os.pathsep.join([str(installed), str(ROOT)])
+        return subprocess.run(
+            [*command, *arguments], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}
+        )  # fmt: skip
+
+    known = ["--added", "2.0", "--partition", "partition.parquet", "--network", "shared.safetensors"]
+    done = weigh(*known, "--output", "weights.parquet")
+    assert done.returncode == 0, done.stderr
+    assert "24 of 24 images can be drawn" in done.stdout
+    refused = weigh("--network", "nowhere.pth", "--output", "weights.parquet")
+    assert refused.returncode == 2
+    assert "needs clusters: give the source's --partition" in refused.stderr, (
+        "before the network is looked for"
+    )
 
 
 def test_every_selector_says_all_that_is_asked_of_it() -> None:

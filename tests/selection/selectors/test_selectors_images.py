@@ -192,7 +192,7 @@ def test_the_oracle_draws_nothing_else_unless_it_has_a_rest() -> None:
         (lambda: NearestNeighbours(temperature=0.0), "knn temperature must be above 0"),
         (lambda: DomainClassifier(l2=0.0), "domain_classifier l2 must be above 0"),
         (lambda: DomainClassifier(folds=1), "domain_classifier folds must be 2 or more"),
-        (lambda: Oracle(), "oracle needs sources or classes"),
+        (lambda: Oracle(), "oracle needs the source datasets or main classes"),
         (lambda: Oracle(sources=("near",), rest=1.0), "oracle rest must be 0 or more and below 1"),
         (lambda: weigh_images(Oracle(("naer",)), evidence()), "unknown source of the oracle 'naer'.*'near'"),
         (lambda: weigh_images(Oracle(classes=("shoes",)), evidence()), "unknown class of the oracle 'shoes'"),

@@ -142,11 +142,11 @@ def test_a_preset_lies_under_what_stands_beside_its_name(tmp_path: Path) -> None
 BAD = {
     "selector": (["NDS.SELECTOR", "kn"], r"unknown NDS.SELECTOR 'kn'.*'knn'.*Known: .*gate.*none"),
     "unit": (["NDS.UNIT", "box"], "unknown NDS.UNIT 'box'.*Known: image, object"),
-    "draw of the gate": (["NDS.SELECTOR", "gate", "NDS.GATE.DRAW", "x"], "unknown gate gate_draw 'x'"),
-    "l2 of the gate": (["NDS.SELECTOR", "gate", "NDS.GATE.L2", "0.0"], "gate l2 must be above 0"),
-    "neighbours": (["NDS.SELECTOR", "knn", "NDS.KNN.NEIGHBOURS", "-1"], "knn neighbours must be"),
-    "objects": (["NDS.UNIT", "object", "NDS.OBJECTS.PER_IMAGE", "0"], "objects per_image must be"),
-    "oracle of nothing": (["NDS.SELECTOR", "oracle", "NDS.ORACLE.SOURCES", "()"], "the oracle needs source"),
+    "draw of the gate": (["NDS.SELECTOR", "gate", "NDS.GATE.DRAW", "x"], "unknown NDS.GATE.DRAW 'x'"),
+    "l2 of the gate": (["NDS.SELECTOR", "gate", "NDS.GATE.L2", "0.0"], "NDS.GATE.L2 must be above 0"),
+    "neighbours": (["NDS.SELECTOR", "knn", "NDS.KNN.NEIGHBOURS", "-1"], "NDS.KNN.NEIGHBOURS must be"),
+    "objects": (["NDS.UNIT", "object", "NDS.OBJECTS.PER_IMAGE", "0"], "NDS.OBJECTS.PER_IMAGE must be"),
+    "oracle of nothing": (["NDS.SELECTOR", "oracle", "NDS.ORACLE.SOURCES", "()"], "the oracle needs the source datasets or main classes"),
     "oracle of another source": (
         ["NDS.SELECTOR", "oracle", "NDS.ORACLE.SOURCES", "('tiny_strett_train',)"],
         r"unknown source of the oracle 'tiny_strett_train'.*'tiny_street_train'",

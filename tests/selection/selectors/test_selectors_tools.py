@@ -101,7 +101,7 @@ def test_mistakes_are_one_line(files: Path, tmp_path: Path, user: User) -> None:
     assert "--l2 does nothing for the selector histogram" in line
     line = user.fails("train_gate", *source, *out)
     assert "give the network whose features the gate looks at by --network" in line
-    line = user.fails("score_gate", "--gate", tmp_path, "--images", files / "photos", *out)
+    line = user.fails("score_gate", "--gate", tmp_path, "--images", files / "photos", "--output", "x.json")
     assert "gate file not found" in line
     line = user.fails(
         "draw_subset", *index, "--image-weights", files / "partition.parquet", *out, "--share", "0.5"

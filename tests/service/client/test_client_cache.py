@@ -341,9 +341,22 @@ def test_answers_of_other_kinds_are_one_line(
 def test_nobody_there_is_told_after_some_tries(tmp_path: Path) -> None:
     with (
         Service("http://127.0.0.1:9", Tokens(tmp_path / "t"), retries=1) as service,
-        pytest.raises(NDSError, match=r"tried 2 times\): is the server up\?"),
+        pytest.raises(NDSError, match=r"no server answers at http://127.0.0.1:9 .*tried 2 times.*NDS_SERVER"),
     ):
         service.get("sources")
+
+
+def test_a_server_that_was_never_reached_is_not_waited_for_as_long_as_one_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("nds_plugin.service.client.http.time.sleep", waits.append)
+    with (
+        Service("http://127.0.0.1:9", Tokens(tmp_path / "t")) as service,
+        pytest.raises(NDSError, match=r"--server or NDS_SERVER"),
+    ):
+        service.get("sources")
+    assert 0 < sum(waits) < 2
 
 
 def test_the_token_goes_to_no_other_address(impostor: Impostor, tmp_path: Path) -> None:
