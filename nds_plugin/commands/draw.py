@@ -28,6 +28,7 @@ from tabulate import tabulate
 from nds_plugin.command_line import add_settings, documented_parser, run, settings_from
 from nds_plugin.commands.selector_options import add_selector_settings, refuse_foreign
 from nds_plugin.errors import NDSError
+from nds_plugin.experts.description import Description
 from nds_plugin.experts.scores import Scores
 from nds_plugin.files.artifacts import content_hash
 from nds_plugin.images.cost import Cost
@@ -37,6 +38,7 @@ from nds_plugin.selection.select import by_image, select
 from nds_plugin.selection.selection import KIND, Selection
 from nds_plugin.selection.selectors import SELECTORS, ClusterSelector, Need
 from nds_plugin.selection.selectors.nds import NDS
+from nds_plugin.selection.selectors.snds import ScalableNDS, similar_scores
 from nds_plugin.selection.tables import cluster_table, effective_numbers, source_shares
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
@@ -47,9 +49,10 @@ _BY_CLUSTERS = [name for name, selector in SELECTORS.items() if issubclass(selec
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = documented_parser(__doc__, "draw")
     parser.add_argument("--index", required=True, help="index.parquet of the source")
-    parser.add_argument("--partition", help="partition.parquet of that index; needed by nds and gate")
-    parser.add_argument("--scores", help="the client's scores.json; needed by nds and gate")
+    parser.add_argument("--partition", help="partition.parquet of that index; needed by nds, gate, ...")
+    parser.add_argument("--scores", help="the client's scores.json; needed by the same")
     parser.add_argument("--image-weights", help="what nds weigh wrote; needed by the other selectors")
+    parser.add_argument("--description", help="what nds describe wrote of the partition; needed by snds")
     parser.add_argument("--experts", help="folder of experts: refuse scores of any other expert set")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--images", type=int, default=0, help="budget as a number of images")
@@ -127,6 +130,20 @@ def _partition(args: argparse.Namespace, index: SourceIndex) -> Partition:
     return Partition.by_source(index)
 
 
+def _of_the_clusters(
+    args: argparse.Namespace, config: SelectionConfig, scores: Scores | None
+) -> Scores | None:
+    """The client's scores of the source's clusters: of its own experts, or by a description."""
+    selector = config.selector
+    if not isinstance(selector, ScalableNDS) or scores is None:
+        if args.description:
+            raise NDSError("--description goes with --selector snds and the client's --scores.")
+        return scores
+    if not args.description:
+        raise NDSError("--selector snds needs --description: what nds describe wrote of the partition.")
+    return similar_scores(scores, Description.load(args.description), selector.similarity)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     config = selection_config(args)
@@ -140,6 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         experts = ExpertSet.load(args.experts)
         scores.check_matches(experts.hash, experts.clusters)
+    scores = _of_the_clusters(args, config, scores)
     selection = select(index, partition, config, scores, weights)
     by = weights.hash if weights else scores.z if scores else None
     key = content_hash([KIND, index.hash, partition.hash, by, config.identity()])
