@@ -7,7 +7,7 @@ the share of the datasets that were labelled by hand as the client's own domain,
 seconds on the client. Experts, partitions and scores are kept in the work folder, so that a second
 start and a new setting are quick. Without --setting the whole grid runs; one setting is a list of
 
-    selector=nds K=8 unit=image z=accuracy T=0.1 norm=minmax draw=plain neighbours=0 l2=0.01 pool=sum
+    selector=nds kind=network K=8 unit=image z=accuracy T=0.1 norm=minmax draw=plain neighbours=0 l2=0.01 pool=sum rest=0.01
 
 of which any may be left out, and of config keys such as NDS.EXPERTS.STEPS=160. In a minute, since no
 expert is trained for it:
@@ -53,6 +53,11 @@ HELD_OUT = {
 # Short names of the keys that a setting may change.
 KEYS = {
     "selector": "NDS.SELECTOR",
+    "kind": "NDS.EXPERTS.KIND",
+    "on": "NDS.EXPERTS.NETWORK",
+    "features": "NDS.PARTITION.NETWORK",
+    "crop": "NDS.EXPERTS.CROP_SIZE",
+    "share": "NDS.EXPERTS.SHARE",
     "K": "NDS.PARTITION.NUM_CLUSTERS",
     "unit": "NDS.UNIT",
     "z": "NDS.SCORING.METRIC",
@@ -62,12 +67,18 @@ KEYS = {
     "neighbours": "NDS.KNN.NEIGHBOURS",
     "l2": "NDS.DOMAIN_CLASSIFIER.L2",
     "pool": "NDS.OBJECTS.POOL",
+    "rest": "NDS.HISTOGRAM.REST",
 }
+LITE0 = "package:efficientnet-lite0"
+# What a setting without any of it has the defaults of: experts and features of the shared rotation network.
+KINDS = {"network": "", "head": f"kind=head on={LITE0} crop=128 share=0.5"}
+FEATURES = {"network": "", "head": f"features={LITE0} crop=128"}
 FROM_FEATURES = ("knn", "domain_classifier")
 # What only changes the draw from scores or features that are there: no step is run for it again.
 OF_THE_DRAW = {
     "nds": ("selector", "z", "T", "norm"),
     "gate": ("selector", "draw", "T", "norm"),
+    "histogram": ("selector", "rest"),
     "features": ("selector", "T", "norm", "neighbours", "l2"),
 }
 
@@ -114,26 +125,29 @@ class Setting:
         return " ".join(f"{name}={value}" for name, value in self.values)
 
 
-def grid(clusters: Sequence[int], units: Sequence[str]) -> Iterator[Setting]:
-    """The settings of the study."""
-    for words in ("selector=uniform", "selector=oracle NDS.ORACLE.REST=0.001"):
-        yield Setting.parse(words.split())
+def grid(clusters: Sequence[int], units: Sequence[str], kind: str) -> Iterator[Setting]:
+    """The settings of the study, with experts of one kind; those of heads on a network with ImageNet weights."""
+    features, experts = FEATURES[kind], KINDS[kind]
     for unit in units:
         for neighbours in (0, 10):
             for temperature in (0.03, 0.1, 0.3):
                 yield Setting.parse(
-                    f"selector=knn unit={unit} neighbours={neighbours} T={temperature}".split()
+                    f"selector=knn unit={unit} neighbours={neighbours} T={temperature} {features}".split()
                 )
         for l2 in (0.001, 0.01, 0.1):
-            yield Setting.parse(f"selector=domain_classifier unit={unit} l2={l2}".split())
+            yield Setting.parse(f"selector=domain_classifier unit={unit} l2={l2} {features}".split())
         for k in clusters:
-            yield Setting.parse(f"selector=gate unit={unit} K={k} draw=plain".split())
+            yield Setting.parse(f"selector=gate unit={unit} K={k} draw=plain {features}".split())
+            for rest in (0.001, 0.01, 0.1):
+                yield Setting.parse(f"selector=histogram unit={unit} K={k} rest={rest} {features}".split())
             for norm in ("minmax", "none"):
                 for temperature in (0.03, 0.1, 0.3):
                     tail = f"T={temperature} norm={norm}"
-                    yield Setting.parse(f"selector=gate unit={unit} K={k} draw=softmax {tail}".split())
+                    yield Setting.parse(
+                        f"selector=gate unit={unit} K={k} draw=softmax {tail} {features}".split()
+                    )
                     for z in ("accuracy", "log_likelihood"):
-                        yield Setting.parse(f"selector=nds unit={unit} K={k} z={z} {tail}".split())
+                        yield Setting.parse(f"selector=nds unit={unit} K={k} z={z} {tail} {experts}".split())
 
 
 class Study:
@@ -246,6 +260,9 @@ def parse_arguments() -> argparse.Namespace:
         help="repeatable; default cityscapes and ccp",
     )
     parser.add_argument("--setting", action="append", nargs="+", metavar="NAME=VALUE", help="repeatable")
+    parser.add_argument(
+        "--kinds", nargs="+", default=list(KINDS), choices=KINDS, help="of experts in the grid"
+    )
     parser.add_argument("--clusters", type=int, nargs="+", default=[4, 8, 16], help="K of the grid")
     parser.add_argument("--units", nargs="+", default=["image", "object"], help="units of the grid")
     parser.add_argument("--only", nargs="+", default=[], help="selectors of the grid to run; default all")
@@ -263,7 +280,13 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    settings = [Setting.parse(words) for words in args.setting or []] or list(grid(args.clusters, args.units))
+    settings = [Setting.parse(words) for words in args.setting or []] or [
+        *(
+            Setting.parse(words.split())
+            for words in ("selector=uniform", "selector=oracle NDS.ORACLE.REST=0.001")
+        ),
+        *(setting for kind in args.kinds for setting in grid(args.clusters, args.units, kind)),
+    ]
     if args.only:
         known = {s.get("selector", "nds") for s in settings}
         for name in args.only:

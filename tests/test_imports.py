@@ -21,7 +21,7 @@ WITHOUT_TORCH = {
     "datasets": set(),
     "report": set(),
     "commands": set(),
-    "pipeline": {"source_steps", "selection_steps"},
+    "pipeline": {"scoring_steps", "source_steps", "selection_steps"},
     "images": {
         "networks",
         "linear",
@@ -35,6 +35,7 @@ WITHOUT_TORCH = {
     "source": {"features"},
     "selection": {"sampler", "selectors.gate_network", "selectors.gate_set", "selectors.target"},
     "experts": {
+        "describing",
         "expert_set",
         "head_scoring",
         "heads",

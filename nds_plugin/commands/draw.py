@@ -34,6 +34,7 @@ from nds_plugin.commands.selector_options import add_selector_settings, refuse_f
 from nds_plugin.datasets.label_space import unite
 from nds_plugin.datasets.public import selections_folder
 from nds_plugin.errors import MissingPackageError, NDSError
+from nds_plugin.experts.description import Description
 from nds_plugin.experts.scores import Scores
 from nds_plugin.files.artifacts import content_hash
 from nds_plugin.images.cost import Cost
@@ -43,6 +44,7 @@ from nds_plugin.selection.select import by_image, select
 from nds_plugin.selection.selection import KIND, Selection
 from nds_plugin.selection.selectors import SELECTORS, ClusterSelector, Need
 from nds_plugin.selection.selectors.nds import NDS
+from nds_plugin.selection.selectors.snds import ScalableNDS, similar_scores
 from nds_plugin.selection.tables import cluster_table, effective_numbers, source_shares
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
@@ -58,9 +60,10 @@ def _names(names: Sequence[str]) -> str:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = documented_parser(__doc__, "draw")
     parser.add_argument("--index", required=True, help="index.parquet of the source")
-    parser.add_argument("--partition", help="partition.parquet of that index; nds and gate need it")
-    parser.add_argument("--scores", help="the client's scores.json; nds and gate need it")
+    parser.add_argument("--partition", help="partition.parquet of that index; selectors by clusters need it")
+    parser.add_argument("--scores", help="the client's scores.json; selectors by clusters need it")
     parser.add_argument("--image-weights", help=f"weights.parquet of nds weigh; {_names(_BY_IMAGES)} need it")
+    parser.add_argument("--description", help="what nds describe wrote of the partition; snds needs it")
     parser.add_argument("--experts", help="folder of the experts; makes sure that the scores are of these")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--images", type=int, default=0, help="how many images to draw")
@@ -155,6 +158,20 @@ def _summary(selection: Selection, path: Path, *, by_clusters: bool) -> str:
     )
 
 
+def _of_the_clusters(
+    args: argparse.Namespace, config: SelectionConfig, scores: Scores | None
+) -> Scores | None:
+    """The client's scores of the source's clusters: of its own experts, or by a description."""
+    selector = config.selector
+    if not isinstance(selector, ScalableNDS) or scores is None:
+        if args.description:
+            raise NDSError("--description goes with --selector snds and the client's --scores.")
+        return scores
+    if not args.description:
+        raise NDSError("--selector snds needs --description: what nds describe wrote of the partition.")
+    return similar_scores(scores, Description.load(args.description), selector.similarity)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     config = selection_config(args)
@@ -168,6 +185,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         experts = ExpertSet.load(args.experts)
         scores.check_matches(experts.hash, experts.clusters)
+    scores = _of_the_clusters(args, config, scores)
     selection = select(index, partition, config, scores, weights)
     by = weights.hash if weights else scores.z if scores else None
     key = content_hash([KIND, index.hash, partition.hash, by, config.identity()])

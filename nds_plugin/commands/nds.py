@@ -13,7 +13,18 @@ from nds_plugin import __version__, command_line
 from nds_plugin.errors import CommandLineError, did_you_mean
 
 VERBS = (
-    *("train", "datasets", "partition", "experts", "score", "weigh", "draw", "gate train", "gate score"),
+    *(
+        "train",
+        "datasets",
+        "partition",
+        "experts",
+        "score",
+        "describe",
+        "weigh",
+        "draw",
+        "gate train",
+        "gate score",
+    ),
     *("compare", "tables", "export", "serve", "client"),
 )
 

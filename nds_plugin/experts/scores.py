@@ -16,8 +16,8 @@ from nds_plugin.images.cost import Cost, keep_seconds, with_seconds
 KIND = "scores"
 METRICS = ("accuracy", "log_likelihood", "relative_accuracy", "relative_log_likelihood")  # of experts
 # Of other scorers, each of which has but one.
-GATE_METRIC, SHARE_METRIC = "posterior", "share"
-_ALL_METRICS = (*METRICS, GATE_METRIC, SHARE_METRIC)
+GATE_METRIC, SHARE_METRIC, SIMILARITY_METRIC = "posterior", "share", "similarity"
+_ALL_METRICS = (*METRICS, GATE_METRIC, SHARE_METRIC, SIMILARITY_METRIC)
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Scores:
             ``log_likelihood`` (mean log-probability of the right answer, nats, at most 0), or
             ``relative_*``: the same minus the shared network's on the same images; of a gate, the
             ``posterior``: the mean probability of the cluster, in [0, 1]; by nearest centroid, the ``share``
-            of the images.
+            of the images; of a source that other experts describe, the ``similarity``.
         stderr: standard error of each z; the image is the unit, its rotations are averaged first.
-        metric: one of ``METRICS``, ``GATE_METRIC`` or ``SHARE_METRIC``.
+        metric: one of ``METRICS``, ``GATE_METRIC``, ``SHARE_METRIC`` or ``SIMILARITY_METRIC``.
         images: scored images.
         expert_set: hash of the experts.
         task: the proxy task.

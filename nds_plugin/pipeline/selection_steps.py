@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +20,12 @@ import numpy.typing as npt
 import torch
 
 from nds_plugin.experts.expert_set import ExpertSet
-from nds_plugin.experts.manifest import SHARED
-from nds_plugin.experts.scores import KIND as SCORES_KIND
 from nds_plugin.experts.scores import Scores
 from nds_plugin.experts.scoring import score_experts
-from nds_plugin.experts.settings import HeadConfig
-from nds_plugin.experts.train_experts import experts_key, is_complete, train_cluster_experts, write_manifest
-from nds_plugin.experts.train_heads import heads_key, train_heads
-from nds_plugin.files.artifacts import atomic_write, content_hash
+from nds_plugin.files.artifacts import content_hash
 from nds_plugin.pipeline.host import Host, agreed
-from nds_plugin.pipeline.selection_log import log_selection, warn_if_indistinct
+from nds_plugin.pipeline.scoring_steps import ScoringSteps
+from nds_plugin.pipeline.selection_log import log_selection
 from nds_plugin.pipeline.settings import OBJECT, PipelineSettings
 from nds_plugin.pipeline.source_steps import SourceSteps
 from nds_plugin.pipeline.units import image_index, object_index
@@ -43,8 +38,6 @@ from nds_plugin.selection.selection import KIND as SELECTION_KIND
 from nds_plugin.selection.selection import Selection
 from nds_plugin.selection.selectors import ImageSelector, Need
 from nds_plugin.selection.selectors.base import Evidence, weigh_images
-from nds_plugin.selection.selectors.gate_network import score_gate, train_gate
-from nds_plugin.selection.selectors.gate_set import CENTROIDS, Gate
 from nds_plugin.selection.selectors.target import target_features
 from nds_plugin.selection.weights import image_probabilities
 from nds_plugin.source.index import SourceIndex
@@ -115,6 +108,7 @@ class SelectionSteps:
         self.device = device
         self.work = WorkFolder(folder, host, timed)
         self.source = SourceSteps(settings, host, self.work, device)
+        self.scoring = ScoringSteps(self.source)
         self._check = check
 
     def run(self) -> Selected:
@@ -132,6 +126,8 @@ class SelectionSteps:
         """All that comes before the draw: what the selector knows of clusters or single images."""
         if self.settings.selector.needs and self.host.rank == 0:
             self.source.check_networks()
+            if Need.DESCRIPTION in self.settings.selector.needs:
+                ExpertSet.load(self.settings.described.experts)
         index = self.source.index()
         self._check_sizes(index)
         selector = self.settings.selector
@@ -143,7 +139,7 @@ class SelectionSteps:
             partition, weights = Partition.by_source(index), self._image_weights(index, selector)
         elif Need.CLUSTERS in selector.needs:
             partition = self.source.partition(index)
-            scores = self._scores(index, partition) if needs_scores(selector) else None
+            scores = self.scoring.scores(index, partition, self.target) if needs_scores(selector) else None
         return Weighed(index, partition, scores, weights)
 
     def _check_sizes(self, index: SourceIndex) -> None:
@@ -174,7 +170,7 @@ class SelectionSteps:
             p, cost, details = found.p, found.cost, dict(found.details)
         else:
             partition = self.source.partition(objects)
-            scores = self._scores(objects, partition)
+            scores = self.scoring.scores(objects, partition, self.target)
             weights = selector_weights(selector, partition.sizes, scores)
             p, cost = image_probabilities(weights, partition.cluster), scores.cost
             details = {
@@ -188,84 +184,6 @@ class SelectionSteps:
         return ImageWeights(
             pooled / pooled.sum(), identities, selector.name, selector.sees_target, cost, details
         )
-
-    def _experts(self, index: SourceIndex, partition: Partition) -> ExpertSet:
-        config = self.settings.experts
-        if isinstance(config, HeadConfig):
-            return self._heads(index, partition, config)
-        key = experts_key(index, partition, config)
-        folder = self.folder / f"experts-{key[:10]}"
-        self.work.paths["experts"] = str(folder)
-        # Decided before anybody writes, so that all processes take the same way.
-        complete = self.host.all_gather(is_complete(folder, key))[0]
-        if complete:
-            logger.info("experts: kept %s", folder)
-            return ExpertSet.load(folder)
-        if config.shared_steps:
-            shared = self.source.shared(index) / SHARED
-            if self.host.rank == 0 and not (folder / SHARED).exists():
-                with open(shared, "rb") as source, atomic_write(folder / SHARED) as target:
-                    shutil.copyfileobj(source, target)
-        self.host.barrier()
-        with self.work.timed("experts"):
-            rank, world_size = self.host.rank, self.host.world_size
-            train_cluster_experts(
-                index, partition, config, folder, rank=rank, world_size=world_size, device=self.device
-            )
-            self.host.barrier()
-            if self.host.rank == 0:
-                write_manifest(index, partition, config, folder)
-            self.host.barrier()
-        return ExpertSet.load(folder)
-
-    def _heads(self, index: SourceIndex, partition: Partition, config: HeadConfig) -> ExpertSet:
-        """Head experts, by the main process alone: one pass of features and small fits."""
-        key = agreed(self.host, lambda: heads_key(index, partition, self.source.named(config), config))
-
-        def make(folder: Path) -> None:
-            network = self.source.named(config)
-            train_heads(index, partition, network, config, folder, device=self.device)
-
-        return ExpertSet.load(self.work.subfolder("experts", key, make))
-
-    def _gate(self, index: SourceIndex, partition: Partition) -> Gate:
-        """The gate, or the centroids in its form."""
-        by_centroids = Need.CENTROIDS in self.settings.selector.needs
-        config = None if by_centroids else self.settings.gate
-        made_by = config.identity() if config else CENTROIDS
-        key = content_hash(["gate", self.source.features_key(index), partition.hash, made_by])
-
-        def make(folder: Path) -> None:
-            network, features = self.source.feature_network(index), self.source.features(index)
-            train_gate(index, partition, network, features, self.settings.experts.crop_size, config, folder)
-
-        return Gate.load(self.work.subfolder("centroids" if by_centroids else "gate", key, make))
-
-    def _scores(self, index: SourceIndex, partition: Partition) -> Scores:
-        target = agreed(self.host, lambda: self.target.hash)
-        if self.settings.selector.needs & (Need.GATE | Need.CENTROIDS):
-            gate = self._gate(index, partition)
-            where = self.settings.target
-            key = content_hash([SCORES_KIND, gate.hash, target, *where.identity().values()])
-
-            def make_gate_scores(path: Path) -> None:
-                score_gate(gate, self.target, where, self.device).save(path, key=key)
-
-            return Scores.load(self.work.artefact("scores", SCORES_KIND, key, ".json", make_gate_scores))
-        experts = self._experts(index, partition)
-        config = self.settings.scoring
-        decisive = list(config.identity().values())
-        key = content_hash([SCORES_KIND, experts.hash, partition.hash, target, decisive])
-
-        def make(path: Path) -> None:
-            score_experts(experts, self.target, config, device=self.device).save(path, key=key)
-
-        scores = Scores.load(self.work.artefact("scores", SCORES_KIND, key, ".json", make))
-        scores.check_matches(experts.hash, experts.clusters)
-        scores = scores.with_metric(config.metric)
-        if self.host.rank == 0:
-            warn_if_indistinct(scores)
-        return scores
 
     def _image_weights(self, index: SourceIndex, selector: ImageSelector) -> ImageWeights:
         """Weights of the rows of an index, images or objects, by an image selector."""

@@ -12,6 +12,7 @@ from nds_plugin.selection.drawing import check_budget
 from nds_plugin.selection.selectors import Need, Selector
 from nds_plugin.selection.selectors.base import TargetConfig
 from nds_plugin.selection.selectors.gate import GateConfig
+from nds_plugin.selection.selectors.snds import DescribedBy
 from nds_plugin.source.objects import UNITS, ObjectConfig
 from nds_plugin.source.partitioning import PartitionConfig
 
@@ -36,6 +37,7 @@ class PipelineSettings:
         target: which of the client's images a gate or an image selector looks at.
         objects: which objects stand for an image, with ``unit="object"``.
         gate: its training.
+        described: by which experts the source is described.
         annotated_only: leave out the source's images without an annotated object.
         max_unreadable: share of the source's image files that may be missing.
 
@@ -53,6 +55,7 @@ class PipelineSettings:
     target: TargetConfig = field(default_factory=TargetConfig)
     objects: ObjectConfig = field(default_factory=ObjectConfig)
     gate: GateConfig = field(default_factory=GateConfig)
+    described: DescribedBy = field(default_factory=DescribedBy)
     annotated_only: bool = True
     max_unreadable: float = 0.01
 
@@ -92,6 +95,11 @@ class PipelineSettings:
         return self.experts if isinstance(self.experts, HeadConfig) else None
 
     def _check_networks(self) -> None:
+        if Need.DESCRIPTION in self.selector.needs and not self.described.experts:
+            raise NDSError(
+                "NDS.SNDS.EXPERTS is empty: name the folder of the experts that describe the source; experts of any "
+                "other source do."
+            )
         experts = self.experts
         if isinstance(experts, HeadConfig):
             if not experts.is_named and (Need.EXPERTS in self.selector.needs or not self.partition.is_named):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from nds_plugin.errors import NDSError
-from nds_plugin.experts.scores import GATE_METRIC, METRICS, SHARE_METRIC, Scores
+from nds_plugin.experts.scores import GATE_METRIC, METRICS, SHARE_METRIC, SIMILARITY_METRIC, Scores
 from nds_plugin.images.cost import Cost
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.drawing import draw_by_probability, draw_subset, resolve_budget
@@ -184,7 +184,7 @@ def by_image(selector: Selector | type[Selector]) -> bool:
 
 def needs_scores(selector: Selector | type[Selector]) -> bool:
     """Whether a selector weighs by the K numbers that a client sends."""
-    return bool(selector.needs & (Need.EXPERTS | Need.GATE | Need.CENTROIDS))
+    return bool(selector.needs & (Need.EXPERTS | Need.GATE | Need.CENTROIDS | Need.DESCRIPTION))
 
 
 def selector_weights(
@@ -222,6 +222,8 @@ def _scorer(selector: Selector | type[Selector]) -> tuple[tuple[str, str], tuple
         return ("the gate", "a gate"), (GATE_METRIC,)
     if Need.CENTROIDS in selector.needs:
         return ("the centroids", "centroids"), (SHARE_METRIC,)
+    if Need.DESCRIPTION in selector.needs:
+        return ("the experts that describe the source", "a described source"), (SIMILARITY_METRIC,)
     return ("the experts", "experts"), METRICS
 
 

@@ -78,6 +78,21 @@ class Partition:
         cluster = np.array([number[name] for name in index.column("source")], dtype=np.int32)
         return cls(cluster, index.table, index.hash, method="source", seed=0)
 
+    @classmethod
+    def join(cls, partitions: Sequence[Partition], index: SourceIndex) -> Partition:
+        """The partition of joined indexes whose clusters are those of each, one after the other.
+
+        Args:
+            partitions: of the parts, in their order.
+            index: of the whole, as :meth:`SourceIndex.join` makes it.
+        """
+        first = np.cumsum([0, *(part.num_clusters for part in partitions)])
+        parts = [
+            np.where(part.cluster >= 0, part.cluster + start, NO_CLUSTER)
+            for part, start in zip(partitions, first)
+        ]
+        return cls(np.concatenate(parts), index.table, index.hash, method="joined", seed=0)
+
     @property
     def num_clusters(self) -> int:
         """K."""

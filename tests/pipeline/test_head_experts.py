@@ -137,7 +137,7 @@ def test_only_the_main_process_trains_heads(work: Path, network: Path, tmp_path:
     other = SelectionSteps(steps.settings, Second(), tmp_path)
     partition = Partition.load(found.paths["partition"])
     with pytest.raises(NDSError, match="not found"):
-        other._experts(found.index, partition)
+        other.scoring.experts(found.index, partition)
     assert not list(tmp_path.rglob("*.safetensors"))
 
 

@@ -137,7 +137,7 @@ def test_a_budget_above_the_drawable_images_is_refused(index: SourceIndex, parti
 def test_an_unknown_selector_lists_the_known_ones() -> None:
     with pytest.raises(
         NDSError,
-        match=r"unknown selector 'ndz'.*'nds'.*Known: domain_classifier, full, gate, histogram, knn, nds, oracle, uniform",
+        match=r"unknown selector 'ndz'.*'nds'.*Known: domain_classifier, full, gate, histogram, knn, nds, oracle, snds, uniform",
     ):
         SELECTORS["ndz"]
 

@@ -14,6 +14,7 @@ from nds_plugin.selection.select import needs_scores
 from nds_plugin.selection.selectors import SELECTORS, Need, Selector
 from nds_plugin.selection.selectors.base import TargetConfig
 from nds_plugin.selection.selectors.gate import GateConfig
+from nds_plugin.selection.selectors.snds import DescribedBy
 from nds_plugin.source.objects import ObjectConfig
 from nds_plugin.source.partitioning import PartitionConfig
 
@@ -46,6 +47,7 @@ def pipeline_settings(cfg: CN, targets: Sequence[str]) -> PipelineSettings:
         if needs and nds.UNIT == OBJECT
         else ObjectConfig(),
         gate=read_settings(GateConfig, nds, "GATE") if Need.GATE in needs else GateConfig(),
+        described=read_settings(DescribedBy, nds, "SNDS") if Need.DESCRIPTION in needs else DescribedBy(),
         annotated_only=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         max_unreadable=nds.LOADER.MAX_UNREADABLE,
     )

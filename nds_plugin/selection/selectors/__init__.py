@@ -11,6 +11,7 @@ from nds_plugin.selection.selectors import (  # noqa: F401  (register)
     knn,
     nds,
     oracle,
+    snds,
     uniform,
 )
 from nds_plugin.selection.selectors.base import SELECTORS, ClusterSelector, ImageSelector, Need, Selector

@@ -111,6 +111,7 @@ class Need(enum.Flag):
     EXPERTS = enum.auto()  # z of the experts
     GATE = enum.auto()  # z of the gate
     CENTROIDS = enum.auto()  # z by nearest centroid
+    DESCRIPTION = enum.auto()  # the source described by other experts, and z of those
     FEATURES = enum.auto()  # features of the source's images
     TARGET = enum.auto()  # features of the client's images, by the same network
 

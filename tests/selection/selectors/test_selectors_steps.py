@@ -139,7 +139,29 @@ def test_a_preset_lies_under_what_stands_beside_its_name(tmp_path: Path) -> None
     assert set(PRESETS["paper"]) >= {"NDS.SCORING.METRIC", "NDS.NORMALISATION", "NDS.EXPERTS.TASK"}
 
 
+def test_a_source_is_drawn_from_by_experts_of_another(work: Path) -> None:
+    """Nothing is trained for it, and the client sends what it would send for the others."""
+    named = ("NDS.SOURCE.DATASETS", "('tiny_street_train',)")
+    known = selected(work, *named)
+    before = {path for path in work.iterdir() if path.name.startswith("experts-")}
+    by = ("NDS.SELECTOR", "snds", "NDS.SNDS.EXPERTS", known.paths["experts"])
+    first = selected(work, *by)
+    assert len(first.selection) == len(first.index) // 2
+    assert first.selection.info["metric"] == "similarity"
+    assert len(first.selection.info["z"]) == first.partition.num_clusters
+    assert {path for path in work.iterdir() if path.name.startswith("experts-")} == before
+    assert first.paths["scores"] == known.paths["scores"]
+    kept = {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()}
+    assert selected(work, *by).path == first.path
+    assert kept == {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()}
+    assert selected(work, *by, "NDS.SNDS.SIMILARITY", "distance").path != first.path
+    by_objects = selected(work, *by, "NDS.UNIT", "object")
+    assert len(by_objects.selection) == len(first.selection)
+
+
 BAD = {
+    "snds without experts": (["NDS.SELECTOR", "snds"], "NDS.SNDS.EXPERTS is empty"),
+    "similarity": (["NDS.SELECTOR", "snds", "NDS.SNDS.SIMILARITY", "x"], "unknown snds similarity 'x'"),
     "selector": (["NDS.SELECTOR", "kn"], r"unknown NDS.SELECTOR 'kn'.*'knn'.*Known: .*gate.*none"),
     "unit": (["NDS.UNIT", "box"], "unknown NDS.UNIT 'box'.*Known: image, object"),
     "draw of the gate": (["NDS.SELECTOR", "gate", "NDS.GATE.DRAW", "x"], "unknown NDS.GATE.DRAW 'x'"),

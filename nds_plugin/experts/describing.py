@@ -1,0 +1,57 @@
+"""Describing a source by experts of other sources: its provider runs this, and trains nothing."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from tqdm import tqdm
+
+from nds_plugin.experts.description import Description
+from nds_plugin.experts.expert_set import ExpertSet
+from nds_plugin.experts.scores import METRICS
+from nds_plugin.experts.scoring import score_experts
+from nds_plugin.experts.settings import ScoringConfig
+from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.partition import Partition
+
+logger = logging.getLogger(__name__)
+_CPU = torch.device("cpu")
+
+
+def describe_source(
+    experts: ExpertSet,
+    index: SourceIndex,
+    partition: Partition,
+    config: ScoringConfig,
+    device: torch.device = _CPU,
+    *,
+    progress: bool = True,
+) -> Description:
+    """Score all experts on the images of each cluster, as a client's images are scored.
+
+    Args:
+        experts: of any sources.
+        index, partition: the source and its clusters; they must belong together.
+        config: how; ``max_images`` is a draw of that many of each cluster.
+        device: to compute on.
+        progress: show a progress bar if on a terminal.
+
+    Raises:
+        NDSError: what does not belong together, or a cluster of which no image can be read.
+    """
+    partition.check_matches(index)
+    vectors: dict[str, list[list[float]]] = {}
+    images = []
+    clusters = range(partition.num_clusters)
+    for cluster in tqdm(clusters, desc="describing", unit="cluster", disable=None if progress else True):
+        own = SourceIndex(index.table.take(partition.members(cluster)), index.classes)
+        scores = score_experts(experts, own, config, device, progress=False)
+        for metric in METRICS:
+            if metric in scores.details:
+                vectors.setdefault(metric, []).append(scores.details[metric]["z"])
+        images.append(scores.images)
+        logger.info(
+            "cluster %d: described by %d experts on %d images", cluster, len(scores.clusters), scores.images
+        )
+    return Description(experts.hash, experts.clusters, partition.hash, images, vectors)

@@ -1,0 +1,151 @@
+"""The steps between partition and draw: experts, gate or description, and what they say of the client."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+from nds_plugin.experts.describing import describe_source
+from nds_plugin.experts.description import KIND as DESCRIPTION_KIND
+from nds_plugin.experts.description import Description
+from nds_plugin.experts.expert_set import ExpertSet
+from nds_plugin.experts.manifest import SHARED
+from nds_plugin.experts.scores import KIND as SCORES_KIND
+from nds_plugin.experts.scores import Scores
+from nds_plugin.experts.scoring import score_experts
+from nds_plugin.experts.settings import HeadConfig
+from nds_plugin.experts.train_experts import experts_key, is_complete, train_cluster_experts, write_manifest
+from nds_plugin.experts.train_heads import heads_key, train_heads
+from nds_plugin.files.artifacts import atomic_write, content_hash
+from nds_plugin.pipeline.host import agreed
+from nds_plugin.pipeline.selection_log import warn_if_indistinct
+from nds_plugin.pipeline.source_steps import SourceSteps
+from nds_plugin.selection.selectors import Need
+from nds_plugin.selection.selectors.gate_network import score_gate, train_gate
+from nds_plugin.selection.selectors.gate_set import CENTROIDS, Gate
+from nds_plugin.selection.selectors.snds import ScalableNDS, similar_scores
+from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.partition import Partition
+
+logger = logging.getLogger(__name__)
+
+
+class ScoringSteps:
+    """The steps of one job that end in the client's scores; its processes call them together.
+
+    Args:
+        source: the steps before, whose settings, host, folder and device are also these steps'.
+    """
+
+    def __init__(self, source: SourceSteps) -> None:
+        self.source = source
+        self.settings, self.host = source.settings, source.host
+        self.work, self.device = source.work, source.device
+
+    def experts(self, index: SourceIndex, partition: Partition) -> ExpertSet:
+        """The experts of the source's clusters."""
+        config = self.settings.experts
+        if isinstance(config, HeadConfig):
+            return self._heads(index, partition, config)
+        key = experts_key(index, partition, config)
+        folder = self.work.folder / f"experts-{key[:10]}"
+        self.work.paths["experts"] = str(folder)
+        # Decided before anybody writes, so that all processes take the same way.
+        complete = self.host.all_gather(is_complete(folder, key))[0]
+        if complete:
+            logger.info("experts: kept %s", folder)
+            return ExpertSet.load(folder)
+        if config.shared_steps:
+            shared = self.source.shared(index) / SHARED
+            if self.host.rank == 0 and not (folder / SHARED).exists():
+                with open(shared, "rb") as source, atomic_write(folder / SHARED) as target:
+                    shutil.copyfileobj(source, target)
+        self.host.barrier()
+        with self.work.timed("experts"):
+            rank, world_size = self.host.rank, self.host.world_size
+            train_cluster_experts(
+                index, partition, config, folder, rank=rank, world_size=world_size, device=self.device
+            )
+            self.host.barrier()
+            if self.host.rank == 0:
+                write_manifest(index, partition, config, folder)
+            self.host.barrier()
+        return ExpertSet.load(folder)
+
+    def _heads(self, index: SourceIndex, partition: Partition, config: HeadConfig) -> ExpertSet:
+        """Head experts, by the main process alone: one pass of features and small fits."""
+        key = agreed(self.host, lambda: heads_key(index, partition, self.source.named(config), config))
+
+        def make(folder: Path) -> None:
+            network = self.source.named(config)
+            train_heads(index, partition, network, config, folder, device=self.device)
+
+        return ExpertSet.load(self.work.subfolder("experts", key, make))
+
+    def _gate(self, index: SourceIndex, partition: Partition) -> Gate:
+        """The gate, or the centroids in its form."""
+        by_centroids = Need.CENTROIDS in self.settings.selector.needs
+        config = None if by_centroids else self.settings.gate
+        made_by = config.identity() if config else CENTROIDS
+        key = content_hash(["gate", self.source.features_key(index), partition.hash, made_by])
+
+        def make(folder: Path) -> None:
+            network, features = self.source.feature_network(index), self.source.features(index)
+            train_gate(index, partition, network, features, self.settings.experts.crop_size, config, folder)
+
+        return Gate.load(self.work.subfolder("centroids" if by_centroids else "gate", key, make))
+
+    def scores(self, index: SourceIndex, partition: Partition, client: SourceIndex) -> Scores:
+        """Scores of the source's clusters, by what the selector needs.
+
+        Args:
+            index, partition: the source, images or objects.
+            client: the client's images, or objects of them.
+        """
+        target = agreed(self.host, lambda: client.hash)
+        if self.settings.selector.needs & (Need.GATE | Need.CENTROIDS):
+            gate = self._gate(index, partition)
+            where = self.settings.target
+            key = content_hash([SCORES_KIND, gate.hash, target, *where.identity().values()])
+
+            def make_gate_scores(path: Path) -> None:
+                score_gate(gate, client, where, self.device).save(path, key=key)
+
+            return Scores.load(self.work.artefact("scores", SCORES_KIND, key, ".json", make_gate_scores))
+        if Need.DESCRIPTION in self.settings.selector.needs:
+            return self._similarities(index, partition, client, target)
+        return self._expert_scores(self.experts(index, partition), client, target)
+
+    def _expert_scores(self, experts: ExpertSet, client: SourceIndex, target: str) -> Scores:
+        """z of some experts on the client's images, of which ``target`` is the hash."""
+        config = self.settings.scoring
+        decisive = list(config.identity().values())
+        key = content_hash([SCORES_KIND, experts.hash, experts.manifest["partition"], target, decisive])
+
+        def make(path: Path) -> None:
+            score_experts(experts, client, config, device=self.device).save(path, key=key)
+
+        scores = Scores.load(self.work.artefact("scores", SCORES_KIND, key, ".json", make))
+        scores.check_matches(experts.hash, experts.clusters)
+        scores = scores.with_metric(config.metric)
+        if self.host.rank == 0:
+            warn_if_indistinct(scores)
+        return scores
+
+    def _similarities(
+        self, index: SourceIndex, partition: Partition, client: SourceIndex, target: str
+    ) -> Scores:
+        """How alike the client and each cluster are to experts of another source, which describe the clusters."""
+        experts, config = ExpertSet.load(self.settings.described.experts), self.settings.scoring
+        key = content_hash([DESCRIPTION_KIND, experts.hash, partition.hash, *config.identity().values()])
+
+        def make(path: Path) -> None:
+            describe_source(experts, index, partition, config, self.device).save(path, key)
+
+        description = Description.load(
+            self.work.artefact("description", DESCRIPTION_KIND, key, ".json", make)
+        )
+        scores, selector = self._expert_scores(experts, client, target), self.settings.selector
+        assert isinstance(selector, ScalableNDS)
+        return similar_scores(scores, description, selector.similarity)
