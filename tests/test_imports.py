@@ -15,7 +15,7 @@ WITHOUT_TORCH = {
     "errors": set(),
     "command_line": set(),
     "extras": set(),
-    "files": set(),
+    "files": {"checkpoints"},
     "store": set(),
     "datasets": set(),
     "report": set(),
@@ -32,7 +32,13 @@ WITHOUT_TORCH = {
         "timm_networks",
     },
     "source": {"features"},
-    "selection": {"sampler", "selectors.gate_network", "selectors.gate_set", "selectors.target"},
+    "selection": {
+        "drawn_images",
+        "sampler",
+        "selectors.gate_network",
+        "selectors.gate_set",
+        "selectors.target",
+    },
     "experts": {
         "expert_set",
         "head_scoring",
