@@ -6,18 +6,86 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 for _name in ("mmengine", "mmcv"):
     pytest.importorskip(_name, reason="MMDetection is not installed (make install)")
 
-from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.config import Config  # noqa: E402
+from mmengine.dataset import BaseDataset  # noqa: E402
+from mmengine.hooks import Hook  # noqa: E402
+from mmengine.model import BaseModel  # noqa: E402
+from mmengine.registry import DATASETS, HOOKS, MODELS  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
 
-from nds_plugin.mm import require_mmdet, use_torchvision_operators
+from nds_plugin.mm import require_mmdet, use_torchvision_operators  # noqa: E402
 
 use_torchvision_operators()
 require_mmdet()
+
+from mmdet.utils import register_all_modules  # noqa: E402
+
+register_all_modules(init_default_scope=True)
+DISTRIBUTED = {
+    "launcher": "pytorch",
+    "model_wrapper_cfg": {
+        "type": "MMDistributedDataParallel",
+        "device_ids": None,
+        "find_unused_parameters": True,
+    },
+}
+
+
+@MODELS.register_module()
+class TinyModel(BaseModel):
+    """One number that is trained to be the mean of all pixels; draws as proposals do."""
+
+    def __init__(self, data_preprocessor: Any = None) -> None:
+        super().__init__(data_preprocessor)
+        self.mean = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, inputs: Any, data_samples: Any = None, mode: str = "tensor") -> Any:
+        values = torch.stack([image.float().mean() for image in inputs]) / 255
+        return {"loss": (self.mean - values * torch.rand(len(values))).square().mean()}
+
+
+@HOOKS.register_module()
+class Recorder(Hook):
+    """Keeps the files of every batch, by iteration."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, list[str]] = {}
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self.seen[runner.iter] = [short(sample.img_path) for sample in data_batch["data_samples"]]
+
+
+@DATASETS.register_module()
+class Numbers(BaseDataset):
+    """Images that are numbers alone: n of them, half of them tall."""
+
+    def __init__(self, n: int, **kwargs: Any) -> None:
+        self.n = n
+        super().__init__(metainfo={"classes": ("one",)}, **kwargs)
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        return [
+            {"img_id": i, "img_path": f"{i}.png", "width": 60 + i % 2, "height": 60, "instances": []}
+            for i in range(self.n)
+        ]
+
+
+def short(path: str) -> str:
+    """The last three parts of a path: domain, images, file."""
+    return "/".join(Path(path).parts[-3:])
+
+
+def recorded(runner: Runner) -> dict[int, list[str]]:
+    """What the recorder of a runner has seen."""
+    (hook,) = [hook for hook in runner.hooks if isinstance(hook, Recorder)]
+    return hook.seen
 
 
 def pipeline(flip: bool = True) -> list[dict[str, Any]]:
@@ -50,7 +118,7 @@ def coco(
     }
 
 
-def model(num_classes: int) -> dict[str, Any]:
+def mask_rcnn(num_classes: int) -> dict[str, Any]:
     """mmdet's own Mask R-CNN, narrow."""
     cfg = Config.fromfile(_base("models/mask-rcnn_r50_fpn.py")).model
     cfg.backbone.update(
@@ -83,9 +151,9 @@ def config(
     work_dir: Path,
     dataset: dict[str, Any],
     selection: str | None,
-    num_classes: int,
     *,
-    iterations: int = 6,
+    model: dict[str, Any] | None = None,
+    iterations: int = 4,
     batch_size: int = 2,
     workers: int = 0,
     loop: str = "NDSIterBasedTrainLoop",
@@ -101,7 +169,7 @@ def config(
             "custom_imports": {"imports": ["nds_plugin.mm"]},
             "experiment_name": uuid.uuid4().hex,
             "work_dir": str(work_dir),
-            "model": model(num_classes),
+            "model": model or {"type": "TinyModel"},
             "train_dataloader": {
                 "batch_size": batch_size,
                 "num_workers": workers,
@@ -121,7 +189,7 @@ def config(
                 "checkpoint": {"type": "NDSCheckpointHook", "interval": 2},
                 "logger": {"type": "LoggerHook", "interval": 2},
             },
-            "custom_hooks": [{"type": "NDSDrawHook", "interval": 2}],
+            "custom_hooks": [{"type": "NDSDrawHook", "interval": 2}, {"type": "Recorder"}],
             "visualizer": {
                 "type": "DetLocalVisualizer",
                 "name": uuid.uuid4().hex,
@@ -130,10 +198,32 @@ def config(
             "randomness": {"seed": 3},
             "log_level": "WARNING",
             **more,
-        }
+        },
+        format_python_code=False,  # takes longer than the training
     )
 
 
-def runner(cfg: Config) -> Runner:
-    """MMEngine's runner of a config."""
-    return Runner.from_cfg(cfg)
+def joined(root: Path, selection: str, **more: Any) -> dict[str, Any]:
+    """Config of the images of a selection of street and room."""
+    parts = [coco(root, domain) for domain in ("street", "room")]
+    return {"type": "NDSSelection", "selection": selection, "dataset": parts, **more}
+
+
+def trained(cfg: Config) -> Runner:
+    """MMEngine's runner of a config, at the end of its training."""
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+def weights(runner: Runner) -> dict[str, torch.Tensor]:
+    """The model's weights."""
+    model = runner.model.module if hasattr(runner.model, "module") else runner.model
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def equal_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether two sets of weights are the same, bit by bit."""
+    return first.keys() == second.keys() and all(
+        np.array_equal(first[name].numpy(), second[name].numpy()) for name in first
+    )
