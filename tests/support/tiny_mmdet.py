@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,9 @@ class Recorder(Hook):
     def __init__(self) -> None:
         self.seen: dict[int, list[str]] = {}
 
-    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         self.seen[runner.iter] = [short(sample.img_path) for sample in data_batch["data_samples"]]
 
 
@@ -103,10 +106,9 @@ def coco(
     root: Path, domain: str, split: str = "train", kind: str = "CocoDataset", **more: Any
 ) -> dict[str, Any]:
     """Config of one of the tiny datasets, under the name that the Detectron2 side registers it by."""
-    from nds_plugin.datasets.coco.store import open_coco
-
     json_file = root / domain / f"{split}.json"
-    classes = tuple(open_coco(json_file).classes)
+    # In the order of the file: CocoDataset numbers them so, whatever the order in metainfo.
+    classes = tuple(category["name"] for category in json.loads(json_file.read_text())["categories"])
     return {
         "type": kind,
         "ann_file": str(json_file),
@@ -114,6 +116,7 @@ def coco(
         "metainfo": {"classes": classes, "nds_source": [f"tiny_{domain}_{split}"]},
         "filter_cfg": {"filter_empty_gt": True},
         "pipeline": pipeline(),
+        **({"serialize_data": False} if kind == "CocoDataset" else {}),  # collects garbage for half a second
         **more,
     }
 

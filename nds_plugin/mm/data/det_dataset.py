@@ -1,22 +1,20 @@
-"""What MMEngine and MMDetection ask of a dataset, for datasets that are not BaseDataset's children."""
+"""What MMEngine and MMDetection ask of a dataset, for datasets that keep no list of dicts."""
 
 from __future__ import annotations
 
 import abc
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mmengine.dataset import Compose
-from torch.utils.data import Dataset
+from mmengine.dataset import BaseDataset
 
 from nds_plugin.errors import NDSError
 
 _REFETCHES = 1000  # MMEngine's own
 
 
-class DetDataset(Dataset[Any], abc.ABC):
-    """A dataset of detection as MMDetection's loaders, metrics and wrappers know it.
+class DetDataset(BaseDataset, abc.ABC):
+    """A dataset of detection as MMDetection's loaders, metrics and wrappers know it, without BaseDataset's own list.
 
     Args:
         metainfo: with the names of the ``classes``.
@@ -30,14 +28,10 @@ class DetDataset(Dataset[Any], abc.ABC):
         pipeline: Sequence[dict[str, Any] | Callable[..., Any]] = (),
         test_mode: bool = False,
     ) -> None:
-        self._metainfo = dict(metainfo)
-        self.pipeline = Compose(list(pipeline))
-        self.test_mode = test_mode
-
-    @property
-    def metainfo(self) -> dict[str, Any]:
-        """Names of the classes and what else is said of all images."""
-        return copy.deepcopy(self._metainfo)
+        super().__init__(
+            metainfo=dict(metainfo), pipeline=list(pipeline), test_mode=test_mode, lazy_init=True
+        )
+        self._fully_initialized = True  # there is nothing to be read into a list
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -46,16 +40,25 @@ class DetDataset(Dataset[Any], abc.ABC):
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """A fresh ``data_info`` of an image: img_id, img_path, height, width, instances."""
 
-    def full_init(self) -> None:
-        """Part of MMEngine's contract; nothing is left to be read."""
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """The list that this dataset does without."""
+        return [self.get_data_info(i) for i in range(len(self))]
+
+    def get_subset_(self, indices: Any) -> None:
+        """Not of a dataset without a list.
+
+        Raises:
+            NDSError: always; a draw of images is a selection.
+        """
+        raise NDSError(
+            f"{type(self).__name__} has no subsets by position: draw a selection (nds draw) and use NDSSelection."
+        )
+
+    get_subset = get_subset_
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Classes of an image's instances."""
         return [int(instance["bbox_label"]) for instance in self.get_data_info(idx)["instances"]]
-
-    def prepare_data(self, idx: int) -> Any:
-        """What the pipeline makes of an image, or None."""
-        return self.pipeline(self.get_data_info(idx))
 
     def __getitem__(self, idx: int) -> Any:
         for attempt in range(1 if self.test_mode else _REFETCHES):

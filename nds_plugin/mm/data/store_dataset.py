@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -43,7 +44,7 @@ class StoreDataset(DetDataset):
         pipeline: Sequence[dict[str, Any] | Callable[..., Any]] = (),
         test_mode: bool = False,
     ) -> None:
-        meta = {SOURCE: view.source, **(metainfo or {}), "classes": tuple(classes)}
+        meta = {**(metainfo or {}), SOURCE: [view.source], "classes": tuple(classes)}
         super().__init__(meta, pipeline, test_mode)
         self.view = view
         self._decode = _decoder(view)
@@ -77,8 +78,8 @@ class StoreDataset(DetDataset):
 
     def identities(self, source: str | None = None) -> Identities:
         """Identity and size of all images, from the store's columns."""
-        name = str(self._metainfo.get(SOURCE) or source)
-        sources = pa.array(np.full(len(self), name, dtype=object), pa.string())
+        del source
+        sources = pa.array(np.full(len(self), self.view.source, dtype=object), pa.string())
         return Identities(sources, self.view.image_ids(), self.view.sizes())
 
 
@@ -118,7 +119,7 @@ class NDSStoreDataset(StoreDataset):
         view = StoreView.whole(store, os.path.join(data_root, (data_prefix or {}).get("img", "")), source)
         classes = list(meta.get("classes") or store.classes)
         if classes != store.classes:
-            view = view.with_classes(_class_map(store.classes, classes, path), 0)
+            view = dataclasses.replace(view, class_map=_class_map(store.classes, classes, path))
         view = view if test_mode else _filtered(view, filter_cfg or {})
         super().__init__(view, classes, meta, pipeline, test_mode)
 
