@@ -44,7 +44,7 @@ class DetDataset(BaseDataset, abc.ABC):
         """The list that this dataset does without."""
         return [self.get_data_info(i) for i in range(len(self))]
 
-    def get_subset_(self, indices: Any) -> None:
+    def get_subset_(self, indices: Any) -> None:  # noqa: ARG002
         """Not of a dataset without a list.
 
         Raises:
