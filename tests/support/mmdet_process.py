@@ -7,10 +7,13 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tiny_mmdet import DISTRIBUTED, config, joined, mask_rcnn, recorded, trained, weights
 
@@ -24,7 +27,10 @@ def started(given: dict[str, Any], world_size: int = 1) -> list[BaseProcess]:
         world_size: how many processes.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["mmdet_process"])
+    with pytest.MonkeyPatch.context() as patch:  # Python before 3.13 does not hand its path to the server
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -14,7 +14,7 @@ from loader_batches import drawn_selection
 from mmdet_process import exit_codes, started
 from tiny_mmdet import config, equal_weights, joined, mask_rcnn, recorded, trained, weights
 
-ITERATIONS, TOTAL = 4, 2
+ITERATIONS, TOTAL = 4, 6
 
 
 def seen(record: Path, world_size: int) -> dict[int, list[str]]:
@@ -29,7 +29,7 @@ def test_a_run_killed_in_a_checkpoint_goes_on_as_if_it_had_not_been(
 ) -> None:
     selection = drawn_selection(tmp_path)
     dataset = joined(tiny_datasets, selection)
-    whole = trained(config(tmp_path / "whole", dataset, selection, model=mask_rcnn(7), iterations=ITERATIONS))
+    whole = trained(config(tmp_path / "whole", dataset, selection, model=mask_rcnn(7), iterations=ITERATIONS, batch_size=TOTAL))
 
     def training(name: str, work_dir: Path, **more: Any) -> dict[str, Any]:
         given = {
@@ -45,19 +45,19 @@ def test_a_run_killed_in_a_checkpoint_goes_on_as_if_it_had_not_been(
             **more,
         }
 
-    die_in, one, two = f"iter_{ITERATIONS}.pth", tmp_path / "one", tmp_path / "two"
-    killed = started(training("killed", one, resume=False, die_in=die_in))
+    die_in = f"iter_{ITERATIONS}.pth"
+    killed = started(training("killed", tmp_path / "run", resume=False, die_in=die_in))
     assert exit_codes(killed) == [-signal.SIGKILL]
-    assert {path.name for path in one.glob("*.pth")} == {"iter_2.pth"}
-    assert [path for path in one.glob(".*.tmp") if die_in in path.name]
+    assert {path.name for path in (tmp_path / "run").glob("*.pth")} == {"iter_2.pth"}
+    assert [path for path in (tmp_path / "run").glob(".*.tmp") if die_in in path.name]
 
-    shutil.copytree(one, two)
-    assert exit_codes(started(training("single", one, resume=True))) == [0]
-    assert exit_codes(started(training("pair", two, resume=True, batch_size=TOTAL // 2), 2)) == [0, 0]
     expected = {i: files for i, files in recorded(whole).items() if i >= 2}
-    assert seen(tmp_path / "single", 1) == expected
-    assert seen(tmp_path / "pair", 2) == expected
-    assert equal_weights(weights(whole), torch.load(tmp_path / "single0.pth", weights_only=True))
-    shares = [torch.load(tmp_path / f"pair{rank}.pth", weights_only=True) for rank in (0, 1)]
+    for processes in (1, 2, 3):
+        work_dir = shutil.copytree(tmp_path / "run", tmp_path / f"run{processes}")
+        given = training(f"on{processes}_", work_dir, resume=True, batch_size=TOTAL // processes)
+        assert exit_codes(started(given, processes)) == [0] * processes
+        assert seen(tmp_path / f"on{processes}_", processes) == expected
+    shares = [torch.load(tmp_path / f"on3_{rank}.pth", weights_only=True) for rank in (0, 1, 2)]
     trainable = [name for name in shares[0] if "running" not in name and "num_batches" not in name]
-    assert all(torch.equal(shares[0][name], shares[1][name]) for name in trainable)
+    assert all(torch.equal(shares[0][name], share[name]) for name in trainable for share in shares)
+    assert equal_weights(weights(whole), torch.load(tmp_path / "on1_0.pth", weights_only=True))
