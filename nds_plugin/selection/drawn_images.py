@@ -106,13 +106,14 @@ class DrawnImages(Dataset[Any], abc.ABC):
 def augmentation_seed(seed: int, position: int) -> Iterator[None]:
     """Seed the generators that augmentations draw from; restore them afterwards."""
     key = int(stream_key(seed, Purpose.AUGMENTATION, position)[0])
-    numpy_state, python_state = np.random.get_state(), random.getstate()
+    states = np.random.get_state(), random.getstate(), torch.get_rng_state()
     np.random.seed(key % 2**32)
     random.seed(key)
+    # Not torch.manual_seed: for the GPUs, which no loader draws on, it writes down a whole call stack each time.
+    torch.default_generator.manual_seed(key % 2**63)
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key % 2**63)
-            yield
+        yield
     finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
+        np.random.set_state(states[0])
+        random.setstate(states[1])
+        torch.set_rng_state(states[2])

@@ -29,7 +29,16 @@ def test_a_run_killed_in_a_checkpoint_goes_on_as_if_it_had_not_been(
 ) -> None:
     selection = drawn_selection(tmp_path)
     dataset = joined(tiny_datasets, selection)
-    whole = trained(config(tmp_path / "whole", dataset, selection, model=mask_rcnn(7), iterations=ITERATIONS, batch_size=TOTAL))
+    whole = trained(
+        config(
+            tmp_path / "whole",
+            dataset,
+            selection,
+            model=mask_rcnn(7),
+            iterations=ITERATIONS,
+            batch_size=TOTAL,
+        )
+    )
 
     def training(name: str, work_dir: Path, **more: Any) -> dict[str, Any]:
         given = {
