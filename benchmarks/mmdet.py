@@ -39,12 +39,11 @@ SIZE, SCALE = (640, 480), (1333, 800)
 
 
 def selection(root: Path, folder: Path) -> str:
-    """A stream over the sample's streets and rooms, which prefers the former."""
+    """A stream over the sample's streets and rooms, both alike, as the stock sampler draws."""
     from nds_plugin.datasets.coco.split import index_coco
-    from nds_plugin.experts.scores import Scores
     from nds_plugin.selection.config import SelectionConfig
     from nds_plugin.selection.select import select
-    from nds_plugin.selection.selectors.nds import NDS
+    from nds_plugin.selection.selectors.uniform import Uniform
     from nds_plugin.source.index import SourceIndex
     from nds_plugin.source.partition import Partition
 
@@ -52,9 +51,8 @@ def selection(root: Path, folder: Path) -> str:
     index = SourceIndex.join(parts)
     cluster = (index.column("source").astype(str) == "room").astype(np.int32)
     partition = Partition(cluster, index.table, index.hash, method="kmeans", seed=0)
-    scores = Scores([0, 1], [0.3, 0.2], [0.0, 0.0], "accuracy", 5, "e" * 64, "rotation")
     path = folder / "stream.parquet"
-    select(index, partition, SelectionConfig(NDS(temperature=1.0), "stream"), scores).save(path, "key")
+    select(index, partition, SelectionConfig(Uniform(), "stream")).save(path, "key")
     return str(path)
 
 

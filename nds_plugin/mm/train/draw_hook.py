@@ -102,6 +102,8 @@ class NDSDrawHook(Hook):
 
     def _check(self, iteration: int, places: list[int], data_batch: Any) -> None:
         samples = data_batch["data_samples"]
+        drawn: list[Any]
+        expected: list[Any]
         if all("nds_drawn" in sample for sample in samples):
             drawn, expected = [int(sample.nds_drawn) for sample in samples], places
         else:  # another loop: images are known by their ids alone

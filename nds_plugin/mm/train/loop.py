@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.dist import get_rank
@@ -44,7 +44,7 @@ class NDSIterBasedTrainLoop(IterBasedTrainLoop):
         loader = _loader(runner, dataloader, max_unreadable)
         super().__init__(runner, _NotStarted(loader.dataset), max_iters, **kwargs)
         self.dataloader = loader
-        self.sampler: NDSInfiniteSampler = loader.sampler
+        self.sampler = cast(NDSInfiniteSampler, loader.sampler)
 
     def run(self) -> Any:
         """Train, from the iteration that was resumed at."""
