@@ -26,6 +26,14 @@ SERVICE_PORT := 8000
 PROVIDER_PORT := 8001
 SERVICE_DOMAINS := street room meadow harbour desert shelf
 
+# MMDetection, without a compiler: OpenMMLab's own line in the environment, the line that is maintained in a folder
+# of its own (both have the same import names). Each without its needs, which ask for GUIs and old versions.
+MMDET := mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7
+MMDET_NEEDS := addict yapf rich terminaltables opencv-python-headless six platformdirs
+ONEDL := build/onedl
+ONEDL_MMDET := onedl-mmengine==0.10.12 onedl-mmcv==2.3.6 onedl-mmdetection==3.5.1 imaug
+ONEDL_NEEDS := scikit-image imageio
+
 .PHONY: install demo demo-service test test-fast test-oldest check bench gpu-check docs clean
 
 install: $(VENV)/.installed
@@ -39,6 +47,15 @@ $(VENV)/.installed: setup.py pyproject.toml Makefile
 	$(PYTHON) -m pip install --quiet --no-build-isolation -e ".[dev]"
 	# Without its needs: only its label table is used, and they hold a backport of typing.
 	$(PYTHON) -m pip install --quiet --no-deps cityscapesscripts
+	$(PYTHON) -m pip install --quiet --no-deps $(MMDET)
+	$(PYTHON) -m pip install --quiet $(MMDET_NEEDS)
+	touch $@
+
+# The second line; pip's build isolation stays on, since it is what builds mmcv without compiled operators.
+$(ONEDL)/.installed: $(VENV)/.installed
+	rm -rf $(ONEDL)
+	$(PYTHON) -m pip install --quiet $(ONEDL_NEEDS)
+	$(PYTHON) -m pip install --quiet --no-deps --target $(ONEDL) $(ONEDL_MMDET)
 	touch $@
 
 demo: install
@@ -62,8 +79,9 @@ demo-service: install
 		kill -0 $$provider 2>/dev/null || { echo 'error: port $(PROVIDER_PORT) of the file server is taken.'; exit 2; }; \
 		$(PYTHON) tools/serve.py run --store $(SERVICE)/store --thumbnails --port $(SERVICE_PORT)
 
-test: install
+test: install $(ONEDL)/.installed
 	$(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	PYTHONPATH=$(CURDIR)/$(ONEDL) $(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile tests/mm
 
 test-fast: install
 	$(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow" $(TEST_OPTIONS)
@@ -84,6 +102,7 @@ bench: install
 	$(PYTHON) benchmarks/scoring.py
 	$(PYTHON) benchmarks/service.py
 	$(PYTHON) benchmarks/privacy.py
+	$(PYTHON) benchmarks/mmdet.py
 
 gpu-check: install
 	$(PYTHON) benchmarks/gpu_check.py --page docs/gpu_check.md

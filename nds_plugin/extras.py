@@ -38,6 +38,12 @@ _COMMANDS = {
     "httpx": _EXTRA.format("client"),
     **dict.fromkeys(("fvcore", "iopath", "yacs", "omegaconf"), _EXTRA.format("detectron2")),
     "detectron2": "python -m pip install 'git+https://github.com/facebookresearch/detectron2.git'",
+    # Not an extra: mmcv with compiled operators is chosen by torch and CUDA (docs/mmdetection.md).
+    **dict.fromkeys(
+        ("mmdet", "mmcv", "mmengine"),
+        "python -m pip install --no-deps mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7, then python -m pip install "
+        "addict yapf rich terminaltables opencv-python-headless",
+    ),
     "timm": _EXTRA.format("timm"),
     "shapely": _EXTRA.format("cityscapes"),
     "cityscapesscripts": "python -m pip install --no-deps cityscapesscripts",

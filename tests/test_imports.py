@@ -16,7 +16,7 @@ WITHOUT_TORCH = {
     "errors": set(),
     "command_line": set(),
     "extras": set(),
-    "files": set(),
+    "files": {"checkpoints"},
     "store": set(),
     "datasets": set(),
     "report": set(),
@@ -33,7 +33,13 @@ WITHOUT_TORCH = {
         "timm_networks",
     },
     "source": {"features"},
-    "selection": {"sampler", "selectors.gate_network", "selectors.gate_set", "selectors.target"},
+    "selection": {
+        "drawn_images",
+        "sampler",
+        "selectors.gate_network",
+        "selectors.gate_set",
+        "selectors.target",
+    },
     "experts": {
         "describing",
         "expert_set",
@@ -96,9 +102,20 @@ def test_experts_know_nothing_of_selection() -> None:
     ]
 
 
-def test_only_d2_imports_a_host_framework() -> None:
-    users = {room(name) for name in modules() if {room(m) for m in imports(name)} & HOSTS}
-    assert users == {"d2", "commands"}
+def test_only_the_host_rooms_import_a_host_framework_each_its_own() -> None:
+    used = {room(name): set() for name in modules()}
+    for name in modules():
+        used[room(name)] |= {room(m) for m in imports(name)} & HOSTS
+    of_mmdet = {"mmengine", "mmdet", "mmcv"}
+    assert used["mm"] == of_mmdet
+    assert used["d2"]
+    assert not used["d2"] & of_mmdet
+    assert {name for name, found in used.items() if found} == {"d2", "mm", "commands"}
+
+
+def test_neither_host_imports_the_other() -> None:
+    assert "mm" not in may_import("d2")
+    assert "d2" not in may_import("mm")
 
 
 def test_all_but_the_learning_parts_import_without_torch_and_without_detectron2() -> None:

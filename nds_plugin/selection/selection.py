@@ -72,12 +72,12 @@ class Selection:
         Raises:
             NDSError: none of the images is in the selection.
         """
-        rows = self._rows_of(sources, image_ids)
+        rows = self.rows_of(sources, image_ids)
         cluster = np.append(self.column("cluster").to_numpy(), np.int32(-1))[rows].astype(np.int32)
         p = np.append(self.column("p").to_numpy(), 0.0)[rows] if self.info.get("by_image") else None
         return PlacedSelection(self.mode, self.weights, cluster, p)
 
-    def _rows_of(
+    def rows_of(
         self, sources: Sequence[str] | pa.Array, image_ids: Sequence[str] | pa.Array
     ) -> npt.NDArray[np.int64]:
         """Row of each image of a dataset in the table, -1 for those that are not in it; shape (N,)."""

@@ -9,28 +9,24 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import detectron2.utils.comm as comm
-import numpy as np
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from nds_plugin.d2.model.initial_weights import locate, read_initial_weights
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import atomic_write
+from nds_plugin.files.checkpoints import plain_state, read_checkpoint, why_broken, write_checkpoint
 
 logger = logging.getLogger(__name__)
 
 EXTRA = "extra"  # the key of the extra payload in a checkpoint file
 LAST = "last_checkpoint"
-_PLAIN = (torch.Tensor, bool, int, float, str, bytes, type(None))
 _NOT_NUMBERED = -1.0
 _ITERATION = re.compile(r"_(\d+)\.pth$")
 
@@ -96,7 +92,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         if self.extra:
             data[EXTRA] = self.extra
         data.update(kwargs)
-        return {key: value if key == "model" else _plain(value, key) for key, value in data.items()}
+        return {key: value if key == "model" else plain_state(value, key) for key, value in data.items()}
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Atomically write the name of the checkpoint to resume at."""
@@ -146,59 +142,6 @@ class AtomicCheckpointer(DetectionCheckpointer):
         return bool(self.save_dir) and Path(filename).parent.resolve() == Path(self.save_dir).resolve()
 
 
-def write_checkpoint(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
-    """Atomically ``torch.save`` to a file.
-
-    Raises:
-        NDSError: the disk is full or the folder cannot be written; ``path`` is untouched.
-    """
-    with atomic_write(path) as file:
-        try:
-            torch.save(dict(data), file)
-        except RuntimeError as error:
-            # The archive writer trips over the failed write and hides why it failed.
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from error
-            raise
-
-
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a checkpoint file onto the CPU, without unpickling code.
-
-    Raises:
-        NDSError: missing, cut short, not a checkpoint, or one that holds other things than
-            tensors, numbers, strings, lists and dicts.
-    """
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise NDSError(f"checkpoint not found: {path}.") from None
-    except pickle.UnpicklingError as error:
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else "cut short"
-        raise NDSError(f"{path} cannot be loaded as weights only: {cause}") from None
-    except (RuntimeError, EOFError, KeyError, ValueError, OSError, IndexError, AttributeError) as error:
-        lines = str(error).splitlines()
-        cause = lines[0].split(". This is")[0] if lines else type(error).__name__
-        raise NDSError(f"{path} is not a whole checkpoint ({cause}): take another one.") from None
-    if not isinstance(data, dict):
-        raise NDSError(f"{path}: expected a checkpoint (a dict), got a {type(data).__name__}.")
-    return data
-
-
-def why_broken(path: str | os.PathLike[str]) -> str | None:
-    """Why a file is not a whole checkpoint; None if it is. Reads and checks every byte."""
-    try:
-        if zipfile.is_zipfile(path):  # torch.load itself does not look at the check sums
-            with zipfile.ZipFile(path) as archive:
-                bad = archive.testzip()
-            if bad is not None:
-                return f"{path}: {bad} does not match its check sum"
-        read_checkpoint(path)
-    except (NDSError, zipfile.BadZipFile, OSError) as error:
-        return str(error)
-    return None
-
-
 def find_whole_checkpoint(save_dir: str | os.PathLike[str]) -> str:
     """The tagged checkpoint if it is whole, else the newest older one that is.
 
@@ -235,24 +178,3 @@ def _age(path: Path) -> tuple[float, int, str]:
     final = float("inf") if path.stem.endswith("_final") else _NOT_NUMBERED
     iteration = float(number[1]) if number else final
     return iteration, path.stat().st_mtime_ns if path.exists() else 0, path.name
-
-
-def _plain(value: Any, key: str) -> Any:
-    """The value with numpy numbers and arrays converted; an error for anything unloadable."""
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        return torch.from_numpy(value.copy())
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Mapping):
-        return {
-            k.item() if isinstance(k, np.generic) else k: _plain(v, f"{key}.{k}") for k, v in value.items()
-        }
-    if isinstance(value, (list, tuple)):
-        items = [_plain(item, f"{key}[{i}]") for i, item in enumerate(value)]
-        return items if isinstance(value, list) else tuple(items)
-    if isinstance(value, _PLAIN) and type(value).__module__ in ("builtins", "torch", "torch.nn.parameter"):
-        return value
-    raise NDSError(
-        f"the state {key} of a checkpoint is a {type(value).__name__}: state_dict() must give only tensors, "
-        "numbers, strings, lists and dicts, which load without unpickling code."
-    )

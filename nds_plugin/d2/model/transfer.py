@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from nds_plugin.d2.model.checkpoint import read_checkpoint
 from nds_plugin.d2.model.transfer_report import TransferReport
 from nds_plugin.errors import NDSError
+from nds_plugin.files.checkpoints import read_checkpoint
 from nds_plugin.source.class_names import ClassMatch, match_classes
 
 logger = logging.getLogger(__name__)

@@ -20,10 +20,10 @@ from detectron2.utils import comm
 
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
 from nds_plugin.d2.data.registration import dataset_classes
-from nds_plugin.d2.model.checkpoint import read_checkpoint
 from nds_plugin.d2.train.evaluation import summarise
 from nds_plugin.d2.train.trainer import NDSTrainer
 from nds_plugin.files.artifacts import content_hash, is_valid, plain, read_json, write_json
+from nds_plugin.files.checkpoints import read_checkpoint
 from nds_plugin.source.class_names import NAME, SPELLING, SYNONYM, match_classes
 
 logger = logging.getLogger(__name__)

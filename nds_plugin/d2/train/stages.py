@@ -19,13 +19,13 @@ from nds_plugin.d2.config.nodes import merged
 from nds_plugin.d2.data.drawn_dataset import drawn_dataset, register_selection, selection_label_space
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
 from nds_plugin.d2.data.registration import dataset_classes, register_image_subset
-from nds_plugin.d2.model.checkpoint import read_checkpoint
 from nds_plugin.d2.model.timm_backbone import NAME as TIMM_BACKBONE
 from nds_plugin.d2.model.transfer import transfer_checkpoint
 from nds_plugin.d2.train.trainer import NDSTrainer
 from nds_plugin.datasets.label_space import LabelSpace
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import content_hash, file_hash, is_valid, read_json, write_json
+from nds_plugin.files.checkpoints import read_checkpoint
 from nds_plugin.pipeline.selection_steps import Selected
 
 logger = logging.getLogger(__name__)

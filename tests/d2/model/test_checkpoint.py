@@ -15,9 +15,10 @@ from detectron2.engine.train_loop import HookBase, SimpleTrainer
 from fvcore.common.checkpoint import PeriodicCheckpointer
 from torch import nn
 
-from nds_plugin.d2.model.checkpoint import AtomicCheckpointer, read_checkpoint, why_broken, write_checkpoint
+from nds_plugin.d2.model.checkpoint import AtomicCheckpointer
 from nds_plugin.errors import NDSError
 from nds_plugin.files import temporary
+from nds_plugin.files.checkpoints import read_checkpoint, why_broken, write_checkpoint
 
 torch.set_num_threads(1)
 

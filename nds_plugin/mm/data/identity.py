@@ -1,0 +1,131 @@
+"""The identity of an image in a dataset of MMEngine: (source, image id), never its position."""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from nds_plugin.errors import NDSError
+
+SOURCE = "nds_source"  # of a dataset's metainfo, or of an image's data_info where a dataset holds several
+SOURCES = "nds_sources"  # of metainfo: all sources of a dataset
+
+
+@dataclass(frozen=True)
+class Identities:
+    """What the draw needs to know of the N images of a dataset.
+
+    Attributes:
+        sources, image_ids: identity of each, as text.
+        sizes: width and height, 0 where not known; int32 of shape (N, 2).
+    """
+
+    sources: pa.Array
+    image_ids: pa.Array
+    sizes: npt.NDArray[np.int32]
+
+
+def part_of(dataset: Any, index: int) -> tuple[Any, int]:
+    """The dataset inside of concatenated ones that an image is in, and its position there."""
+    while hasattr(dataset, "datasets") and hasattr(dataset, "cumulative_sizes"):
+        number = bisect.bisect_right(dataset.cumulative_sizes, index)
+        index -= dataset.cumulative_sizes[number - 1] if number else 0
+        dataset = dataset.datasets[number]
+    return dataset, index
+
+
+def identity_of(dataset: Any, index: int, source: str | None = None) -> tuple[str, str]:
+    """(source, image id) of one image of a dataset, as text.
+
+    Args:
+        dataset: any of MMEngine's kind, with ``get_data_info``.
+        index: its position there.
+        source: name of the source where neither the image nor the dataset says it.
+
+    Raises:
+        NDSError: the dataset tells no image ids, or nobody says which source it is.
+    """
+    part, position = part_of(dataset, index)
+    return _identity(part, _info(part, position), source)
+
+
+def identities(dataset: Any, source: str | None = None) -> Identities:
+    """Identity and size of all images of a dataset; arguments and errors as :func:`identity_of`.
+
+    A dataset that has them in columns gives them by a method ``identities()``; of others every
+    ``get_data_info`` is asked once.
+    """
+    if hasattr(dataset, "datasets") and hasattr(dataset, "cumulative_sizes"):
+        return _joined([identities(part, source) for part in dataset.datasets])
+    if hasattr(dataset, "identities"):
+        found: Identities = dataset.identities(source)
+        return found
+    infos = [_info(dataset, i) for i in range(len(dataset))]
+    pairs = [_identity(dataset, info, source) for info in infos]
+    sizes = [[int(info.get("width") or 0), int(info.get("height") or 0)] for info in infos]
+    return Identities(
+        pa.array([name for name, _ in pairs], pa.string()),
+        pa.array([image_id for _, image_id in pairs], pa.string()),
+        np.array(sizes, np.int32).reshape(-1, 2),
+    )
+
+
+def source_of(dataset: Any) -> str | None:
+    """The name that a dataset's metainfo gives its source, if it does; MMEngine looks for a file of a plain text's name."""
+    name = (getattr(dataset, "metainfo", None) or {}).get(SOURCE)
+    if isinstance(name, (list, tuple)):
+        (name,) = name if len(name) == 1 else (None,)
+    return None if name is None else str(name)
+
+
+def classes_of(dataset: Any) -> list[str]:
+    """Names of a dataset's classes, in the order of ``bbox_label``.
+
+    Raises:
+        NDSError: its metainfo names none.
+    """
+    classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
+    if not classes or isinstance(classes, str):
+        raise NDSError(
+            f"the dataset {type(dataset).__name__} has no classes in its metainfo, expected names as those of CocoDataset: "
+            "give metainfo=dict(classes=(...)) in its config."
+        )
+    return [str(name) for name in classes]
+
+
+def _info(dataset: Any, index: int) -> dict[str, Any]:
+    if not hasattr(dataset, "get_data_info"):
+        raise NDSError(
+            f"the dataset {type(dataset).__name__} has no get_data_info, by which images are known: use one of MMDetection's "
+            "datasets, or a wrapper that hands it on."
+        )
+    info: dict[str, Any] = dataset.get_data_info(index)
+    return info
+
+
+def _identity(dataset: Any, info: dict[str, Any], source: str | None) -> tuple[str, str]:
+    if "img_id" not in info:
+        raise NDSError(
+            f"the images of {type(dataset).__name__} have no img_id, they have {', '.join(sorted(info))}: a selection knows "
+            "an image by its source and id."
+        )
+    own = info.get(SOURCE) or source_of(dataset) or source
+    if own is None:
+        raise NDSError(
+            f"the selection was made from several sources, and the dataset {type(dataset).__name__} does not say which one it "
+            f"is: give metainfo=dict({SOURCE}=['NAME']) in its config."
+        )
+    return str(own), str(info["img_id"])
+
+
+def _joined(parts: list[Identities]) -> Identities:
+    return Identities(
+        pa.concat_arrays([part.sources for part in parts]),
+        pa.concat_arrays([part.image_ids for part in parts]),
+        np.concatenate([part.sizes for part in parts]),
+    )

@@ -1,0 +1,136 @@
+"""A training loop that begins where a run is, without replaying the batches before."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.registry import DATA_SAMPLERS, DATASETS, LOOPS
+from mmengine.runner import IterBasedTrainLoop
+from torch.utils.data import DataLoader
+
+from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.mm.data.drawn_dataset import DrawnDataset
+from nds_plugin.mm.data.sampler import NDSInfiniteSampler
+from nds_plugin.selection.counter_rng import Purpose, stream_key
+
+logger = logging.getLogger(__name__)
+
+
+@LOOPS.register_module()
+class NDSIterBasedTrainLoop(IterBasedTrainLoop):
+    """MMEngine's loop by iterations on NDSInfiniteSampler.
+
+    It differs from the stock one in four ways. A resumed run goes on with its draw at once, where the stock
+    loop of some versions loads and drops every batch that was trained on. Augmentation is seeded by the
+    position in the draw, and the model's own draws (proposals, dropout) by seed, iteration and rank, so that a
+    resumed run repeats the unbroken one. An image that cannot be read is replaced by another of its cluster,
+    not by any other, and counted.
+
+    Args:
+        runner, dataloader, max_iters, kwargs: see the stock loop. The dataloader must be a config.
+        max_unreadable: share of the drawn images that may be unreadable before the run stops.
+
+    Raises:
+        NDSError: another sampler, a batch sampler, or a dataset that does not fit the selection.
+    """
+
+    def __init__(
+        self, runner: Any, dataloader: Any, max_iters: int, max_unreadable: float = 0.01, **kwargs: Any
+    ) -> None:
+        loader = _loader(runner, dataloader, max_unreadable)
+        super().__init__(runner, _NotStarted(loader.dataset), max_iters, **kwargs)
+        self.dataloader = loader
+        self.sampler = cast(NDSInfiniteSampler, loader.sampler)
+
+    def run(self) -> Any:
+        """Train, from the iteration that was resumed at."""
+        self.runner.call_hook("before_train")
+        self.runner.call_hook("before_train_epoch")
+        self.seek(self._iter)
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            self.run_iter(next(self.dataloader_iterator))
+            self._decide_current_val_interval()
+            if self._is_time_to_validate():
+                self.runner.val_loop.run()
+        self.runner.call_hook("after_train_epoch")
+        self.runner.call_hook("after_train")
+        return self.runner.model
+
+    def run_iter(self, data_batch: Any) -> None:
+        """One iteration, under a seed of its own."""
+        key = stream_key(self.sampler.seed, Purpose.ITERATION, self._iter, get_rank())
+        torch.manual_seed(int(key[0]) % 2**63)
+        super().run_iter(data_batch)
+
+    def seek(self, iteration: int) -> None:
+        """Let the next batch be that of ``iteration``, by the sampler's stream as it is now."""
+        if iteration:
+            logger.info("The training loader goes on at iteration %d.", iteration)
+        self.sampler.start(iteration)
+        self.dataloader_iterator = iter(self.dataloader)
+
+    def _is_time_to_validate(self) -> bool:
+        return (
+            self.runner.val_loop is not None
+            and self._iter >= self.val_begin
+            and (self._iter % self.val_interval == 0 or self._iter == self._max_iters)
+        )
+
+
+class _NotStarted:
+    """Stands for the loader while the stock loop is built, which would start its workers at the first batch."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+def _loader(runner: Any, config: Any, max_unreadable: float) -> DataLoader[Any]:
+    if not isinstance(config, dict):
+        raise NDSError(
+            f"NDSIterBasedTrainLoop builds the loader itself: expected train_dataloader as a config, got a {type(config).__name__}."
+        )
+    config = dict(config)
+    if config.pop("batch_sampler", None) is not None:
+        raise NDSError(
+            "train_dataloader has a batch_sampler, which would change what NDSInfiniteSampler draws and find its groups empty "
+            "after a resume: set batch_sampler=None; batches of one orientation are made in the stream."
+        )
+    _check_sampler(config.get("sampler"))
+    dataset = config["dataset"]
+    if isinstance(dataset, dict):
+        dataset = DATASETS.build(dict(dataset))
+        if hasattr(dataset, "full_init"):
+            dataset.full_init()
+    drawn = DrawnDataset(dataset)
+    several = bool(runner._randomness_cfg.get("diff_rank_seed", False))
+    loader = runner.build_dataloader({**config, "dataset": drawn}, seed=runner.seed, diff_rank_seed=several)
+    loader.sampler.set_batch_size(loader.batch_size)
+    drawn.draw_by(loader.sampler, max_unreadable)
+    return loader  # type: ignore[no-any-return]
+
+
+def _check_sampler(config: Any) -> None:
+    """See that a sampler's config is of one that can be sought."""
+    if isinstance(config, NDSInfiniteSampler):
+        return
+    kind = config.get("type") if isinstance(config, dict) else type(config)
+    if isinstance(kind, str):
+        with DATA_SAMPLERS.switch_scope_and_registry(None) as registry:
+            found = registry.get(kind)
+            known = {*registry.module_dict, *DATA_SAMPLERS.module_dict}
+        if found is None:
+            raise unknown_name("train_dataloader.sampler", kind, known)
+        kind = found
+    if not (isinstance(kind, type) and issubclass(kind, NDSInfiniteSampler)):
+        raise NDSError(
+            f"NDSIterBasedTrainLoop needs sampler=dict(type='NDSInfiniteSampler', selection=PATH), got {getattr(kind, '__name__', kind)}: "
+            "with another sampler train by IterBasedTrainLoop, which replays what was trained on when a run is resumed."
+        )
