@@ -151,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument(
         "--replayed", type=int, default=50, help="iterations that the stock loop replays in a round"
     )
@@ -182,11 +182,12 @@ def main() -> None:
             ours = loop(folder, path, folder / "ours", False, args.workers)
             stock = loop(folder, path, folder / "stock", True, args.workers)
         resume, replay, ratios = [], [], []
-        for _ in range(args.rounds):  # in turns: the machine's pace changes
+        for number in range(args.rounds):  # in turns: the machine's pace changes
             resume.append(resume_seconds(ours))
             replay.append(replay_seconds(stock, args.replayed))
-            speeds = [images_a_second(ours.dataloader_iterator, args.replayed)]
-            speeds.append(images_a_second(stock.dataloader_iterator, args.replayed))
+            order = (ours, stock) if number % 2 else (stock, ours)
+            speed = {side: images_a_second(side.dataloader_iterator, args.replayed) for side in order}
+            speeds = [speed[ours], speed[stock]]
             ratios.append(speeds[0] / speeds[1])
             print(f"images a second: ours {speeds[0]:.0f}, stock {speeds[1]:.0f}")
     each = statistics.median(replay) / args.replayed
