@@ -6,7 +6,7 @@ May import: nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 
 
@@ -75,15 +75,24 @@ def unknown_name(kind: str, name: str, known: Iterable[str], listing: str = "") 
     elif listing:
         others = f"{listing} lists all {len(names)}."
     else:
-        near = get_close_matches(name, names, n=5, cutoff=0.0)
+        near = _nearest(name, names, 5, cutoff=0.0)
         others = f"Known, the nearest first: {', '.join(near)}, ... ({len(names)} in all)."
     return UnknownNameError(f"unknown {kind} {name!r}.{did_you_mean(name, names)} {others}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` Did you mean 'this' or 'that'?`` of the nearest known names, or nothing."""
-    near = get_close_matches(name, list(known), n=3)
+    near = _nearest(name, list(known), 3)
     return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+
+
+def _nearest(name: str, names: Sequence[str], count: int, cutoff: float = 0.6) -> list[str]:
+    """Those that differ least, whatever the case of their letters."""
+    by_letters: dict[str, list[str]] = {}
+    for known in names:
+        by_letters.setdefault(known.casefold(), []).append(known)
+    found = get_close_matches(name.casefold(), list(by_letters), n=count, cutoff=cutoff)
+    return [known for letters in found for known in by_letters[letters]][:count]
 
 
 def one_line(error: NDSError) -> str:

@@ -57,3 +57,8 @@ def test_of_many_known_names_the_line_has_the_nearest_and_says_what_lists_them_a
     assert line.startswith(f"{start} Known, the nearest first: apple, apricot, ")
     assert line.endswith(", ... (102 in all).")
     assert len(line) < 150
+
+
+def test_a_name_in_other_letters_is_the_nearest() -> None:
+    error = unknown_name("setting", "k", ["kind", "K", "T"])
+    assert "Did you mean 'K'" in str(error)
