@@ -28,9 +28,7 @@ def started(given: dict[str, Any], world_size: int = 1) -> list[BaseProcess]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ranks = [
-        context.Process(target=run, args=(given, rank, world_size, port)) for rank in range(world_size)
-    ]
+    ranks = [context.Process(target=run, args=(given, rank, world_size, port)) for rank in range(world_size)]
     for rank in ranks:
         rank.start()
     return ranks

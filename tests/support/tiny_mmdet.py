@@ -58,7 +58,9 @@ class Recorder(Hook):
     def __init__(self) -> None:
         self.seen: dict[int, list[str]] = {}
 
-    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         self.seen[runner.iter] = [short(sample.img_path) for sample in data_batch["data_samples"]]
 
 

@@ -29,13 +29,21 @@ def test_a_run_killed_in_a_checkpoint_goes_on_as_if_it_had_not_been(
 ) -> None:
     selection = drawn_selection(tmp_path)
     dataset = joined(tiny_datasets, selection)
-    whole = trained(
-        config(tmp_path / "whole", dataset, selection, model=mask_rcnn(7), iterations=ITERATIONS)
-    )
+    whole = trained(config(tmp_path / "whole", dataset, selection, model=mask_rcnn(7), iterations=ITERATIONS))
 
     def training(name: str, work_dir: Path, **more: Any) -> dict[str, Any]:
-        given = {"root": tiny_datasets, "selection": selection, "work_dir": work_dir, "record": tmp_path / name}
-        return {**{k: str(v) for k, v in given.items()}, "iterations": ITERATIONS, "batch_size": TOTAL, **more}
+        given = {
+            "root": tiny_datasets,
+            "selection": selection,
+            "work_dir": work_dir,
+            "record": tmp_path / name,
+        }
+        return {
+            **{k: str(v) for k, v in given.items()},
+            "iterations": ITERATIONS,
+            "batch_size": TOTAL,
+            **more,
+        }
 
     die_in, one, two = f"iter_{ITERATIONS}.pth", tmp_path / "one", tmp_path / "two"
     killed = started(training("killed", one, resume=False, die_in=die_in))
