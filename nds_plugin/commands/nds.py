@@ -13,7 +13,18 @@ from nds_plugin import command_line
 from nds_plugin.errors import CommandLineError, did_you_mean
 
 VERBS = (
-    *("train", "datasets", "partition", "experts", "score", "weigh", "draw", "gate train", "gate score"),
+    *(
+        "train",
+        "train-mm",
+        "datasets",
+        "partition",
+        "experts",
+        "score",
+        "weigh",
+        "draw",
+        "gate train",
+        "gate score",
+    ),
     *("compare", "tables", "export", "serve", "client"),
 )
 
@@ -57,7 +68,7 @@ def _help() -> str:
 
 
 def _module(verb: str) -> str:
-    return verb.replace(" ", "_")
+    return verb.replace(" ", "_").replace("-", "_")
 
 
 def _summary(verb: str) -> str:
