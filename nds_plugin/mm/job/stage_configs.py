@@ -129,7 +129,8 @@ def training_key(cfg: Config, inputs: Sequence[Any]) -> str:
     found["custom_hooks"] = [h for h in found["custom_hooks"] or [] if h.get("type") != "NDSDrawHook"]
     found["loader"] = {key: plain(cfg.train_dataloader.get(key)) for key in _OF_LOADER if key != "sampler"}
     dataset = cfg.train_dataloader.dataset
-    parts = dataset.get("datasets") or dataset.get("dataset") or [dataset]
+    joined = {"NDSSelection": "dataset", "ConcatDataset": "datasets"}.get(dataset["type"])
+    parts = dataset[joined] if joined else [dataset]
     found["pipelines"] = [plain(part["pipeline"]) for part in parts]
     found["weights"] = initial_weights(cfg)
     found["train_cfg"].pop("max_unreadable")
