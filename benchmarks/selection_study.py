@@ -159,7 +159,7 @@ class Study:
 
     def row(self, setting: Setting, client: str, seed: int) -> dict[str, Any]:
         """One draw: what it holds and what it cost."""
-        from nds_plugin.d2.config.settings_from_cfg import selection_config
+        from nds_plugin.pipeline.settings_from_cfg import selection_config
         from nds_plugin.selection.select import select
         from nds_plugin.selection.tables import effective_numbers, source_shares
 
@@ -196,7 +196,8 @@ class Study:
         return load_config(name, [*overrides, *setting.overrides])
 
     def _weighed(self, cfg: Any, key: Any) -> Any:
-        from nds_plugin.d2.job.main_job import Timings, check_job, selection_steps
+        from nds_plugin.d2.job.main_job import check_job, selection_steps
+        from nds_plugin.job.selection_summary import Timings
         from nds_plugin.pipeline.selection_steps import Weighed
         from nds_plugin.selection.selectors import ImageSelector
         from nds_plugin.selection.selectors.base import weigh_images

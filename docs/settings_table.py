@@ -10,7 +10,7 @@ from pathlib import Path
 
 from marks import written
 
-from nds_plugin.d2.config.settings_nodes import config_keys, nodes
+from nds_plugin.pipeline.config_nodes import config_keys, nodes
 from nds_plugin.settings import Setting, to_plain
 
 PAGE = Path(__file__).resolve().parent / "configuration.md"

@@ -82,7 +82,7 @@ def test_the_node_of_a_config_gives_the_defaults_back(step: type[Settings]) -> N
     from detectron2.config import get_cfg
 
     from nds_plugin.d2 import add_nds_config
-    from nds_plugin.d2.config.settings_nodes import nodes, read_settings
+    from nds_plugin.pipeline.config_nodes import nodes, read_settings
 
     if step is SELECTORS["oracle"]:
         return

@@ -15,6 +15,7 @@ from nds_plugin.errors import CommandLineError, did_you_mean
 VERBS = (
     *(
         "train",
+        "train-mm",
         "datasets",
         "partition",
         "experts",
@@ -83,7 +84,7 @@ def _help(group: str = "") -> str:
 
 
 def _module(verb: str) -> str:
-    return verb.replace(" ", "_")
+    return verb.replace(" ", "_").replace("-", "_")
 
 
 def _summary(verb: str) -> str:

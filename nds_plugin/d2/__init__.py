@@ -1,7 +1,7 @@
 """Detectron2: importing this registers datasets, selections, heads and backbones.
 
 May import: errors, extras, settings, files, images, store, command_line, source, experts, datasets,
-report, selection, pipeline.
+report, selection, pipeline, job.
 """
 
 from nds_plugin.d2 import quiet_import  # noqa: F401  (first: it silences a warning of Detectron2's import)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nds_plugin.d2.config.lookup import NO_PRETRAINING
 from nds_plugin.d2.config.nodes import load_config, merged
 from nds_plugin.experiments.estimate import Stage, Work
 from nds_plugin.experiments.spec import Cell, Row
 from nds_plugin.experts.manifest import HEAD
+from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
 from nds_plugin.selection.selectors import SELECTORS, Need
 
 _TARGET_IMAGES = 2975  # Cityscapes' training images, where the config takes all

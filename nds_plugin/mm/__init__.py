@@ -1,7 +1,7 @@
 """MMDetection: importing this registers a sampler, datasets, a loop and hooks in MMEngine's registries.
 
 May import: errors, extras, settings, files, images, store, command_line, source, experts, datasets,
-report, selection, pipeline.
+report, selection, pipeline, job.
 """
 
 from nds_plugin.extras import needed_for

@@ -5,18 +5,21 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from nds_plugin.datasets.catalogue import find_split
+from nds_plugin.datasets.catalogue import DATASETS, find_split
 from nds_plugin.datasets.coco.coco_2017 import DETECTRON2_NAMES
 from nds_plugin.datasets.coco.split import coco_name
 from nds_plugin.datasets.coco.store import check_keys, coco_spec
+from nds_plugin.datasets.image_subset import check_subset, subset_name, subset_rows
+from nds_plugin.datasets.known_files import find_coco_file, known_coco_files
 from nds_plugin.datasets.public import datasets_root
 from nds_plugin.datasets.store_index import index_store
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.files.artifacts import content_hash
 from nds_plugin.pipeline.host import Boxes, NamedDataset, OneProcess
 from nds_plugin.source.folder import image_size, index_folder
@@ -24,6 +27,7 @@ from nds_plugin.source.index import SourceIndex
 from nds_plugin.store import AnnotationStore, StoreSpec
 from nds_plugin.store.opening import open_once
 from nds_plugin.store.records import RecordDecoder
+from nds_plugin.store.view import StoreView
 
 
 class FilesHost(OneProcess):
@@ -73,11 +77,41 @@ class FilesHost(OneProcess):
         if split is not None:
             root = datasets_root()
             return StoredDataset(name, str(split.image_root(root)), split.spec(root))
+        file = find_coco_file(name)
+        if file is not None:
+            if file.prepare:
+                file.prepare()
+            return StoredDataset(name, str(file.images), coco_spec(file.json_file, name), str(file.json_file))
         if self._registered is None:
-            raise NDSError(
-                f"dataset {name!r} is none of the paper's (nds datasets --list), and no other is known here."
-            )
+            raise unknown_name("dataset", name, self.names(), "nds datasets --list")
         return self._registered(name)
+
+    def subset(self, base: str, num_images: int, seed: int) -> str:
+        """Add a seeded random subset of a dataset's images as a dataset; its name. Nothing is read yet."""
+        name = subset_name(base, num_images, seed)
+        found = self.dataset(base)
+        if not isinstance(found, StoredDataset):
+            raise NDSError(f"dataset {base!r} has no annotations: a subset of its images cannot be drawn.")
+        self._added[name] = replace(found, name=name, subset=Subset(base, num_images, seed))
+        return name
+
+    def names(self) -> list[str]:
+        """The names of all that is known."""
+        public = [split.name for dataset in DATASETS for split in dataset.splits]
+        return [*self._added, *public, *(file.name for file in known_coco_files())]
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A seeded random draw of a dataset's images; see :func:`~nds_plugin.datasets.image_subset.subset_rows`.
+
+    Attributes:
+        base: name of the dataset. num_images, seed: of the draw.
+    """
+
+    base: str
+    num_images: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -89,12 +123,14 @@ class StoredDataset:
         image_root: folder that the images' file names are relative to.
         spec: how the store is made, on first use.
         json_file: the COCO file that it is made from; empty for other formats.
+        subset: the draw of its images that the dataset is, None for all of them.
     """
 
     name: str
     image_root: str
     spec: StoreSpec
     json_file: str = ""
+    subset: Subset | None = None
 
     def _open(self) -> AnnotationStore:
         store = open_once(self.spec)
@@ -102,19 +138,33 @@ class StoredDataset:
             check_keys(store, ("images",), self.json_file)
         return store
 
-    def _records(self) -> Iterator[dict[str, Any]]:
-        store = self._open()
-        decode = RecordDecoder(store, self.image_root, None, image_size)
-        return (decode(position) for position in range(len(store)))
+    def view(self) -> StoreView:
+        """The images, in the store."""
+        view = StoreView.whole(self._open(), self.image_root, self.name)
+        if self.subset is None:
+            return view
+        check_subset(self.name, self.subset.base, self.subset.num_images, len(view))
+        rows = subset_rows(view.image_ids().to_pylist(), self.subset.num_images, self.subset.seed)
+        return view.take(rows)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The images with their annotations, one after the other."""
+        view = self.view()
+        decode = RecordDecoder(view.store, self.image_root, None, image_size)
+        return (decode(view.position(i)) for i in range(len(view)))
 
     def index(self) -> SourceIndex:
-        return index_store(self._open(), self.image_root, self.name)
+        index = index_store(self._open(), self.image_root, self.name)
+        if self.subset is None:
+            return index
+        return SourceIndex(index.table.take(pa.array(self.view().rows)), index.classes)
 
     def classes(self) -> list[str]:
         return list(self._open().classes)
 
     def fingerprint(self) -> str:
-        return str(self._open().header["key"])
+        key = str(self._open().header["key"])
+        return content_hash([key, self.subset.num_images, self.subset.seed]) if self.subset else key
 
     def image_folder(self) -> str:
         return self.image_root
@@ -123,7 +173,7 @@ class StoredDataset:
         ids: list[str] = []
         boxes: list[list[float]] = []
         labels: list[int] = []
-        for record in self._records():
+        for record in self.records():
             kept = [annotation for annotation in record["annotations"] if not annotation.get("iscrowd")]
             ids += [str(record["image_id"])] * len(kept)
             boxes += [annotation["bbox"] for annotation in kept]
@@ -139,7 +189,7 @@ class StoredDataset:
         """Nothing here looks at masks."""
 
     def why_no_object(self) -> str:
-        crowds = sum(a.get("iscrowd", 0) for record in self._records() for a in record["annotations"])
+        crowds = sum(a.get("iscrowd", 0) for record in self.records() for a in record["annotations"])
         return f"all {crowds} annotations are crowds (iscrowd 1)" if crowds else "there are no annotations"
 
 

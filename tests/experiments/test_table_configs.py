@@ -13,12 +13,12 @@ import pytest
 from provider_files import write_cityscapes, write_coco_2017, write_openimages, write_photographs
 
 from nds_plugin.d2.config.deciding import config_hash, deciding_settings
-from nds_plugin.d2.config.lookup import CONFIG_DIR
 from nds_plugin.d2.config.nodes import load_config
 from nds_plugin.errors import NDSError, UnknownNameError
 from nds_plugin.experiments.cells import cell_overrides, row_config
 from nds_plugin.experiments.row_files import row_yaml
 from nds_plugin.experiments.spec import GRIDS, Cell, Grid, Row, find_row
+from nds_plugin.files.installed import CONFIG_DIR
 
 ROWS = [(grid, row) for grid in GRIDS.values() for row in grid.rows]
 

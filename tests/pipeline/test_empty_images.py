@@ -15,9 +15,10 @@ from tiny_experts import write_domain
 from nds_plugin.d2.config.nodes import load_config
 from nds_plugin.d2.data.loader import build_nds_train_loader
 from nds_plugin.d2.data.registration import index_dataset, registered_temporarily
-from nds_plugin.d2.job.main_job import Timings, selection_steps
+from nds_plugin.d2.job.main_job import selection_steps
 from nds_plugin.datasets.coco.split import index_coco
 from nds_plugin.errors import NDSError
+from nds_plugin.job.selection_summary import Timings
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select
 from nds_plugin.selection.selectors.uniform import Full

@@ -92,7 +92,7 @@ def test_a_folder_of_images_is_a_target_like_any_other(
 def test_a_name_is_taken_once_and_an_unknown_one_is_told(files: FilesHost, tmp_path: Path) -> None:
     with pytest.raises(NDSError, match="there is a dataset 'tiny_city_val' already"):
         files.add_folder(tmp_path, TARGET)
-    with pytest.raises(NDSError, match="dataset 'nowhere' is none of the paper's"):
+    with pytest.raises(NDSError, match="unknown dataset 'nowhere'"):
         files.dataset("nowhere")
 
 

@@ -9,10 +9,10 @@ from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
 from nds_plugin.d2.config.nodes import add_nds_config
-from nds_plugin.d2.config.settings_nodes import config_keys
 from nds_plugin.experts.manifest import NETWORK
 from nds_plugin.experts.settings import EXPERT_CONFIGS
 from nds_plugin.files.artifacts import content_hash, plain
+from nds_plugin.pipeline.config_nodes import config_keys
 from nds_plugin.selection.selectors import SELECTORS
 
 # What a seed, a folder or a machine decides, not the row.

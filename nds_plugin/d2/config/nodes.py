@@ -12,11 +12,12 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode as CN
 
-from nds_plugin.d2.config.lookup import default_output, find_config
+from nds_plugin.d2.config.lookup import find_config
 from nds_plugin.d2.config.presets import apply_preset
-from nds_plugin.d2.config.settings_nodes import add_settings_nodes
 from nds_plugin.d2.config.timm_nodes import add_timm_config
 from nds_plugin.errors import NDSError, did_you_mean
+from nds_plugin.pipeline.config_lookup import default_output
+from nds_plugin.pipeline.config_nodes import add_settings_nodes
 from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.selection.selectors.uniform import Full
 

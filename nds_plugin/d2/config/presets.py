@@ -1,26 +1,11 @@
-"""Named settings of the method, ``NDS.PRESET``."""
+"""The named settings of ``NDS.PRESET`` laid into a config."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from detectron2.config import CfgNode as CN
 
 from nds_plugin.errors import unknown_name
-
-# paper: rotation experts of k-means clusters of whole images, z their accuracy, w by softmax after
-# min-max. K and the scaling are what we take for the paper's (docs/method.md, last section).
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {
-        "NDS.UNIT": "image",
-        "NDS.PARTITION.METHOD": "kmeans",
-        "NDS.PARTITION.NUM_CLUSTERS": 50,
-        "NDS.EXPERTS.TASK": "rotation",
-        "NDS.SCORING.METRIC": "accuracy",
-        "NDS.NORMALISATION": "minmax",
-        "NDS.TEMPERATURE": 0.1,
-    },
-}
+from nds_plugin.pipeline.presets import PRESETS
 
 
 def apply_preset(cfg: CN, name: str) -> None:

@@ -16,10 +16,8 @@ Detectron2 has registered, too, under names of its own.
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,15 +25,11 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from nds_plugin.d2.data.store_source import CocoDataset, PublicSplit, StoreSource, register_annotated
+from nds_plugin.datasets.known_files import coco_folder, sample_files
 from nds_plugin.datasets.public import Split, datasets_root
 from nds_plugin.errors import NDSError
-from nds_plugin.files.locking import build_once, writable_folder
 
 logger = logging.getLogger(__name__)
-
-# "train_modanet13.json" holds the split "train" of another labelling, called "modanet13".
-_SPLIT_FILE = re.compile(r"(train|val|test)(?:_(\w+))?")
-
 
 _CLASS_METADATA = ("thing_classes", "thing_colors", "thing_dataset_id_to_contiguous_id")
 
@@ -77,23 +71,10 @@ def register_coco_folder(root: str | os.PathLike[str], prefix: str) -> list[str]
     Raises:
         NDSError: no such folder, or no dataset in it.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise NDSError(
-            f"folder of datasets not found: {root}: expected NAME/images and NAME/train.json in it."
-        )
-    names = []
-    for json_file in sorted(root.glob("*/*.json")):
-        match = _SPLIT_FILE.fullmatch(json_file.stem)
-        images = json_file.parent / "images"
-        if match is None or not images.is_dir():
-            continue
-        split, labelling = match.groups()
-        names.append("_".join(filter(None, (prefix, json_file.parent.name, labelling, split))))
-        register_coco(CocoDataset(names[-1], str(json_file), str(images)))
-    if not names:
-        raise NDSError(f"no datasets in {root}: expected NAME/images and NAME/train.json, NAME/val.json.")
-    return names
+    found = coco_folder(Path(root), prefix)
+    for file in found:
+        register_coco(CocoDataset(file.name, str(file.json_file), str(file.images)))
+    return [file.name for file in found]
 
 
 def register_all() -> None:
@@ -145,28 +126,5 @@ def _metadata(given: Mapping[str, Any], root: Path) -> dict[str, Any]:
 
 
 def _register_sample(root: str) -> None:
-    from nds_plugin.datasets.sample.generate import DOMAINS
-
-    folder = writable_folder(os.path.join(root, "nds_sample"), "nds_sample")
-    for domain in DOMAINS:
-        for split in ("train", "val"):
-            dataset = CocoDataset(
-                f"nds_sample_{domain}_{split}",
-                str(folder / domain / f"{split}.json"),
-                str(folder / domain / "images"),
-                prepare=functools.partial(_prepare_sample, folder),
-            )
-            register_coco(dataset)
-
-
-def _prepare_sample(folder: Path) -> None:
-    from nds_plugin.datasets.sample import generate as sample
-
-    build_once(folder, lambda: sample.is_complete(folder, sample.sample_key()), lambda: _generate(folder))
-
-
-def _generate(folder: Path) -> None:
-    from nds_plugin.datasets.sample import generate as sample
-
-    logger.info("making the synthetic sample in %s.", folder)
-    sample.generate(folder)
+    for file in sample_files(Path(root)):
+        register_coco(CocoDataset(file.name, str(file.json_file), str(file.images), prepare=file.prepare))

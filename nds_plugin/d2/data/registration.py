@@ -17,6 +17,8 @@ from nds_plugin.d2.data.catalog import RegisteredDicts, catalogued
 from nds_plugin.d2.data.dicts import DatasetDicts
 from nds_plugin.d2.data.known_datasets import register_all, register_coco, register_coco_folder
 from nds_plugin.d2.data.store_source import CocoDataset, StoreSource, copy_metadata, missing_file
+from nds_plugin.datasets.image_subset import check_subset, subset_rows
+from nds_plugin.datasets.known_files import DATA, DATA_PREFIX, no_data
 from nds_plugin.datasets.store_index import main_classes
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.source.index import ImageRecord, SourceIndex
@@ -45,11 +47,8 @@ def check_registered(names: Sequence[str]) -> None:
     """Raise the error that lists the known names if a dataset is not registered."""
     for name in [names] if isinstance(names, str) else names:
         if name not in DatasetCatalog:
-            if name.startswith("nds_data_") and not os.getenv("NDS_DATA"):
-                raise NDSError(
-                    f"dataset {name!r} lies under NDS_DATA, which is not set: point it at the folder that holds "
-                    "detection/NAME/images and detection/NAME/train.json (docs/development.md)."
-                )
+            if name.startswith(f"{DATA_PREFIX}_") and not os.getenv(DATA):
+                raise no_data(name)
             raise unknown_name("dataset", name, DatasetCatalog.list(), "nds datasets --list")
 
 
@@ -167,16 +166,10 @@ class ImageSubset(RegisteredDicts):
     def dicts(self) -> DatasetDicts:
         """The dicts of the subset."""
         dicts = dataset_dicts(self.base)
-        if self.num_images > len(dicts):
-            raise NDSError(
-                f"dataset {self.name!r}: expected at most the {len(dicts)} images of {self.base!r}, "
-                f"got {self.num_images}."
-            )
+        check_subset(self.name, self.base, self.num_images, len(dicts))
         copy_metadata(self.base, self.name)
         ids = dicts.image_ids().to_pylist()
-        order = np.random.Generator(np.random.PCG64(self.seed)).permutation(len(ids))
-        ranked = sorted(range(len(ids)), key=ids.__getitem__)  # the draw depends on ids, not on positions
-        return dicts.take(np.array(sorted(ranked[rank] for rank in order[: self.num_images].tolist())))
+        return dicts.take(subset_rows(ids, self.num_images, self.seed))
 
 
 def register_image_subset(name: str, base: str, num_images: int, seed: int = 0) -> None:

@@ -11,7 +11,6 @@ from detectron2.config import CfgNode as CN
 from detectron2.layers import ShapeSpec
 from detectron2.utils import comm
 
-from nds_plugin.d2.config.lookup import NO_PRETRAINING
 from nds_plugin.d2.config.nodes import merged
 from nds_plugin.d2.data.drawn_dataset import selection_label_space
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
@@ -22,13 +21,15 @@ from nds_plugin.d2.model.initial_weights import check_initial_weights, locate
 from nds_plugin.d2.model.timm_backbone import NAME as TIMM_BACKBONE
 from nds_plugin.d2.model.timm_backbone import build_timm_fpn_backbone
 from nds_plugin.d2.train.evaluation import check_ground_truth
-from nds_plugin.d2.train.stages import finetune_config, has_begun
+from nds_plugin.d2.train.stages import finetune_config
 from nds_plugin.d2.train.trainer import OPTIMIZERS
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.files.artifacts import check_writable
 from nds_plugin.images.checkpoint_forms import check_file
 from nds_plugin.images.damage import unreadable_images
 from nds_plugin.images.networks import choose_device
+from nds_plugin.job.training_folder import has_begun
+from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
 from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.source.class_names import match_classes
 from nds_plugin.source.folder import check_files

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,6 @@ import torch
 from detectron2.config import CfgNode as CN
 from detectron2.utils import comm
 
-from nds_plugin.d2.config.lookup import NO_PRETRAINING
-from nds_plugin.d2.config.settings_from_cfg import pipeline_settings
 from nds_plugin.d2.data.drawn_dataset import selection_label_space
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
 from nds_plugin.d2.data.host import DetectronHost
@@ -28,38 +24,26 @@ from nds_plugin.d2.job.checks import (
     check_target,
     check_weights,
 )
-from nds_plugin.d2.job.kept_pretraining import KeptPretraining
 from nds_plugin.d2.train import stages as training
-from nds_plugin.d2.train.evaluation import KIND as RESULTS_KIND
-from nds_plugin.d2.train.evaluation import summarise, write_results
 from nds_plugin.d2.train.hooks import Rescore
 from nds_plugin.d2.train.pretrained import evaluate_pretrained
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import KIND as SCORES_KIND
-from nds_plugin.files.artifacts import HEADER_FIELDS, content_hash, file_hash, is_valid, read_json, write_json
-from nds_plugin.files.locking import folder_lock
+from nds_plugin.files.artifacts import content_hash, file_hash, is_valid, read_json
+from nds_plugin.job.kept_pretraining import KeptPretraining
+from nds_plugin.job.results import KIND as RESULTS_KIND
+from nds_plugin.job.results import summarise, write_results
+from nds_plugin.job.selection_summary import Timings, alone, kept_results, selection_summary
+from nds_plugin.job.training_folder import FINAL
+from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
 from nds_plugin.pipeline.host import agreed
 from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
 from nds_plugin.pipeline.settings import PipelineSettings
-from nds_plugin.report.run_files import file_references, located
-from nds_plugin.selection.tables import cluster_table, effective_numbers, source_shares
+from nds_plugin.pipeline.settings_from_cfg import pipeline_settings
+from nds_plugin.report.run_files import located
 
 logger = logging.getLogger(__name__)
-
-
-class Timings:
-    """Seconds of the steps that ran in this process."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+FRAMEWORKS = ("detectron2",)
 
 
 @dataclass(frozen=True)
@@ -141,7 +125,7 @@ def _pretrain(cfg: CN, timed: Timings, resume: bool) -> _Pretrained:
     """Select, pretrain and, where it is asked for, test the pretrained detector on the target."""
     steps = selection_steps(cfg, timed)
     # A selector that needs nothing trains nothing which another job might train, too.
-    with _alone(steps.folder) if steps.settings.selector.needs else contextlib.nullcontext():
+    with alone(steps.folder, steps.host) if steps.settings.selector.needs else contextlib.nullcontext():
         selected = steps.run()
     pretrain_cfg = training.pretrain_config(cfg, selected)
     hooks = [Rescore(cfg.NDS.RESCORE.ITERS, steps.rescore)] if cfg.NDS.RESCORE.ITERS else []
@@ -169,14 +153,6 @@ def _pretrain(cfg: CN, timed: Timings, resume: bool) -> _Pretrained:
     return _Pretrained(selected, pretrain_cfg, weights, key, results)
 
 
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Jobs that share the folder and start together would all train the same experts: one at a time."""
-    with folder_lock(folder) if comm.is_main_process() else contextlib.nullcontext():
-        comm.synchronize()
-        yield
-
-
 def _source_labels(cfg: CN) -> str:
     """Hash of the source's annotations and class mapping: a selection says which images, not what is in them."""
     hashes = [dataset_fingerprint(name) for name in cfg.NDS.SOURCE.DATASETS]
@@ -192,7 +168,7 @@ def evaluate_only(cfg: CN, weights: str | None) -> dict[str, Any]:
     """
     check_config(cfg)
     finetune_cfg = training.finetune_config(cfg)
-    path = Path(weights) if weights else Path(finetune_cfg.OUTPUT_DIR) / training.FINAL
+    path = Path(weights) if weights else Path(finetune_cfg.OUTPUT_DIR) / FINAL
     if not path.is_file():
         raise NDSError(f"--eval-only: no weights at {path}: train first, or give MODEL.WEIGHTS PATH.")
     results = training.evaluate(finetune_cfg, path)
@@ -217,7 +193,9 @@ def _results(
     key = content_hash([RESULTS_KIND, finetune_key, tests, finetune_cfg.TEST.dump(), *also])
     if comm.all_gather(is_valid(path, RESULTS_KIND, key))[0]:
         logger.info("evaluation: kept %s", path)
-        return _kept_results(path, pretrained) if comm.is_main_process() else {}
+        return (
+            kept_results(path, pretrained.selected if pretrained else None) if comm.is_main_process() else {}
+        )
     with timed("evaluate"):
         results = training.evaluate(finetune_cfg, weights)
     if not comm.is_main_process():
@@ -227,13 +205,23 @@ def _results(
         "target": list(finetune_cfg.DATASETS.TRAIN),
         "test": first,
         "selector": cfg.NDS.SELECTOR,
-        "selection": _selection_summary(pretrained.selected if pretrained else None, path.parent),
+        "selection": selection_summary(pretrained.selected if pretrained else None, path.parent),
         "label_space": _label_space(cfg, pretrained.selected) if pretrained else None,
         "pretrained": before,
         "transfer": training.transfer_report(finetune_cfg) if pretrained else None,
         "other_tests": {name: summarise(results[name], dataset_classes(name)) for name in others},
     }
-    write_results(path, results[first], cfg, cfg.NDS.SEED, timed.seconds, dataset_classes(first), key, extra)
+    write_results(
+        path,
+        results[first],
+        cfg.dump(),
+        cfg.NDS.SEED,
+        timed.seconds,
+        dataset_classes(first),
+        key,
+        extra,
+        FRAMEWORKS,
+    )
     return located(cfg.OUTPUT_DIR, read_json(path, RESULTS_KIND))
 
 
@@ -241,39 +229,3 @@ def _label_space(cfg: CN, selected: Selected) -> dict[str, Any]:
     """The united classes of the sources, and which of them were united by more than an equal name."""
     sources = selected.selection.sources
     return selection_label_space(sources, cfg.NDS.SOURCE.LABEL_MAPPING).to_dict()
-
-
-def _kept_results(path: Path, pretrained: _Pretrained | None) -> dict[str, Any]:
-    """The results of an earlier start; written again where the job or its artefacts have been moved since."""
-    document = read_json(path, RESULTS_KIND)
-    if pretrained and document["selection"]:
-        references = _references(pretrained.selected, path.parent)
-        if any(document["selection"].get(name) != value for name, value in references.items()):
-            document["selection"] |= references
-            payload = {name: value for name, value in document.items() if name not in HEADER_FIELDS}
-            write_json(path, RESULTS_KIND, document["key"], payload)
-    return located(path.parent, document)
-
-
-def _references(selected: Selected, run: Path) -> dict[str, Any]:
-    """Where the artefacts behind the results lie; see :mod:`nds_plugin.report.run_files`."""
-    found = file_references(run, selected.path.parent, selected.paths)
-    return {"path": found["artefacts"]["selection"], **found}
-
-
-def _selection_summary(selected: Selected | None, run: Path) -> dict[str, Any] | None:
-    """What results.json keeps of the selection, enough for tables and the report."""
-    if selected is None:
-        return None
-    selection = selected.selection
-    return {
-        **_references(selected, run),
-        "images": len(selection),
-        "mode": selection.mode,
-        "weights": selection.weights.tolist(),
-        **selection.info,
-        **effective_numbers(selection),
-        "clusters": cluster_table(selection, selected.index, selected.partition),
-        "sources": source_shares(selection, selected.index),
-        "stderr": selected.scores.stderr if selected.scores else None,
-    }

@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
-import importlib.metadata
 import inspect
 import json
 import logging
 import os
-import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.utils.file_io import PathManager
 
-from nds_plugin.d2.data.coco_truth import CocoTruth, read_truth
-from nds_plugin.d2.data.ground_truth import annotation_counts, write_coco_document
+from nds_plugin.d2.data.ground_truth import annotation_counts, write_ground_truth
 from nds_plugin.d2.data.registration import check_registered, dataset_classes, dataset_dicts
 from nds_plugin.d2.data.store_dataset import StoreDataset
 from nds_plugin.d2.train.voc_evaluation import VOCEvaluator
+from nds_plugin.datasets.coco.truth import CocoTruth, read_truth
 from nds_plugin.errors import NDSError, unknown_name
-from nds_plugin.files.artifacts import atomic_write, content_hash, plain, write_json
+from nds_plugin.files.artifacts import atomic_write
 
 logger = logging.getLogger(__name__)
 
-KIND = "results"
 EVALUATOR_TYPES = ("coco", "pascal_voc")
-_MODULES = ("torch", "torchvision", "detectron2", "numpy", "pycocotools", "nds_plugin")
 
 
 def build_evaluator(
@@ -43,7 +38,7 @@ def build_evaluator(
     has a mask; the official pycocotools, so that no compiled extension is needed. A dataset that is
     a COCO file is evaluated against that file: boxes that leave their image or have no area count
     there as the file has them. What pycocotools needs and the file lacks is completed in a copy
-    (:mod:`nds_plugin.d2.data.coco_truth`). VOC style: box AP by both definitions
+    (:mod:`nds_plugin.datasets.coco.truth`). VOC style: box AP by both definitions
     (:mod:`nds_plugin.d2.train.voc_evaluation`); Detectron2's own evaluator for datasets without a store.
 
     Args:
@@ -84,7 +79,7 @@ def _coco_truth(name: str) -> CocoTruth | None:
         record = dicts[positions()[str(int(image_id) if isinstance(image_id, float) else image_id)]]
         return record["width"], record["height"]
 
-    return read_truth(str(json_file), size_of)
+    return read_truth(PathManager.get_local_path(str(json_file)), size_of)
 
 
 @contextlib.contextmanager
@@ -102,7 +97,7 @@ def _coco_file(name: str, truth: CocoTruth | None, folder: str) -> Iterator[None
             json.dump(truth.document, file)
         metadata.__dict__["json_file"] = path
     elif truth is None and isinstance(dicts := dataset_dicts(name), StoreDataset):
-        write_coco_document(dicts, name, path)
+        write_ground_truth(dicts, name, path)
         metadata.json_file = path
     try:
         yield
@@ -150,113 +145,12 @@ def _evaluator_type(dataset_name: str) -> str:
     return str(kind)
 
 
-def summarise(results: Mapping[str, Any], classes: Sequence[str] = ()) -> dict[str, Any]:
-    """The numbers of the tables from what Detectron2's evaluators return for one dataset.
-
-    Args:
-        results: ``{"bbox": {"AP": ..., "AP-person": ...}, "segm": {...}}``, in percent.
-        classes: the dataset's classes; needed for one with a single class, for which Detectron2
-            leaves out the AP per category.
-
-    Returns:
-        ``AP_bb``, ``AP50_bb`` of boxes, ``AP``, ``AP50`` of masks, and ``per_category`` (masks) and
-        ``per_category_bb`` as ``{class: AP}``. What was not computed (NaN, no masks) is None. A
-        detector that found nothing at all, for which Detectron2 gives NaN alone, has an AP of 0.
-    """
-    boxes, masks = _metrics(results, "bbox"), _metrics(results, "segm")
-    if not any(value is not None for metrics in (boxes, masks) for value in metrics.values()):
-        zeros = dict.fromkeys(("AP", "AP50", *(f"AP-{name}" for name in classes)), 0.0)
-        boxes, masks = (dict(zeros) if metrics else {} for metrics in (boxes, masks))
-    return {
-        "AP_bb": boxes.get("AP"),
-        "AP50_bb": boxes.get("AP50"),
-        "AP": masks.get("AP"),
-        "AP50": masks.get("AP50"),
-        "per_category": _per_category(masks, classes),
-        "per_category_bb": _per_category(boxes, classes),
-    }
-
-
-def write_results(
-    path: str | os.PathLike[str],
-    results: Mapping[str, Any],
-    config: CfgNode | str,
-    seed: int,
-    times: Mapping[str, float],
-    classes: Sequence[str] = (),
-    key: str | None = None,
-    extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Write the one JSON file of a run (artefact kind "results").
-
-    Args:
-        results: of Detectron2's evaluator, for one dataset; kept whole beside the summary.
-        config: the config that was trained with, kept as its YAML text.
-        times: name of a step -> seconds.
-        classes: see :func:`summarise`.
-        key: the artefact's key; by default the hash of config and seed.
-        extra: further JSON-able entries; NaN and infinities become None.
-
-    Returns:
-        What was written, without the header.
-    """
-    text = config if isinstance(config, str) else config.dump()
-    payload = {
-        "seed": seed,
-        "summary": summarise(results, classes),
-        "results": plain(results),
-        "times": plain(times),
-        "versions": versions(),
-        "machine": machine(),
-        **plain(extra or {}),
-        "config": text,
-    }
-    write_json(path, KIND, content_hash([text, seed]) if key is None else key, payload)
-    return payload
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on; "" for what is not installed."""
-    found = {"python": platform.python_version()}
-    for name in _MODULES:
-        try:
-            found[name] = str(getattr(importlib.import_module(name), "__version__", "")) or _distribution(
-                name
-            )
-        except ImportError:
-            found[name] = ""
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """Processor, usable cores, GPUs and system of this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpu": _cpu_name(), "cores": cores, "gpus": gpus, "system": platform.platform()}
-
-
 def _voc_evaluator(name: str) -> DatasetEvaluator:
     dicts = dataset_dicts(name)  # read first: else missing files would be found after all the predictions
     if not isinstance(dicts, StoreDataset):
         return PascalVOCDetectionEvaluator(name)
     year = int(MetadataCatalog.get(name).get("year", 2007))
     return VOCEvaluator(name, dicts, dataset_classes(name), year)
-
-
-def _metrics(results: Mapping[str, Any], task: str) -> dict[str, Any]:
-    metrics = results.get(task) or {}
-    if not isinstance(metrics, Mapping):
-        raise NDSError(
-            f"expected the results of one dataset, {{'bbox': {{...}}, 'segm': {{...}}}}, got {metrics!r} "
-            f"for {task!r}."
-        )
-    return dict(plain(metrics))
-
-
-def _per_category(metrics: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    if len(classes) == 1 and "AP" in metrics:
-        return {classes[0]: metrics["AP"]}
-    return {name[len("AP-") :]: value for name, value in metrics.items() if name.startswith("AP-")}
 
 
 def _has_masks(name: str, truth: CocoTruth | None) -> bool:
@@ -281,21 +175,3 @@ def _has_masks(name: str, truth: CocoTruth | None) -> bool:
             annotations,
         )
     return masks == annotations
-
-
-def _distribution(module: str) -> str:
-    try:
-        return importlib.metadata.version(module)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -8,7 +8,7 @@ of a class that the target shares count for the target's class, the others are l
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,10 @@ from detectron2.utils import comm
 
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
 from nds_plugin.d2.data.registration import dataset_classes
-from nds_plugin.d2.train.evaluation import summarise
 from nds_plugin.d2.train.trainer import NDSTrainer
-from nds_plugin.files.artifacts import content_hash, is_valid, plain, read_json, write_json
+from nds_plugin.files.artifacts import content_hash, is_valid, read_json, write_json
 from nds_plugin.files.checkpoints import read_checkpoint
-from nds_plugin.source.class_names import NAME, SPELLING, SYNONYM, match_classes
+from nds_plugin.job.shared_classes import over_shared, renamed_classes, shared_classes
 
 logger = logging.getLogger(__name__)
 
@@ -60,25 +59,6 @@ class RenamedClasses(DatasetEvaluator):
         return self._evaluator.evaluate()
 
 
-def shared_classes(source: Sequence[str], target: Sequence[str]) -> tuple[list[int], list[str]]:
-    """The target's class of each source class (-1: none), and the names of the target's shared classes.
-
-    By the same rules of names and synonyms as the transfer, without its loose pairs, but for one target
-    each: a detection cannot be of two classes.
-    """
-    position = {name: i for i, name in reversed(list(enumerate(source)))}
-    matches = [
-        (i, match) for i, match in enumerate(match_classes(source, target)) if match.source is not None
-    ]
-    target_of = [-1] * len(source)
-    for how in (NAME, SPELLING, SYNONYM):  # the target of the equal name has the first right to a class
-        for i, match in matches:
-            place = position[str(match.source)]
-            if match.how == how and target_of[place] == -1:
-                target_of[place] = i
-    return target_of, [target[i] for i, _ in matches if i in target_of]
-
-
 def evaluate_pretrained(cfg: CN, pretrain_cfg: CN, weights: Path, pretrain_key: str) -> dict[str, Any]:
     """Results on the first of ``DATASETS.TEST``, kept in ``OUTPUT_DIR/pretrained.json``; {} elsewhere
     than on the main process.
@@ -110,22 +90,12 @@ def evaluate_pretrained(cfg: CN, pretrain_cfg: CN, weights: Path, pretrain_key: 
     results = inference_on_dataset(model, NDSTrainer.build_test_loader(cfg, name), evaluator)
     if comm.is_main_process():
         found = over_shared(results or {}, shared, dataset_classes(name))
-        found["renamed"] = _renamed(checkpoint["extra"]["thing_classes"], target_of, dataset_classes(name))
+        found["renamed"] = renamed_classes(
+            checkpoint["extra"]["thing_classes"], target_of, dataset_classes(name)
+        )
         write_json(path, KIND, key, found)
     comm.synchronize()
     return read_json(path, KIND) if comm.is_main_process() else {}
-
-
-def _renamed(source: Sequence[str], target_of: Sequence[int], target: Sequence[str]) -> list[dict[str, str]]:
-    """The classes whose detections count for a class of another name; logged, too."""
-    found = [
-        {"source": name, "target": target[i]}
-        for name, i in zip(source, target_of)
-        if i >= 0 and name != target[i]
-    ]
-    for pair in found:
-        logger.info("detections of %(source)r count for %(target)r.", pair)
-    return found
 
 
 def _masks_of_shared_classes_only(model: Any, target_of: Sequence[int]) -> None:
@@ -137,15 +107,3 @@ def _masks_of_shared_classes_only(model: Any, target_of: Sequence[int]) -> None:
         return forward(features, [found[is_shared[found.pred_classes]] for found in instances])
 
     model.roi_heads.forward_with_given_boxes = forward_shared
-
-
-def over_shared(results: Mapping[str, Any], shared: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
-    """AP of each shared class and their means, from the results of Detectron2's evaluators."""
-    summary = summarise(results, classes)
-    found: dict[str, Any] = {"classes": list(shared)}
-    for mean, kind in (("AP_bb", "per_category_bb"), ("AP", "per_category")):
-        values = {name: summary[kind].get(name) for name in shared}
-        known = [value for value in values.values() if value is not None]
-        found[mean] = sum(known) / len(known) if known else None
-        found[kind] = values
-    return dict(plain(found))

@@ -18,20 +18,21 @@ from nds_plugin.d2.config.deciding import TRAINED
 from nds_plugin.d2.config.nodes import merged
 from nds_plugin.d2.data.drawn_dataset import drawn_dataset, register_selection, selection_label_space
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
+from nds_plugin.d2.data.host import DetectronHost
 from nds_plugin.d2.data.registration import dataset_classes, register_image_subset
 from nds_plugin.d2.model.timm_backbone import NAME as TIMM_BACKBONE
-from nds_plugin.d2.model.transfer import transfer_checkpoint
 from nds_plugin.d2.train.trainer import NDSTrainer
+from nds_plugin.datasets.image_subset import subset_name
 from nds_plugin.datasets.label_space import LabelSpace
 from nds_plugin.errors import NDSError
-from nds_plugin.files.artifacts import content_hash, file_hash, is_valid, read_json, write_json
+from nds_plugin.files.artifacts import content_hash, file_hash, read_json, write_json
 from nds_plugin.files.checkpoints import read_checkpoint
+from nds_plugin.job.training_folder import KIND, train_once
+from nds_plugin.job.transfer import transfer_checkpoint
 from nds_plugin.pipeline.selection_steps import Selected
 
 logger = logging.getLogger(__name__)
 
-KIND = "training"
-STARTED, FINISHED, FINAL = "started.json", "finished.json", "model_final.pth"
 # What Detectron2's own nodes hold that does not change the weights that come out.
 _IRRELEVANT = (
     *("OUTPUT_DIR", "VERSION", "DATASETS.TEST", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE"),
@@ -98,7 +99,7 @@ def finetune_config(cfg: CN) -> CN:
 
 def target_subset(name: str, count: int, seed: int) -> str:
     """Register a seeded draw of the target's images as a dataset of its own; its name."""
-    subset = f"{name}_{count}_seed{seed}"
+    subset = subset_name(name, count, seed)
     register_image_subset(subset, name, count, seed)
     return subset
 
@@ -159,66 +160,21 @@ def train(
     Returns:
         The path of the final weights.
     """
+
+    def work(go_on: bool) -> None:
+        seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
+        with timed(folder.name):
+            trainer = NDSTrainer(cfg, extra_hooks)
+            if go_on or initialise is None:
+                trainer.resume_or_load(resume=go_on)
+            else:
+                initialise(trainer.model)
+            trainer.train()
+
     folder = Path(cfg.OUTPUT_DIR)
-    name = folder.name
-    if comm.all_gather(is_valid(folder / FINISHED, KIND, key) and (folder / FINAL).is_file())[0]:
-        logger.info("%s: kept %s", name, folder / FINAL)
-        return folder / FINAL
-    go_on = comm.all_gather(_can_go_on(folder, key, resume))[0]
-    if comm.is_main_process() and not go_on:
-        set_aside(folder)
-        write_json(folder / STARTED, KIND, key, {"config": cfg.dump()})
-    comm.synchronize()
-    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
-    with timed(name):
-        trainer = NDSTrainer(cfg, extra_hooks)
-        if go_on or initialise is None:
-            trainer.resume_or_load(resume=go_on)
-        else:
-            initialise(trainer.model)
-        trainer.train()
-    if comm.is_main_process():
-        begun = read_json(folder / STARTED, KIND)["key"] if (folder / STARTED).is_file() else None
-        # Of another config only after --resume; kept, so that it can be seen.
-        resumed_from = None if begun == key else begun
-        write_json(
-            folder / FINISHED, KIND, key, {"iterations": cfg.SOLVER.MAX_ITER, "resumed_from": resumed_from}
-        )
-    comm.synchronize()
-    return folder / FINAL
-
-
-def has_begun(folder: Path) -> bool:
-    """Whether a training in a folder has finished, or left a checkpoint to go on from."""
-    finished = (folder / FINISHED).is_file() and (folder / FINAL).is_file()
-    return finished or (folder / "last_checkpoint").is_file()
-
-
-def _can_go_on(folder: Path, key: str, resume: bool) -> bool:
-    if not (folder / "last_checkpoint").is_file():
-        return False
-    if is_valid(folder / STARTED, KIND, key):
-        logger.info("%s was interrupted: going on from its last checkpoint.", folder)
-        return True
-    # A finished training is never "resumed" into another one: it would pass for what it is not.
-    if resume and not (folder / FINISHED).is_file():
-        logger.warning(
-            "%s was started with another config or other inputs; --resume goes on all the same.", folder
-        )
-        return True
-    logger.info("%s was started with another config or other inputs: training starts anew.", folder)
-    return False
-
-
-def set_aside(folder: Path) -> None:
-    """Rename what another run left, so that neither run can pick up the other's checkpoints."""
-    if not any((folder / name).exists() for name in (STARTED, "last_checkpoint", FINISHED, FINAL)):
-        return
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
-        number += 1
-    folder.rename(aside)
-    logger.info("Kept the earlier run as %s.", aside)
+    return train_once(
+        DetectronHost(), folder, key, work, resume=resume, config=cfg.dump(), iterations=cfg.SOLVER.MAX_ITER
+    )
 
 
 def transfer_into(cfg: CN, pretrained: Path, classes: Sequence[str], masks: bool) -> Callable[[Any], None]:

@@ -9,8 +9,9 @@ import pytest
 
 from nds_plugin.d2 import load_config
 from nds_plugin.d2.config.deciding import config_hash
-from nds_plugin.d2.config.lookup import CONFIG_DIR, find_config
+from nds_plugin.d2.config.lookup import find_config
 from nds_plugin.errors import UnknownNameError
+from nds_plugin.files.installed import CONFIG_DIR
 
 ONE_X = {"NDS.PRETRAIN.SOLVER.STEPS": (60_000, 80_000), "NDS.PRETRAIN.SOLVER.MAX_ITER": 90_000}
 # Hashes of the time when each of these was a file of its own, and what it had beside the selector.

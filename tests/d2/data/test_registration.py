@@ -480,8 +480,8 @@ def test_every_real_dataset_loads_as_in_detectron2(nds_data: Path) -> None:
 
 
 def test_every_config_names_datasets_that_are_registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nds_plugin.d2.config.lookup import CONFIG_DIR
     from nds_plugin.d2.config.nodes import load_config
+    from nds_plugin.files.installed import CONFIG_DIR
 
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
     register_all()

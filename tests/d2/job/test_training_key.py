@@ -9,8 +9,9 @@ from coco_files import document, write_coco
 
 from nds_plugin.d2 import load_config
 from nds_plugin.d2.data.registration import registered_temporarily
-from nds_plugin.d2.job.main_job import Timings, _source_labels, selection_steps
+from nds_plugin.d2.job.main_job import _source_labels, selection_steps
 from nds_plugin.d2.train.stages import finetune_config, pretrain_config, training_key
+from nds_plugin.job.selection_summary import Timings
 
 CONFIG = "nds_sample.yaml"
 

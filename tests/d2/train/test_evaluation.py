@@ -19,7 +19,6 @@ from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from pycocotools import mask as mask_util
 
-from nds_plugin.d2.data.coco_truth import complete, read_truth
 from nds_plugin.d2.data.registration import (
     dataset_classes,
     dataset_dicts,
@@ -30,12 +29,11 @@ from nds_plugin.d2.data.registration import (
 from nds_plugin.d2.train.evaluation import (
     build_evaluator,
     check_ground_truth,
-    summarise,
-    versions,
-    write_results,
 )
+from nds_plugin.datasets.coco.truth import complete, read_truth
 from nds_plugin.errors import NDSError, UnknownNameError
 from nds_plugin.files.artifacts import plain, read_json
+from nds_plugin.job.results import summarise, versions, write_results
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -404,7 +402,12 @@ def test_results_of_a_run_are_one_strict_json_file(tmp_path: Path) -> None:
     cfg = _config(tmp_path)
     results = {"bbox": {"AP": float("nan"), "AP50": np.float64(10.5)}}
     path = tmp_path / "results.json"
-    arguments: dict[str, Any] = {"config": cfg, "seed": 3, "times": {"fine-tune": np.float32(1.5)}}
+    arguments: dict[str, Any] = {
+        "config": cfg.dump(),
+        "seed": 3,
+        "times": {"fine-tune": np.float32(1.5)},
+        "frameworks": ("detectron2",),
+    }
     payload = write_results(path, results, **arguments, extra={"budget": np.int64(5), "share": float("inf")})
     read = read_json(path, "results")
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in strict JSON"))
@@ -430,7 +433,7 @@ def test_results_of_a_run_are_one_strict_json_file(tmp_path: Path) -> None:
 def test_plain_values_are_jsonable() -> None:
     value = {1: (np.arange(2), float("-inf")), "t": torch.tensor([1.0, float("nan")])}
     assert plain(value) == {"1": [[0, 1], None], "t": [1.0, None]}
-    assert set(versions()) == {
+    assert set(versions(("detectron2",))) == {
         "python",
         "torch",
         "torchvision",

@@ -12,7 +12,8 @@ from detectron2.structures import Boxes, Instances
 
 from nds_plugin.d2.data.registration import dataset_classes, dataset_dicts
 from nds_plugin.d2.train.evaluation import build_evaluator
-from nds_plugin.d2.train.pretrained import RenamedClasses, over_shared, shared_classes
+from nds_plugin.d2.train.pretrained import RenamedClasses
+from nds_plugin.job.shared_classes import over_shared, shared_classes
 
 
 def detections(classes: list[int], boxes: list[list[float]] | None = None) -> dict[str, Any]:

@@ -20,19 +20,12 @@ from detectron2.structures import Boxes, Instances
 
 from nds_plugin.d2 import register_all
 from nds_plugin.d2.data.registration import dataset_dicts, register_image_subset
-from nds_plugin.d2.train.evaluation import build_evaluator, check_ground_truth, summarise
-from nds_plugin.d2.train.voc_evaluation import (
-    Detections,
-    Truth,
-    VOCEvaluator,
-    ap_11point,
-    ap_area,
-    best_overlaps,
-    class_aps,
-    outcomes,
-)
+from nds_plugin.d2.train.evaluation import build_evaluator, check_ground_truth
+from nds_plugin.d2.train.voc_evaluation import VOCEvaluator
 from nds_plugin.datasets.voc.split import CLASSES
 from nds_plugin.errors import NDSError
+from nds_plugin.job.results import summarise
+from nds_plugin.job.voc_ap import Detections, Truth, ap_11point, ap_area, best_overlaps, class_aps, outcomes
 
 NAME = "nds_voc_2007_test"
 SIZE = (120, 90)

@@ -63,7 +63,7 @@ def test_the_example_has_a_key_in_the_config(example: type[ImageSelector]) -> No
     from detectron2.config import get_cfg
 
     from nds_plugin.d2 import add_nds_config
-    from nds_plugin.d2.config.settings_nodes import read_settings
+    from nds_plugin.pipeline.config_nodes import read_settings
 
     cfg = get_cfg()
     add_nds_config(cfg)

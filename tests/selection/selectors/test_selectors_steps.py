@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from nds_plugin.d2.config.nodes import load_config
-from nds_plugin.d2.config.presets import PRESETS
 from nds_plugin.d2.data.drawn_dataset import register_selection
 from nds_plugin.d2.data.loader import build_nds_train_loader
-from nds_plugin.d2.job.main_job import Timings, check_job, selection_steps
+from nds_plugin.d2.job.main_job import check_job, selection_steps
 from nds_plugin.d2.train.stages import training_key
 from nds_plugin.errors import NDSError
+from nds_plugin.job.selection_summary import Timings
+from nds_plugin.pipeline.presets import PRESETS
 from nds_plugin.pipeline.selection_steps import Selected
 from nds_plugin.selection.image_weights import ImageWeights
 

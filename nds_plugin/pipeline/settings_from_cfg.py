@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from detectron2.config import CfgNode as CN
-
-from nds_plugin.d2.config.settings_nodes import read_settings
 from nds_plugin.experts.settings import EXPERT_CONFIGS, ExpertConfig, ExpertKind, HeadConfig, ScoringConfig
+from nds_plugin.pipeline.config_nodes import read_settings
 from nds_plugin.pipeline.settings import OBJECT, PipelineSettings
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import needs_scores
@@ -19,11 +18,12 @@ from nds_plugin.source.objects import ObjectConfig
 from nds_plugin.source.partitioning import PartitionConfig
 
 
-def pipeline_settings(cfg: CN, targets: Sequence[str]) -> PipelineSettings:
+def pipeline_settings(cfg: Any, targets: Sequence[str]) -> PipelineSettings:
     """The settings of the steps that the selector runs; the others keep their defaults.
 
     Args:
-        cfg: a config with ``cfg.NDS``.
+        cfg: Detectron2's config with ``cfg.NDS``, or what another host has of it: ``cfg.NDS`` and of
+            ``cfg.DATALOADER`` NUM_WORKERS and FILTER_EMPTY_ANNOTATIONS.
         targets: names of the datasets of the client's images.
 
     Raises:
@@ -53,20 +53,20 @@ def pipeline_settings(cfg: CN, targets: Sequence[str]) -> PipelineSettings:
     )
 
 
-def expert_config(cfg: CN) -> ExpertConfig | HeadConfig:
+def expert_config(cfg: Any) -> ExpertConfig | HeadConfig:
     """The experts of ``NDS.EXPERTS.KIND``."""
     kind = read_settings(ExpertKind, cfg.NDS, "EXPERTS").kind
     return read_settings(EXPERT_CONFIGS[kind], cfg.NDS, "EXPERTS", num_workers=cfg.DATALOADER.NUM_WORKERS)
 
 
-def selection_config(cfg: CN) -> SelectionConfig:
+def selection_config(cfg: Any) -> SelectionConfig:
     """How to draw."""
     selector = selector_of(cfg)
     no_budget = {"count": 0, "share": 0.0} if selector.whole else {}
     return read_settings(SelectionConfig, cfg.NDS, "", selector=selector, **no_budget)
 
 
-def selector_of(cfg: CN) -> Selector:
+def selector_of(cfg: Any) -> Selector:
     """The selector that ``NDS.SELECTOR`` names, with its settings."""
     name = cfg.NDS.SELECTOR
     return read_settings(SELECTORS[name], cfg.NDS, name.upper())

@@ -1,11 +1,9 @@
-"""Between ``cfg.NDS`` and the settings of the steps, whose classes say each key's default, meaning and range."""
+"""Between a host's config ``cfg.NDS``, a tree of dicts, and the settings of the steps, whose classes say each key's default, meaning and range."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, TypeVar
-
-from detectron2.config import CfgNode as CN
 
 from nds_plugin.experts.settings import ExpertConfig, ExpertKind, HeadConfig, ScoringConfig
 from nds_plugin.selection.config import SelectionConfig
@@ -40,18 +38,18 @@ def config_keys(node: str, cls: type[Settings]) -> Iterator[tuple[str, Setting]]
             yield f"{node}.{item.key}", item
 
 
-def add_settings_nodes(nds: CN) -> None:
+def add_settings_nodes(nds: Any) -> None:
     """Add the defaults of all steps to ``cfg.NDS``."""
     for node, cls in nodes():
         for key, item in config_keys(node, cls):
             *parents, leaf = key.split(".")
             place = nds
             for parent in parents:
-                place = place.setdefault(parent, CN())
+                place = place.setdefault(parent, type(nds)())
             place[leaf] = to_plain(item, item.default)
 
 
-def read_settings(cls: type[S], nds: CN, node: str, **fixed: Any) -> S:
+def read_settings(cls: type[S], nds: Any, node: str, **fixed: Any) -> S:
     """The settings of a step.
 
     Args:

@@ -10,9 +10,9 @@ import logging
 import os
 from pathlib import Path
 
-from nds_plugin.d2.train.stages import FINAL, FINISHED, KIND, set_aside
 from nds_plugin.files.artifacts import is_valid, read_json, write_json
 from nds_plugin.files.temporary import new_link
+from nds_plugin.job.training_folder import FINAL, FINISHED, KIND, set_aside
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pycocotools.mask as mask_util
-from detectron2.utils.file_io import PathManager
 
 from nds_plugin.datasets.coco.categories import unused_namesakes
 from nds_plugin.datasets.coco.json_stream import no_gc
@@ -68,7 +67,7 @@ def read_truth(path: str, size_of: SizeOf) -> CocoTruth:
         NDSError: the file is not COCO json.
     """
     try:
-        with no_gc(), open(PathManager.get_local_path(path), encoding="utf-8") as file:
+        with no_gc(), open(path, encoding="utf-8") as file:
             content = file.read()
             document = json.loads(content.removeprefix("\ufeff"))
         marked = ("no byte order mark",) if content.startswith("\ufeff") else ()

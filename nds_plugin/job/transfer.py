@@ -1,11 +1,10 @@
 """From a pretrained detector to one of other classes: what is copied, by which class name.
 
 Backbone, proposal network and heads are copied as they are. The class-specific rows of the last
-layers (``cls_score``, ``bbox_pred``, the mask head's ``predictor``; of standard and of cascade
-heads) go from a source class to the target class of the same name; a target class without a
-source keeps the model's own initialisation (our choice), and the background's row is always
-copied. Nothing happens silently: the report lists all of it, and whatever else is missing or
-has another shape is an error.
+layers (of scores, boxes and masks; of standard and of cascade heads, as Detectron2 and as MMDetection
+name them) go from a source class to the target class of the same name; a target class without a source
+keeps the model's own initialisation (our choice), and the background's row is always copied. Nothing
+happens silently: the report lists all of it, and whatever else is missing or has another shape is an error.
 """
 
 from __future__ import annotations
@@ -13,21 +12,27 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nds_plugin.d2.model.transfer_report import TransferReport
 from nds_plugin.errors import NDSError
 from nds_plugin.files.checkpoints import read_checkpoint
+from nds_plugin.job.transfer_report import TransferReport
 from nds_plugin.source.class_names import ClassMatch, match_classes
 
 logger = logging.getLogger(__name__)
 
-_CLS_SCORE = re.compile(r"(^|\.)box_predictor(\.\d+)?\.cls_score\.(weight|bias)$")
-_BBOX_PRED = re.compile(r"(^|\.)box_predictor(\.\d+)?\.bbox_pred\.(weight|bias)$")
-_MASK = re.compile(r"(^|\.)mask_head\.predictor\.(weight|bias)$")
-_CASCADE = re.compile(r"box_predictor\.\d+\.")
+# Detectron2's names, then MMDetection's. In both the background is the last row of the scores.
+_CLS_SCORE = re.compile(
+    r"(^|\.)(box_predictor(\.\d+)?\.cls_score|roi_head\.bbox_head(\.\d+)?\.fc_cls)\.(weight|bias)$"
+)
+_BBOX_PRED = re.compile(
+    r"(^|\.)(box_predictor(\.\d+)?\.bbox_pred|roi_head\.bbox_head(\.\d+)?\.fc_reg)\.(weight|bias)$"
+)
+_MASK = re.compile(r"(^|\.)(mask_head\.predictor|roi_head\.mask_head(\.\d+)?\.conv_logits)\.(weight|bias)$")
+_CASCADE = re.compile(r"(box_predictor|bbox_head)\.\d+\.")
 # Set from the config or the code, whatever the checkpoint says; or, for the last, a counter
 # that frozen normalisation layers lack.
 _NOT_LEARNED = re.compile(r"(^|\.)(pixel_mean|pixel_std|num_batches_tracked|cell_anchors\.\d+)$")
@@ -109,18 +114,17 @@ def transfer_checkpoint(
     """Initialise a model from a checkpoint file by :func:`transfer_state`, and log the report.
 
     Args:
-        model: a Detectron2 R-CNN, also inside DistributedDataParallel.
-        path: a checkpoint that ``AtomicCheckpointer`` wrote, or any with the state dict under
-            "model".
-        source_classes: by default ``extra["thing_classes"]`` of the checkpoint.
+        model: an R-CNN, also inside DistributedDataParallel.
+        path: a checkpoint that holds its state dict under "model" (Detectron2) or "state_dict" (MMDetection).
+        source_classes: by default those that the checkpoint names.
 
     Raises:
         NDSError: see :func:`transfer_state`; or the file is broken or holds no class names.
     """
     checkpoint = read_checkpoint(path)
-    state = checkpoint.get("model", checkpoint)
+    state = checkpoint.get("model") or checkpoint.get("state_dict") or checkpoint
     if source_classes is None:
-        source_classes = checkpoint.get("extra", {}).get("thing_classes")
+        source_classes = checkpoint_classes(checkpoint)
     if not source_classes:
         raise NDSError(f"{path} does not say which classes it was trained on: give source_classes.")
     inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
@@ -136,6 +140,12 @@ def transfer_checkpoint(
     inner.load_state_dict(new_state)
     report.log(logger, path)
     return report
+
+
+def checkpoint_classes(checkpoint: Mapping[str, Any]) -> list[str]:
+    """Names of the classes that a checkpoint was trained on; empty where it does not say."""
+    said = checkpoint.get("extra", {}).get("thing_classes")
+    return list(said or checkpoint.get("meta", {}).get("dataset_meta", {}).get("classes") or ())
 
 
 def _without_module_prefix(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nds_plugin.d2.job.kept_pretraining import KeptPretraining
-from nds_plugin.d2.train.stages import FINAL, FINISHED, KIND, STARTED, set_aside
 from nds_plugin.files.artifacts import is_valid, read_json, write_json
+from nds_plugin.job.kept_pretraining import KeptPretraining
+from nds_plugin.job.training_folder import FINAL, FINISHED, KIND, STARTED, set_aside
 
 
 def _finished(folder: Path, key: str, content: bytes = b"weights", resumed_from: str | None = None) -> Path:

@@ -12,8 +12,8 @@ from detectron2.modeling import build_model
 from tiny_detector import tiny_config
 
 from nds_plugin.d2.model.checkpoint import AtomicCheckpointer
-from nds_plugin.d2.model.transfer import transfer_checkpoint, transfer_state
 from nds_plugin.errors import NDSError
+from nds_plugin.job.transfer import transfer_checkpoint, transfer_state
 from nds_plugin.source.class_names import SYNONYMS, canonical, match_classes, normalise
 
 torch.set_num_threads(1)

@@ -1,0 +1,1 @@
+"""A config of MMEngine with a part ``nds``: loaded, checked, and turned into the settings of the steps."""

@@ -1,0 +1,1 @@
+"""The main job in MMDetection: select, pretrain, fine-tune, evaluate."""

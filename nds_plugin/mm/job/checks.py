@@ -1,0 +1,227 @@
+"""What can be refused at the start of a job, before hours of work: config, data, features that heads lack."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from mmdet.registry import DATA_SAMPLERS, MODELS
+from mmengine.config import Config
+
+from nds_plugin.datasets.coco.document import object_columns
+from nds_plugin.datasets.label_space import LabelSpace, unite
+from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.files.artifacts import check_writable
+from nds_plugin.files.checkpoints import why_broken
+from nds_plugin.images.damage import unreadable_images
+from nds_plugin.mm.config.loading import JobConfig, merged
+from nds_plugin.mm.data.sampler import NDSInfiniteSampler
+from nds_plugin.mm.job.evaluation import has_masks
+from nds_plugin.mm.job.named_dataset import stored
+from nds_plugin.mm.model.mixed import NDSLoadAnnotations, NDSRoIHead
+from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
+from nds_plugin.pipeline.files_host import FilesHost
+from nds_plugin.selection.selectors import SELECTORS
+from nds_plugin.source.class_names import match_classes
+from nds_plugin.source.folder import check_files
+from nds_plugin.source.index import NO_LABEL, SourceIndex
+from nds_plugin.store.parts import default_processes
+from nds_plugin.store.view import StoreView
+
+logger = logging.getLogger(__name__)
+
+
+def check_config(job: JobConfig, host: FilesHost) -> None:
+    """Refuse at once what would otherwise fail after hours; reads no annotations.
+
+    Raises:
+        NDSError: unknown names, settings that contradict each other, heads that cannot be transferred, a
+            folder that cannot be written, initial weights that are not there.
+    """
+    nds = job.nds
+    if nds.SELECTOR not in (*SELECTORS, NO_PRETRAINING):
+        raise unknown_name("nds.selector", nds.SELECTOR, (*SELECTORS, NO_PRETRAINING))
+    if not isinstance(nds.SEED, int) or nds.SEED < 0:
+        raise NDSError(f"nds.seed must be 0 or more, got {nds.SEED}: selections are kept by their seed.")
+    if not nds.TARGET.TRAIN or not nds.TARGET.TEST:
+        raise NDSError(
+            "nds.target must name the target's training and test datasets: nds.target=dict(train=[...], test=[...])."
+        )
+    for name in (*nds.SOURCE.DATASETS, *nds.TARGET.DATASETS, *nds.TARGET.TRAIN, *nds.TARGET.TEST):
+        host.dataset(name)
+    if nds.RESCORE.ITERS and (nds.SELECTOR, nds.MODE, nds.UNIT) != ("nds", "stream", "image"):
+        raise NDSError(
+            "nds.rescore.iters needs nds.selector nds, nds.mode stream and nds.unit image: a subset is drawn "
+            "already, and only weights of clusters of images can change during training."
+        )
+    _check_stage(job.cfg, "")
+    if nds.SELECTOR != NO_PRETRAINING:
+        _check_stage(merged(job.cfg, nds.PRETRAIN), "nds.pretrain.")
+    for folder in {job.work_dir, job.artefacts}:
+        check_writable(folder)
+
+
+def _check_stage(cfg: Config, prefix: str) -> None:
+    loader = cfg.train_dataloader
+    if not isinstance(loader.get("batch_size"), int) or loader.batch_size < 1:
+        raise NDSError(
+            f"{prefix}train_dataloader.batch_size, the images of a process, must be 1 or more, got {loader.get('batch_size')!r}."
+        )
+    _check_sampler(loader.get("sampler"), f"{prefix}train_dataloader.sampler")
+    model = cfg.model
+    if "roi_head" not in model:
+        raise NDSError(
+            f"{prefix}model {model.get('type')} has no roi_head: transfer by class name knows the heads of Faster, Mask and "
+            "Cascade R-CNN. One-stage and query detectors can train on a draw (NDSSelection, NDSInfiniteSampler), not in this job."
+        )
+    if MODELS.get(model.type) is None:
+        raise unknown_name(f"{prefix}model.type", model.type, list(MODELS.module_dict))
+    path = cfg.get("load_from")
+    if path and "://" not in path and (broken := why_broken(path)):
+        raise NDSError(f"{prefix}load_from: {broken}")
+
+
+def _check_sampler(given: Any, key: str) -> None:
+    """The job draws by its own sampler; that of a config may be named, or the stock ones that it stands for."""
+    kind = (given or {}).get("type", "DefaultSampler")
+    found = kind if isinstance(kind, type) else DATA_SAMPLERS.get(str(kind))
+    if found is None:
+        known = [*DATA_SAMPLERS.module_dict, NDSInfiniteSampler.__name__]
+        raise unknown_name(key, str(kind), known)
+    if found.__name__ not in ("DefaultSampler", "InfiniteSampler", NDSInfiniteSampler.__name__):
+        raise NDSError(
+            f"{key}: the job draws by NDSInfiniteSampler, got {found.__name__}: take it out of the config."
+        )
+
+
+def check_target(job: JobConfig, host: FilesHost) -> None:
+    """Read the target's annotations, see that its images are there, and decode those of the test set.
+
+    Raises:
+        NDSError: annotations that cannot be read or are none; missing images; a test image that cannot be
+            decoded; training and test datasets of different classes; ground truth that cannot be evaluated on.
+    """
+    names, tests = job.nds.TARGET.TRAIN, job.nds.TARGET.TEST
+    classes = stored(host, names[0]).classes()
+    for name in (*names, *tests):
+        dataset = stored(host, name)
+        if dataset.classes() != classes:
+            raise NDSError(
+                f"dataset {name!r} has the classes {_few(dataset.classes())}, but {names[0]!r} has {_few(classes)}: they must "
+                "be the same, in the same order."
+            )
+        index = dataset.index()
+        _check_images(name, index, 0.0 if name in tests else job.nds.LOADER.MAX_UNREADABLE)
+        if name in names and (index.column("label") == NO_LABEL).all():
+            raise NDSError(
+                f"dataset {name!r}: none of its {len(index)} images has an annotation to learn from: "
+                f"{dataset.why_no_object()}."
+            )
+    check_heads(job.cfg, [stored(host, name).view() for name in names], None, "")
+    for name in tests:
+        has_masks(stored(host, name))
+    for name in tests:  # last, since it takes longest
+        files = [str(file) for file in stored(host, name).index().column("file_name")]
+        broken = unreadable_images(files, f"test images of {name}", default_processes())
+        if broken:
+            raise NDSError(
+                f"dataset {name!r}: {len(broken)} of {len(files)} test images cannot be read, and the evaluation needs them "
+                f"all: {_few(broken)}: get them again, or take them out of the annotations."
+            )
+
+
+def _check_images(name: str, index: SourceIndex, share: float) -> None:
+    missing, allowed = check_files(index), int(share * len(index))
+    if len(missing) > allowed:
+        raise NDSError(
+            f"dataset {name!r}: {len(missing)} of {len(index)} image files are missing ({allowed} allowed), first "
+            f"{missing[0]}: get them again, or point DETECTRON2_DATASETS at the right folder."
+        )
+
+
+def label_space(job: JobConfig, host: FilesHost, *, partial: bool = True) -> LabelSpace:
+    """The united classes of the sources.
+
+    Raises:
+        NDSError: a class mapping that names unknown classes.
+    """
+    sources = list(job.nds.SOURCE.DATASETS)
+    classes = [stored(host, name).classes() for name in sources]
+    return unite(classes, job.nds.SOURCE.LABEL_MAPPING or None, sources, partial=partial)
+
+
+def check_source(job: JobConfig, host: FilesHost) -> None:
+    """What the classes of source and target, and their masks, tell before experts are trained.
+
+    Raises:
+        NDSError: a bad class mapping; no shared class where nds.transfer.require_shared_classes is set;
+            heads that cannot learn from these sources.
+    """
+    space = label_space(job, host, partial=False)
+    target = stored(host, job.nds.TARGET.TRAIN[0]).classes()
+    matches = match_classes(space.classes, target, loose=job.nds.TRANSFER.LOOSE_NAMES)
+    if not any(match.source for match in matches):
+        told = (
+            f"source and target share no class (source: {_few(space.classes)}; target: {_few(target)}): only backbone, "
+            "proposals and the heads' class-independent layers can be taken over"
+        )
+        if job.nds.TRANSFER.REQUIRE_SHARED_CLASSES:
+            raise NDSError(
+                f"{told}; name them alike by nds.source.label_mapping, or drop require_shared_classes."
+            )
+        logger.warning("%s.", told)
+    views = [stored(host, name).view() for name in job.nds.SOURCE.DATASETS]
+    check_heads(merged(job.cfg, job.nds.PRETRAIN), views, space, "nds.pretrain.")
+
+
+def check_heads(cfg: Config, views: Sequence[StoreView], space: LabelSpace | None, prefix: str) -> None:
+    """See that a stage's heads can learn from what the images have.
+
+    Raises:
+        NDSError: boxes without masks, or label spaces that differ, and heads or a pipeline that do not know of them.
+    """
+    head = cfg.model.roi_head
+    mixed = _is(MODELS, head.type, NDSRoIHead)
+    masks = bool(head.get("mask_head"))
+    if space is not None and not mixed and any(len(s) < len(space.classes) for s in space.labelled):
+        raise NDSError(
+            f"{prefix}model.roi_head is {head.type}, and the sources label different classes: an object that its source does "
+            "not label would be learnt as background. Take type='NDSRoIHead' (in place of StandardRoIHead; other heads of "
+            "MMDetection have no such loss), sources of the same classes, or a class mapping that makes them the same."
+        )
+    if not masks:
+        return
+    missing = _without_masks(views)
+    if not missing:
+        return
+    if not mixed:
+        raise NDSError(
+            f"{prefix}model.roi_head is {head.type}, and objects of {_few(missing)} have no mask, from which its mask head "
+            "cannot learn: take type='NDSRoIHead' (in place of StandardRoIHead), a model without mask_head, or sources with masks."
+        )
+    kinds = [str(step["type"]) for step in cfg.train_dataloader.dataset.pipeline]
+    if NDSLoadAnnotations.__name__ not in kinds:
+        raise NDSError(
+            f"{prefix}train_dataloader.dataset.pipeline must load by NDSLoadAnnotations in place of LoadAnnotations: objects "
+            f"of {_few(missing)} have no mask."
+        )
+
+
+def _without_masks(views: Sequence[StoreView]) -> list[str]:
+    """The sources that have an object without a mask."""
+    found = []
+    for view in views:
+        columns = object_columns([view])
+        if not (columns.has_mask | columns.iscrowd).all():
+            found.append(view.source)
+    return found
+
+
+def _is(registry: Any, kind: Any, cls: type) -> bool:
+    found = kind if isinstance(kind, type) else registry.get(str(kind))
+    return isinstance(found, type) and issubclass(found, cls)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")

@@ -1,0 +1,155 @@
+"""The configs of the two trainings, made from the one that a job is given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from nds_plugin.datasets.label_space import LabelSpace
+from nds_plugin.files.artifacts import content_hash, file_hash, plain
+from nds_plugin.job.training_folder import KIND
+from nds_plugin.mm.config.loading import JobConfig, merged
+from nds_plugin.mm.job.named_dataset import named
+from nds_plugin.mm.model.mixed import LABEL_SPACE
+from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
+
+# What decides the weights of a training, of all that a config holds: its further keys are the machine's, the
+# log's or the evaluation's.
+_DECIDING = (
+    "model",
+    "optim_wrapper",
+    "param_scheduler",
+    "train_cfg",
+    "custom_hooks",
+    "randomness",
+    "auto_scale_lr",
+)
+_OF_LOADER = ("batch_size", "collate_fn", "sampler")
+
+
+def num_classes(model: ConfigDict, count: int) -> None:
+    """Set the number of classes of all heads behind the proposals."""
+    for head in ("bbox_head", "mask_head"):
+        found = model.roi_head.get(head)
+        for part in found if isinstance(found, list) else [found]:
+            if part:
+                part.num_classes = count
+
+
+def pretrain_config(job: JobConfig, selection: Path, sources: Sequence[str], space: LabelSpace) -> Config:
+    """The config of pretraining: the selection's images under the united classes, ``nds.pretrain`` over all."""
+    cfg = merged(job.cfg, job.nds.PRETRAIN)
+    pipeline = _with_label_space(cfg.train_dataloader.dataset.pipeline)
+    cfg.train_dataloader.dataset = {
+        "type": "NDSSelection",
+        "selection": str(selection),
+        "source_names": list(sources),
+        "label_mapping": job.nds.SOURCE.LABEL_MAPPING,
+        "dataset": [named(job.nds.DATASETS, name, pipeline=pipeline, filter_empty=True) for name in sources],
+    }
+    num_classes(cfg.model, len(space.classes))
+    if any(len(labelled) < len(space.classes) for labelled in space.labelled):
+        cfg.model.roi_head.label_spaces = [sorted(labelled) for labelled in space.labelled]
+    hook = {"type": "NDSDrawHook", "selection": str(selection)}
+    return _stage(job, cfg, "pretrain", {"selection": str(selection)}, [hook])
+
+
+def finetune_config(job: JobConfig, classes: Sequence[str]) -> Config:
+    """The config of fine-tuning: the target's images and classes."""
+    cfg = merged(job.cfg, {})
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    draw = {"num_images": job.nds.TARGET.NUM_IMAGES, "seed": job.nds.SEED}
+    parts = [
+        named(job.nds.DATASETS, n, pipeline=pipeline, filter_empty=True, **draw) for n in job.nds.TARGET.TRAIN
+    ]
+    joined = {"type": "ConcatDataset", "datasets": parts}
+    cfg.train_dataloader.dataset = parts[0] if len(parts) == 1 else joined
+    num_classes(cfg.model, len(classes))
+    if job.nds.SELECTOR != NO_PRETRAINING:  # all of it is taken over from pretraining
+        cfg.load_from = None
+        cfg.model.backbone.init_cfg = None
+    return _stage(job, cfg, "finetune", {}, [])
+
+
+def _with_label_space(pipeline: Sequence[Any]) -> list[Any]:
+    """The pipeline, whose packing keeps the number of an image's source."""
+    from mmdet.datasets.transforms import PackDetInputs
+
+    found = []
+    for step in pipeline:
+        if str(step["type"]).rpartition(".")[2] == "PackDetInputs":
+            keys = step.get("meta_keys") or PackDetInputs().meta_keys
+            step = {**step, "meta_keys": (*keys, LABEL_SPACE)}
+        found.append(step)
+    return found
+
+
+def _stage(
+    job: JobConfig, cfg: Config, name: str, sampler: Mapping[str, Any], hooks: Sequence[Mapping[str, Any]]
+) -> Config:
+    """What both trainings have: a seekable stream of images, whole checkpoints, no evaluation in between."""
+    cfg.work_dir = str(job.work_dir / name)
+    loader = cfg.train_dataloader
+    loader.sampler = {"type": "NDSInfiniteSampler", **sampler}
+    loader.batch_sampler = None
+    cfg.train_cfg = {
+        "type": "NDSIterBasedTrainLoop",
+        "max_iters": cfg.train_cfg.max_iters,
+        "max_unreadable": job.nds.LOADER.MAX_UNREADABLE,
+    }
+    for key in (
+        "val_dataloader",
+        "val_cfg",
+        "val_evaluator",
+        "test_dataloader",
+        "test_cfg",
+        "test_evaluator",
+    ):
+        cfg[key] = None
+    given = dict((cfg.get("default_hooks") or {}).get("checkpoint") or {})
+    kept = {key: value for key, value in given.items() if key in ("interval", "max_keep_ckpts")}
+    cfg.default_hooks = {
+        **dict(cfg.get("default_hooks") or {}),
+        "checkpoint": {"type": "NDSCheckpointHook", "max_keep_ckpts": 2, **kept, "by_epoch": False},
+    }
+    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), *hooks]
+    cfg.randomness = {**dict(cfg.get("randomness") or {}), "seed": job.nds.SEED}
+    cfg.resume = False
+    return cfg
+
+
+def training_key(cfg: Config, inputs: Sequence[Any]) -> str:
+    """Hash of what decides the trained weights: of the stage's config, and the hashes of its inputs."""
+    found = {key: _by_content(plain(cfg.get(key))) for key in _DECIDING}
+    # Which images, the inputs say; the paths of files do not matter.
+    found["custom_hooks"] = [h for h in found["custom_hooks"] or [] if h.get("type") != "NDSDrawHook"]
+    found["loader"] = {key: plain(cfg.train_dataloader.get(key)) for key in _OF_LOADER if key != "sampler"}
+    dataset = cfg.train_dataloader.dataset
+    joined = {"NDSSelection": "dataset", "ConcatDataset": "datasets"}.get(dataset["type"])
+    parts = dataset[joined] if joined else [dataset]
+    found["pipelines"] = [plain(part["pipeline"]) for part in parts]
+    found["weights"] = initial_weights(cfg)
+    found["train_cfg"].pop("max_unreadable")
+    return content_hash([KIND, "mmdet", found, list(inputs)])
+
+
+def initial_weights(cfg: Config) -> str:
+    """Hash of ``load_from``: of the file where it is one, else its name."""
+    path = cfg.get("load_from") or ""
+    return file_hash(path) if path and os.path.isfile(path) else path
+
+
+def _by_content(value: Any) -> Any:
+    """The value with checkpoints that are files by their content, wherever they lie."""
+    if isinstance(value, dict):
+        return {
+            k: file_hash(v)
+            if k == "checkpoint" and isinstance(v, str) and os.path.isfile(v)
+            else _by_content(v)
+            for k, v in value.items()
+        }
+    return [_by_content(item) for item in value] if isinstance(value, list) else value

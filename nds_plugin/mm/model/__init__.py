@@ -1,0 +1,1 @@
+"""Parts of MMDetection's models and pipelines for sources that differ in their classes and masks."""

@@ -1,0 +1,19 @@
+"""Named settings of the method, ``NDS.PRESET``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# paper: rotation experts of k-means clusters of whole images, z their accuracy, w by softmax after
+# min-max. K and the scaling are what we take for the paper's (docs/method.md, last section).
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "NDS.UNIT": "image",
+        "NDS.PARTITION.METHOD": "kmeans",
+        "NDS.PARTITION.NUM_CLUSTERS": 50,
+        "NDS.EXPERTS.TASK": "rotation",
+        "NDS.SCORING.METRIC": "accuracy",
+        "NDS.NORMALISATION": "minmax",
+        "NDS.TEMPERATURE": 0.1,
+    },
+}
