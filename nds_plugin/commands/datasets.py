@@ -1,4 +1,4 @@
-"""Which of the paper's datasets are there, and their annotation stores.
+"""Check which of the paper's datasets are there, and build their annotation stores.
 
     nds datasets --check
     nds datasets --build coco voc2007 --jobs 8
@@ -9,9 +9,9 @@ CPU-sized, one small dataset from elsewhere:
     nds datasets --build oxford_pets --root ~/data
 
 The datasets lie below DETECTRON2_DATASETS as their providers lay them out; --check shows where each is
-looked for, and docs/datasets.md where to get it. A store is built once (any tool that needs one builds
-it, too) and again when its files change. An interrupted build goes on when started again; many
-processes may ask at once, one builds. Exit status 2: a named dataset is not there, or something is
+looked for, and docs/datasets.md where to get it. A store is built once (also by any command that
+needs it) and again when its files change. An interrupted build goes on when started again; if many
+processes ask at once, one builds. The exit status is 2 if a named dataset is not there or something is
 damaged.
 """
 

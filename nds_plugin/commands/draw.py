@@ -126,13 +126,13 @@ def describe_dataset(name: str, selection: Selection) -> str:
     if selection.mode == "stream":
         lines.append(
             f"A stream: train with DATASETS.TRAIN ('nds_{name}',), DATALOADER.SAMPLER_TRAIN NDSTrainingSampler and "
-            "build_nds_train_loader, which draw by p (tools/train_net.py with NDS.SELECTOR none does); Detectron2's own "
+            "build_nds_train_loader, which draw by p (nds train with NDS.SELECTOR none does); Detectron2's own "
             "samplers take every image alike."
         )
     if any(len(labelled) < len(space.classes) for labelled in space.labelled):
         lines.append(
-            "Its sources label different classes: Detectron2's own heads take an object of a class that a "
-            "source does not label for background; the main job, which fills in NDS.LABEL_SPACES, does not."
+            "Its sources label different classes. Detectron2's own heads treat an object whose class its source does "
+            "not label as background; nds train, which fills in NDS.LABEL_SPACES, does not."
         )
     return "\n".join(lines)
 

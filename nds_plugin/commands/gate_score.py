@@ -1,4 +1,4 @@
-"""Score a gate on a target dataset: what the client runs, on images that stay where they are.
+"""Score a gate on a target dataset: the client runs this on its own images, which stay where they are.
 
     nds gate score --gate output/gate --images my_photos --output scores.json
 

@@ -16,7 +16,7 @@ CPU-sized, on a folder of photographs, with features of a rotation network train
         --shared-steps 150 --output output/photos
 
 Writes index.parquet and partition.parquet into --output, and experts/shared.safetensors where no
---network or --weights are given. What is there and still valid is kept. The configs for GPUs train the
+--network or --weights are given. Files that are there and still valid are kept. The configs for GPUs train the
 shared network longer than the defaults here: --shared-steps 40000 --shared-batch 64.
 """
 
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from nds_plugin.images.backbones import FeatureNetwork
 
-logger = logging.getLogger("partition_source")
+logger = logging.getLogger("nds_plugin")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""Score experts on a target dataset: what the client runs, on images that stay where they are.
+"""Score experts on a target dataset: the client runs this on its own images, which stay where they are.
 
     nds score --experts experts --images my_photos --output scores.json
 
@@ -10,8 +10,8 @@ The paper's targets by name (`nds datasets --check` shows where each belongs):
 
     nds score --experts experts --dataset stanford_cars_train --output scores.json
 
-Only the scores leave: one number and its standard error per expert. A folder of images needs
-nothing but this package and torch; task-supervised experts need labels (--coco or --dataset).
+Only the scores leave: one number and its standard error per expert. For a folder of images this package and
+torch are enough; task-supervised experts need labels (--coco or --dataset).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
         --experts experts
     nds serve run --store store --port 8000
 
-On the embedded sample: make demo-service.
+On the synthetic sample: make demo-service.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ At CPU size, on the real photographs of NDS_DATA (layout in docs/development.md)
 Each cell is `nds train` on the row's config with a seed of its own. `nds tables --show ROW` prints
 that config, for a run by hand. Finished cells are never run
 again, interrupted ones go on, failed ones are tried again, now and at the next start. The command may
-run several times at once, also on several machines that share the folder: they deal the cells among
-themselves. Tables (text, Markdown, LaTeX, CSV, JSON) and curves are written into the output folder.
+run several times at once, also on several machines that share the folder: they share
+out the cells. Tables (text, Markdown, LaTeX, CSV, JSON) and curves are written into the output folder.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Weigh the single images of a source for a target: nearest neighbours, a domain classifier, an oracle.
+"""Weigh each image of a source for a target, by nearest neighbours, a domain classifier or an oracle.
 
     nds weigh --index output/index.parquet --selector knn --images my_photos \\
         --network output/experts/shared.safetensors --output weights.parquet
@@ -11,7 +11,7 @@ At CPU size, without any network:
         --output weights.parquet
 
 Selectors of your own are known here if an installed package names them as entry points (docs/selectors.md).
-knn and domain_classifier look at the target's images, which the experts and the gate do not ask for.
+knn and domain_classifier need the target's images, which the experts and the gate do not.
 """
 
 from __future__ import annotations

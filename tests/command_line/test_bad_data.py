@@ -206,9 +206,12 @@ def _every_mask(document: dict[str, Any], mask: Any) -> None:
 
 UNIFORM = ["NDS.SELECTOR", "uniform"]
 ROOM = ["NDS.SOURCE.DATASETS", "('bad_room_train',)"]
+LINK = ["MODEL.WEIGHTS", "http://127.0.0.1:9/w.pth"]
 REQUIRED = ["NDS.TRANSFER.REQUIRE_SHARED_CLASSES", "True"]
 DATA: dict[str, tuple[Callable[[Path], Any] | None, list[str], str]] = {
     "annotations of the source missing": (lambda r: (r / "room/train.json").unlink(), [], "annotation file not found: .*room/train.json"),
+    "data before weights, which might be downloaded": (lambda r: (r / "room/train.json").unlink(), LINK, "annotation file not found: .*room/train.json"),
+    "the target before weights": (lambda r: (r / "city/train.json").unlink(), LINK, "annotation file not found: .*city/train.json"),
     "annotations of the source cut short": (lambda r: cut(r / "room/train.json"), [], "room/train.json is not complete JSON"),
     "annotations of the target cut short": (lambda r: cut(r / "city/train.json"), [], "city/train.json is not complete JSON"),
     "annotations of the test set cut short": (lambda r: cut(r / "city/val.json"), [], "city/val.json is not complete JSON"),

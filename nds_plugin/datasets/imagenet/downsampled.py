@@ -192,10 +192,10 @@ DOWNSAMPLED_IMAGENET = PublicDataset(
     download="Imagenet32_train.zip, Imagenet32_val.zip (or the 64 x 64, or the npz files)",
     splits=tuple(_split(size, split) for size in SIZES for split in ("train", "val")),
     remarks=(
-        "Batches are unpickled without executing anything. Once, each is written as an array that is memory-mapped, "
-        "into nds_stores/NAME/ (3.9 GB for 32 x 32, 15.7 GB for 64 x 64); an image is called FILE.npy#ROW, which the "
-        "partition, the experts and the selection read like any file name; Detectron2's own mapper does not. 64 x 64 "
-        "takes 2 GB of memory while it is converted. Class names come from map_clsloc.txt of the authors' scripts; "
-        "without it they are 'class 1' to 'class 1000'."
+        "Batches are unpickled without executing anything. On first use each is written as an array that is "
+        "memory-mapped, into nds_stores/NAME/ (3.9 GB for 32 x 32, 15.7 GB for 64 x 64). An image is called "
+        "FILE.npy#ROW. The partition, the experts and the selection read it like any file; Detectron2's own "
+        "mapper does not. Converting 64 x 64 takes 2 GB of memory. Class names come from map_clsloc.txt of "
+        "the authors' scripts; without it they are 'class 1' to 'class 1000'."
     ),
 )

@@ -181,15 +181,16 @@ OPENIMAGES = PublicDataset(
     download="the CSV files of boxes, of image ids and of segmentations, the class names, and the mask zip files",
     splits=tuple(openimages_split(split, masks) for masks in (False, True) for split in IMAGES),
     remarks=(
-        "The newer list of training boxes adds the clicks that they were drawn by, which are not read; V4's is read "
-        "where it alone is there. A group (IsGroupOf) is a crowd. Links are to the originals, with licence, author and "
-        "MD5 ('md5:' and hexadecimal digits) as the list of images has them. Images need not be there: then their "
-        "sizes are looked up when they are used. Boxes are of the image as stored; where it is there while the store "
-        "is built, they are turned with it as its EXIF orientation says, as Detectron2 turns it; the list's Rotation "
-        "is not read. V5 and V6 publish masks of 350 classes; the 300 of the paper are those of the challenge of 2019, "
-        "taken where its list of classes is there; without either list all 601 are the classes of the masks, too. "
-        "A mask is resized to its image by nearest pixels. The splits with masks have the objects with masks alone, so "
-        "that any Mask R-CNN can train on them (INPUT.MASK_FORMAT bitmask). Boxes expanded to parent classes, or masks "
+        "The newer list of training boxes adds the clicks that they were drawn by, which are not read. If "
+        "only V4's list is there, it is read. A group (IsGroupOf) is a crowd. Links are to the originals, "
+        "with licence, author and MD5 ('md5:' and hexadecimal digits) from the list of images. The images may "
+        "be missing; their sizes are then looked up when they are used. Boxes are of the image as stored. If "
+        "an image is there while the store is built, its boxes are turned with it by its EXIF orientation, as "
+        "Detectron2 turns it; the list's Rotation is not read. V5 and V6 publish masks of 350 classes. The "
+        "300 of the paper are those of the challenge of 2019, and are used if its list of classes is there; "
+        "without either list all 601 classes are the classes of the masks. A mask is resized to its image by "
+        "nearest pixels. The splits with masks hold only the objects that have masks, so that any Mask R-CNN "
+        "can train on them (INPUT.MASK_FORMAT bitmask). For boxes expanded to parent classes, or masks "
         "together with the boxes that have none: register_split(openimages_split('train', expand=True)), or "
         "masks=True, unmasked=True."
     ),

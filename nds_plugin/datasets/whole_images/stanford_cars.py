@@ -134,8 +134,9 @@ STANFORD_CARS = PublicDataset(
     download="cars_train.tgz, cars_test.tgz, car_devkit.tgz, cars_test_annos_withlabels.mat (or car_ims.tgz, cars_annos.mat)",
     splits=(_split("train", 8_144), _split("test", 8_041)),
     remarks=(
-        "The paper's validation images are the test images. Boxes are read. The provider's archives are no longer at "
-        "its page; copies of both forms are about, and either is read. cars_test_annos.mat, which is in the "
-        "devkit, has no classes: cars_test_annos_withlabels.mat was published beside it."
+        "The paper's validation images are the test images. Boxes are read. The provider's archives are no "
+        "longer on its page, but copies of both forms can be found elsewhere, and either is read. "
+        "cars_test_annos.mat of the devkit has no classes; cars_test_annos_withlabels.mat was published "
+        "separately."
     ),
 )

@@ -109,6 +109,7 @@ STANFORD_DOGS = PublicDataset(
     splits=(_split("train", 12_000), _split("test", 8_580)),
     remarks=(
         "The paper's validation images are the test images of the lists. Boxes are read from the files below "
-        "Annotation. The images and boxes are ImageNet's, so that training on ImageNet has seen them."
+        "Annotation. The images and boxes are from ImageNet, so a network trained on ImageNet has already "
+        "seen them."
     ),
 )

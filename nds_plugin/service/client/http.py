@@ -22,9 +22,8 @@ logger = logging.getLogger(__name__)
 
 API = "api/v1"
 MAX_JSON = 32 << 20
-FIRST_CONTACT = (
-    2  # further attempts where no server has been reached yet: it is more likely the wrong address
-)
+# Further attempts where no server was ever reached: more likely it is the wrong address.
+FIRST_CONTACT = 2
 LONGEST_PAUSE = 120.0  # seconds of Retry-After that are waited for
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -53,8 +52,9 @@ class Service:
     ) -> None:
         self.address = _checked_address(address)
         self.retries = retries
-        self._reached = False
         self._tokens = tokens or Tokens()
+        # Whether a server is known to be there: it answered, now or when it gave this account a token.
+        self._reached = self._tokens.get(self.address) is not None
         # No redirects: what belongs to this server is sent to no other.
         self._http = httpx.Client(
             timeout=timeout, headers={"User-Agent": f"nds-client/{__version__}"}, follow_redirects=False
@@ -178,7 +178,8 @@ class Service:
         return f" The token for {self.address} in {self._tokens} is of another database or was forgotten: take it out there."
 
     def _rest(self, attempt: int, error: _AgainError, url: str) -> None:
-        if not (error.connected or self._reached) and attempt >= min(self.retries, FIRST_CONTACT):
+        patience = self.retries if error.connected or self._reached else min(self.retries, FIRST_CONTACT)
+        if not error.connected and attempt >= patience:
             raise NDSError(
                 f"no server answers at {self.address} ({error}; tried {attempt + 1} times): name the server by --server "
                 "or NDS_SERVER, or start one by nds serve run."
