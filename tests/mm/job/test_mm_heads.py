@@ -14,6 +14,7 @@ from tiny_mmdet import mask_rcnn  # skips where MMDetection is not installed
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
+from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
 from nds_plugin.mm.model.mixed import NDSLoadAnnotations
@@ -25,12 +26,17 @@ def model(**head: Any) -> Any:
     cfg = mask_rcnn(3)
     cfg["roi_head"].update({"type": "NDSRoIHead", **head})
     torch.manual_seed(0)
-    return MODELS.build(cfg).train()
+    return MODELS.build(ConfigDict(cfg)).train()
 
 
 def sample(label: int, space: int, mask: bool) -> DetDataSample:
     found = DetDataSample(
-        metainfo={"img_shape": (SIDE, SIDE), "batch_input_shape": (SIDE, SIDE), "label_space": space}
+        metainfo={
+            "img_shape": (SIDE, SIDE),
+            "batch_input_shape": (SIDE, SIDE),
+            "pad_shape": (SIDE, SIDE),
+            "label_space": space,
+        }
     )
     masks = np.zeros((1, SIDE, SIDE), np.uint8)
     if mask:
