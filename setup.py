@@ -8,16 +8,17 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithConfigs(build_py):
-    """Copies configs/detectron2; an editable install reads them from the checkout."""
+    """Copies the configs of both hosts; an editable install reads them from the checkout."""
 
     def run(self) -> None:
         super().run()
         if not self.editable_mode:
-            configs = Path(__file__).parent / "configs" / "detectron2"
-            installed = Path(self.build_lib) / "nds_plugin" / "configs" / "detectron2"
-            shutil.copytree(
-                configs, installed, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
-            )
+            for host in ("detectron2", "mmdetection"):
+                configs = Path(__file__).parent / "configs" / host
+                installed = Path(self.build_lib) / "nds_plugin" / "configs" / host
+                shutil.copytree(
+                    configs, installed, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
+                )
 
 
 setup(cmdclass={"build_py": BuildWithConfigs})

@@ -1,0 +1,108 @@
+"""Configs of the main job in MMDetection: those that are installed, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mmengine", reason="MMDetection is not installed (make install)")
+
+from mm_jobs import write_config
+
+from nds_plugin.errors import NDSError
+from nds_plugin.mm.config.loading import CONFIGS, load_config
+from nds_plugin.mm.job.main_job import MainJob
+
+
+@pytest.fixture(scope="module")
+def config(tiny_datasets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_config(tmp_path_factory.mktemp("mm") / "tiny.py", tiny_datasets)
+
+
+@pytest.mark.parametrize("name", ["cityscapes", "voc", "modanet", "sample", "mini"])
+@pytest.mark.parametrize("selector", ["nds", "uniform", "full", "none"])
+def test_every_config_loads_under_every_name(selector: str, name: str) -> None:
+    job = load_config(f"{selector}_{name}.py")
+    assert selector == job.nds.SELECTOR
+    assert job.work_dir == Path(f"output/nds_{name}/{selector}")
+    assert job.nds.PRETRAIN.train_cfg.max_iters >= 1
+    if selector != "none":
+        assert job.settings(tuple(job.nds.TARGET.TRAIN)).sources == tuple(job.nds.SOURCE.DATASETS)
+
+
+def test_the_whole_source_is_trained_on_by_a_schedule_of_its_own() -> None:
+    assert load_config("full_cityscapes.py").nds.PRETRAIN.train_cfg.max_iters == 90000
+    assert load_config("nds_cityscapes.py").nds.PRETRAIN.train_cfg.max_iters == 17500
+
+
+def test_a_boxes_only_target_is_pretrained_for_with_masks() -> None:
+    from nds_plugin.mm.config.loading import merged
+
+    job = load_config("nds_voc.py")
+    assert job.cfg.model.roi_head.get("mask_head") is None
+    assert merged(job.cfg, job.nds.PRETRAIN).model.roi_head.mask_head.num_classes == 80
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"nds.selector": "nsd"}, "unknown nds.selector 'nsd'. Did you mean 'nds'"),
+        ({"nds.buget": 3}, "unknown key nds.buget. Did you mean 'budget'"),
+        ({"nds.budget.share": "many"}, "nds.budget.share must be a number, got 'many'"),
+        ({"nds.target.test": []}, "nds.target must name the target's training and test datasets"),
+        ({"nds.preset": "papr"}, "unknown nds.preset 'papr'"),
+        ({"nds.rescore.iters": [2]}, "nds.rescore.iters needs nds.selector nds"),
+        ({"default_scope": "mmseg"}, "default_scope is 'mmseg'"),
+        ({"default_scope": None}, "default_scope is None"),
+        ({"train_dataloader.sampler": {"type": "NDSInfinitSampler"}}, "Did you mean 'NDSInfiniteSampler'"),
+        ({"train_dataloader.sampler": {"type": "ClassAwareSampler"}}, "the job draws by NDSInfiniteSampler"),
+        ({"train_cfg.max_iters": 0}, "train_cfg must have max_iters of 1 or more, got 0"),
+        ({"load_from": "missing.pth"}, "load_from: checkpoint not found: missing.pth"),
+        ({"model.type": "MaskRCN"}, "unknown model.type 'MaskRCN'. Did you mean 'MaskRCNN'"),
+        (
+            {"train_dataloader.batch_size": 0},
+            "train_dataloader.batch_size, the images of a process, must be 1",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(
+    config: Path, tmp_path: Path, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(NDSError, match=message) as caught:
+        MainJob(load_config(str(config), options, str(tmp_path)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_detector_without_roi_head_is_refused_with_what_it_can_do(config: Path, tmp_path: Path) -> None:
+    options = {"model": {"_delete_": True, "type": "RetinaNet"}}
+    with pytest.raises(NDSError, match="model RetinaNet has no roi_head"):
+        MainJob(load_config(str(config), options, str(tmp_path)))
+
+
+def test_joined_label_spaces_need_a_head_that_knows_of_them(tiny_datasets: Path, tmp_path: Path) -> None:
+    path = write_config(tmp_path / "stock.py", tiny_datasets, type="StandardRoIHead")
+    with pytest.raises(
+        NDSError, match="StandardRoIHead, and the sources label different classes.*NDSRoIHead"
+    ):
+        MainJob(load_config(str(path), {}, str(tmp_path))).run()
+
+
+def test_a_config_without_the_part_nds_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("default_scope = 'mmdet'\n")
+    with pytest.raises(NDSError, match="has no part nds"):
+        load_config(str(tmp_path / "own.py"))
+
+
+def test_a_config_that_fails_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("model = nothing\n")
+    with pytest.raises(NDSError, match="own.py: NameError: name 'nothing' is not defined"):
+        load_config(str(tmp_path / "own.py"))
+
+
+def test_a_mistyped_name_lists_the_configs() -> None:
+    with pytest.raises(
+        NDSError, match="unknown config file 'nds_cityscape.py'. Did you mean 'nds_cityscapes.py'"
+    ):
+        load_config("nds_cityscape.py")
+    assert CONFIGS.folder.is_dir()
