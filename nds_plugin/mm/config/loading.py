@@ -96,13 +96,25 @@ def load_config(name: str, options: Mapping[str, Any] | None = None, work_dir: s
 
 
 def merged(cfg: Config, changes: Mapping[str, Any], where: str = "nds.pretrain") -> Config:
-    """A copy of a config with keys laid over it, as a config that is based on it would."""
+    """A copy of a config with keys laid over it, as a config that is based on it would; a dict takes the place of None."""
     found = copy.deepcopy(cfg)
     try:
-        found.merge_from_dict(copy.deepcopy(dict(changes)))
+        found.merge_from_dict(_over_none(copy.deepcopy(dict(changes)), cfg))
     except Exception as error:
         raise NDSError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     return found
+
+
+def _over_none(changes: dict[str, Any], cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes, with MMEngine's mark of a replacement on dicts where the config has None."""
+    for key, value in changes.items():
+        if not isinstance(value, dict) or key not in cfg:
+            continue
+        if cfg[key] is None:
+            value["_delete_"] = True
+        elif isinstance(cfg[key], Mapping):
+            _over_none(value, cfg[key])
+    return changes
 
 
 def _check_shape(cfg: Config, where: str) -> None:

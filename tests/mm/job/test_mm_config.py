@@ -101,8 +101,6 @@ def test_a_config_that_fails_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_mistyped_name_lists_the_configs() -> None:
-    with pytest.raises(
-        NDSError, match="unknown config file 'nds_cityscape.py'. Did you mean 'nds_cityscapes.py'"
-    ):
+    with pytest.raises(NDSError, match="unknown config 'nds_cityscape.py'.*Did you mean 'nds_cityscapes'"):
         load_config("nds_cityscape.py")
     assert CONFIGS.folder.is_dir()
