@@ -66,7 +66,7 @@ def make_request(scores: Scores | None, expert_set: str, options: SearchOptions)
         z = [float(value) for value in scores.z]
         if options.privacy:
             z = apply_privacy(z, options.privacy, secret(SECRET))
-        sent = {"clusters": list(scores.clusters), "z": z}
+        sent = {"clusters": list(scores.clusters), "z": z, "metric": scores.metric}
     return {
         "expert_set": expert_set,
         "scores": sent,
@@ -110,7 +110,7 @@ def _about_scores(body: dict[str, Any], scores: Scores | None, options: SearchOp
     z = body["scores"]["z"]
     promise = statement(options.privacy, len(z), scores.images, scores.metric)
     return [
-        f"  scores       {len(z)} numbers, one per expert: {' '.join(f'{value:.6g}' for value in z)}",
+        f"  scores       {scores.metric}, {len(z)} numbers, one per expert: {' '.join(f'{value:.6g}' for value in z)}",
         f"  privacy      {', '.join(map(str, options.privacy)) or 'none'} ({promise})",
     ]
 

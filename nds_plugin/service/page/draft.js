@@ -46,13 +46,13 @@ export function current(hash) {
 export function fromSearch(search, hash) {
   const { scores, sources, selector, budget, temperature, normalisation, seed, title } = search.request;
   const settings = { selector, budget: budget ?? search.result.budget, temperature, normalisation, seed, title };
-  keep({ ...EMPTY, set: hash, sources, scores: scores && { ...scores, metric: "", images: null }, settings });
+  keep({ ...EMPTY, set: hash, sources, scores: scores && { ...scores, images: null }, settings });
 }
 
 /** The body of a request from a draft. */
 export function requestOf(draft) {
   const { selector, budget, temperature, normalisation, seed, title } = draft.settings;
-  const scores = draft.scores && { clusters: draft.scores.clusters, z: rounded(draft.scores) };
+  const scores = draft.scores && { clusters: draft.scores.clusters, z: rounded(draft.scores), metric: draft.scores.metric || "accuracy" };
   return { expert_set: draft.set, scores, sources: draft.sources, budget, temperature, normalisation, selector, seed, title };
 }
 

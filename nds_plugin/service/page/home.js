@@ -39,7 +39,7 @@ function publishing() {
 function howItGoes(set) {
   const steps = [
     ["Experts come to you", `A command downloads ${expertsOf(set)} (${bytes(set.bytes)}) and tries them on your images, on your machine.`],
-    [`${plural(set.num_clusters, "number")} ${set.num_clusters === 1 ? "goes" : "go"} back`, "One score for each expert. No image, no file name, no label."],
+    [`${plural(set.num_experts, "number")} ${set.num_experts === 1 ? "goes" : "go"} back`, "One score for each expert. No image, no file name, no label."],
     ["Links come out", "A list of images at their providers, which a command downloads and Detectron2 trains on."],
   ];
   return h("ol", { class: "flow" }, steps.map(([head, text]) => h("li", {}, h("strong", {}, head), h("span", {}, text))));
@@ -98,7 +98,7 @@ export function expertFacts(set) {
     ["Set", h("code", {}, set.id)],
     ["Hash of the experts", h("span", { class: "pair" }, h("code", { title: set.hash }, short(set.hash)), copyButton(() => set.hash, "Copy the hash of the experts"))],
     ["Published", time(set.created)],
-    ["Experts", `${count(set.num_clusters)}, one for each cluster${set.kind === "head" ? `, on one ${set.manifest.arch}` : ""}`],
+    ["Experts", `${count(set.num_experts)}, ${set.num_experts === set.num_clusters ? "one for each cluster" : "of other sources"}${set.kind === "head" ? `, on one ${set.manifest.arch}` : ""}`],
     ["Proxy task", set.task],
     ["Input", `${set.crop_size} × ${set.crop_size} pixels`],
     ["Download", bytes(set.bytes)],

@@ -172,6 +172,6 @@ export async function loading(place, work, show, explain = () => null) {
 }
 
 /** What a client downloads: "50 experts", or "1 network with 50 experts" where all stand on one. */
-export function expertsOf({ kind, num_clusters: k }) {
+export function expertsOf({ kind, num_experts: k }) {
   return kind === "head" ? `1 network with ${plural(k, "expert")}` : plural(k, "expert");
 }

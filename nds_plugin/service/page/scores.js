@@ -9,7 +9,7 @@ export class ScoresError extends Error {}
 /**
  * Read a scores file.
  * @param {string} text - the JSON that `nds-client score` writes.
- * @param {{id: string, hash: string, num_clusters: number}} set - the experts that it must be of.
+ * @param {{id: string, hash: string, num_experts: number}} set - the experts that it must be of.
  * @returns {{clusters: number[], z: number[], metric: string, images: number|null}}
  * @throws {ScoresError} with a sentence for the reader.
  */
@@ -25,7 +25,7 @@ export function readScores(text, set) {
   if (of !== set.hash && of !== set.id) {
     throw new ScoresError(`These scores are of other experts (${of.slice(0, 12)}…) than those served now (${set.hash.slice(0, 12)}…). Score your images again with the command above.`);
   }
-  checkNumbers(clusters, z, set.num_clusters);
+  checkNumbers(clusters, z, set.num_experts);
   const images = Number.isInteger(document.images) ? document.images : null;
   return { clusters, z, metric: typeof document.metric === "string" ? document.metric : "", images };
 }

@@ -26,7 +26,7 @@ export async function scoresView() {
       byHand(set), set.kind === "network" ? authors() : null),
     h("section", { "aria-labelledby": "hand-in" },
       h("h2", { id: "hand-in" }, "Hand in the scores"),
-      h("p", { class: "hint" }, `The file is read in this browser. Only its ${plural(set.num_clusters, "number")} and the hash of the experts are sent to the server.`),
+      h("p", { class: "hint" }, `The file is read in this browser. Only its ${plural(set.num_experts, "number")} and the hash of the experts are sent to the server.`),
       inputs(set, show), outcome),
     withoutScores(set),
   ];
@@ -93,8 +93,8 @@ function given(set, scores, show) {
     document.getElementById("scores-file").focus();
   };
   return h("div", { class: "notice good" },
-    h("p", {}, h("strong", {}, `Scores of ${plural(set.num_clusters, "cluster")} are here`), of ? ` (${of})` : "",
-      `: ${number(Math.min(...scores.z))} to ${number(Math.max(...scores.z))}, best in cluster ${best}.`),
+    h("p", {}, h("strong", {}, `Scores of ${plural(set.num_experts, "expert")} are here`), of ? ` (${of})` : "",
+      `: ${number(Math.min(...scores.z))} to ${number(Math.max(...scores.z))}, best by expert ${best}.`),
     sending(set),
     h("p", { class: "row" },
       h("a", { class: "button", href: "#/search/selection" }, "Go on to the selection"),

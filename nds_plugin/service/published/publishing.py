@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from nds_plugin.datasets.store_index import join_names
 from nds_plugin.errors import NDSError
+from nds_plugin.experts.description import Description
 from nds_plugin.experts.manifest import MANIFEST, check_set_file, read_manifest, set_files
 from nds_plugin.files.artifacts import cannot_write, check_writable, content_hash, file_hash, sync, write_json
 from nds_plugin.files.locking import held
@@ -44,6 +45,7 @@ def publish(
     experts: str | os.PathLike[str],
     notes: str | os.PathLike[str] | None = None,
     *,
+    description: str | os.PathLike[str] | None = None,
     current: bool = True,
 ) -> str:
     """Check a set, copy it into the store and make it the current one.
@@ -53,8 +55,10 @@ def publish(
     Args:
         store: the store's folder; made if need be.
         index, partition: the artefacts.
-        experts: folder of experts, trained on that partition.
+        experts: folder of experts, trained on that partition, unless ``description`` is given.
         notes: YAML about the sources (``source_notes.py``).
+        description: how these experts, which may be of any other source, describe the clusters: then nothing
+            was trained on them, and scores of the experts serve for this set, too.
         current: make it the current set; otherwise that is left to the holder of the admin token.
 
     Returns:
@@ -70,7 +74,8 @@ def publish(
     table = with_links(_without_folders(source_index), about)
     _refuse_formulas(table)
     public = SourceIndex(table, source_index.classes)
-    manifest = _checked_experts(Path(experts), cut)
+    described = Description.load(description) if description is not None else None
+    manifest = _checked_experts(Path(experts), cut, described)
     sources = [_describe(public, cut, name, about[name]) for name in public.sources]
     with only_publisher(folder), _new_folder(folder) as half_made:
         public.save(half_made / layout.INDEX, public.hash)
@@ -78,11 +83,16 @@ def publish(
         rows = public.table.append_column("cluster", pa.array(cut.cluster))
         write_rows(half_made / layout.ROWS, rows)
         files = _copy_experts(Path(experts), half_made / layout.EXPERTS, manifest)
-        hashes = {name: file_hash(half_made / name) for name in (layout.INDEX, layout.PARTITION, layout.ROWS)}
-        set_id = content_hash([manifest["hash"], public.hash, cut.hash, hashes[layout.ROWS], sources])[:16]
+        names = [layout.INDEX, layout.PARTITION, layout.ROWS]
+        if described:
+            described.save(half_made / layout.DESCRIPTION)
+            names.append(layout.DESCRIPTION)
+        hashes = {name: file_hash(half_made / name) for name in names}
+        made_from = [manifest["hash"], public.hash, cut.hash, hashes[layout.ROWS], sources]
+        set_id = content_hash([*made_from, *([described.hash] if described else [])])[:16]
         info = {
             "id": set_id, "hash": manifest["hash"], "created": _now(), "index": public.hash, "partition": cut.hash,
-            "images": len(public), "classes": list(public.classes), "artefacts": hashes, "sources": sources, "files": files,
+            "clusters": cut.num_clusters, "images": len(public), "classes": list(public.classes), "artefacts": hashes, "sources": sources, "files": files,
         }  # fmt: skip
         write_json(half_made / layout.SET_FILE, layout.KIND, set_id, info)
         _put_in_place(half_made, folder / layout.SETS / set_id)
@@ -133,20 +143,28 @@ def _refuse_formulas(table: pa.Table) -> None:
             )
 
 
-def _checked_experts(folder: Path, partition: Partition) -> dict[str, Any]:
-    """The manifest of a whole set of experts of this partition."""
+def _checked_experts(folder: Path, partition: Partition, described: Description | None) -> dict[str, Any]:
+    """The manifest of a whole set of experts of this partition, or of those that describe it."""
     manifest = read_manifest(folder / MANIFEST)
-    if manifest["partition"] != partition.hash:
+    if described:
+        described.check_matches(partition.hash)
+        if described.expert_set != manifest["hash"] or described.num_clusters != partition.num_clusters:
+            raise NDSError(
+                f"{folder}: other experts than those that describe the source: expected the set "
+                f"{described.expert_set[:12]}, got {manifest['hash'][:12]}; describe the source by these."
+            )
+    elif manifest["partition"] != partition.hash:
         raise NDSError(
             f"{folder}: experts of another partition: expected {partition.hash[:12]}, got "
             f"{manifest['partition'][:12]}; train the experts on this partition."
         )
-    if partition.num_clusters > layout.MAX_CLUSTERS:
-        raise NDSError(f"at most {layout.MAX_CLUSTERS} clusters can be served, got {partition.num_clusters}.")
     clusters = [entry["cluster"] for entry in manifest["experts"]]
-    if clusters != list(range(partition.num_clusters)):
+    wanted = len(clusters) if described else partition.num_clusters
+    if (most := max(wanted, partition.num_clusters)) > layout.MAX_CLUSTERS:
+        raise NDSError(f"at most {layout.MAX_CLUSTERS} clusters can be served, got {most}.")
+    if clusters != list(range(wanted)):
         raise NDSError(
-            f"{folder}: expected one expert for each of the clusters 0 to {partition.num_clusters - 1}, got "
+            f"{folder}: expected one expert for each of the clusters 0 to {wanted - 1}, got "
             f"{clusters[:20]}: train the missing ones."
         )
     for entry in set_files(manifest):

@@ -5,6 +5,7 @@
         index.parquet, partition.parquet      the artefacts that selection is made from
         rows.arrow                            the same rows for streaming (rows.py)
         experts/manifest.json, *.safetensors  the experts
+        description.json                      how they describe clusters that they were not trained on, if so
 
 A set's folder is renamed into place whole and never changes afterwards. A search keeps the set that
 it began with; only ``current.json`` moves on.
@@ -26,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nds_plugin.errors import NDSError, one_line
+from nds_plugin.experts.description import Description
 from nds_plugin.experts.manifest import MANIFEST, read_manifest
 from nds_plugin.files.artifacts import read_json, write_json
 from nds_plugin.files.locking import held
@@ -37,6 +39,7 @@ KIND = "published set"
 CURRENT_KIND = "current set"
 SETS, CURRENT, SET_FILE = "sets", "current.json", "set.json"
 INDEX, PARTITION, ROWS, EXPERTS = "index.parquet", "partition.parquet", "rows.arrow", "experts"
+DESCRIPTION = "description.json"
 MAX_CLUSTERS = 4096  # their scores fit into the largest body that is read
 SET_ID = re.compile(r"[0-9a-f]{16}")
 
@@ -78,9 +81,14 @@ class SetRecord:
         return str(self.manifest["hash"])
 
     @property
-    def num_clusters(self) -> int:
-        """K."""
+    def num_experts(self) -> int:
+        """How many numbers a client sends."""
         return len(self.manifest["experts"])
+
+    @property
+    def num_clusters(self) -> int:
+        """Clusters of the sources: one per expert, unless the experts only describe them."""
+        return int(self.info.get("clusters", self.num_experts))
 
     @property
     def source_names(self) -> list[str]:
@@ -115,12 +123,14 @@ class PublishedSet(SetRecord):
         source: position in ``source_names`` of each image; shape (N,).
         counts: images by source and cluster, shape (sources, K).
         rows: the images, on disk.
+        description: how the experts describe the clusters; None where each was trained on one of them.
     """
 
     cluster: npt.NDArray[np.int16]
     source: npt.NDArray[np.uint16]
     counts: npt.NDArray[np.int64]
     rows: Rows
+    description: Description | None = None
 
     @classmethod
     def load(cls, record: SetRecord) -> PublishedSet:
@@ -147,7 +157,9 @@ class PublishedSet(SetRecord):
             raise NDSError(
                 f"{record.folder}: expected {images} images in {ROWS}, got {start}: publish it again."
             )
-        return cls(record.folder, record.info, record.manifest, cluster, source, counts, rows)
+        described = DESCRIPTION in record.info["artefacts"]
+        description = Description.load(record.folder / DESCRIPTION) if described else None
+        return cls(record.folder, record.info, record.manifest, cluster, source, counts, rows, description)
 
     def cluster_in(self, sources: Sequence[str]) -> npt.NDArray[np.int16]:
         """``cluster`` with -1 for the images of all other sources, shape (N,)."""

@@ -259,7 +259,7 @@ async def from_fastadapt(
 
     def convert() -> schemas.FastAdaptOut:
         published = context.current(expert_set)
-        found = fastadapt.convert(data, published.expert_hash, list(range(published.num_clusters)))
+        found = fastadapt.convert(data, published.expert_hash, list(range(published.num_experts)))
         return schemas.FastAdaptOut(expert_set=published.id, **found)
 
     return await anyio.to_thread.run_sync(convert)

@@ -77,6 +77,7 @@ def _summary(published: SetRecord, current: str) -> dict[str, Any]:
         "kind": expert_kind(published.manifest),
         "task": published.manifest["task"],
         "num_clusters": published.num_clusters,
+        "num_experts": published.num_experts,
         "crop_size": published.manifest["crop_size"],
         "images": published.info["images"],
         "bytes": sum(entry["bytes"] for entry in published.info["files"]),

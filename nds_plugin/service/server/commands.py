@@ -99,7 +99,14 @@ def _add_publish(commands: argparse._SubParsersAction[command_line.Parser]) -> N
     )
     publish.add_argument("--index", required=True, help="index.parquet of the source")
     publish.add_argument("--partition", required=True, help="partition.parquet of that index")
-    publish.add_argument("--experts", required=True, help="folder of the experts of that partition")
+    publish.add_argument(
+        "--experts",
+        required=True,
+        help="folder of the experts of that partition, or of those that describe it",
+    )
+    publish.add_argument(
+        "--description", help="what nds describe wrote of a source that has no experts of its own"
+    )
     publish.add_argument("--sources", help="YAML: homepage, licences, thumbnails and links of the sources")
     publish.add_argument(
         "--not-current",
@@ -129,7 +136,8 @@ def _publish(args: argparse.Namespace) -> None:
     from nds_plugin.service.published.publishing import publish
 
     current = not args.not_current
-    set_id = publish(args.store, args.index, args.partition, args.experts, args.sources, current=current)
+    parts = (args.store, args.index, args.partition, args.experts, args.sources)
+    set_id = publish(*parts, description=args.description, current=current)
     print(
         f"published the set {set_id} in {args.store}; {'it is' if current else 'another may be'} the current one"
     )

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import Request, Security
 from fastapi.security import HTTPBearer
 
+from nds_plugin.experts.scores import METRICS
 from nds_plugin.service.published.store import PublishedSet, SetRecord, Store
 from nds_plugin.service.server.draws import Draws
 from nds_plugin.service.server.problems import ProblemError
@@ -87,6 +88,7 @@ class Context:
             scores.clusters if scores else None,
             scores.z if scores else None,
             request.sources,
+            scores.metric if scores else METRICS[0],
         )
 
     def query_of(self, search: Search) -> tuple[PublishedSet, Query]:

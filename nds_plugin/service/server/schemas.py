@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from nds_plugin.experts.scores import METRICS
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.selection.selectors.nds import NDS
@@ -23,12 +24,13 @@ Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
 
 
 class ScoresIn(_Strict):
-    """One score for each cluster of the set."""
+    """One score for each expert of the set."""
 
     clusters: Annotated[
         list[Annotated[int, Field(ge=0, lt=MAX_CLUSTERS)]], Field(min_length=1, max_length=MAX_CLUSTERS)
     ]
     z: Annotated[list[Finite], Field(min_length=1, max_length=MAX_CLUSTERS)]
+    metric: Literal[METRICS] = METRICS[0]  # type: ignore[valid-type]
 
 
 class SearchRequest(_Strict):
@@ -108,6 +110,7 @@ class ExpertSetOut(BaseModel):
     kind: str
     task: str
     num_clusters: int
+    num_experts: int
     crop_size: int
     images: int
     bytes: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from nds_plugin.errors import NDSError, unknown_name
-from nds_plugin.experts.scores import METRICS
+from nds_plugin.experts.scores import METRICS, SIMILARITY_METRIC
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.counter_rng import Purpose, random_words, stream_key
 from nds_plugin.selection.drawing import expected_draws, resolve_budget
 from nds_plugin.selection.select import Scored, draw_rows, needs_scores, selection_info
 from nds_plugin.selection.selectors import ClusterSelector
 from nds_plugin.selection.selectors.base import Softmax
+from nds_plugin.selection.selectors.nds import NDS
+from nds_plugin.selection.selectors.snds import ScalableNDS, similarities
 from nds_plugin.selection.weights import (
     Floats,
     Ints,
@@ -38,11 +41,13 @@ class Query:
         config: selector, budget, temperature, normalisation, seed; mode ``subset``.
         z: the scores of clusters 0 to K-1, or None where the selector needs none.
         sources: names of the sources to choose from.
+        metric: of z.
     """
 
     config: SelectionConfig
     z: tuple[float, ...] | None
     sources: tuple[str, ...]
+    metric: str = METRICS[0]
 
 
 def make_query(
@@ -51,15 +56,21 @@ def make_query(
     clusters: Sequence[int] | None,
     z: Sequence[float] | None,
     sources: Sequence[str] | None,
+    metric: str = METRICS[0],
 ) -> Query:
     """A query that fits a set.
+
+    Where the experts only describe the clusters, z becomes the similarities of these, and the selector nds, which
+    a client names for its scores, becomes snds.
 
     Args:
         clusters, z: the scores and whose they are; both None without scores.
         sources: names, or None for all.
+        metric: of the scores.
 
     Raises:
-        NDSError: an unknown source or none, or scores of other clusters than 0 to K-1.
+        NDSError: an unknown source or none, scores of other clusters than 0 to K-1, or of a metric by which the
+            clusters are not described.
     """
     known = published.source_names
     for name in sources or ():
@@ -67,19 +78,23 @@ def make_query(
             raise unknown_name("source", name[:100], known)
     if sources is not None and not sources:
         raise NDSError("no source is chosen: name at least one, or leave sources out for all of them.")
-    if z is not None and list(clusters or ()) != list(range(published.num_clusters)):
+    if z is not None and list(clusters or ()) != list(range(published.num_experts)):
         raise NDSError(
-            f"expected the scores of exactly the clusters 0 to {published.num_clusters - 1} in this order, got "
+            f"expected the scores of exactly the clusters 0 to {published.num_experts - 1} in this order, got "
             f"{len(clusters or ())} clusters: score the experts of the set {published.id}."
         )
-    if z is not None and len(z) != published.num_clusters:
-        raise NDSError(f"expected {published.num_clusters} scores, one of each cluster, got {len(z)}.")
+    if z is not None and len(z) != published.num_experts:
+        raise NDSError(f"expected {published.num_experts} scores, one of each cluster, got {len(z)}.")
     if z is None and needs_scores(config.selector):
         raise NDSError(
             f"the selector {config.selector.name} needs scores; score the experts first, or use the selector uniform."
         )
     chosen = known if sources is None else [name for name in known if name in set(sources)]
-    return Query(config, None if z is None else tuple(float(value) for value in z), tuple(chosen))
+    if published.description and z is not None and isinstance(config.selector, NDS):
+        selector = ScalableNDS(config.selector.temperature, config.selector.normalisation)
+        z = similarities(z, published.description.of_metric(metric), selector.similarity).tolist()
+        config, metric = dataclasses.replace(config, selector=selector), SIMILARITY_METRIC
+    return Query(config, None if z is None else tuple(float(value) for value in z), tuple(chosen), metric)
 
 
 def _weights(published: PublishedSet, query: Query) -> tuple[Floats, Ints]:
@@ -94,7 +109,7 @@ def _selector(config: SelectionConfig) -> ClusterSelector:
 
 
 def _scored(published: PublishedSet, query: Query) -> Scored | None:
-    return None if query.z is None else Scored(query.z, METRICS[0], published.expert_hash)
+    return None if query.z is None else Scored(query.z, query.metric, published.expert_hash)
 
 
 def preview(published: PublishedSet, query: Query) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _scores() -> Scores:
 def test_a_request_holds_the_scores_and_the_options_and_nothing_else(home: Path) -> None:
     body = make_request(_scores(), "e" * 64, SearchOptions(budget=10, title="t"))
     assert body == {
-        "expert_set": "e" * 64, "scores": {"clusters": [0, 1], "z": [0.5, 0.75]}, "sources": None, "budget": 10,
+        "expert_set": "e" * 64, "scores": {"clusters": [0, 1], "z": [0.5, 0.75], "metric": "accuracy"}, "sources": None, "budget": 10,
         "share": None, "temperature": 0.1, "normalisation": "minmax", "selector": "nds", "seed": 0, "title": "t",
     }  # fmt: skip
 
