@@ -51,7 +51,8 @@ def steps_of(
 ) -> Any:
     """The steps of a job on some of the sources."""
     from nds_plugin.d2.config.nodes import load_config
-    from nds_plugin.d2.job.main_job import Timings, selection_steps
+    from nds_plugin.d2.job.main_job import selection_steps
+    from nds_plugin.job.selection_summary import Timings
 
     overrides = ["NDS.WORK_DIR", args.work, "OUTPUT_DIR", args.work, "DATALOADER.NUM_WORKERS", "0"]
     overrides += ["NDS.SEED", str(seed), "NDS.SOURCE.DATASETS", str(tuple(sources))]

@@ -11,13 +11,14 @@ import torch
 from nds_plugin.d2.config.deciding import config_hash, deciding_settings
 from nds_plugin.d2.config.nodes import load_config
 from nds_plugin.d2.data.host import DetectronHost
-from nds_plugin.d2.job.main_job import Timings, check_job, selection_steps
+from nds_plugin.d2.job.main_job import check_job, selection_steps
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet, write_network
 from nds_plugin.experts.settings import HeadConfig
 from nds_plugin.experts.train_heads import train_heads
 from nds_plugin.images.backbones import load_feature_network
 from nds_plugin.images.networks import build_network
+from nds_plugin.job.selection_summary import Timings
 from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
 from nds_plugin.source.partition import Partition
 
