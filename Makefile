@@ -61,7 +61,7 @@ $(ONEDL)/.installed: $(VENV)/.installed
 demo: install
 	$(PYTHON) tools/train_net.py --config none_sample.yaml OUTPUT_DIR $(DEMO)/none NDS.WORK_DIR $(DEMO)/nds
 	$(PYTHON) tools/train_net.py --config uniform_sample.yaml OUTPUT_DIR $(DEMO)/uniform NDS.WORK_DIR $(DEMO)/nds
-	$(PYTHON) tools/train_net.py --config nds_sample.yaml OUTPUT_DIR $(DEMO)/selected NDS.WORK_DIR $(DEMO)/nds
+	$(PYTHON) tools/train_net.py --config nds_sample_heads.yaml OUTPUT_DIR $(DEMO)/selected NDS.WORK_DIR $(DEMO)/nds
 	$(PYTHON) tools/compare_runs.py $(DEMO)/none $(DEMO)/uniform $(DEMO)/selected --output $(DEMO)/report.html
 
 # A file server plays the provider of the images; configs/service/sample.yaml has its links, with its port.

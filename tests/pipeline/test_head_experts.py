@@ -231,3 +231,14 @@ def test_heads_of_the_job_repeat_on_any_number_of_cores(work: Path, network: Pat
         torch.set_num_threads(before)
     assert first.path.read_bytes() == again.path.read_bytes()
     assert replace(first.scores, cost=again.scores.cost) == again.scores  # type: ignore[arg-type, union-attr]
+
+
+def test_the_sample_with_heads_trains_as_the_sample_does() -> None:
+    """So that the demo's runs differ in what they select alone."""
+    plain, found = load_config("nds_sample.yaml"), load_config("nds_sample_heads.yaml")
+    assert found.NDS.EXPERTS.KIND == "head"
+    assert found.NDS.EXPERTS.NETWORK == "package:efficientnet-lite0"
+    for node in ("MODEL", "INPUT", "SOLVER", "DATASETS"):
+        assert found[node] == plain[node]
+    for node in ("PRETRAIN", "BUDGET", "SOURCE", "TARGET"):
+        assert found.NDS[node] == plain.NDS[node]

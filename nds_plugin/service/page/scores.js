@@ -1,4 +1,4 @@
-// A scores file is read here, in the browser. Only the K numbers and their experts' hash are sent on.
+// A scores file is read here, in the browser. Only the K numbers, their metric and their experts' hash are sent on.
 
 /** Above this a file is no scores file; scores.json of 4,096 experts is under it. */
 export const MAX_FILE = 4 * 1024 * 1024;

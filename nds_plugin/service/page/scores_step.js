@@ -26,7 +26,7 @@ export async function scoresView() {
       byHand(set), set.kind === "network" ? authors() : null),
     h("section", { "aria-labelledby": "hand-in" },
       h("h2", { id: "hand-in" }, "Hand in the scores"),
-      h("p", { class: "hint" }, `The file is read in this browser. Only its ${plural(set.num_experts, "number")} and the hash of the experts are sent to the server.`),
+      h("p", { class: "hint" }, `The file is read in this browser. Only its ${plural(set.num_experts, "number")}, the name of their metric and the hash of the experts are sent to the server.`),
       inputs(set, show), outcome),
     withoutScores(set),
   ];

@@ -117,7 +117,7 @@ def test_the_preview_asks_once_for_a_burst_of_changes(visitor: Visit, scores: Pa
     assert sum(url.endswith("/preview") for url in visitor.requests) <= 4
 
 
-def test_of_a_scores_file_only_the_numbers_and_the_hash_are_sent(
+def test_of_a_scores_file_only_the_numbers_their_metric_and_the_hash_are_sent(
     visitor: Visit, expert_hash: str, tmp_path: Path
 ) -> None:
     secret = "a word that stays here"
@@ -127,7 +127,8 @@ def test_of_a_scores_file_only_the_numbers_and_the_hash_are_sent(
     sent = [json.loads(body) for body in bodies if body]
     assert sent
     assert all(
-        body["scores"] == {"clusters": [0, 1, 2], "z": Z} and body["expert_set"] == expert_hash
+        body["scores"] == {"clusters": [0, 1, 2], "z": Z, "metric": "accuracy"}
+        and body["expert_set"] == expert_hash
         for body in sent
     )
     assert secret not in "".join(bodies)
