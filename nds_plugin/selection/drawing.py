@@ -40,7 +40,7 @@ def resolve_budget(images: int, count: int = 0, share: float = 0.0, whole: int |
     budget = count if count else max(1, round(share * (images if whole is None else whole)))
     if not 1 <= budget <= images:
         raise NDSError(
-            f"the budget must be 1 to {images}, the number of images that can be drawn; got {budget}: ask for another "
+            f"budget must be 1 to {images}, the number of images that can be drawn; got {budget}: ask for another "
             "number or share of images."
         )
     return int(budget)

@@ -82,7 +82,7 @@ def test_the_page_is_made_from_the_file_and_what_is_written_by_hand_stays(finish
     assert "Noise and room" in page
     assert "old" not in page
     linked = re.findall(r"\]\(([^)]*\.svg)\)", page)
-    assert linked == ["benchmark_cityscapes.svg"]
+    assert linked == ["page_cityscapes.svg"]
     assert (finished / linked[0]).read_text().startswith("<?xml")
     again = _reproduction(finished)
     assert generated_part(finished / "page.md") == again.page(again.tables(), "page")

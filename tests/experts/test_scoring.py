@@ -370,7 +370,9 @@ def test_the_client_needs_only_images_experts_and_torch(
 
 def test_a_users_mistake_is_one_line_and_status_2(experts: ExpertSet, tmp_path: Path) -> None:
     code = "import runpy, sys; runpy.run_path('tools/score_experts.py', run_name='__main__')"
-    done = run_python(code, "--experts", experts.directory, "--images", tmp_path, "--output", tmp_path / "s")
+    done = run_python(
+        code, "--experts", experts.directory, "--images", tmp_path, "--output", tmp_path / "s.json"
+    )
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {tmp_path}: no image in this folder")
     assert done.stderr.count("\n") == 1

@@ -153,8 +153,8 @@ BAD = {
         ["NDS.PARTITION.NETWORK", "a/b", "NDS.EXPERTS.NETWORK", "package:efficientnet-lite0"],
         "NDS.PARTITION.NETWORK: no such file: a/b",
     ),
-    "kind": (["NDS.EXPERTS.KIND", "heads"], "unknown expert kind 'heads'. Did you mean 'head'"),
-    "task": (["NDS.EXPERTS.TASK", "supervised"], "head experts know the task 'rotation' alone"),
+    "kind": (["NDS.EXPERTS.KIND", "heads"], "unknown NDS.EXPERTS.KIND 'heads'. Did you mean 'head'"),
+    "task": (["NDS.EXPERTS.TASK", "supervised"], "unknown NDS.EXPERTS.TASK 'supervised'. Known: rotation"),
 }
 
 

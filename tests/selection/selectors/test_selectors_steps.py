@@ -162,7 +162,7 @@ def test_a_source_is_drawn_from_by_experts_of_another(work: Path) -> None:
 
 BAD = {
     "snds without experts": (["NDS.SELECTOR", "snds"], "NDS.SNDS.EXPERTS is empty"),
-    "similarity": (["NDS.SELECTOR", "snds", "NDS.SNDS.SIMILARITY", "x"], "unknown snds similarity 'x'"),
+    "similarity": (["NDS.SELECTOR", "snds", "NDS.SNDS.SIMILARITY", "x"], "unknown NDS.SNDS.SIMILARITY 'x'"),
     "selector": (["NDS.SELECTOR", "kn"], r"unknown NDS.SELECTOR 'kn'.*'knn'.*Known: .*gate.*none"),
     "unit": (["NDS.UNIT", "box"], "unknown NDS.UNIT 'box'.*Known: image, object"),
     "draw of the gate": (["NDS.SELECTOR", "gate", "NDS.GATE.DRAW", "x"], "unknown NDS.GATE.DRAW 'x'"),
