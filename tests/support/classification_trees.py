@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torchvision
 from PIL import Image
 from scipy.io import savemat
 
@@ -158,6 +160,8 @@ def oxford_pets(root: Path, trainval: int = 6, test: int = 4) -> Path:
 
 def flowers_102(root: Path, train: int = 3, val: int = 2, test: int = 4) -> Path:
     """Flowers: the sets' numbers are neither in order nor next to each other, as in the published file."""
+    if not hasattr(torchvision.datasets.Flowers102, "classes"):
+        pytest.skip("this torchvision does not have the names of the flowers")
     folder = root / "flowers-102"
     total = train + val + test
     order = np.random.default_rng(0).permutation(total) + 1

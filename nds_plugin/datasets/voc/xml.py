@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element
 
 from defusedxml import DTDForbidden
-from defusedxml.ElementTree import parse
+from defusedxml.ElementTree import ParseError, parse
 
 from nds_plugin.errors import NDSError
 from nds_plugin.store.schema import DIFFICULT, OCCLUDED, TRUNCATED
