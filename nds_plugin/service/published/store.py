@@ -157,7 +157,7 @@ class PublishedSet(SetRecord):
             raise NDSError(
                 f"{record.folder}: expected {images} images in {ROWS}, got {start}: publish it again."
             )
-        described = DESCRIPTION in record.info["artefacts"]
+        described = DESCRIPTION in record.info.get("artefacts", ())
         description = Description.load(record.folder / DESCRIPTION) if described else None
         return cls(record.folder, record.info, record.manifest, cluster, source, counts, rows, description)
 
