@@ -81,7 +81,9 @@ demo-service: install
 
 test: install $(ONEDL)/.installed
 	$(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile
-	PYTHONPATH=$(CURDIR)/$(ONEDL) $(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile tests/mm
+	# The main job's own tests are long, and run on the first line alone.
+	PYTHONPATH=$(CURDIR)/$(ONEDL) $(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile tests/mm \
+		--ignore tests/mm/job/test_mm_main_job.py
 
 test-fast: install
 	$(PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow" $(TEST_OPTIONS)
