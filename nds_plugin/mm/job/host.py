@@ -56,9 +56,13 @@ def join_processes(launcher: str) -> None:
     """
     if launcher == "none" or is_distributed():
         return
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    on_gpus = torch.cuda.is_available()
     try:
-        init_dist(launcher, backend=backend, timeout=_TIMEOUT)
+        if launcher == "pytorch" and not on_gpus:  # MMEngine's own would ask for a GPU
+            torch.distributed.init_process_group("gloo", timeout=_TIMEOUT)
+        else:  # MMEngine takes seconds
+            backend = "nccl" if on_gpus else "gloo"
+            init_dist(launcher, backend=backend, timeout=int(_TIMEOUT.total_seconds()))
     except (KeyError, ValueError, RuntimeError) as error:
         raise NDSError(
             f"--launcher {launcher}: the processes do not find each other ({type(error).__name__}: "
