@@ -135,8 +135,11 @@ def _instance(annotation: Mapping[str, Any]) -> dict[str, Any]:
         "bbox": [x, y, x + width, y + height],
         "bbox_label": annotation["category_id"],
     }
-    if annotation.get("segmentation"):
-        found["mask"] = annotation["segmentation"]
+    mask = annotation.get("segmentation")
+    if mask:
+        # MMDetection takes run lengths as text, and passes over objects that have them as bytes.
+        encoded = isinstance(mask, dict) and isinstance(mask["counts"], bytes)
+        found["mask"] = {**mask, "counts": mask["counts"].decode("ascii")} if encoded else mask
     return found
 
 

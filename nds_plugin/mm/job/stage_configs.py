@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import get_world_size
 
 from nds_plugin.datasets.label_space import LabelSpace
 from nds_plugin.files.artifacts import content_hash, file_hash, plain
@@ -128,6 +129,8 @@ def training_key(cfg: Config, inputs: Sequence[Any]) -> str:
     # Which images, the inputs say; the paths of files do not matter.
     found["custom_hooks"] = [h for h in found["custom_hooks"] or [] if h.get("type") != "NDSDrawHook"]
     found["loader"] = {key: plain(cfg.train_dataloader.get(key)) for key in _OF_LOADER if key != "sampler"}
+    found["loader"]["batch_size"] *= get_world_size()  # what an iteration takes, on all processes
+    found["model"].pop("test_cfg", None)
     dataset = cfg.train_dataloader.dataset
     joined = {"NDSSelection": "dataset", "ConcatDataset": "datasets"}.get(dataset["type"])
     parts = dataset[joined] if joined else [dataset]

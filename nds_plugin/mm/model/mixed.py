@@ -34,8 +34,6 @@ class NDSLoadAnnotations(LoadAnnotations):
             mask = instance.get("mask")
             if not mask:
                 instance["mask"] = [[0.0] * 6]  # three corners of no area
-            elif isinstance(mask, dict) and isinstance(mask["counts"], bytes):
-                instance["mask"] = {**mask, "counts": mask["counts"].decode("ascii")}
         return list(super()._process_masks(results))
 
 

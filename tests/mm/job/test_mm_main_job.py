@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,12 +18,14 @@ from mm_jobs import own_files, write_config
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import read_header, read_json
 from nds_plugin.files.checkpoints import read_checkpoint
+from nds_plugin.job.results import KIND as RESULTS_KIND
 from nds_plugin.job.training_folder import FINAL, FINISHED, KIND
 from nds_plugin.mm.config.loading import load_config
 from nds_plugin.mm.job.host import MMHost
 from nds_plugin.mm.job.main_job import MainJob
 from nds_plugin.report.runs import write_runs_report
 
+ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
 )
@@ -201,3 +206,33 @@ def test_a_drawn_target_has_the_same_images_in_both_hosts(tiny_datasets: Path) -
 def test_an_unknown_dataset_is_refused_before_anything_is_read(config: Path, tmp_path: Path) -> None:
     with pytest.raises(NDSError, match="unknown dataset 'tiny_cty_train'. Did you mean 'tiny_city_train'"):
         job(config, tmp_path, **{"target.train": ["tiny_cty_train"]})
+
+
+def test_two_processes_that_a_launcher_starts_train_together_and_one_does_not_take_their_weights(
+    config: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+    ]
+    command += [
+        str(ROOT / "tools/train_mmdet.py"),
+        str(config),
+        "--launcher",
+        "pytorch",
+        "--work-dir",
+        str(run),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert read_json(run / "results.json", RESULTS_KIND)["summary"]["AP_bb"] is not None
+    theirs = read_json(run / "pretrain" / FINISHED, KIND)["key"]
+    job(config, run).run()  # half as many images an iteration: another training
+    assert read_json(run / "pretrain" / FINISHED, KIND)["key"] != theirs
