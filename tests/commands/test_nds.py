@@ -186,6 +186,7 @@ def test_a_draw_has_a_name_without_any_extra_if_its_source_has_one(
     assert (tmp_path / "nds_selections/mine.parquet").is_file()
 
 
+@pytest.mark.slow
 def test_the_names_of_all_datasets_are_listed_with_and_without_detectron2() -> None:
     paper = nds("datasets", "--list", without=OPTIONAL).stdout.splitlines()
     assert "nds_coco_2017_train" in paper

@@ -228,6 +228,7 @@ def test_torchvisions_own_resnets_are_known_by_name() -> None:
     assert RESNETS == ("resnet18", "resnet34", "resnet50", "resnet101")
 
 
+@pytest.mark.slow
 def test_the_tools_tell_a_mistake_in_a_networks_name_before_they_read_a_source(tmp_path: Path) -> None:
     import subprocess
 

@@ -105,6 +105,7 @@ print(f"{active}|{without_operators}|{told()}")
 """
 
 
+@pytest.mark.slow
 def test_missing_packages_and_operators_are_told_in_one_line_with_what_to_do() -> None:
     without = told(
         "import sys; sys.modules['mmengine'] = None\ntry: import nds_plugin.mm\nexcept Exception as e: print(e)"

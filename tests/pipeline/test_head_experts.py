@@ -100,6 +100,7 @@ def test_the_features_are_those_of_the_heads_network_unless_another_is_named(
         assert heads(work, network, f"NDS.PARTITION.{key}", str(other)).paths["partition"] != own
 
 
+@pytest.mark.slow
 def test_another_network_or_fit_makes_other_experts(work: Path, network: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
     write_network(other, build_network(4, seed=1).state_dict(), {"key": "k", "outputs": 4})

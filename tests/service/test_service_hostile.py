@@ -15,6 +15,8 @@ import httpx
 import pytest
 from service_demo import copied, running
 
+pytestmark = pytest.mark.slow
+
 FREE = ("--requests-per-minute", "0", "--heavy-per-minute", "0")
 JSON = {"Content-Type": "application/json"}
 BYTES = {"Content-Type": "application/octet-stream"}

@@ -319,6 +319,7 @@ def test_a_default_detectron2_checkpoint_gives_detectron2s_own_features(depth: i
     assert torch.allclose(loaded(crops()), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
+@pytest.mark.slow
 def test_caffe2_names_are_read_as_detectron2_reads_them(tmp_path: Path) -> None:
     network, config = detectron2_resnet(50, msra=True)
     arrays = to_caffe2(network.state_dict())

@@ -69,9 +69,9 @@ class Recorder(Hook):
 class Numbers(BaseDataset):
     """Images that are numbers alone: n of them, half of them tall."""
 
-    def __init__(self, n: int, **kwargs: Any) -> None:
+    def __init__(self, n: int, classes: tuple[str, ...] = ("one",), **kwargs: Any) -> None:
         self.n = n
-        super().__init__(metainfo={"classes": ("one",)}, **kwargs)
+        super().__init__(metainfo={"classes": classes}, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
         return [

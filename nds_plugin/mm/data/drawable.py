@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import content_hash, read_header
-from nds_plugin.mm.data.identity import Identities, identities
+from nds_plugin.mm.data.identity import Identities, identities, refuse_twice
 from nds_plugin.selection.placed import PlacedSelection
 from nds_plugin.selection.selection import KIND, Selection
 
@@ -57,7 +57,7 @@ def drawable(dataset: Any, path: str | None) -> Drawable:
     only = selection.sources[0] if len(selection.sources) == 1 else None
     found = identities(dataset, only)
     rows = selection.rows_of(found.sources, found.image_ids)
-    _refuse_twice(rows, found)
+    refuse_twice(rows, found)
     order = np.flatnonzero(rows >= 0)
     order = order[np.argsort(rows[order], kind="stable")]
     taken = pa.array(order)
@@ -74,17 +74,6 @@ def _all_of(found: Identities) -> Drawable:
     return Drawable(
         np.arange(count), placed, _wide(found), content_hash(["all", found.image_ids.to_pylist()])
     )
-
-
-def _refuse_twice(rows: npt.NDArray[np.int64], found: Identities) -> None:
-    values, counts = np.unique(rows[rows >= 0], return_counts=True)
-    if (counts > 1).any():
-        first = int(np.flatnonzero(rows == values[counts > 1][0])[0])
-        raise NDSError(
-            f"{int((counts > 1).sum())} images are in the dataset more than once, the first is {found.image_ids[first]} of "
-            f"{found.sources[first]}: a selection says how often an image is drawn, so take RepeatDataset and the like away, "
-            "and give datasets that are joined different names by metainfo=dict(nds_source=['NAME'])."
-        )
 
 
 def _tell_missing(selection: Selection, found: Identities, count: int, path: str) -> None:

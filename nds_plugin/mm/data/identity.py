@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from nds_plugin.errors import NDSError
 
 SOURCE = "nds_source"  # of a dataset's metainfo, or of an image's data_info where a dataset holds several
 SOURCES = "nds_sources"  # of metainfo: all sources of a dataset
+LABEL_SPACE = "label_space"  # of a data_info and a data sample: the number of its source
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,10 @@ class Identities:
 
 def part_of(dataset: Any, index: int) -> tuple[Any, int]:
     """The dataset inside of concatenated ones that an image is in, and its position there."""
-    while hasattr(dataset, "datasets") and hasattr(dataset, "cumulative_sizes"):
+    while parts := _parts(dataset):
         number = bisect.bisect_right(dataset.cumulative_sizes, index)
         index -= dataset.cumulative_sizes[number - 1] if number else 0
-        dataset = dataset.datasets[number]
+        dataset = parts[number]
     return dataset, index
 
 
@@ -60,8 +62,8 @@ def identities(dataset: Any, source: str | None = None) -> Identities:
     A dataset that has them in columns gives them by a method ``identities()``; of others every
     ``get_data_info`` is asked once.
     """
-    if hasattr(dataset, "datasets") and hasattr(dataset, "cumulative_sizes"):
-        return _joined([identities(part, source) for part in dataset.datasets])
+    if parts := _parts(dataset):
+        return joined([identities(part, source) for part in parts])
     if hasattr(dataset, "identities"):
         found: Identities = dataset.identities(source)
         return found
@@ -73,6 +75,25 @@ def identities(dataset: Any, source: str | None = None) -> Identities:
         pa.array([image_id for _, image_id in pairs], pa.string()),
         np.array(sizes, np.int32).reshape(-1, 2),
     )
+
+
+def refuse_twice(rows: npt.NDArray[np.int64], found: Identities) -> None:
+    """See that no image of a selection is in a dataset twice.
+
+    Args:
+        rows: of the selection, of each image; negative for none.
+
+    Raises:
+        NDSError: one is.
+    """
+    values, counts = np.unique(rows[rows >= 0], return_counts=True)
+    if (counts > 1).any():
+        first = int(np.flatnonzero(rows == values[counts > 1][0])[0])
+        raise NDSError(
+            f"{int((counts > 1).sum())} images are in the dataset more than once, the first is {found.image_ids[first]} of "
+            f"{found.sources[first]}: a selection says how often an image is drawn, so take RepeatDataset and the like away, "
+            "and give datasets that are joined different names by metainfo=dict(nds_source=['NAME'])."
+        )
 
 
 def source_of(dataset: Any) -> str | None:
@@ -89,6 +110,7 @@ def classes_of(dataset: Any) -> list[str]:
     Raises:
         NDSError: its metainfo names none.
     """
+    refuse_other_classes(dataset)
     classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
     if not classes or isinstance(classes, str):
         raise NDSError(
@@ -96,6 +118,27 @@ def classes_of(dataset: Any) -> list[str]:
             "give metainfo=dict(classes=(...)) in its config."
         )
     return [str(name) for name in classes]
+
+
+def refuse_other_classes(dataset: Any) -> None:
+    """See that the parts of a joined dataset, if it is one, mean the same by a label.
+
+    Raises:
+        NDSError: their classes differ, which ``ignore_keys`` of ConcatDataset may hide.
+    """
+    classes = [list((getattr(p, "metainfo", None) or {}).get("classes") or ()) for p in _parts(dataset)]
+    for found in classes[1:]:
+        if found != classes[0]:
+            raise NDSError(
+                f"the joined datasets have different classes, {', '.join(classes[0][:3])} ... and {', '.join(found[:3])} ...: a "
+                "label would mean two things. NDSSelection joins datasets by the names of their classes."
+            )
+
+
+def _parts(dataset: Any) -> Sequence[Any]:
+    """The datasets that are joined in one; of any other none."""
+    found: Sequence[Any] = dataset.datasets if hasattr(dataset, "cumulative_sizes") else ()
+    return found
 
 
 def _info(dataset: Any, index: int) -> dict[str, Any]:
@@ -123,7 +166,8 @@ def _identity(dataset: Any, info: dict[str, Any], source: str | None) -> tuple[s
     return str(own), str(info["img_id"])
 
 
-def _joined(parts: list[Identities]) -> Identities:
+def joined(parts: Sequence[Identities]) -> Identities:
+    """Those of several datasets, one after the other."""
     return Identities(
         pa.concat_arrays([part.sources for part in parts]),
         pa.concat_arrays([part.image_ids for part in parts]),

@@ -136,6 +136,10 @@ class NDSInfiniteSampler(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         """Part of MMEngine's contract; an endless stream has no epochs."""
 
+    def reseed(self, seed: int) -> None:
+        """Draw by another seed: that of the run which is resumed."""
+        self.seed, self._stream = int(seed), None
+
     def reweight(self, updates: Sequence[tuple[int, Weights]]) -> None:
         """Draw by other cluster weights from given positions of the stream on; takes the place of earlier updates.
 

@@ -17,12 +17,15 @@ from nds_plugin.datasets.label_space import DROPPED, LabelSpace, unite
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.mm.data.det_dataset import DetDataset
 from nds_plugin.mm.data.identity import (
+    LABEL_SPACE,
     SOURCE,
     SOURCES,
     Identities,
     classes_of,
     identities,
+    joined,
     part_of,
+    refuse_twice,
     source_of,
 )
 from nds_plugin.selection.selection import Selection
@@ -35,7 +38,8 @@ class NDSSelection(DetDataset):
     """The images of one or several datasets that a selection holds, their classes joined by name.
 
     The images stand as in the selection, each read by the pipeline of its own dataset. Every ``data_info``
-    also has ``nds_source`` and ``label_space``, the number of its source among the selection's. A selection of
+    also has ``nds_source`` and ``label_space``, the number of its source among the selection's; the second is
+    in the packed data sample, too, where NDSRoIHead reads it. A selection of
     mode stream holds every image that can be drawn: only NDSInfiniteSampler draws them by their probabilities.
 
     Args:
@@ -47,7 +51,8 @@ class NDSSelection(DetDataset):
         test_mode: of the test loaders.
 
     Raises:
-        NDSError: the selection was made of other images, a dataset has no name or no classes, or is not known.
+        NDSError: the selection was made of other images, a dataset has no name or no classes, or is not known,
+            or holds an image twice.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class NDSSelection(DetDataset):
         meta = {"classes": tuple(space.classes), SOURCES: list(self.selection.sources)}
         super().__init__(meta, (), test_mode)
         self.space: LabelSpace = space
+        _tell_unlabelled(space)
         self._numbers = [self.selection.sources.index(name) for name in names]
         self.part, self.position, rows = self._taken(names, os.fspath(selection))
         self._rows = pa.array(rows)
@@ -96,13 +102,18 @@ class NDSSelection(DetDataset):
             label = int(new_class[instance["bbox_label"]])
             if label != DROPPED:
                 kept.append({**instance, "bbox_label": label})
-        own = {SOURCE: self.selection.sources[number], "label_space": number, "sample_idx": index}
+        own = {SOURCE: self.selection.sources[number], LABEL_SPACE: number, "sample_idx": index}
         return {**info, "instances": kept, **own}
 
     def prepare_data(self, idx: int) -> Any:
         """What the pipeline of an image's own dataset makes of it, or None."""
         part, _ = part_of(self.parts[self.part[int(idx)]], int(self.position[int(idx)]))
-        return part.pipeline(self.get_data_info(idx))
+        info = self.get_data_info(idx)
+        example = part.pipeline(info)
+        sample: Any = example.get("data_samples") if isinstance(example, Mapping) else None
+        if hasattr(sample, "set_metainfo"):
+            sample.set_metainfo({LABEL_SPACE: info[LABEL_SPACE]})
+        return example
 
     def identities(self, source: str | None = None) -> Identities:
         """Identity and size of all images."""
@@ -127,15 +138,16 @@ class NDSSelection(DetDataset):
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Dataset, position there and row of each selected image, in the order of the rows."""
         found = [identities(part, name) for part, name in zip(self.parts, names)]
-        called = [pa.array(np.full(len(f.image_ids), n, object), pa.string()) for f, n in zip(found, names)]
-        rows = self.selection.rows_of(
-            pa.concat_arrays(called), pa.concat_arrays([f.image_ids for f in found])
-        )
+        for ids, name in zip(found, names):
+            _refuse_other_name(ids, name)
+        together = joined(found)
+        rows = self.selection.rows_of(together.sources, together.image_ids)
+        refuse_twice(rows, together)
         chosen = np.flatnonzero(rows >= 0)
         chosen = chosen[np.argsort(rows[chosen], kind="stable")]
         starts = np.cumsum([0, *(len(f.image_ids) for f in found)])
         part = (np.searchsorted(starts, chosen, side="right") - 1).astype(np.int32)
-        self._sizes = np.concatenate([f.sizes for f in found])[chosen]
+        self._sizes = together.sizes[chosen]
         if len(chosen) < len(self.selection):
             logger.warning(
                 "%d of the %d images of %s are not in the datasets %s, or are filtered there.",
@@ -154,6 +166,25 @@ class NDSSelection(DetDataset):
             )
         self.part, self.position, self._sizes = self.part[kept], self.position[kept], self._sizes[kept]
         self._rows = pc.filter(self._rows, pa.array(kept))
+
+
+def _tell_unlabelled(space: LabelSpace) -> None:
+    spaces = [sorted(labelled) for labelled in space.labelled]
+    if any(len(labelled) < len(space.classes) for labelled in spaces):
+        logger.warning(
+            "The sources label different classes. Of an object of a class that its source does not label only NDSRoIHead leaves "
+            "the loss out: roi_head=dict(type='NDSRoIHead', label_spaces=%s); other heads learn it as background.",
+            str(spaces) if len(space.classes) <= 20 else "[...]",
+        )
+
+
+def _refuse_other_name(found: Identities, name: str) -> None:
+    own = pc.unique(found.sources).to_pylist()
+    if own not in ([], [name]):
+        raise NDSError(
+            f"the dataset that is named {name!r} says that its images are of {', '.join(own)} (nds_source of its metainfo): one "
+            "name for one source; give a dataset of several sources as a list."
+        )
 
 
 def _built(dataset: Any) -> Any:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from mmdet.registry import DATA_SAMPLERS, MODELS
+from mmdet.registry import DATA_SAMPLERS, MODELS, TRANSFORMS
 from mmengine.config import Config
 
 from nds_plugin.datasets.coco.document import object_columns
@@ -75,8 +75,15 @@ def _check_stage(cfg: Config, prefix: str) -> None:
             f"{prefix}model {model.get('type')} has no roi_head: transfer by class name knows the heads of Faster, Mask and "
             "Cascade R-CNN. One-stage and query detectors can train on a draw (NDSSelection, NDSInfiniteSampler), not in this job."
         )
-    if MODELS.get(model.type) is None:
+    if not isinstance(model.type, type) and MODELS.get(model.type) is None:
         raise unknown_name(f"{prefix}model.type", model.type, list(MODELS.module_dict))
+    schedules = cfg.get("param_scheduler") or []
+    for schedule in schedules if isinstance(schedules, list) else [schedules]:
+        if schedule.get("by_epoch", True) and not schedule.get("convert_to_iter_based"):
+            raise NDSError(
+                f"{prefix}param_scheduler {schedule.get('type')} counts in epochs, and a draw has none: give by_epoch=False, with "
+                "begin, end and milestones in iterations."
+            )
     path = cfg.get("load_from")
     if path and "://" not in path and (broken := why_broken(path)):
         raise NDSError(f"{prefix}load_from: {broken}")
@@ -200,8 +207,8 @@ def check_heads(cfg: Config, views: Sequence[StoreView], space: LabelSpace | Non
             f"{prefix}model.roi_head is {head.type}, and objects of {_few(missing)} have no mask, from which its mask head "
             "cannot learn: take type='NDSRoIHead' (in place of StandardRoIHead), a model without mask_head, or sources with masks."
         )
-    kinds = [str(step["type"]) for step in cfg.train_dataloader.dataset.pipeline]
-    if NDSLoadAnnotations.__name__ not in kinds:
+    steps = cfg.train_dataloader.dataset.pipeline
+    if not any(_is(TRANSFORMS, step["type"], NDSLoadAnnotations) for step in steps):
         raise NDSError(
             f"{prefix}train_dataloader.dataset.pipeline must load by NDSLoadAnnotations in place of LoadAnnotations: objects "
             f"of {_few(missing)} have no mask."

@@ -15,7 +15,6 @@ from nds_plugin.files.artifacts import content_hash, file_hash, plain
 from nds_plugin.job.training_folder import KIND
 from nds_plugin.mm.config.loading import JobConfig, merged
 from nds_plugin.mm.job.named_dataset import named
-from nds_plugin.mm.model.mixed import LABEL_SPACE
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
 
 # What decides the weights of a training, of all that a config holds: its further keys are the machine's, the
@@ -29,6 +28,7 @@ _DECIDING = (
     "randomness",
     "auto_scale_lr",
 )
+_CHECKPOINTS = 1000  # iterations between two, where a config names none
 _OF_LOADER = ("batch_size", "collate_fn", "sampler")
 
 
@@ -44,7 +44,7 @@ def num_classes(model: ConfigDict, count: int) -> None:
 def pretrain_config(job: JobConfig, selection: Path, sources: Sequence[str], space: LabelSpace) -> Config:
     """The config of pretraining: the selection's images under the united classes, ``nds.pretrain`` over all."""
     cfg = merged(job.cfg, job.nds.PRETRAIN)
-    pipeline = _with_label_space(cfg.train_dataloader.dataset.pipeline)
+    pipeline = cfg.train_dataloader.dataset.pipeline
     cfg.train_dataloader.dataset = {
         "type": "NDSSelection",
         "selection": str(selection),
@@ -73,20 +73,7 @@ def finetune_config(job: JobConfig, classes: Sequence[str]) -> Config:
     if job.nds.SELECTOR != NO_PRETRAINING:  # all of it is taken over from pretraining
         cfg.load_from = None
         cfg.model.backbone.init_cfg = None
-    return _stage(job, cfg, "finetune", {}, [])
-
-
-def _with_label_space(pipeline: Sequence[Any]) -> list[Any]:
-    """The pipeline, whose packing keeps the number of an image's source."""
-    from mmdet.datasets.transforms import PackDetInputs
-
-    found = []
-    for step in pipeline:
-        if str(step["type"]).rpartition(".")[2] == "PackDetInputs":
-            keys = step.get("meta_keys") or PackDetInputs().meta_keys
-            step = {**step, "meta_keys": (*keys, LABEL_SPACE)}
-        found.append(step)
-    return found
+    return _stage(job, cfg, "finetune", {}, [{"type": "NDSDrawHook"}])
 
 
 def _stage(
@@ -112,10 +99,15 @@ def _stage(
     ):
         cfg[key] = None
     given = dict((cfg.get("default_hooks") or {}).get("checkpoint") or {})
-    kept = {key: value for key, value in given.items() if key in ("interval", "max_keep_ckpts")}
+    # An interval of epochs, in which the stock hook counts, says nothing here.
+    stock = str(given.get("type")).rpartition(".")[2].startswith("CheckpointHook")
+    epochs = stock and given.get("by_epoch", True)
+    taken = ("max_keep_ckpts",) if epochs else ("interval", "max_keep_ckpts")
+    kept = {key: value for key, value in given.items() if key in taken}
+    checkpoints = {"type": "NDSCheckpointHook", "interval": _CHECKPOINTS, "max_keep_ckpts": 2, **kept}
     cfg.default_hooks = {
         **dict(cfg.get("default_hooks") or {}),
-        "checkpoint": {"type": "NDSCheckpointHook", "max_keep_ckpts": 2, **kept, "by_epoch": False},
+        "checkpoint": {**checkpoints, "by_epoch": False},
     }
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), *hooks]
     cfg.randomness = {**dict(cfg.get("randomness") or {}), "seed": job.nds.SEED}

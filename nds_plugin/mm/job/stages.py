@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
@@ -78,7 +78,7 @@ def train(
                 runner.register_hook(hook)
             runner.train()
             if is_main_process():
-                write_weights(folder / FINAL, runner.model, classes)
+                write_weights(folder / FINAL, final_state(runner), classes)
 
     return train_once(
         MMHost(), folder, key, work, resume=resume, config=cfg.pretty_text, iterations=cfg.train_cfg.max_iters
@@ -102,11 +102,19 @@ def _for_runner(cfg: Config, launcher: str, go_on: bool, folder: Path) -> Config
     return found
 
 
-def write_weights(path: Path, model: torch.nn.Module, classes: Sequence[str]) -> None:
+def final_state(runner: Any) -> dict[str, torch.Tensor]:
+    """The weights that a training ends with: those of the average, where an EMAHook keeps one."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    checkpoint = {"state_dict": dict(model.state_dict())}
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook):
+            hook.before_save_checkpoint(runner, checkpoint)
+    return {name: value.detach().cpu() for name, value in checkpoint["state_dict"].items()}
+
+
+def write_weights(path: Path, state: Mapping[str, torch.Tensor], classes: Sequence[str]) -> None:
     """Write weights as a checkpoint of MMDetection, with the names of the classes."""
-    inner: Any = model.module if is_model_wrapper(model) else model
-    state = {name: value.detach().cpu() for name, value in inner.state_dict().items()}
-    write_checkpoint(path, {"state_dict": state, "meta": {"dataset_meta": {"classes": list(classes)}}})
+    write_checkpoint(path, {"state_dict": dict(state), "meta": {"dataset_meta": {"classes": list(classes)}}})
 
 
 def transfer_into(

@@ -21,8 +21,7 @@ from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.registry import MODELS, TRANSFORMS
 
 from nds_plugin.errors import NDSError
-
-LABEL_SPACE = "label_space"  # of a data sample: the number of its source
+from nds_plugin.mm.data.identity import LABEL_SPACE
 
 
 @TRANSFORMS.register_module()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.mm.data.drawn_dataset import DrawnDataset
+from nds_plugin.mm.data.identity import refuse_other_classes
 from nds_plugin.mm.data.sampler import NDSInfiniteSampler
 from nds_plugin.selection.counter_rng import Purpose, stream_key
 
@@ -44,10 +45,16 @@ class NDSIterBasedTrainLoop(IterBasedTrainLoop):
         loader = _loader(runner, dataloader, max_unreadable)
         super().__init__(runner, _NotStarted(loader.dataset), max_iters, **kwargs)
         self.dataloader = loader
+        self._max_unreadable = max_unreadable
+        self._any_seed = _any_seed(runner, dataloader["sampler"])
         self.sampler = cast(NDSInfiniteSampler, loader.sampler)
 
     def run(self) -> Any:
         """Train, from the iteration that was resumed at."""
+        _refuse_epochs(self.runner.param_schedulers)
+        if self._iter and self._any_seed:  # the runner has taken that of the checkpoint
+            self.sampler.reseed(self.runner.seed)
+            cast(DrawnDataset, self.dataloader.dataset).draw_by(self.sampler, self._max_unreadable)
         self.runner.call_hook("before_train")
         self.runner.call_hook("before_train_epoch")
         self.seek(self._iter)
@@ -109,12 +116,32 @@ def _loader(runner: Any, config: Any, max_unreadable: float) -> DataLoader[Any]:
         dataset = DATASETS.build(dict(dataset))
         if hasattr(dataset, "full_init"):
             dataset.full_init()
+    refuse_other_classes(dataset)
     drawn = DrawnDataset(dataset)
     several = bool(runner._randomness_cfg.get("diff_rank_seed", False))
+    if isinstance(config["sampler"], Mapping):  # MMEngine hands none over where ranks differ in theirs
+        config["sampler"] = {"seed": runner.seed, **config["sampler"]}
     loader = runner.build_dataloader({**config, "dataset": drawn}, seed=runner.seed, diff_rank_seed=several)
     loader.sampler.set_batch_size(loader.batch_size)
     drawn.draw_by(loader.sampler, max_unreadable)
     return loader  # type: ignore[no-any-return]
+
+
+def _any_seed(runner: Any, sampler: Any) -> bool:
+    """Whether nobody has said by which seed to draw."""
+    given = runner._randomness_cfg.get("seed") is not None
+    return not given and isinstance(sampler, Mapping) and "seed" not in sampler
+
+
+def _refuse_epochs(schedulers: Any) -> None:
+    """See that no schedule counts in epochs, of which there is one: a warm-up would never end."""
+    for several in schedulers.values() if isinstance(schedulers, dict) else [schedulers or []]:
+        for scheduler in several:
+            if scheduler.by_epoch:
+                raise NDSError(
+                    f"param_scheduler {type(scheduler).__name__} counts in epochs, of which a training by iterations has one: give "
+                    "by_epoch=False, with begin, end and milestones in iterations."
+                )
 
 
 def _check_sampler(config: Any) -> None:

@@ -23,6 +23,7 @@ from nds_plugin.mm.train.draw_hook import NDSDrawHook, sampler_of
 from nds_plugin.selection.select import selector_weights
 from nds_plugin.selection.selection import Selection
 from nds_plugin.selection.selectors import SELECTORS
+from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.source.index import SourceIndex
 
 logger = logging.getLogger(__name__)
@@ -94,11 +95,12 @@ class NDSRescoreHook(Hook):
         if is_main_process():
             try:
                 result = [np.asarray(self._score(finished), np.float64).tolist()]
-            except NDSError as error:  # the other ranks wait for it
-                result = [str(error)]
+            except Exception as error:  # the other ranks wait for it
+                broadcast_object_list([f"{type(error).__name__}: {error}"])
+                raise
         broadcast_object_list(result)
         if isinstance(result[0], str):
-            raise NDSError(result[0])
+            raise NDSError(f"the experts could not be scored again on the main process: {result[0]}")
         sampler = sampler_of(runner, "NDSRescoreHook")
         self._updates.append((finished * sampler.total_batch_size, np.asarray(result[0])))
         logger.info("Iteration %d: experts scored again, new weights %s", finished, np.round(result[0], 3))
@@ -132,6 +134,12 @@ class ExpertScoring:
         self._selection = Selection.load(selection)
         self._experts = ExpertSet.load(experts)
         self._target, self._config = target, config
+        _check(target)
+        if self._selection.info["selector"] != NDS.name:
+            raise NDSError(
+                f"{os.fspath(selection)} was made by the selector {self._selection.info['selector']!r}, whose weights do not follow "
+                f"from the experts' scores alone: NDSRescoreHook needs one of {NDS.name!r}."
+            )
         if self._experts.hash != self._selection.info["expert_set"]:
             raise NDSError(
                 f"{os.fspath(selection)} was drawn by scores of other experts than those of {os.fspath(experts)}: give the "
@@ -148,16 +156,27 @@ class ExpertScoring:
         return selector_weights(SELECTORS[info["selector"]](**settings), sizes, scores)
 
 
+def _check(target: Target) -> None:
+    """Refuse at the start what would fail after hours."""
+    if isinstance(target, SourceIndex):
+        return
+    paths = [target] if isinstance(target, (str, os.PathLike)) else list(target)
+    if len(paths) > 2 or not all(isinstance(path, (str, os.PathLike)) for path in paths) or not paths:
+        raise NDSError(f"NDSRescoreHook: expected target to be a folder or [JSON, IMAGES], got {target!r}.")
+    if not os.path.isdir(paths[-1]):
+        raise NDSError(
+            f"NDSRescoreHook: the target's folder of images {os.fspath(paths[-1])} does not exist."
+        )
+    if len(paths) == 2 and not os.path.isfile(paths[0]):
+        raise NDSError(f"NDSRescoreHook: the target's annotations {os.fspath(paths[0])} do not exist.")
+
+
 def _images(target: Target) -> Any:
     """The client's images: an index, or a folder."""
     if isinstance(target, SourceIndex):
         return target
     if isinstance(target, (str, os.PathLike)):
         return os.fspath(target)
-    if len(target) != 2:
-        raise NDSError(
-            f"NDSRescoreHook: expected target to be a folder or [JSON, IMAGES], got {list(target)}."
-        )
     from nds_plugin.datasets.coco.split import index_coco
 
     return index_coco(*target)

@@ -138,6 +138,7 @@ def test_the_backbone_of_a_detector_computes_what_the_network_of_any_maker_did(
     ) or (form == "half precision")
 
 
+@pytest.mark.slow
 def test_caffe2s_names_are_loaded_as_detectron2_loads_them(tmp_path: Path) -> None:
     network, cfg = detectron2_resnet(50, msra=True)
     path = tmp_path / "R-50.pkl"

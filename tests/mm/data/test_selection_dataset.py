@@ -116,6 +116,11 @@ def test_what_does_not_belong_to_the_selection_is_refused_in_one_line(
     refused("unknown source of the selection 'tiny_city_train'", [street, city], subset)
     refused("expected a name for each of the 2 datasets", [street, room], subset, source_names=["one"])
     refused("source_names must differ", [street, street], subset)
+    other_name = {"dataset": [street, room], "source_names": ["tiny_room_train", "tiny_street_train"]}
+    refused("the dataset that is named 'tiny_room_train' says that its images are of tiny_street_train",
+            selection=subset, **other_name)  # fmt: skip
+    twice = {"type": "ConcatDataset", "datasets": [street, street]}
+    refused("images are in the dataset more than once", [twice, room], subset, source_names=list(SOURCES))
     unnamed = {**street, "metainfo": {"classes": ("car",)}}
     refused("say which dataset is which", [unnamed, room], subset)
     refused("NumbersWithoutClasses has no classes in its metainfo", [NumbersWithoutClasses(3), room], subset,

@@ -58,6 +58,7 @@ def test_a_boxes_only_target_is_pretrained_for_with_masks() -> None:
         ({"train_dataloader.sampler": {"type": "NDSInfinitSampler"}}, "Did you mean 'NDSInfiniteSampler'"),
         ({"train_dataloader.sampler": {"type": "ClassAwareSampler"}}, "the job draws by NDSInfiniteSampler"),
         ({"train_cfg.max_iters": 0}, "train_cfg must have max_iters of 1 or more, got 0"),
+        ({"param_scheduler": [{"type": "LinearLR"}]}, "param_scheduler LinearLR counts in epochs"),
         ({"load_from": "missing.pth"}, "load_from: checkpoint not found: missing.pth"),
         ({"model.type": "MaskRCN"}, "unknown model.type 'MaskRCN'. Did you mean 'MaskRCNN'"),
         (

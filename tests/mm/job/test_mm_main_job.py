@@ -19,16 +19,20 @@ from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import read_header, read_json
 from nds_plugin.files.checkpoints import read_checkpoint
 from nds_plugin.job.results import KIND as RESULTS_KIND
+from nds_plugin.job.selection_summary import Timings
 from nds_plugin.job.training_folder import FINAL, FINISHED, KIND
 from nds_plugin.mm.config.loading import load_config
 from nds_plugin.mm.job.host import MMHost
 from nds_plugin.mm.job.main_job import MainJob
+from nds_plugin.mm.job.stage_configs import finetune_config
+from nds_plugin.mm.job.stages import train
 from nds_plugin.report.runs import write_runs_report
 
 ROOT = Path(__file__).resolve().parents[3]
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"),
+]
 
 
 def job(config: Path, run: Path, **options: object) -> MainJob:
@@ -89,7 +93,6 @@ def test_fine_tuning_starts_from_the_pretrained_weights_by_class_name(
     main_job, document = finished
     from mmdet.registry import MODELS
 
-    from nds_plugin.mm.job.stage_configs import finetune_config
     from nds_plugin.mm.job.stages import transfer_into
 
     work_dir = main_job.job.work_dir
@@ -118,6 +121,32 @@ def test_fine_tuning_starts_from_the_pretrained_weights_by_class_name(
                 mine = state[f"roi_head.{name}.weight"][new * rows : (new + 1) * rows]
                 assert torch.equal(mine, old[f"roi_head.{name}.weight"][there * rows : (there + 1) * rows])
     assert torch.equal(state["roi_head.bbox_head.fc_cls.bias"][-1], old["roi_head.bbox_head.fc_cls.bias"][-1])
+
+
+def test_the_weights_of_a_training_with_an_average_are_the_averaged_ones(
+    config: Path, tmp_path: Path
+) -> None:
+    options = {"nds.selector": "none", "custom_hooks": [{"type": "EMAHook"}], "nds.target.num_images": 4}
+    main_job = MainJob(load_config(str(config), options, str(tmp_path)))
+    cfg = finetune_config(main_job.job, main_job.host.dataset("tiny_city_train").classes())
+    folder = Path(cfg.work_dir)
+    train(cfg, "key", ("one",), launcher="none", resume=False, timed=Timings())
+    final, last = read_checkpoint(folder / FINAL), read_checkpoint(folder / "iter_4.pth")
+    name = "backbone.conv1.weight"
+    assert torch.equal(final["state_dict"][name], last["state_dict"][name])
+    assert not torch.equal(final["state_dict"][name], last["ema_state_dict"][f"module.{name}"])
+
+
+def test_an_interval_of_epochs_is_not_taken_for_one_of_iterations(config: Path, tmp_path: Path) -> None:
+    for hook, interval in (
+        ({"type": "CheckpointHook", "interval": 1}, 1000),
+        ({"type": "CheckpointHook", "interval": 7, "by_epoch": False}, 7),
+        ({"interval": 3}, 3),
+    ):
+        found = load_config(
+            str(config), {"default_hooks.checkpoint": {**hook, "_delete_": True}}, str(tmp_path)
+        )
+        assert finetune_config(found, ["one"]).default_hooks.checkpoint.interval == interval
 
 
 def test_an_interrupted_pretraining_goes_on_to_the_weights_of_the_unbroken_one(

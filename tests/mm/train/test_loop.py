@@ -19,6 +19,8 @@ from nds_plugin.errors import NDSError
 from nds_plugin.mm.train.rescore_hook import NDSRescoreHook
 from nds_plugin.selection.selection import Selection
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def stream(tiny_datasets: Path, tmp_path: Path) -> tuple[dict[str, Any], str]:
@@ -160,6 +162,15 @@ def test_a_resume_by_another_draw_is_refused(whole: Runner, stream: Any, tmp_pat
             trained(config(tmp_path / "again", *stream, iterations=8, resume=True, **change))
 
 
+def test_a_resume_without_a_seed_goes_on_by_that_of_the_checkpoint(stream: Any, tmp_path: Path) -> None:
+    for randomness in ({"seed": None}, {"seed": None, "diff_rank_seed": True}):
+        folder = tmp_path / str(len(randomness))
+        first = trained(config(folder, *stream, iterations=4, randomness=randomness))
+        second = trained(config(folder, *stream, iterations=8, randomness=randomness, resume=True))
+        assert second.train_loop.sampler.seed == first.train_loop.sampler.seed == first.seed
+        assert min(recorded(second)) == 4
+
+
 def test_new_scores_change_the_draw_of_a_resumed_run_as_of_the_unbroken_one(
     stream: Any, tmp_path: Path
 ) -> None:
@@ -239,10 +250,14 @@ def test_a_config_that_cannot_be_trained_is_refused_in_one_line(stream: Any, tmp
         return cfg
 
     epochs = {"type": "EpochBasedTrainLoop", "max_epochs": 1}
+    parts = [{"type": "Numbers", "n": 4}, {"type": "Numbers", "n": 4, "classes": ("two",)}]
+    other = {"type": "ConcatDataset", "datasets": parts, "ignore_keys": ["classes"]}
     for cfg, match in (
         (changed(train_dataloader__sampler={"type": "NDSInfinitSampler"}), "unknown train_dataloader.sampler .*Did you mean 'NDSInfiniteSampler'"),
         (changed(train_dataloader__sampler={"type": "DefaultSampler"}), r"needs sampler=dict\(type='NDSInfiniteSampler'"),
         (changed(train_dataloader__batch_sampler={"type": "AspectRatioBatchSampler"}), "set batch_sampler=None"),
+        (changed(param_scheduler=[{"type": "LinearLR", "start_factor": 0.1, "end": 3}]), "LinearLR counts in epochs"),
+        (changed(train_dataloader__dataset=other), "different classes, one ... and two ..."),
         (changed(train_cfg=epochs), "an epoch of EpochBasedTrainLoop would never end"),
         (changed(custom_hooks=[{"type": "NDSDrawHook", "interval": 0}]), "expected interval of 1 or more"),
         (changed(custom_hooks=[{"type": "NDSDrawHook", "selection": _other(tmp_path)}]), "name the same file"),

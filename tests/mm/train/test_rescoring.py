@@ -15,6 +15,7 @@ from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.mm.train.rescore_hook import NDSRescoreHook
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select, selector_weights
+from nds_plugin.selection.selection import Selection
 from nds_plugin.selection.selectors.nds import NDS
 
 SCORING = {"num_workers": 0, "max_images": 6}
@@ -45,6 +46,19 @@ def test_experts_of_another_set_and_a_target_that_is_none_are_refused(made: Path
     trained(tmp_path, count=6)
     with pytest.raises(NDSError, match="was drawn by scores of other experts than those of"):
         NDSRescoreHook([3], made / "stream.parquet", tmp_path / "experts", str(made / "day"))
-    hook = NDSRescoreHook([3], made / "stream.parquet", made / "experts", ["only one"])
-    with pytest.raises(NDSError, match=r"expected target to be a folder or \[JSON, IMAGES\]"):
-        hook._score(3)
+    for target, match in (
+        (["a.json", "images", "more"], r"expected target to be a folder or \[JSON, IMAGES\]"),
+        ([3], r"expected target to be a folder or \[JSON, IMAGES\]"),
+        ("nowhere", "the target's folder of images nowhere does not exist"),
+        (["nowhere.json", str(made / "day")], "the target's annotations nowhere.json do not exist"),
+    ):
+        with pytest.raises(NDSError, match=match):
+            NDSRescoreHook([3], made / "stream.parquet", made / "experts", target)
+
+
+def test_a_selection_whose_weights_do_not_follow_from_scores_is_refused(made: Path, tmp_path: Path) -> None:
+    selection = Selection.load(made / "stream.parquet")
+    selection.info["selector"] = "snds"
+    selection.save(tmp_path / "snds.parquet", "key")
+    with pytest.raises(NDSError, match="was made by the selector 'snds'"):
+        NDSRescoreHook([3], tmp_path / "snds.parquet", made / "experts", str(made / "day"))
