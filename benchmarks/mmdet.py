@@ -8,7 +8,7 @@ Mask R-CNN. The last line is JSON:
     resume_s        from the start of a resumed training to its first batch, after 100,000 iterations
     stock_resume_s  the same of IterBasedTrainLoop with InfiniteSampler and AspectRatioBatchSampler, which loads
                     and drops what was trained on; extrapolated from --replayed iterations, as shown
-    loader_ratio    images a second over the stock loader's
+    loader_ratio    images a second of processor time over the stock loader's, both in this process
 
 Where MMEngine's loop can skip (``skip_iter``), AspectRatioBatchSampler still makes it replay.
 """
@@ -139,12 +139,12 @@ def replay_seconds(train_loop: Any, iterations: int) -> float:
 
 
 def images_a_second(batches: Any, iterations: int) -> float:
-    """Throughput of a loader that has started."""
+    """Throughput of a loader without workers, by processor time: other work on the machine has no part in it."""
     next(batches)
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(iterations):
         next(batches)
-    return BATCH * iterations / (time.perf_counter() - start)
+    return BATCH * iterations / (time.process_time() - start)
 
 
 def main() -> None:
@@ -181,15 +181,17 @@ def main() -> None:
             path = selection(folder, folder)
             ours = loop(folder, path, folder / "ours", False, args.workers)
             stock = loop(folder, path, folder / "stock", True, args.workers)
+            ours_here, stock_here = (loop(folder, path, folder / f"here{s}", s, 0) for s in (False, True))
+        batches = {side: iter(side.dataloader) for side in (ours_here, stock_here)}
         resume, replay, ratios = [], [], []
         for number in range(args.rounds):  # in turns: the machine's pace changes
             resume.append(resume_seconds(ours))
             replay.append(replay_seconds(stock, args.replayed))
-            order = (ours, stock) if number % 2 else (stock, ours)
-            speed = {side: images_a_second(side.dataloader_iterator, args.replayed) for side in order}
-            speeds = [speed[ours], speed[stock]]
+            order = (ours_here, stock_here) if number % 2 else (stock_here, ours_here)
+            speed = {side: images_a_second(batches[side], args.replayed) for side in order}
+            speeds = [speed[ours_here], speed[stock_here]]
             ratios.append(speeds[0] / speeds[1])
-            print(f"images a second: ours {speeds[0]:.0f}, stock {speeds[1]:.0f}")
+            print(f"images a second of processor time: ours {speeds[0]:.0f}, stock {speeds[1]:.0f}")
     each = statistics.median(replay) / args.replayed
     print(
         f"stock resume: {args.replayed} iterations of {BATCH} images in {statistics.median(replay):.2f} s, {each * 1000:.2f} ms "

@@ -17,6 +17,7 @@ test_pipeline = [
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+default_hooks = dict(checkpoint=dict(interval=50))
 # Fine-tuning: 75 x 8 / 40 images = 15 epochs.
 train_cfg = dict(max_iters=75)
 param_scheduler = [
