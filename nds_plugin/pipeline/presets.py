@@ -16,4 +16,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "NDS.NORMALISATION": "minmax",
         "NDS.TEMPERATURE": 0.1,
     },
+    # heads: what drew best for the clients that were measured (docs/selectors.md).
+    "heads": {
+        "NDS.PARTITION.NETWORK": "package:efficientnet-lite0",
+        "NDS.EXPERTS.KIND": "head",
+        "NDS.EXPERTS.NETWORK": "package:efficientnet-lite0",
+        "NDS.SCORING.METRIC": "log_likelihood",
+        "NDS.NORMALISATION": "minmax",
+        "NDS.TEMPERATURE": 0.1,
+    },
 }

@@ -137,6 +137,8 @@ def test_a_preset_lies_under_what_stands_beside_its_name(tmp_path: Path) -> None
     in_the_file = load_config(str(file))
     assert in_the_file.NDS.PARTITION.NUM_CLUSTERS == 6
     assert in_the_file.NDS.UNIT == "image"
+    heads = load_config("nds_mini.yaml", ["NDS.PRESET", "heads"]).NDS
+    assert (heads.EXPERTS.KIND, heads.EXPERTS.NETWORK) == ("head", "package:efficientnet-lite0")
     assert set(PRESETS["paper"]) >= {"NDS.SCORING.METRIC", "NDS.NORMALISATION", "NDS.EXPERTS.TASK"}
 
 
