@@ -36,7 +36,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """MMDetection's arguments."""
     parser = documented_parser(__doc__, "train-mm")
     parser.add_argument("config", help="a config file; a bare name is in configs/mmdetection/")
-    parser.add_argument("--work-dir", default="", help="of the run; by default output/<config>/<selector>")
+    parser.add_argument("--work-dir", default="", help="of the run; by default output/<config>_mm/<selector>")
     parser.add_argument(
         "--cfg-options",
         nargs="+",

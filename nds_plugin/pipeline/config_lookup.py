@@ -65,6 +65,6 @@ class Configs:
         )
 
 
-def default_output(path: str, selector: str) -> str:
-    """Where a run goes that names no folder: ``output/<config>/<selector>``."""
-    return str(Path("output", Path(path).stem, selector))
+def default_output(path: str, selector: str, ending: str = "") -> str:
+    """Where a run goes that names no folder: ``output/<config>/<selector>``; ``ending`` tells two hosts apart."""
+    return str(Path("output", Path(path).stem + ending, selector))

@@ -64,7 +64,7 @@ def load_config(name: str, options: Mapping[str, Any] | None = None, work_dir: s
     Args:
         name: of the file; ``uniform_cityscapes.py`` is ``nds_cityscapes.py`` with ``nds.selector=uniform``.
         options: further keys and values, as MMDetection's ``--cfg-options``.
-        work_dir: of the run; by default the config's own, else ``output/<config>/<selector>``.
+        work_dir: of the run; by default the config's own, else ``output/<config>_mm/<selector>``.
 
     Raises:
         NDSError: MMDetection or the config are missing, the config fails, or its part nds is not one.
@@ -91,7 +91,7 @@ def load_config(name: str, options: Mapping[str, Any] | None = None, work_dir: s
     _check_shape(cfg, where)
     if Full.name == nds.SELECTOR:
         nds.PRETRAIN = merged(Config(copy.deepcopy(nds.PRETRAIN)), nds.FULL.PRETRAIN, where)._cfg_dict
-    found = Path(work_dir or cfg.get("work_dir") or default_output(path, nds.SELECTOR))
+    found = Path(work_dir or cfg.get("work_dir") or default_output(path, nds.SELECTOR, "_mm"))
     return JobConfig(cfg, nds, text, found)
 
 
