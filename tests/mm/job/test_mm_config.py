@@ -25,7 +25,7 @@ def config(tiny_datasets: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_every_config_loads_under_every_name(selector: str, name: str) -> None:
     job = load_config(f"{selector}_{name}.py")
     assert selector == job.nds.SELECTOR
-    assert job.work_dir == Path(f"output/nds_{name}/{selector}")
+    assert job.work_dir == Path(f"output/nds_{name}_mm/{selector}")
     assert job.nds.PRETRAIN.train_cfg.max_iters >= 1
     if selector != "none":
         assert job.settings(tuple(job.nds.TARGET.TRAIN)).sources == tuple(job.nds.SOURCE.DATASETS)
