@@ -1,0 +1,207 @@
+"""Sources beyond one machine: the engines side by side, and a draw of 23,000 from 10^9 images.
+
+    python benchmarks/scale.py
+    python benchmarks/scale.py --only draw --folder /big/disk
+    python benchmarks/scale.py --only draw --images 20000000     # at CPU size, a minute or two
+
+The draw: a synthetic index and partition (K = 1,000, clusters of unequal sizes in random order) are written in parts of
+10^7 images, then ``nds draw`` runs in a process of its own. At 10^7 images the same draw is made from memory, too, and
+the two selections are compared byte for byte. The last line is JSON:
+
+    ray_vs_local      images a second of the Ray engine over those of the local one (benchmarks/scale_engine.py)
+    driver_mb_300k    peak memory of the driver at 300,000 images
+    draw_1e9_s        seconds of nds draw, from its start to its end
+    draw_1e9_peak_mb  peak memory of that process
+    draw_1e9_read_mb  what it read from the disk or the page cache
+    same_bytes        whether the engines, and the draws from parts and from memory, wrote the same bytes
+
+The parts stay in --folder (8 GB for 10^9 images) and are used again; what an interrupted run finished is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from nds_plugin.experts.scores import Scores
+from nds_plugin.files.artifacts import content_hash
+from nds_plugin.files.parts import HEAD, part_name, write_head
+from nds_plugin.source.index import KIND, SCHEMA, SourceIndex
+from nds_plugin.source.index_parts import IndexParts, seal_index, write_index_part
+from nds_plugin.source.partition_parts import seal_partition, write_partition_part
+
+CLUSTERS, BUDGET = 1_000, 23_000
+BILLION, IN_MEMORY = 10**9, 10**7
+PART = 10**7
+KEY = "synthetic"
+logger = logging.getLogger("scale")
+
+
+@functools.cache
+def last_digits(count: int) -> npt.NDArray[np.uint8]:
+    """The numbers below ``count`` as seven digits each, shape (count, 7)."""
+    places = 10 ** np.arange(6, -1, -1)
+    return np.stack([np.arange(count) // place % 10 for place in places], axis=1).astype(np.uint8) + ord("0")
+
+
+def texts(before: str, count: int, after: str) -> pa.Array:
+    """A text for each of ``count`` numbers; Arrow's own cast takes ten times as long."""
+    width = len(before) + 7 + len(after)
+    letters = np.empty((count, width), dtype=np.uint8)
+    letters[:, : len(before)] = np.frombuffer(before.encode(), np.uint8)
+    letters[:, len(before) : len(before) + 7] = last_digits(count)
+    letters[:, len(before) + 7 :] = np.frombuffer(after.encode(), np.uint8)
+    offsets = np.arange(0, (count + 1) * width, width, dtype=np.int32)
+    return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(letters))
+
+
+def index_rows(number: int, count: int) -> pa.Table:
+    """A part of the index; images are fetched by their link."""
+    first = f"1{number:05d}"
+    empty = pa.array([""]).take(pa.array(np.zeros(count, np.int32)))
+    values = {
+        "source": pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), ["web"]),
+        "image_id": texts(first, count, ""),
+        "width": pa.array(np.full(count, 640, np.int32)),
+        "height": pa.array(np.full(count, 480, np.int32)),
+        "label": pa.array(np.full(count, -1, np.int32)),
+        "url": texts(f"https://images.example.org/{first}", count, ".jpg"),
+    }
+    return pa.table({name: values.get(name, empty) for name in SCHEMA.names})
+
+
+def partition_rows(number: int, count: int, with_ids: bool) -> pa.Table:
+    """A part of the partition; the ids are those of the index, and no draw reads them."""
+    cluster = (np.random.default_rng(number).random(count) ** 1.5 * CLUSTERS).astype(np.int32)
+    identities = index_rows(number, count).select(["source", "image_id"][: 1 + with_ids])
+    table = identities.append_column("cluster", pa.array(cluster))
+    return table.append_column("distance", pa.array(np.zeros(count, np.float32)))
+
+
+def make(folder: Path, images: int) -> None:
+    """Write index, partition and scores; parts that are there are kept."""
+    small = images <= IN_MEMORY
+    length = min(PART, -(-images // 4))
+    parts = [(i, min(length, images - start)) for i, start in enumerate(range(0, images, length))]
+    index, partition, begin = folder / "index", folder / "partition", time.perf_counter()
+
+    def missing(of: Path) -> Iterator[tuple[int, int]]:
+        for number, count in parts:
+            if not (of / part_name(number)).is_file():
+                yield number, count
+                told = of.name, number + 1, len(parts), time.perf_counter() - begin
+                logger.info("%s: part %d of %d after %.0f s", *told)
+
+    for number, count in missing(index):
+        write_index_part(index, number, SourceIndex(index_rows(number, count)), KEY)
+    if not (index / HEAD).is_file():
+        # To hash a billion rows takes longer than to draw from them, and is part of writing them: of these, the hash
+        # is that of the recipe.
+        if small:
+            seal_index(index, KEY)
+        else:
+            known = {"hash": content_hash([KEY, images]), "sources": ["web"], "classes": []}
+            write_head(index, KIND, KEY, known)
+    of_index = IndexParts.open(index).hash
+    for number, count in missing(partition):
+        table = partition_rows(number, count, with_ids=small)
+        write_partition_part(partition, number, table, KEY, of_index, "kmeans", 0)
+    if not (partition / HEAD).is_file():
+        seal_partition(partition, KEY)
+        logger.info("partition sealed after %.0f s", time.perf_counter() - begin)
+    z = np.random.default_rng(1).random(CLUSTERS).tolist()
+    scores = Scores(list(range(CLUSTERS)), z, [0.0] * CLUSTERS, "accuracy", 10, "e" * 64, "rotation")
+    scores.save(folder / "scores.json", KEY)
+
+
+def draw(index: Path, partition: Path, scores: Path, output: Path) -> dict[str, float]:
+    """``nds draw`` in a process of its own: seconds, peak memory and bytes read, both in MB."""
+    command = [sys.executable, __file__, "--draw", str(index), str(partition), str(scores), str(output)]
+    start = time.perf_counter()
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    told = json.loads(done.stdout.splitlines()[-1])
+    return {"s": time.perf_counter() - start, **told}
+
+
+def drawn(index: str, partition: str, scores: str, output: str) -> None:
+    """What the process of :func:`draw` does."""
+    from nds_plugin.commands.draw import main as draw_command
+
+    paths = ["--index", index, "--partition", partition, "--scores", scores, "--output", output]
+    draw_command([*paths, "--images", str(BUDGET)])
+    # Not getrusage: its ru_maxrss survives exec and would be the parent's.
+    peak, read = told_by("/proc/self/status", "VmHWM"), told_by("/proc/self/io", "rchar")
+    print(json.dumps({"peak_mb": peak / 1024, "read_mb": read / 1e6}))
+
+
+def told_by(file: str, name: str) -> int:
+    """A number that the kernel tells of this process."""
+    return next(int(line.split()[1]) for line in Path(file).read_text().splitlines() if line.startswith(name))
+
+
+def measure_draw(folder: Path, images: int) -> dict[str, Any]:
+    """The figures of the draw, and whether it is that from memory."""
+    small = folder / "in_memory"
+    make(small, min(images, IN_MEMORY))
+    make(folder, images)
+    figures = draw(folder / "index", folder / "partition", folder / "scores.json", folder / "drawn.parquet")
+    parts = [small / "index", small / "partition"]
+    draw(*parts, small / "scores.json", small / "parts.parquet")
+    files = [small / "index.parquet", small / "partition.parquet"]
+    if not files[1].is_file():
+        from nds_plugin.source.partition import Partition
+
+        SourceIndex.load(parts[0]).save(files[0], KEY)
+        Partition.load(parts[1]).save(files[1], KEY)
+    in_memory = draw(*files, small / "scores.json", small / "memory.parquet")
+    logger.info("from memory, %d images: %s", len(IndexParts.open(parts[0])), in_memory)
+    same = (small / "parts.parquet").read_bytes() == (small / "memory.parquet").read_bytes()
+    label = "1e9" if images == BILLION else str(images)
+    return {**{f"draw_{label}_{name}": round(v, 1) for name, v in figures.items()}, "same_bytes": same}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", choices=["engine", "draw"], help="measure one of the two")
+    parser.add_argument("--images", type=int, default=BILLION, help="of the synthetic source")
+    parser.add_argument("--folder", type=Path, help="where its parts are kept (default: removed at the end)")
+    parser.add_argument("--draw", nargs=4, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.draw:
+        drawn(*args.draw)
+        return
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    found: dict[str, Any] = {}
+    if args.only != "draw":
+        from scale_engine import measure_engine
+
+        found.update(measure_engine())
+    if args.only != "engine":
+        folder = args.folder or Path(tempfile.mkdtemp(prefix="nds-scale-"))
+        try:
+            of_draw = measure_draw(folder / str(args.images), args.images)
+        finally:
+            if not args.folder:
+                shutil.rmtree(folder)
+        found.update({**of_draw, "same_bytes": of_draw["same_bytes"] and found.get("same_bytes", True)})
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
