@@ -39,9 +39,11 @@ import pyarrow as pa
 
 from nds_plugin.experts.scores import Scores
 from nds_plugin.files.artifacts import content_hash
-from nds_plugin.files.parts import HEAD, part_name, write_head
+from nds_plugin.files.part_files import HEAD, part_name
+from nds_plugin.files.parts import write_head
 from nds_plugin.source.index import KIND, SCHEMA, SourceIndex
 from nds_plugin.source.index_parts import IndexParts, seal_index, write_index_part
+from nds_plugin.source.partition import Partition
 from nds_plugin.source.partition_parts import seal_partition, write_partition_part
 
 CLUSTERS, BUDGET = 1_000, 23_000
@@ -153,24 +155,23 @@ def told_by(file: str, name: str) -> int:
     return next(int(line.split()[1]) for line in Path(file).read_text().splitlines() if line.startswith(name))
 
 
-def measure_draw(folder: Path, images: int) -> dict[str, Any]:
+def measure_draw(folder: Path, wanted: int) -> dict[str, Any]:
     """The figures of the draw, and whether it is that from memory."""
     small = folder / "in_memory"
-    make(small, min(images, IN_MEMORY))
-    make(folder, images)
+    make(small, min(wanted, IN_MEMORY))
+    make(folder, wanted)
     figures = draw(folder / "index", folder / "partition", folder / "scores.json", folder / "drawn.parquet")
-    parts = [small / "index", small / "partition"]
-    draw(*parts, small / "scores.json", small / "parts.parquet")
-    files = [small / "index.parquet", small / "partition.parquet"]
+    scores = small / "scores.json"
+    from_parts = draw(small / "index", small / "partition", scores, small / "parts.parquet")
+    files = small / "index.parquet", small / "partition.parquet"
     if not files[1].is_file():
-        from nds_plugin.source.partition import Partition
-
-        SourceIndex.load(parts[0]).save(files[0], KEY)
-        Partition.load(parts[1]).save(files[1], KEY)
-    in_memory = draw(*files, small / "scores.json", small / "memory.parquet")
-    logger.info("from memory, %d images: %s", len(IndexParts.open(parts[0])), in_memory)
+        SourceIndex.load(small / "index").save(files[0], KEY)
+        Partition.load(small / "partition").save(files[1], KEY)
+    in_memory = draw(files[0], files[1], scores, small / "memory.parquet")
+    images = len(IndexParts.open(small / "index"))
+    logger.info("%d images: from parts %s, from memory %s", images, from_parts, in_memory)
     same = (small / "parts.parquet").read_bytes() == (small / "memory.parquet").read_bytes()
-    label = "1e9" if images == BILLION else str(images)
+    label = "1e9" if wanted == BILLION else str(wanted)
     return {**{f"draw_{label}_{name}": round(v, 1) for name, v in figures.items()}, "same_bytes": same}
 
 

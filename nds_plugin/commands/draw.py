@@ -39,7 +39,7 @@ from nds_plugin.errors import MissingPackageError, NDSError
 from nds_plugin.experts.description import Description
 from nds_plugin.experts.scores import Scores
 from nds_plugin.files.artifacts import content_hash
-from nds_plugin.files.parts import is_in_parts
+from nds_plugin.files.part_files import is_in_parts
 from nds_plugin.images.cost import Cost
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.image_weights import ImageWeights

@@ -103,6 +103,14 @@ def listing(folder: StrPath) -> dict[str, int]:
     return {}
 
 
+def files_below(url: StrPath) -> list[str]:
+    """Paths of all files below a URL, relative to it, sorted; raises as :func:`read_bytes`."""
+    with _errors(url):
+        system, name = _system(url)
+        top = name.rstrip("/") + "/"
+        return sorted(path.removeprefix(top) for path in system.find(name) if path.startswith(top))
+
+
 @contextlib.contextmanager
 def upload(url: StrPath) -> Iterator[IO[bytes]]:
     """A temporary file of this machine that is put at a URL, whole, when the block ends without an error.
