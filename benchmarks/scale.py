@@ -11,11 +11,12 @@ the two selections are compared byte for byte. The last line is JSON:
     ray_vs_local      images a second of the Ray engine over those of the local one (benchmarks/scale_engine.py)
     driver_mb_300k    peak memory of the driver at 300,000 images
     draw_1e9_s        seconds of nds draw, from its start to its end
+    draw_1e9_cpu_s    processor time of that process
     draw_1e9_peak_mb  peak memory of that process
     draw_1e9_read_mb  what it read from the disk or the page cache
     same_bytes        whether the engines, and the draws from parts and from memory, wrote the same bytes
 
-The parts stay in --folder (8 GB for 10^9 images) and are used again; what an interrupted run finished is kept.
+The parts stay in --folder (6 GB for 10^9 images) and are used again; what an interrupted run finished is kept.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ import argparse
 import functools
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +40,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from nds_plugin.experts.scores import Scores
-from nds_plugin.files.artifacts import content_hash
+from nds_plugin.files.artifacts import content_hash, write_json
 from nds_plugin.files.part_files import HEAD, part_name
-from nds_plugin.files.parts import write_head
-from nds_plugin.source.index import KIND, SCHEMA, SourceIndex
+from nds_plugin.source.index import KIND as INDEX_KIND
+from nds_plugin.source.index import SCHEMA, SourceIndex
 from nds_plugin.source.index_parts import IndexParts, seal_index, write_index_part
+from nds_plugin.source.partition import KIND as PARTITION_KIND
 from nds_plugin.source.partition import Partition
-from nds_plugin.source.partition_parts import seal_partition, write_partition_part
+from nds_plugin.source.partition_parts import StreamedPartition, write_partition_part
 
 CLUSTERS, BUDGET = 1_000, 23_000
 BILLION, IN_MEMORY = 10**9, 10**7
@@ -94,40 +97,55 @@ def partition_rows(number: int, count: int, with_ids: bool) -> pa.Table:
     return table.append_column("distance", pa.array(np.zeros(count, np.float32)))
 
 
-def make(folder: Path, images: int) -> None:
-    """Write index, partition and scores; parts that are there are kept."""
-    small = images <= IN_MEMORY
+def make(folder: Path, images: int, distinct: Sequence[int]) -> None:
+    """Write index, partition and scores; parts that are there are kept.
+
+    ``distinct`` parts of the index and of the partition are written, and the others are second names of these.
+    """
     length = min(PART, -(-images // 4))
     parts = [(i, min(length, images - start)) for i, start in enumerate(range(0, images, length))]
+    small, counts = images <= IN_MEMORY, [count for _, count in parts]
     index, partition, begin = folder / "index", folder / "partition", time.perf_counter()
 
-    def missing(of: Path) -> Iterator[tuple[int, int]]:
-        for number, count in parts:
+    def missing(of: Path, written: int) -> Iterator[tuple[int, int]]:
+        for number, count in parts[:written]:
             if not (of / part_name(number)).is_file():
                 yield number, count
                 told = of.name, number + 1, len(parts), time.perf_counter() - begin
                 logger.info("%s: part %d of %d after %.0f s", *told)
+        for number, _ in parts[written:]:
+            if not (of / part_name(number)).is_file():
+                os.link(of / part_name(number % written), of / part_name(number))
 
-    for number, count in missing(index):
+    for number, count in missing(index, distinct[0]):
         write_index_part(index, number, SourceIndex(index_rows(number, count)), KEY)
-    if not (index / HEAD).is_file():
-        # To hash a billion rows takes longer than to draw from them, and is part of writing them: of these, the hash
-        # is that of the recipe.
-        if small:
-            seal_index(index, KEY)
-        else:
-            known = {"hash": content_hash([KEY, images]), "sources": ["web"], "classes": []}
-            write_head(index, KIND, KEY, known)
+    if small:
+        seal_index(index, KEY)
+    else:
+        # To hash a billion rows is part of writing them, and no draw does it: here the hash is that of the recipe.
+        known = {"hash": content_hash([KEY, images, list(distinct)]), "sources": ["web"], "classes": []}
+        seal_as_it_is(index, INDEX_KIND, counts, known)
     of_index = IndexParts.open(index).hash
-    for number, count in missing(partition):
+    for number, count in missing(partition, distinct[1]):
         table = partition_rows(number, count, with_ids=small)
         write_partition_part(partition, number, table, KEY, of_index, "kmeans", 0)
     if not (partition / HEAD).is_file():
-        seal_partition(partition, KEY)
-        logger.info("partition sealed after %.0f s", time.perf_counter() - begin)
+        found: dict[str, Any] = {"index_hash": of_index, "method": "kmeans", "seed": 0, "notes": []}
+        seal_as_it_is(partition, PARTITION_KIND, counts, found)
+        counted = StreamedPartition.open(partition)
+        found |= {"hash": counted.hash, "census": counted.census.payload(), "num_clusters": CLUSTERS}
+        seal_as_it_is(partition, PARTITION_KIND, counts, found)
+        logger.info("partition counted after %.0f s", time.perf_counter() - begin)
     z = np.random.default_rng(1).random(CLUSTERS).tolist()
     scores = Scores(list(range(CLUSTERS)), z, [0.0] * CLUSTERS, "accuracy", 10, "e" * 64, "rotation")
     scores.save(folder / "scores.json", KEY)
+
+
+def seal_as_it_is(folder: Path, kind: str, counts: Sequence[int], payload: dict[str, Any]) -> None:
+    """A head for parts of which some are second names of others, which say that they are those."""
+    sizes = [(folder / part_name(number)).stat().st_size for number in range(len(counts))]
+    parts = [{"rows": rows, "bytes": size} for rows, size in zip(counts, sizes)]
+    write_json(folder / HEAD, kind, KEY, {**payload, "parts": parts})
 
 
 def draw(index: Path, partition: Path, scores: Path, output: Path) -> dict[str, float]:
@@ -147,7 +165,7 @@ def drawn(index: str, partition: str, scores: str, output: str) -> None:
     draw_command([*paths, "--images", str(BUDGET)])
     # Not getrusage: its ru_maxrss survives exec and would be the parent's.
     peak, read = told_by("/proc/self/status", "VmHWM"), told_by("/proc/self/io", "rchar")
-    print(json.dumps({"peak_mb": peak / 1024, "read_mb": read / 1e6}))
+    print(json.dumps({"cpu_s": time.process_time(), "peak_mb": peak / 1024, "read_mb": read / 1e6}))
 
 
 def told_by(file: str, name: str) -> int:
@@ -155,11 +173,11 @@ def told_by(file: str, name: str) -> int:
     return next(int(line.split()[1]) for line in Path(file).read_text().splitlines() if line.startswith(name))
 
 
-def measure_draw(folder: Path, wanted: int) -> dict[str, Any]:
+def measure_draw(folder: Path, wanted: int, distinct: Sequence[int]) -> dict[str, Any]:
     """The figures of the draw, and whether it is that from memory."""
     small = folder / "in_memory"
-    make(small, min(wanted, IN_MEMORY))
-    make(folder, wanted)
+    make(small, min(wanted, IN_MEMORY), (PART, PART))
+    make(folder, wanted, distinct)
     figures = draw(folder / "index", folder / "partition", folder / "scores.json", folder / "drawn.parquet")
     scores = small / "scores.json"
     from_parts = draw(small / "index", small / "partition", scores, small / "parts.parquet")
@@ -172,7 +190,8 @@ def measure_draw(folder: Path, wanted: int) -> dict[str, Any]:
     logger.info("%d images: from parts %s, from memory %s", images, from_parts, in_memory)
     same = (small / "parts.parquet").read_bytes() == (small / "memory.parquet").read_bytes()
     label = "1e9" if wanted == BILLION else str(wanted)
-    return {**{f"draw_{label}_{name}": round(v, 1) for name, v in figures.items()}, "same_bytes": same}
+    told: dict[str, Any] = {f"draw_{label}_{name}": round(value, 1) for name, value in figures.items()}
+    return {**told, f"draw_{label}_distinct_parts": list(distinct), "same_bytes": same}
 
 
 def main() -> None:
@@ -182,6 +201,15 @@ def main() -> None:
     parser.add_argument("--only", choices=["engine", "draw"], help="measure one of the two")
     parser.add_argument("--images", type=int, default=BILLION, help="of the synthetic source")
     parser.add_argument("--folder", type=Path, help="where its parts are kept (default: removed at the end)")
+    parser.add_argument(
+        "--distinct",
+        type=int,
+        nargs=2,
+        default=(PART, PART),
+        metavar=("INDEX", "PARTITION"),
+        help="write only so many parts and read them again and again under other names, where disk or time are short; "
+        "numbers without a common divisor (default: all)",
+    )
     parser.add_argument("--draw", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.draw:
@@ -196,7 +224,7 @@ def main() -> None:
     if args.only != "engine":
         folder = args.folder or Path(tempfile.mkdtemp(prefix="nds-scale-"))
         try:
-            of_draw = measure_draw(folder / str(args.images), args.images)
+            of_draw = measure_draw(folder / str(args.images), args.images, args.distinct)
         finally:
             if not args.folder:
                 shutil.rmtree(folder)

@@ -43,6 +43,7 @@ from nds_plugin.files.part_files import is_in_parts
 from nds_plugin.images.cost import Cost
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.image_weights import ImageWeights
+from nds_plugin.selection.manifest import listed, write_manifest
 from nds_plugin.selection.select import by_image, select
 from nds_plugin.selection.select_parts import WholeSelection, select_from_parts
 from nds_plugin.selection.selection import KIND, Selection
@@ -102,6 +103,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--output", help="file to write, ending in .parquet")
     target.add_argument("--name", help="write the selection as the dataset nds_NAME, see below")
+    parser.add_argument(
+        "--manifest",
+        help="write the drawn images with their links to this file, too, ending in .csv; with --mode stream its first "
+        "--images draws",
+    )
     return parser.parse_args(argv)
 
 
@@ -124,6 +130,15 @@ def output_path(args: argparse.Namespace) -> Path:
     if not args.name or args.name != os.path.basename(args.name):
         raise NDSError(f"--name must be a plain name, got {args.name!r}.")
     return selections_folder() / f"{args.name}.parquet"
+
+
+def manifest_path(args: argparse.Namespace) -> Path | None:
+    """Where the list of drawn images goes, if one is wanted."""
+    if not args.manifest:
+        return None
+    if args.mode == "stream" and args.images < 1:
+        raise NDSError("a stream has no end: give the number of draws that --manifest lists by --images.")
+    return file_to_write(args.manifest, ".csv")
 
 
 def describe_dataset(name: str, selection: Selection | WholeSelection) -> str:
@@ -245,7 +260,7 @@ def _of_the_clusters(
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     config = selection_config(args)
-    path = output_path(args)
+    path, manifest = output_path(args), manifest_path(args)
     weights = ImageWeights.load(args.image_weights) if args.image_weights else None
     scores = _scores(args, config)
     streamed = weights is None and is_in_parts(args.index)
@@ -255,6 +270,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     key = content_hash([KIND, *drawn.hashes, by, config.identity()])
     dataset = describe_dataset(args.name, selection) if args.name else ""
     selection.save(path, key)
+    if manifest:
+        write_manifest(manifest, listed(selection, args.images))
     if args.partition:
         # Without scores there is no z, and w is then nothing but the cluster's share of what is drawn from.
         unknown = () if selection.info["z"] else ("z",) if weights else ("z", "w")

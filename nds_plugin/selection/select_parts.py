@@ -93,6 +93,12 @@ class WholeSelection:
                 table = pa.concat_tables(_found(self.index, there + start))
                 yield _columns(table, cluster[there], self.rates)
 
+    def at(self, rows: Ints, cluster: Ints) -> pa.Table:
+        """The rows of some images of the index in any order, also several times the same, and their clusters."""
+        different, places = np.unique(rows, return_inverse=True)
+        table = pa.concat_tables(_found(self.index, different)).take(pa.array(places))
+        return _columns(table, cluster, self.rates)
+
     def save(self, path: str | os.PathLike[str], key: str) -> None:
         """Write the selection artefact, the same bytes as from memory; a row group is in memory at a time."""
         payload = {"mode": self.mode, "weights": self.weights.tolist(), **self.info}

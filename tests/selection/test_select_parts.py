@@ -13,11 +13,13 @@ from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import Scores
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.drawing import draw_from_blocks, draw_subset
+from nds_plugin.selection.manifest import stream_from_blocks
 from nds_plugin.selection.select import select
 from nds_plugin.selection.select_parts import select_from_parts
 from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.selection.selectors.uniform import Full, Uniform
+from nds_plugin.selection.streams import WeightedStream
 from nds_plugin.selection.weights import cluster_sizes
 from nds_plugin.source.census import Census
 from nds_plugin.source.index import SCHEMA, SourceIndex
@@ -171,13 +173,39 @@ def test_the_command_draws_from_parts_what_it_draws_from_one_file(
     told = []
     for form in (".parquet", ""):
         for options in (["--scores", str(folder / "scores.json")], ["--selector", "uniform"]):
-            for mode in (["--images", "700"], ["--mode", "stream"]):
+            for mode in (["--images", "700"], ["--mode", "stream", "--images", "3000"]):
                 given = ["--partition", str(folder / f"partition{form}")] if "--scores" in options else []
                 output = folder / f"drawn{len(told)}.parquet"
                 index = ["--index", str(folder / f"index{form}")]
-                draw.main([*index, *given, *options, *mode, "--output", str(output)])
-                told.append((capsys.readouterr().out.replace(str(output), ""), output.read_bytes()))
+                listed = folder / "listed.csv"
+                draw.main(
+                    [*index, *given, *options, *mode, "--output", str(output), "--manifest", str(listed)]
+                )
+                said = capsys.readouterr().out.replace(str(output), "")
+                told.append((said, output.read_bytes(), listed.read_bytes()))
     assert told[:4] == told[4:]
+    assert told[0][2].startswith(b"source,image_id,cluster,p,url,license,checksum\n")
+    assert [manifest.count(b"\n") for _, _, manifest in told] == [701, 3001] * 4
+
+
+def test_a_manifest_of_a_stream_needs_the_number_of_draws(folder: Path) -> None:
+    given = ["--index", str(folder / "index"), "--selector", "uniform", "--mode", "stream"]
+    with pytest.raises(NDSError, match="give the number of draws that --manifest lists by --images"):
+        draw.main([*given, "--output", str(folder / "s.parquet"), "--manifest", str(folder / "s.csv")])
+
+
+@pytest.mark.parametrize("size", [997, 1 << 20])
+def test_draws_with_replacement_from_blocks_are_those_of_the_stream(partition: Partition, size: int) -> None:
+    weights = np.random.default_rng(1).random(CLUSTERS) ** 6
+    weights[:3] = 0
+
+    def blocks():  # type: ignore[no-untyped-def]
+        return ((start, partition.cluster[start : start + size]) for start in range(0, IMAGES, size))
+
+    rows, cluster = stream_from_blocks(weights, partition.sizes, blocks, 20_000, 7)
+    assert np.array_equal(rows, WeightedStream(weights, partition.cluster, 7).draw(0, 20_000))
+    assert np.array_equal(cluster, partition.cluster[rows])
+    assert len(np.unique(rows)) < len(rows)
 
 
 def test_a_partition_of_another_index_is_refused(folder: Path, index: SourceIndex, tmp_path: Path) -> None:
