@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import json
 import logging
 import os
@@ -38,6 +39,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nds_plugin.experts.scores import Scores
 from nds_plugin.files.artifacts import content_hash, write_json
@@ -47,7 +49,7 @@ from nds_plugin.source.index import SCHEMA, SourceIndex
 from nds_plugin.source.index_parts import IndexParts, seal_index, write_index_part
 from nds_plugin.source.partition import KIND as PARTITION_KIND
 from nds_plugin.source.partition import Partition
-from nds_plugin.source.partition_parts import StreamedPartition, write_partition_part
+from nds_plugin.source.partition_parts import write_partition_part
 
 CLUSTERS, BUDGET = 1_000, 23_000
 BILLION, IN_MEMORY = 10**9, 10**7
@@ -119,9 +121,9 @@ def make(folder: Path, images: int, distinct: Sequence[int]) -> None:
 
     for number, count in missing(index, distinct[0]):
         write_index_part(index, number, SourceIndex(index_rows(number, count)), KEY)
-    if small:
+    if small and not (index / HEAD).is_file():
         seal_index(index, KEY)
-    else:
+    elif not small:
         # To hash a billion rows is part of writing them, and no draw does it: here the hash is that of the recipe.
         known = {"hash": content_hash([KEY, images, list(distinct)]), "sources": ["web"], "classes": []}
         seal_as_it_is(index, INDEX_KIND, counts, known)
@@ -131,14 +133,27 @@ def make(folder: Path, images: int, distinct: Sequence[int]) -> None:
         write_partition_part(partition, number, table, KEY, of_index, "kmeans", 0)
     if not (partition / HEAD).is_file():
         found: dict[str, Any] = {"index_hash": of_index, "method": "kmeans", "seed": 0, "notes": []}
-        seal_as_it_is(partition, PARTITION_KIND, counts, found)
-        counted = StreamedPartition.open(partition)
-        found |= {"hash": counted.hash, "census": counted.census.payload(), "num_clusters": CLUSTERS}
+        found |= {**counted(partition, counts, distinct[1], of_index), "num_clusters": CLUSTERS}
         seal_as_it_is(partition, PARTITION_KIND, counts, found)
         logger.info("partition counted after %.0f s", time.perf_counter() - begin)
     z = np.random.default_rng(1).random(CLUSTERS).tolist()
     scores = Scores(list(range(CLUSTERS)), z, [0.0] * CLUSTERS, "accuracy", 10, "e" * 64, "rotation")
     scores.save(folder / "scores.json", KEY)
+
+
+def counted(folder: Path, counts: Sequence[int], distinct: int, of_index: str) -> dict[str, Any]:
+    """Census and hash of the partition; each different part is read once, and kept for the hash where it comes again."""
+    kept: dict[int, Any] = {}
+    table, digest = np.zeros((CLUSTERS + 1, 1), dtype=np.int64), hashlib.sha256(of_index.encode())
+    for number in range(len(counts)):
+        part = number % distinct
+        if part not in kept:
+            column = pq.read_table(folder / part_name(part), columns=["cluster"]).column("cluster")
+            kept = kept if distinct < len(counts) else {}
+            kept[part] = column.to_numpy().astype("<i4")
+        digest.update(kept[part].data)
+        table[:-1, 0] += np.bincount(kept[part], minlength=CLUSTERS)
+    return {"hash": digest.hexdigest(), "census": {"sources": ["web"], "counts": table.tolist()}}
 
 
 def seal_as_it_is(folder: Path, kind: str, counts: Sequence[int], payload: dict[str, Any]) -> None:

@@ -157,7 +157,7 @@ class SourceIndex:
     def _refuse_duplicates(self) -> None:
         ids = self.table.column("image_id")
         # Of one source whose ids ascend, as a large one often has them, none is twice: no table of them all.
-        if len(self.sources) == 1 and pc.all(pc.less(ids[:-1], ids[1:])).as_py():
+        if len(self.sources) == 1 and pc.all(pc.less(ids[:-1], ids[1:]), skip_nulls=False).as_py():
             return
         groups = self.table.select(["source", "image_id"]).group_by(["source", "image_id"])
         counts = groups.aggregate([([], "count_all")])
@@ -219,14 +219,10 @@ def index_hash(classes: Sequence[str], column: Callable[[str], Iterable[pa.Array
                 digest.update(piece.to_numpy(zero_copy_only=False).astype("<i8").tobytes())
             continue
         for piece in column(name):
-            digest.update(pc.binary_length(_long_text(piece)).to_numpy().astype("<i8").tobytes())
+            digest.update(pc.binary_length(piece.cast(pa.large_string())).to_numpy().astype("<i8").tobytes())
         for piece in column(name):
-            _update(digest, _long_text(piece))
+            _update(digest, piece.cast(pa.large_string()))
     return digest.hexdigest()
-
-
-def _long_text(piece: pa.Array) -> pa.Array:
-    return piece.cast(pa.string()).cast(pa.large_string())
 
 
 def _update(digest: Any, text: pa.Array) -> None:

@@ -64,7 +64,9 @@ def folder(index: SourceIndex, partition: Partition, tmp_path_factory: pytest.Te
     folder: Path = tmp_path_factory.mktemp("parts")
     index.save(folder / "index.parquet", index.hash)
     partition.save(folder / "partition.parquet", "key")
-    pieces = [index.table.slice(0, 33_333), index.table.slice(33_333)]
+    # Every piece has a dictionary of sources of its own, as those of several writers have.
+    text = index.table.set_column(0, "source", index.table.column("source").cast(pa.string()))
+    pieces = [text.slice(0, 33_333), text.slice(33_333)]
     write_index(folder / "index", pieces, index.hash, index.classes, rows=37_000)
     save_in_parts(partition, folder / "partition", "key", rows=45_000)
     return folder
