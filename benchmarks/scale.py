@@ -190,12 +190,14 @@ def told_by(file: str, name: str) -> int:
 
 def measure_draw(folder: Path, wanted: int, distinct: Sequence[int]) -> dict[str, Any]:
     """The figures of the draw, and whether it is that from memory."""
-    small = folder / "in_memory"
+    small = folder if wanted <= IN_MEMORY else folder / "in_memory"
     make(small, min(wanted, IN_MEMORY), (PART, PART))
     make(folder, wanted, distinct)
-    figures = draw(folder / "index", folder / "partition", folder / "scores.json", folder / "drawn.parquet")
     scores = small / "scores.json"
     from_parts = draw(small / "index", small / "partition", scores, small / "parts.parquet")
+    figures = from_parts
+    if small != folder:
+        figures = draw(folder / "index", folder / "partition", scores, folder / "drawn.parquet")
     files = small / "index.parquet", small / "partition.parquet"
     if not files[1].is_file():
         SourceIndex.load(small / "index").save(files[0], KEY)
@@ -206,7 +208,9 @@ def measure_draw(folder: Path, wanted: int, distinct: Sequence[int]) -> dict[str
     same = (small / "parts.parquet").read_bytes() == (small / "memory.parquet").read_bytes()
     label = "1e9" if wanted == BILLION else str(wanted)
     told: dict[str, Any] = {f"draw_{label}_{name}": round(value, 1) for name, value in figures.items()}
-    return {**told, f"draw_{label}_distinct_parts": list(distinct), "same_bytes": same}
+    if min(distinct) < PART:
+        told[f"draw_{label}_distinct_parts"] = list(distinct)
+    return {**told, "same_bytes": same}
 
 
 def main() -> None:
