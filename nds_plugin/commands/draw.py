@@ -24,7 +24,9 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
@@ -37,17 +39,29 @@ from nds_plugin.errors import MissingPackageError, NDSError
 from nds_plugin.experts.description import Description
 from nds_plugin.experts.scores import Scores
 from nds_plugin.files.artifacts import content_hash
+from nds_plugin.files.part_files import is_in_parts
 from nds_plugin.images.cost import Cost
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.image_weights import ImageWeights
+from nds_plugin.selection.manifest import listed, write_manifest
 from nds_plugin.selection.select import by_image, select
+from nds_plugin.selection.select_parts import WholeSelection, select_from_parts
 from nds_plugin.selection.selection import KIND, Selection
 from nds_plugin.selection.selectors import SELECTORS, ClusterSelector, Need
 from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.selection.selectors.snds import ScalableNDS, similar_scores
-from nds_plugin.selection.tables import cluster_table, effective_numbers, source_shares
+from nds_plugin.selection.tables import (
+    cluster_rows,
+    cluster_table,
+    drawn_counts,
+    effective_numbers,
+    source_rows,
+    source_shares,
+)
 from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.index_parts import IndexParts
 from nds_plugin.source.partition import Partition
+from nds_plugin.source.partition_parts import StreamedPartition
 
 _BY_IMAGES = [name for name, selector in SELECTORS.items() if by_image(selector)]
 _BY_CLUSTERS = [name for name, selector in SELECTORS.items() if issubclass(selector, ClusterSelector)]
@@ -59,8 +73,15 @@ def _names(names: Sequence[str]) -> str:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = documented_parser(__doc__, "draw")
-    parser.add_argument("--index", required=True, help="index.parquet of the source")
-    parser.add_argument("--partition", help="partition.parquet of that index; selectors by clusters need it")
+    parser.add_argument(
+        "--index",
+        required=True,
+        help="index.parquet of the source, or the folder or URL of an index in parts",
+    )
+    parser.add_argument(
+        "--partition",
+        help="partition.parquet of that index, or the folder of its parts; selectors by clusters need it",
+    )
     parser.add_argument("--scores", help="the client's scores.json; selectors by clusters need it")
     parser.add_argument("--image-weights", help=f"weights.parquet of nds weigh; {_names(_BY_IMAGES)} need it")
     parser.add_argument("--description", help="what nds describe wrote of the partition; snds needs it")
@@ -82,6 +103,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--output", help="file to write, ending in .parquet")
     target.add_argument("--name", help="write the selection as the dataset nds_NAME, see below")
+    parser.add_argument(
+        "--manifest",
+        help="write the drawn images with their links to this file, too, ending in .csv; with --mode stream its first "
+        "--images draws",
+    )
     return parser.parse_args(argv)
 
 
@@ -106,7 +132,16 @@ def output_path(args: argparse.Namespace) -> Path:
     return selections_folder() / f"{args.name}.parquet"
 
 
-def describe_dataset(name: str, selection: Selection) -> str:
+def manifest_path(args: argparse.Namespace) -> Path | None:
+    """Where the list of drawn images goes, if one is wanted."""
+    if not args.manifest:
+        return None
+    if args.mode == "stream" and args.images < 1:
+        raise NDSError("a stream has no end: give the number of draws that --manifest lists by --images.")
+    return file_to_write(args.manifest, ".csv")
+
+
+def describe_dataset(name: str, selection: Selection | WholeSelection) -> str:
     """What a script that trains on the subset by name must know.
 
     Raises:
@@ -137,16 +172,66 @@ def describe_dataset(name: str, selection: Selection) -> str:
     return "\n".join(lines)
 
 
-def _partition(args: argparse.Namespace, index: SourceIndex) -> Partition:
-    """The groups that the draw is told by; cluster selectors draw by them."""
-    if args.partition:
-        return Partition.load(args.partition)
-    if Need.CLUSTERS in SELECTORS[args.selector].needs and not args.image_weights:
+@dataclass(frozen=True)
+class _Drawn:
+    """A selection, the hash of its partition, and what is told of it, a row per cluster and per source."""
+
+    selection: Selection | WholeSelection
+    hashes: tuple[str, str]
+    clusters: list[dict[str, Any]]
+    sources: list[dict[str, Any]]
+
+
+def _draw(
+    args: argparse.Namespace, config: SelectionConfig, scores: Scores | None, weights: ImageWeights | None
+) -> _Drawn:
+    """The draw from an index in memory."""
+    index = SourceIndex.load(args.index)
+    partition = Partition.load(args.partition) if _has_clusters(args) else Partition.by_source(index)
+    selection = select(index, partition, config, scores, weights)
+    clusters, sources = cluster_table(selection, index, partition), source_shares(selection, index)
+    return _Drawn(selection, (index.hash, partition.hash), clusters, sources)
+
+
+def _draw_from_parts(args: argparse.Namespace, config: SelectionConfig, scores: Scores | None) -> _Drawn:
+    """The draw from an index in parts, which is not read as a whole."""
+    index = IndexParts.open(args.index)
+    partition = (
+        StreamedPartition.open(args.partition) if _has_clusters(args) else StreamedPartition.by_source(index)
+    )
+    selection, census = select_from_parts(index, partition, config, scores), partition.census
+    if isinstance(selection, Selection):
+        drawn, by_source = drawn_counts(selection, census)
+    else:
+        drawn, by_source = selection.weights, selection.rates @ census.counts[:-1]
+    z = selection.info["z"]
+    return _Drawn(
+        selection,
+        (index.hash, partition.hash),
+        cluster_rows(census, selection.weights, z, drawn / drawn.sum()),
+        source_rows(census.sources, census.of_sources, by_source),
+    )
+
+
+def _has_clusters(args: argparse.Namespace) -> bool:
+    """Whether the draw is told by the clusters of a partition; cluster selectors draw by them."""
+    if not args.partition and Need.CLUSTERS in SELECTORS[args.selector].needs and not args.image_weights:
         raise NDSError(f"--selector {args.selector} draws by clusters: give the source's --partition.")
-    return Partition.by_source(index)
+    return bool(args.partition)
 
 
-def _summary(selection: Selection, path: Path, *, by_clusters: bool) -> str:
+def _scores(args: argparse.Namespace, config: SelectionConfig) -> Scores | None:
+    """The client's scores, of the experts that are named."""
+    scores = Scores.load(args.scores) if args.scores else None
+    if scores and args.experts:
+        from nds_plugin.experts.expert_set import ExpertSet
+
+        experts = ExpertSet.load(args.experts)
+        scores.check_matches(experts.hash, experts.clusters)
+    return _of_the_clusters(args, config, scores)
+
+
+def _summary(selection: Selection | WholeSelection, path: Path, *, by_clusters: bool) -> str:
     """What is told of a draw in one line; nothing of clusters or of a cost that there are none of."""
     numbers, cost = effective_numbers(selection), Cost.from_dict(selection.info["cost"])
     clusters = f"{numbers['effective_clusters']:.1f} effective clusters, " if by_clusters else ""
@@ -175,29 +260,24 @@ def _of_the_clusters(
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     config = selection_config(args)
-    path = output_path(args)
-    index = SourceIndex.load(args.index)
+    path, manifest = output_path(args), manifest_path(args)
     weights = ImageWeights.load(args.image_weights) if args.image_weights else None
-    partition = _partition(args, index)
-    scores = Scores.load(args.scores) if args.scores else None
-    if scores and args.experts:
-        from nds_plugin.experts.expert_set import ExpertSet
-
-        experts = ExpertSet.load(args.experts)
-        scores.check_matches(experts.hash, experts.clusters)
-    scores = _of_the_clusters(args, config, scores)
-    selection = select(index, partition, config, scores, weights)
+    scores = _scores(args, config)
+    streamed = weights is None and is_in_parts(args.index)
+    drawn = _draw_from_parts(args, config, scores) if streamed else _draw(args, config, scores, weights)
+    selection = drawn.selection
     by = weights.hash if weights else scores.z if scores else None
-    key = content_hash([KIND, index.hash, partition.hash, by, config.identity()])
+    key = content_hash([KIND, *drawn.hashes, by, config.identity()])
     dataset = describe_dataset(args.name, selection) if args.name else ""
     selection.save(path, key)
+    if manifest:
+        write_manifest(manifest, listed(selection, args.images))
     if args.partition:
         # Without scores there is no z, and w is then nothing but the cluster's share of what is drawn from.
         unknown = () if selection.info["z"] else ("z",) if weights else ("z", "w")
-        rows = cluster_table(selection, index, partition)
-        shown = [{key: value for key, value in row.items() if key not in unknown} for row in rows]
+        shown = [{key: value for key, value in row.items() if key not in unknown} for row in drawn.clusters]
         print(tabulate(shown, headers="keys", floatfmt=".4f"))
-    print(tabulate(source_shares(selection, index), headers="keys", floatfmt=".3f"))
+    print(tabulate(drawn.sources, headers="keys", floatfmt=".3f"))
     print(_summary(selection, path, by_clusters=bool(args.partition)))
     if dataset:
         print(dataset)

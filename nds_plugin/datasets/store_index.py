@@ -51,9 +51,10 @@ def index_store(store: AnnotationStore, image_root: str | os.PathLike[str], sour
 
 
 def join_names(root: str, names: pa.Array) -> pa.Array:
-    """``os.path.join(root, name)`` of many names: one that is absolute stays as it is."""
+    """``os.path.join(root, name)`` of many names: one that is absolute, or a URL, stays as it is."""
     below = pc.binary_join_element_wise(os.path.join(root, ""), names, "")
-    return pc.if_else(pc.starts_with(names, os.sep), names, below)
+    absolute = pc.or_(pc.starts_with(names, os.sep), pc.match_substring(names, "://"))
+    return pc.if_else(absolute, names, below)
 
 
 def _labels(store: AnnotationStore) -> npt.NDArray[np.int32]:

@@ -155,7 +155,7 @@ def read_json(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
         with open(path, encoding="utf-8") as file:
             document = json.load(file)
     except (FileNotFoundError, NotADirectoryError):
-        raise _not_there(kind, path) from None
+        raise not_there(kind, path) from None
     except OSError as error:
         raise DamagedFileError(f"cannot read the {kind} file {path}: {error.strerror}.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -168,7 +168,7 @@ def read_json(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     return document
 
 
-def _not_there(kind: str, path: str | os.PathLike[str]) -> MissingFileError:
+def not_there(kind: str, path: str | os.PathLike[str]) -> MissingFileError:
     maker = _MADE_BY.get(kind)
     first = f", or make it first by {maker}" if maker else ""
     return MissingFileError(f"{kind} file not found: {path}: check the path{first}.")
@@ -196,7 +196,7 @@ def read_table(path: str | os.PathLike[str], kind: str) -> tuple[pa.Table, dict[
         NDSError: missing, cut short, not Parquet, of another kind or of another version.
     """
     if not os.path.isfile(path):
-        raise _not_there(kind, path)
+        raise not_there(kind, path)
     try:
         table = pq.read_table(path, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
@@ -211,7 +211,7 @@ def read_header(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     if str(path).endswith(".json"):
         return read_json(path, kind)
     if not os.path.isfile(path):
-        raise _not_there(kind, path)
+        raise not_there(kind, path)
     try:
         schema = pq.read_schema(path)
     except (pa.ArrowInvalid, OSError) as error:

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from nds_plugin.images.reading import StrPath, load_image
+from nds_plugin.files.locations import StrPath
+from nds_plugin.images.reading import load_image
 
 RESIZE_RATIO = 256 / 224  # the usual evaluation crop of ImageNet networks
 MIN_CROP_SHARE = 0.5  # of the shorter side, in random_crop; our choice

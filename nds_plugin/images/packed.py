@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nds_plugin.files.artifacts import atomic_write
+from nds_plugin.files.locations import is_url, local_path
 
 _NAME = re.compile(r"(.+\.npy)#(\d+)", re.DOTALL)
 _OPEN_FILES = 64
@@ -78,6 +79,9 @@ def write_packed(
 
 
 def _open(file: str) -> npt.NDArray[np.uint8]:
+    if is_url(file):
+        raise ValueError("an array of images is read from this machine's disks alone: copy it there")
+    file = local_path(file)
     stat = os.stat(file)
     return _mapped(file, stat.st_mtime_ns, stat.st_size)
 

@@ -1,25 +1,28 @@
 """Reading photographs: one reader with one kind of error.
 
 This is the only module that opens an image file, so that all parts of the package see the same pixels,
-of the same size, or the same error. An image is a file, a row of an array of images
-(:mod:`nds_plugin.images.packed`), or a rectangle of one of these.
+of the same size, or the same error. An image is a file, of this machine or at a URL
+(:mod:`nds_plugin.files.locations`), a row of an array of images (:mod:`nds_plugin.images.packed`), or a
+rectangle of one of these.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Union
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import MissingPackageError, NDSError
+from nds_plugin.files.locations import StrPath, is_url, local_path, read_bytes
 from nds_plugin.images.packed import packed_size, read_packed, split_name
 
 MAX_PIXELS = 178_956_970  # Pillow's own default for an error; our choice to keep it
@@ -40,7 +43,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-StrPath = Union[str, "os.PathLike[str]"]
 
 
 class ImageError(NDSError):
@@ -80,7 +82,7 @@ def load_image(path: StrPath, shorter_side: int | None = None, mode: str = "RGB"
     numbers that do not exceed 1 are taken as shares of white, others are clipped to 0 to 255.
 
     Args:
-        path: the file, or ``FILE.npy#ROW`` for a row of an array of images; or a rectangle of
+        path: the file or its URL, or ``FILE.npy#ROW`` for a row of an array of images; or a rectangle of
             either (see :func:`region_path`).
         shorter_side: the size in pixels that the caller will scale the shorter side to. A JPEG
             is then decoded at 1/2, 1/4 or 1/8 of its size where that leaves at least twice as
@@ -138,6 +140,8 @@ def holds_image(path: StrPath) -> bool:
 @contextlib.contextmanager
 def _opened(source: StrPath | IO[bytes], name: str) -> Iterator[ImageFile.ImageFile]:
     """An image whose header was read. Whatever Pillow raises inside becomes an :class:`ImageError`."""
+    if isinstance(source, (str, os.PathLike)) and "://" in os.fspath(source):
+        source = _fetched(source)
     try:
         with Image.open(source) as image:
             if image.format in NOT_DECODED:
@@ -152,6 +156,23 @@ def _opened(source: StrPath | IO[bytes], name: str) -> Iterator[ImageFile.ImageF
     # The readers of Pillow's formats raise nearly anything on bytes that are damaged.
     except Exception as error:
         raise _image_error(source, name, error) from None
+
+
+def _fetched(url: StrPath) -> StrPath | IO[bytes]:
+    """The content of the file at a URL, which fsspec reads; the path of one of this machine."""
+    if not is_url(url):
+        return local_path(url)
+    try:
+        content = read_bytes(url)
+    except FileNotFoundError:
+        raise ImageError(f"{os.fspath(url)}: no such image file.") from None
+    except MissingPackageError:  # nothing is wrong with the image
+        raise
+    except NDSError as error:
+        raise ImageError(str(error)) from None
+    if not content:
+        raise NotAnImageError(f"{os.fspath(url)}: the file is empty (0 bytes).")
+    return io.BytesIO(content)
 
 
 def _image_error(source: StrPath | IO[bytes], name: str, error: Exception) -> ImageError:

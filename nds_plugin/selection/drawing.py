@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import numpy.typing as npt
 
 from nds_plugin.errors import NDSError
 from nds_plugin.selection.counter_rng import Purpose, random_words, stream_key, to_open_unit
 from nds_plugin.selection.weights import Floats, Ints, cluster_sizes, image_rates, normalise_probabilities
+
+Blocks = Iterator[tuple[int, npt.NDArray[np.integer]]]
+_BLOCK = 1 << 20  # images whose random words are made at a time
 
 
 def check_budget(count: int = 0, share: float = 0.0) -> None:
@@ -83,13 +88,40 @@ def draw_subset(weights: Floats, cluster: npt.NDArray[np.integer], budget: int, 
     Raises:
         NDSError: the budget is not in 1 .. number of images with a positive probability.
     """
-    sizes = cluster_sizes(cluster, len(weights))
+    cluster = np.asarray(cluster)
+
+    def blocks() -> Blocks:
+        for start in range(0, len(cluster), _BLOCK):
+            yield start, cluster[start : start + _BLOCK]
+
+    return draw_from_blocks(weights, cluster_sizes(cluster, len(weights)), blocks, budget, seed)[0]
+
+
+def draw_from_blocks(
+    weights: Floats, sizes: Ints, blocks: Callable[[], Blocks], budget: int, seed: int
+) -> tuple[Ints, Ints]:
+    """:func:`draw_subset` of a source that is never in memory: the clusters come by in blocks, once.
+
+    Args:
+        weights: w, shape (K,).
+        sizes: |S_k|, shape (K,).
+        blocks: gives the clusters of all images in their order, in blocks of any length, each with the position of
+            its first image; asked a second time only should a bound of eight standard deviations fall short.
+        budget, seed: as there.
+
+    Returns:
+        Positions of the drawn images in ascending order, and their clusters, each of shape (budget,).
+
+    Raises:
+        NDSError: the budget is not in 1 .. number of images with a positive probability.
+    """
     rates = image_rates(weights, sizes)
     drawable = int(sizes[rates > 0].sum())
     resolve_budget(drawable, count=int(budget) or -1)
-    words = random_words(stream_key(seed, Purpose.SUBSET), 0, len(cluster))
-    candidates = _early_ringers(words, cluster, rates, sizes, budget)
-    return _first_to_ring(words, candidates, rates[cluster[candidates]], budget)
+    key = stream_key(seed, Purpose.SUBSET)
+    candidates, words, cluster = _early_ringers(key, blocks, rates, sizes, budget)
+    first = _first_to_ring(words, rates[cluster], budget)
+    return candidates[first], cluster[first]
 
 
 def draw_by_probability(p: Floats, budget: int, seed: int) -> Ints:
@@ -106,32 +138,28 @@ def draw_by_probability(p: Floats, budget: int, seed: int) -> Ints:
     candidates = np.flatnonzero(p > 0)
     resolve_budget(len(candidates), count=int(budget) or -1)
     words = random_words(stream_key(seed, Purpose.SUBSET), 0, len(p))
-    return _first_to_ring(words, candidates, p[candidates], budget)
+    return candidates[_first_to_ring(words[candidates], p[candidates], budget)]
 
 
-def _first_to_ring(words: npt.NDArray[np.uint64], candidates: Ints, rates: Floats, budget: int) -> Ints:
-    """The ``budget`` of the candidates whose clocks ring first, ascending; ``rates`` are theirs."""
+def _first_to_ring(words: npt.NDArray[np.uint64], rates: Floats, budget: int) -> Ints:
+    """Which ``budget`` of some candidates have clocks that ring first, ascending; words and rates are theirs."""
     # A vanishing rate gives an infinite clock, last of all and settled by position.
     with np.errstate(over="ignore"):
-        clocks = -np.log(to_open_unit(words[candidates])) / rates
-    if len(candidates) > budget:
-        # Sorting settles ties by position, as a partial sort would not.
-        first = np.argpartition(clocks, budget - 1)
-        last = clocks[first[budget - 1]]
-        sure = np.flatnonzero(clocks < last)
-        tied = np.flatnonzero(clocks == last)[: budget - len(sure)]
-        candidates = np.sort(candidates[np.concatenate([sure, tied])])
-    return np.asarray(candidates, dtype=np.int64)
+        clocks = -np.log(to_open_unit(words)) / rates
+    if len(words) <= budget:
+        return np.arange(len(words))
+    # Sorting settles ties by position, as a partial sort would not.
+    first = np.argpartition(clocks, budget - 1)
+    last = clocks[first[budget - 1]]
+    sure = np.flatnonzero(clocks < last)
+    tied = np.flatnonzero(clocks == last)[: budget - len(sure)]
+    return np.sort(np.concatenate([sure, tied]))
 
 
 def _early_ringers(
-    words: npt.NDArray[np.uint64],
-    cluster: npt.NDArray[np.integer],
-    rates: Floats,
-    sizes: Ints,
-    budget: int,
-) -> Ints:
-    """Positions whose clock rings before a time by which ``budget`` surely rang.
+    key: npt.NDArray[np.uint64], blocks: Callable[[], Blocks], rates: Floats, sizes: Ints, budget: int
+) -> tuple[Ints, npt.NDArray[np.uint64], Ints]:
+    """Images whose clock rings before a time by which ``budget`` surely rang: position, random word, cluster.
 
     Images of a cluster share their rate, so that the time is found over K numbers and the
     clocks of most images need no logarithm. The margin is eight standard deviations; should it
@@ -145,11 +173,25 @@ def _early_ringers(
         floor[:-1][positive] = np.exp(-rates[positive] * time)
         limit = np.minimum(np.ceil(floor * 2.0**64), 2.0**64 - 2048).astype(np.uint64)
         limit[floor >= 1.0] = np.iinfo(np.uint64).max
-        found = np.flatnonzero(words >= limit[cluster])
-        found = found[floor[cluster[found]] < 1.0]
-        if len(found) >= budget:
-            return found
+        found = [_early_of_block(key, start, cluster, limit, floor < 1.0) for start, cluster in blocks()]
+        if sum(len(piece[0]) for piece in found) >= budget:
+            positions, words, clusters = (np.concatenate(column) for column in zip(*found))
+            return positions, words, clusters
         wanted *= 2.0
+
+
+def _early_of_block(
+    key: npt.NDArray[np.uint64],
+    start: int,
+    cluster: npt.NDArray[np.integer],
+    limit: npt.NDArray[np.uint64],
+    drawable: npt.NDArray[np.bool_],
+) -> tuple[Ints, npt.NDArray[np.uint64], Ints]:
+    words = random_words(key, start, len(cluster))
+    # Few words lie above the lowest of all limits: only they are looked up by their cluster.
+    found = np.flatnonzero(words >= limit.min())
+    found = found[(words[found] >= limit[cluster[found]]) & drawable[cluster[found]]]
+    return found + start, words[found], cluster[found].astype(np.int64)
 
 
 def _time_of(wanted: float, rates: Floats, sizes: Ints) -> float:

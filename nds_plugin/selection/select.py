@@ -47,11 +47,7 @@ def select(
     partition.check_matches(index)
     if image_weights is not None or by_image(config.selector):
         return _select_images(index, partition, config, image_weights)
-    if needs_scores(config.selector) and scores and scores.partition not in ("", partition.hash):
-        raise NDSError(
-            f"the scores are of an expert set of another partition: expected {partition.hash[:12]}, got "
-            f"{scores.partition[:12]}; score the experts that were trained on this partition."
-        )
+    check_scored(config.selector, scores, partition.hash)
     sizes = partition.sizes
     weights = selector_weights(config.selector, sizes, scores)
     rows = draw_rows(config, weights, sizes, partition.cluster)
@@ -60,6 +56,15 @@ def select(
     )
     p = image_rates(weights, sizes)[partition.cluster[rows]]
     return Selection(_rows(index, partition, p, rows), config.mode, weights, info)
+
+
+def check_scored(selector: Selector | type[Selector], scores: Scores | None, partition_hash: str) -> None:
+    """Refuse scores of experts of another partition."""
+    if needs_scores(selector) and scores and scores.partition not in ("", partition_hash):
+        raise NDSError(
+            f"the scores are of an expert set of another partition: expected {partition_hash[:12]}, got "
+            f"{scores.partition[:12]}; score the experts that were trained on this partition."
+        )
 
 
 def draw_rows(

@@ -35,6 +35,40 @@ class IndexStream(Protocol):
         ...
 
 
+class ClusterDraws:
+    """Draws with replacement as (cluster, rank in the cluster): all of a draw that needs no list of images.
+
+    Args:
+        weights, sizes: w and |S_k|, shape (K,).
+        seed: 0 or more.
+    """
+
+    def __init__(self, weights: Floats, sizes: Ints, seed: int) -> None:
+        self._key = stream_key(seed, Purpose.WEIGHTED)
+        self._sizes = sizes
+        self._cumulative = np.cumsum(available_weights(weights, sizes))
+        self._cumulative /= self._cumulative[-1]
+        self._guide = np.searchsorted(self._cumulative, np.arange(_CELLS + 1) / _CELLS, side="right")
+
+    def draw(self, start: int, stop: int) -> tuple[Ints, Ints]:
+        """Elements start .. stop: the cluster of each, and which of its images it is, counted from 0."""
+        unit = to_unit(random_words(self._key, 2 * start, 2 * (stop - start)))
+        chosen = self._clusters(unit[0::2])
+        sizes = self._sizes[chosen]
+        return chosen, np.minimum((unit[1::2] * sizes).astype(np.int64), sizes - 1)
+
+    def _clusters(self, unit: Floats) -> Ints:
+        """Cluster of each number in [0, 1), by its place in the cumulated weights.
+
+        A table over equal cells answers where no boundary crosses the cell; only the others search.
+        """
+        cell = (unit * _CELLS).astype(np.int64)
+        chosen = self._guide[cell]
+        crossed = np.flatnonzero(chosen != self._guide[cell + 1])
+        chosen[crossed] = np.searchsorted(self._cumulative, unit[crossed], side="right")
+        return np.asarray(chosen)
+
+
 class WeightedStream:
     """Draws with replacement: a cluster by its weight, then one of its images uniformly.
 
@@ -48,31 +82,14 @@ class WeightedStream:
     """
 
     def __init__(self, weights: Floats, cluster: npt.NDArray[np.integer], seed: int) -> None:
-        self._key = stream_key(seed, Purpose.WEIGHTED)
-        self._sizes = cluster_sizes(cluster, len(weights))
-        self._cumulative = np.cumsum(available_weights(weights, self._sizes))
-        self._cumulative /= self._cumulative[-1]
-        self._guide = np.searchsorted(self._cumulative, np.arange(_CELLS + 1) / _CELLS, side="right")
-        self._offsets = np.concatenate([[0], np.cumsum(self._sizes)])
+        sizes = cluster_sizes(cluster, len(weights))
+        self._draws = ClusterDraws(weights, sizes, seed)
+        self._offsets = np.concatenate([[0], np.cumsum(sizes)])
         self._members = _members_by_cluster(cluster, self._offsets)
 
     def draw(self, start: int, stop: int) -> Ints:
-        unit = to_unit(random_words(self._key, 2 * start, 2 * (stop - start)))
-        chosen = self._clusters(unit[0::2])
-        sizes = self._sizes[chosen]
-        within = np.minimum((unit[1::2] * sizes).astype(np.int64), sizes - 1)
+        chosen, within = self._draws.draw(start, stop)
         return self._members[self._offsets[chosen] + within].astype(np.int64)
-
-    def _clusters(self, unit: Floats) -> Ints:
-        """Cluster of each number in [0, 1), by its place in the cumulated weights.
-
-        A table over equal cells answers where no boundary crosses the cell; only the others search.
-        """
-        cell = (unit * _CELLS).astype(np.int64)
-        chosen = self._guide[cell]
-        crossed = np.flatnonzero(chosen != self._guide[cell + 1])
-        chosen[crossed] = np.searchsorted(self._cumulative, unit[crossed], side="right")
-        return np.asarray(chosen)
 
 
 class ProbabilityStream:

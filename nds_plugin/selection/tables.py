@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from nds_plugin.selection.select_parts import WholeSelection
 from nds_plugin.selection.selection import Selection
-from nds_plugin.selection.weights import effective_clusters, effective_sample_size
+from nds_plugin.selection.weights import Floats, Ints, effective_clusters, effective_sample_size
+from nds_plugin.source.census import Census, SourceCodes
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
 
@@ -18,23 +21,30 @@ def cluster_table(selection: Selection, index: SourceIndex, partition: Partition
 
     The share of the draw is the expected one of a stream and the drawn one of a subset.
     """
-    sources = index.column("source")
-    drawn = np.bincount(selection.column("cluster").to_numpy(), minlength=len(selection.weights))
-    z = selection.info["z"]
+    census = Census.of(index, partition)
+    drawn = drawn_counts(selection, census)[0]
+    shares = selection.weights if selection.mode == "stream" else drawn / max(1, drawn.sum())
+    return cluster_rows(census, selection.weights, selection.info["z"], shares)
+
+
+def cluster_rows(
+    census: Census, weights: Floats, z: Sequence[float] | None, shares: Floats
+) -> list[dict[str, Any]]:
+    """:func:`cluster_table` from numbers: w, z and share of the draw of each cluster, shape (K,)."""
+    names = sorted(census.sources)
+    counts = census.counts[:-1, [census.sources.index(name) for name in names]]
+    sizes = census.sizes
     rows = []
-    for k in np.argsort(-selection.weights, kind="stable").tolist():
-        names, counts = np.unique(sources[partition.cluster == k].astype(str), return_counts=True)
-        order = np.argsort(-counts, kind="stable")[:3]
-        main = ", ".join(f"{names[i]} {counts[i] / counts.sum():.0%}" for i in order)
-        share = selection.weights[k] if selection.mode == "stream" else drawn[k] / max(1, drawn.sum())
+    for k in np.argsort(-weights, kind="stable").tolist():
+        order = [i for i in np.argsort(-counts[k], kind="stable")[:3] if counts[k, i]]
         rows.append(
             {
                 "cluster": k,
-                "sources": main,
-                "images": int(partition.sizes[k]),
+                "sources": ", ".join(f"{names[i]} {counts[k, i] / sizes[k]:.0%}" for i in order),
+                "images": int(sizes[k]),
                 "z": None if z is None else float(z[k]),
-                "w": float(selection.weights[k]),
-                "share": float(share),
+                "w": float(weights[k]),
+                "share": float(shares[k]),
             }
         )
     return rows
@@ -45,18 +55,31 @@ def source_shares(selection: Selection, index: SourceIndex) -> list[dict[str, An
     names, counts = np.unique(index.column("source").astype(str), return_counts=True)
     chosen = np.asarray(selection.column("source").cast(pa.string()).to_pylist(), dtype=str)
     amount = selection.column("p").to_numpy() if selection.mode == "stream" else np.ones(len(chosen))
-    total = float(amount.sum())
-    return [
+    return source_rows(names.tolist(), counts, np.array([amount[chosen == name].sum() for name in names]))
+
+
+def source_rows(names: Sequence[str], counts: Ints, drawn: Floats) -> list[dict[str, Any]]:
+    """:func:`source_shares` from numbers: images of each source, and how much of it is drawn, in any unit."""
+    rows = [
         {
-            "source": str(name),
-            "index_share": float(count / counts.sum()),
-            "draw_share": float(amount[chosen == name].sum() / total),
+            "source": str(names[i]),
+            "index_share": float(counts[i] / counts.sum()),
+            "draw_share": float(drawn[i] / drawn.sum()),
         }
-        for name, count in zip(names, counts)
+        for i in range(len(names))
     ]
+    return sorted(rows, key=lambda row: str(row["source"]))
 
 
-def effective_numbers(selection: Selection) -> dict[str, float]:
+def drawn_counts(selection: Selection, census: Census) -> tuple[Floats, Floats]:
+    """Drawn images of each cluster, shape (K,), and of each source, shape (S,), in the order of the census."""
+    clusters = np.bincount(selection.column("cluster").to_numpy(), minlength=len(selection.weights))
+    code = SourceCodes(census.sources).of(selection.column("source"))
+    sources = np.bincount(code, minlength=len(census.sources))
+    return clusters.astype(np.float64), sources.astype(np.float64)
+
+
+def effective_numbers(selection: Selection | WholeSelection) -> dict[str, float]:
     """The effective number of clusters and the effective sample size of the weights."""
     sizes = np.asarray(selection.info["sizes"], dtype=np.int64)
     of_images = selection.info.get("effective_sample_size")  # kept where single images were weighed

@@ -10,6 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
+from nds_plugin.files import locations
+from nds_plugin.files.locations import is_file, is_url, join, local_path
 from nds_plugin.images.packed import file_of
 from nds_plugin.images.reading import ImageError, NotAnImageError, read_header
 from nds_plugin.source.image_folders import PassedOver, files_below, has_image_ending, no_images
@@ -20,12 +22,13 @@ logger = logging.getLogger(__name__)
 
 
 def index_folder(folder: str | os.PathLike[str], source: str | None = None) -> SourceIndex:
-    """Index all images below a folder, sorted by path.
+    """Index all images below a folder or a URL, sorted by path.
 
     An image is told by its content, whatever its ending. Its id is its path relative to ``folder``,
     with forward slashes. Its size is that of the upright image, from the header. Files whose header
     cannot be read are left out, counted and named in one WARNING; what is no image is counted by kind
-    in another line. Hidden files and folders are passed over.
+    in another line. Hidden files and folders are passed over. At a URL, files whose endings are not those of
+    images are passed over unopened.
 
     Args:
         source: name of the source; default the folder's name, or its parent's if that is "images".
@@ -33,24 +36,26 @@ def index_folder(folder: str | os.PathLike[str], source: str | None = None) -> S
     Raises:
         NDSError: no such folder, or no readable image in it.
     """
-    root = Path(folder)
-    if not root.is_dir():
+    root: str | Path = os.fspath(folder) if is_url(folder) else Path(local_path(folder))
+    if isinstance(root, Path) and not root.is_dir():
         kind = "is not a folder" if root.exists() else "does not exist"
         raise NDSError(f"image folder {root} {kind}: name the folder that holds the images.")
     source = source or folder_name(root)
     passed = PassedOver(root)
-    paths = sorted(PurePath(os.path.relpath(path, root)).as_posix() for path in files_below(root, passed))
+    paths = _paths_at(root, passed) if isinstance(root, str) else _paths_in(root, passed)
     records, unreadable = [], []
     for path in tqdm(paths, desc=f"headers of {source}", unit="file", disable=None):
         try:
-            size = read_header(root / path).shown
+            size = read_header(_at(root, path)).shown
         except ImageError as error:
             if isinstance(error, NotAnImageError) and not has_image_ending(path):
                 passed.add(path)
             else:
-                unreadable.append(f"{path} ({str(error).removeprefix(f'{root / path}: ').removesuffix('.')})")
+                unreadable.append(
+                    f"{path} ({str(error).removeprefix(f'{_at(root, path)}: ').removesuffix('.')})"
+                )
             continue
-        records.append(ImageRecord(source, path, str(root / path), *size))
+        records.append(ImageRecord(source, path, _at(root, path), *size))
     images = len(records) + len(unreadable)
     if not images:
         raise no_images(root, passed)
@@ -67,6 +72,25 @@ def index_folder(folder: str | os.PathLike[str], source: str | None = None) -> S
     if not records:
         raise NDSError(f"none of the {images} images in {root} can be read, first: {unreadable[0]}.")
     return SourceIndex.from_records(records)
+
+
+def _at(root: str | Path, path: str) -> str:
+    return join(root, path) if isinstance(root, str) else str(root / path)
+
+
+def _paths_in(root: Path, passed: PassedOver) -> list[str]:
+    return sorted(PurePath(os.path.relpath(path, root)).as_posix() for path in files_below(root, passed))
+
+
+def _paths_at(url: str, passed: PassedOver) -> list[str]:
+    found = []
+    for path in locations.files_below(url):
+        hidden = any(part.startswith(".") for part in path.split("/"))
+        if has_image_ending(path) and not hidden:
+            found.append(path)
+        else:
+            passed.add(path)
+    return found
 
 
 def image_size(path: str) -> tuple[int, int]:
@@ -91,15 +115,17 @@ def check_files(index: SourceIndex, sample: int | None = None) -> list[str]:
     names = [str(name) for name in index.column("file_name")]
     if sample is not None and sample < len(names):
         chosen = np.unique(np.linspace(0, len(names) - 1, max(sample, 0)).astype(np.int64))
-        return [names[i] for i in chosen if not os.path.isfile(file_of(names[i]))]
+        return [names[i] for i in chosen if not is_file(file_of(names[i]))]
     files = [os.path.split(file_of(name)) for name in names]
     present = {folder: _listing(folder) for folder in {folder for folder, _ in files}}
     return [name for name, (folder, base) in zip(names, files) if base not in present[folder]]
 
 
 def _listing(folder: str) -> set[str]:
+    if is_url(folder):
+        return set(locations.listing(folder))
     try:
-        with os.scandir(folder or ".") as entries:
+        with os.scandir(local_path(folder) or ".") as entries:
             return {entry.name for entry in entries if entry.is_file()}
     except OSError:
         return set()

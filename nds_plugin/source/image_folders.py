@@ -19,7 +19,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
-from nds_plugin.images.reading import NOT_DECODED, StrPath, holds_image
+from nds_plugin.files.locations import StrPath
+from nds_plugin.images.reading import NOT_DECODED, holds_image
 
 logger = logging.getLogger(__name__)
 

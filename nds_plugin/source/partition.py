@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from nds_plugin.errors import NDSError
-from nds_plugin.files.artifacts import read_table, write_table
+from nds_plugin.files.artifacts import write_table
+from nds_plugin.files.parts import read_whole
 from nds_plugin.source.index import SourceIndex
 
 KIND = "partition"
@@ -141,16 +142,17 @@ class Partition:
         Raises:
             NDSError: not a whole partition file, or its rows are not those that its hash is of.
         """
-        table, header = read_table(path, KIND)
+        table, header = read_whole(path, KIND)
         partition = cls(
             table.column("cluster").to_numpy(),
             table,
             header["index_hash"],
             method=header["method"],
             seed=header["seed"],
-            notes=header["notes"],
+            notes=header.get("notes", ()),
         )
-        if partition.hash != header["hash"]:
+        # Parts of several processes, not sealed yet, know nothing of the whole.
+        if header.get("hash", partition.hash) != partition.hash:
             raise NDSError(f"{path}: its clusters are not those it was saved with: make it again.")
         return partition
 
