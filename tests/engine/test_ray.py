@@ -170,15 +170,16 @@ def test_the_job_itself_is_killed_and_the_next_start_goes_on(
     cluster: Any, made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     made.index.save(tmp_path / "index.parquet", "key")
-    first = tmp_path / "out/partition/assigned/part-00000.parquet"
     arguments = (str(tmp_path / "index.parquet"), str(tmp_path / "out"), cluster.address)
-    process = started_until(DRIVER, first.exists, *arguments)
+    process = started_until(
+        DRIVER, lambda: any((tmp_path / "out/features").glob("*.npy")), *arguments, seconds=240
+    )
     process.kill()
     assert process.wait() == -9
     caplog.set_level("INFO")
     executor = RayExecutor(EngineConfig(engine="ray", ray_address=cluster.address))
     partitioned(made.index, tmp_path / "out", executor)
-    assert "assign: kept " in caplog.text
+    assert "features: kept " in caplog.text
     found = hashes(tmp_path / "out", "partition*", "partition/*")
     assert found == hashes(made.folder, "partition*", "partition/*")
 
