@@ -26,13 +26,21 @@ def started() -> Any:
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the nodes do not know this folder
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112, Ray's own; 15, the default, starves beside all else
-    head = {"num_cpus": 1, "object_store_memory": MEGABYTES, "include_dashboard": False}
-    return Cluster(initialize_head=True, head_node_args=head)
+    cluster = Cluster()
+    with_node(cluster, include_dashboard=False)
+    return cluster
 
 
-def with_node(cluster: Any) -> Any:
-    """One more node of one core."""
-    return cluster.add_node(num_cpus=1, object_store_memory=MEGABYTES)
+def with_node(cluster: Any, **more: Any) -> Any:
+    """One more node of one core; Ray gives it half a minute to start, which a busy machine may need longer for."""
+    options = {"num_cpus": 1, "object_store_memory": MEGABYTES, "include_log_monitor": False, **more}
+    for attempt in range(3):
+        try:
+            return cluster.add_node(**options)
+        except Exception as error:
+            if "timed out during startup" not in str(error) or attempt == 2:
+                raise
+    raise AssertionError
 
 
 def _held(
