@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -63,6 +63,7 @@ class Pass:
         is_done: whether a shard's file is there, whole, and made from the same inputs.
         shared: what the work is given for every shard; must pickle.
         finished: called in this process when a shard's file is there; what it raises ends the pass.
+        on_gpu: whether the work runs a network.
     """
 
     what: str
@@ -70,6 +71,7 @@ class Pass:
     is_done: Callable[[Shard[Any]], bool]
     shared: Any = None
     finished: Callable[[Shard[Any]], None] = lambda _: None
+    on_gpu: bool = True
 
 
 class Executor(ABC):
@@ -115,13 +117,23 @@ class Executor(ABC):
             NDSError: a shard failed ``ATTEMPTS`` times; the record ``failed.json`` beside the shards has
                 all its errors. The others are kept.
         """
+        folders: set[Path] = set()
+
+        def seen() -> Iterator[Shard[Any]]:
+            for shard in shards:
+                folders.add(shard.path.parent)
+                yield shard
+
         with tqdm(total=total, desc=todo.what, disable=None if self.progress else True, delay=2) as bar:
-            done, failed = self._run(todo, shards, bar)
+            done, failed = self._run(todo, seen(), bar)
         self.processes.barrier()
         everywhere = [failure for found in self.processes.all_gather(failed) for failure in found]
         if everywhere:
             _record(everywhere, self.processes.rank == 0)
             raise _named(todo.what, everywhere)
+        if self.processes.rank == 0:
+            for folder in folders:  # of an earlier start
+                (folder / RECORD).unlink(missing_ok=True)
         return done
 
 

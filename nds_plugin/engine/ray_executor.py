@@ -86,8 +86,10 @@ class _Run:
         import ray
 
         self.todo, self.bar = todo, bar
-        self.options = {"num_cpus": config.ray_cpus, "num_gpus": config.ray_gpus, "max_retries": 0}
-        self.perform = ray.remote(_perform).options(**self.options, name=todo.what)
+        self.cpus, gpus = config.ray_cpus, config.ray_gpus if todo.on_gpu else 0.0
+        self.perform = ray.remote(_perform).options(
+            num_cpus=self.cpus, num_gpus=gpus, max_retries=0, name=todo.what
+        )
         self.shared: Any = None
         self.running: dict[Any, _Task] = {}
         self.again: collections.deque[_Task] = collections.deque()
@@ -135,7 +137,7 @@ class _Run:
         import ray
 
         cpus = ray.cluster_resources().get("CPU", 0.0)
-        return 2 * int(cpus // self.options["num_cpus"]) + _AHEAD
+        return 2 * int(cpus // self.cpus) + _AHEAD
 
     def _submit(self, task: _Task) -> None:
         import ray

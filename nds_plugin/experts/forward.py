@@ -18,7 +18,13 @@ from nds_plugin.experts.manifest import HEAD
 from nds_plugin.experts.passes import SHARED, Pass, Reading, chunks, micro_batch, padded, right_answers
 from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.experts.tasks import ROTATIONS, rotations
-from nds_plugin.images.networks import InferenceNetwork, normalise, repeatable, resolve_precision
+from nds_plugin.images.networks import (
+    InferenceNetwork,
+    normalise,
+    precision_name,
+    repeatable,
+    resolve_precision,
+)
 
 MEGABYTE = 1 << 20
 
@@ -37,7 +43,7 @@ class Forward:
     config: ScoringConfig
     device: str
 
-    def dtype(self, experts: ExpertSet) -> torch.dtype:
+    def _dtype(self, experts: ExpertSet) -> torch.dtype:
         """The number format; of the backbone under heads float32, in which they were fitted, unless asked for."""
         wanted = self.config.precision
         if experts.kind == HEAD and wanted == "auto":
@@ -56,12 +62,15 @@ class Forward:
             NDSError: an expert file that is not in order.
         """
         experts = experts or ExpertSet.load(self.directory)
-        device, dtype = torch.device(self.device), self.dtype(experts)
+        device, dtype = torch.device(self.device), self._dtype(experts)
         with torch.inference_mode(), repeatable():
             if experts.kind == HEAD:
                 how = (self.config.batch_size, self.config.num_workers)
-                return forward_heads(experts, paths, how, device, dtype, progress=progress)
-            return _forward_all(experts, paths, self.config, device, dtype, progress)
+                result = forward_heads(experts, paths, how, device, dtype, progress=progress)
+            else:
+                result = _forward_all(experts, paths, self.config, device, dtype, progress)
+        result.precision = precision_name(dtype)
+        return result
 
 
 def _forward_all(

@@ -26,7 +26,6 @@ from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.experts.supervised import cross_validate
 from nds_plugin.experts.tasks import ROTATIONS
 from nds_plugin.images.cost import Cost
-from nds_plugin.images.networks import precision_name
 from nds_plugin.source.image_folders import list_images
 from nds_plugin.source.index import NO_LABEL, SourceIndex, drawn_rows
 
@@ -103,7 +102,7 @@ def _scores(
         values = {k: cross_validate(x, kept, config.folds, config.seed) for k, x in values.items()}
     details = _details(values, experts.clusters)
     details["computed"] = {
-        "precision": precision_name(forward.dtype(experts)), "device": torch.device(forward.device).type,
+        "precision": result.precision, "device": torch.device(forward.device).type,
         "crop_size": experts.crop_size, "max_images": config.max_images, "seed": config.seed,
     }  # fmt: skip
     first = details["accuracy"]

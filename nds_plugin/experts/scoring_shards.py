@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from nds_plugin.engine import executor as engine
+from nds_plugin.errors import NDSError
 from nds_plugin.experts.forward import Forward
 from nds_plugin.experts.passes import Pass
 from nds_plugin.files.artifacts import atomic_write, content_hash
@@ -98,16 +99,17 @@ def _score(forward: Forward, images: _Images, path: Path) -> None:
     refuse_unseen(readable, list(result.errors.values()))
     tensors = {f"{name}": torch.cat(parts).contiguous() for name, parts in result.outputs.items() if parts}
     tensors["rows"] = torch.tensor(result.rows, dtype=torch.int64)
-    said = {"key": images.key, "errors": json.dumps(result.errors)}
+    said = {"key": images.key, "errors": json.dumps(result.errors), "precision": result.precision}
     with atomic_write(path) as file:
         file.write(save({name: tensor.cpu() for name, tensor in tensors.items()}, said))
 
 
 def _joined(shards: list[engine.Shard[_Images]]) -> Pass:
     """One group's shards, in their order."""
-    result, start = Pass(), 0
+    result, start, precisions = Pass(), 0, set()
     for shard in shards:
         with safe_open(shard.path, "pt") as file:
+            precisions.add(file.metadata()["precision"])
             errors = json.loads(file.metadata()["errors"])
             result.errors.update({start + int(row): said for row, said in errors.items()})
             result.rows += [start + row for row in file.get_tensor("rows").tolist()]
@@ -115,4 +117,10 @@ def _joined(shards: list[engine.Shard[_Images]]) -> Pass:
                 if name != "rows":
                     result.outputs.setdefault(int(name), []).append(file.get_tensor(name))
         start += len(shard.argument.paths)
+    if len(precisions) > 1:
+        raise NDSError(
+            f"scoring: the nodes have computed in {' and '.join(sorted(precisions))}: give --precision fp32, which all "
+            f"processors know, and remove {shards[0].path.parent}."
+        )
+    result.precision = precisions.pop()
     return result

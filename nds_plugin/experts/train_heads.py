@@ -180,7 +180,9 @@ def _fit_all(
         for number, (name, members) in enumerate(rows.items())
     ]
     shared = _Fits(shards, mean, scale, config.c, key)
-    executor.map(Pass("heads", _fit, lambda shard: has_key(shard.path, key), shared), fits, len(fits))
+    executor.map(
+        Pass("heads", _fit, lambda shard: has_key(shard.path, key), shared, on_gpu=False), fits, len(fits)
+    )
     found = [_read_fit(shard.path) for shard in fits]
     for shard, (_, _, accuracy, loss) in zip(fits, found):
         logger.info(

@@ -65,7 +65,7 @@ class SourceSteps:
 
     @functools.cached_property
     def executor(self) -> Executor:
-        """Who does the passes over the source; a cluster is joined when there is something to do."""
+        """Who does the passes over the source; a cluster is joined at the first step that asks."""
         return open_executor(self.settings.engine, str(self.device), self.host)
 
     def index(self) -> SourceIndex:

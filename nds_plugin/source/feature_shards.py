@@ -211,4 +211,3 @@ def _sweep(folder: Path, key: str) -> None:
         if _SHARD_NAME.match(path.name) and not path.name.startswith(key[:16]):
             logger.info("removing %s: it is of other images, another network or crop", path)
             path.unlink(missing_ok=True)
-    (folder / "failed.json").unlink(missing_ok=True)

@@ -6,12 +6,12 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -74,7 +74,7 @@ def extract_features(
     readable = ~np.isnan(features[:, 0])
     check_readable(readable, max_unreadable, *errors[:1])
     features[~readable] = 0
-    log_unreadable(readable, paths)
+    log_unreadable(readable, index.table.column("file_name"))
     return features, readable
 
 
@@ -108,7 +108,7 @@ def feature_shards(
     readable = found.readable()
     check_readable(readable, max_unreadable)
     if executor.processes.rank == 0 and not readable.all():
-        log_unreadable(readable, index.column("file_name").tolist())
+        log_unreadable(readable, index.table.column("file_name"))
     return found
 
 
@@ -141,10 +141,10 @@ def _made_of(network: nn.Module) -> list[Any]:
     return [digest.hexdigest(), identity()]
 
 
-def log_unreadable(readable: npt.NDArray[np.bool_], paths: Sequence[str]) -> None:
-    """Name the images that cannot be read."""
-    broken = [paths[row] for row in np.flatnonzero(~readable).tolist()]
-    if broken:
-        more = f" and {len(broken) - _NAMED_IN_LOG} more" if len(broken) > _NAMED_IN_LOG else ""
-        named = ", ".join(broken[:_NAMED_IN_LOG])
-        logger.warning("%d of %d images cannot be read: %s%s", len(broken), len(paths), named, more)
+def log_unreadable(readable: npt.NDArray[np.bool_], paths: pa.ChunkedArray) -> None:
+    """Name the images that cannot be read, of many only the first."""
+    rows = np.flatnonzero(~readable)
+    if len(rows):
+        more = f" and {len(rows) - _NAMED_IN_LOG} more" if len(rows) > _NAMED_IN_LOG else ""
+        named = ", ".join(paths.take(pa.array(rows[:_NAMED_IN_LOG])).to_pylist())
+        logger.warning("%d of %d images cannot be read: %s%s", len(rows), len(paths), named, more)

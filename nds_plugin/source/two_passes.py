@@ -85,7 +85,7 @@ class TwoPasses:
         readable = found >= 0
         check_readable(readable)
         if not whole and self.executor.processes.rank == 0:
-            log_unreadable(readable, index.column("file_name").tolist())
+            log_unreadable(readable, index.table.column("file_name"))
         partition = finished_partition(index, found, Centroids.load(centroids).centroids, self.config)
         self._number(partition, found, key)
         self.executor.processes.barrier()
@@ -97,7 +97,9 @@ class TwoPasses:
         """The first pass, by one process: centroids of the sample, in a file."""
         path = self.folder / _CENTROIDS
         shard = Shard("centroids", path, (sample, embedded, key))
-        self.executor.map(Pass("centroids", _fit, lambda s: has_key(s.path, key), self.config), [shard])
+        self.executor.map(
+            Pass("centroids", _fit, lambda s: has_key(s.path, key), self.config, on_gpu=False), [shard]
+        )
         return path
 
     def _files(self, name: str, images: int) -> list[Path]:
@@ -133,7 +135,9 @@ class TwoPasses:
         key = content_hash([PART_KIND, key, self.shard_size, self.config.keep_features])
         files = zip(self._files("assigned", len(found)), self._files("", len(found)))
         shards = (Shard(to.name, to, source) for source, to in files)
-        done = Pass("number", _number, lambda s: is_valid(s.path, PART_KIND, key), (lookup, key))
+        done = Pass(
+            "number", _number, lambda s: is_valid(s.path, PART_KIND, key), (lookup, key), on_gpu=False
+        )
         self.executor.map(done, shards)
 
 

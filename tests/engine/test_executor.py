@@ -88,6 +88,7 @@ def test_a_shard_that_fails_three_times_is_named_and_recorded_and_the_others_are
     assert entry["shard"] == "piece 2"
     assert len(entry["errors"]) == ATTEMPTS
     assert LocalExecutor().map(Pass("pieces", _write, _is_done, "x"), shards(tmp_path)) == ["piece 2"]
+    assert not (tmp_path / RECORD).exists()
 
 
 def test_a_disk_that_fails_everywhere_ends_the_pass_early(tmp_path: Path) -> None:
