@@ -102,7 +102,7 @@ def cluster() -> Any:
 
     # Ray gives its workers the lowest priority, for which a busy machine has no time.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
-    node = {"num_cpus": 1, "object_store_memory": 200 << 20, "include_dashboard": False}
+    node = {"num_cpus": 1, "object_store_memory": 400 << 20, "include_dashboard": False}
     return Cluster(initialize_head=True, head_node_args=node)
 
 

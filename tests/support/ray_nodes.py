@@ -16,7 +16,7 @@ from nds_plugin.engine.config import EngineConfig
 from nds_plugin.engine.executor import Pass, Shard
 from nds_plugin.engine.ray_executor import RayExecutor
 
-MEGABYTES = 80 << 20  # of the object store, the least that Ray takes
+OBJECT_STORE = 400 << 20  # a killed driver's network (45 MB) stays in it for a while
 
 
 def started() -> Any:
@@ -33,7 +33,7 @@ def started() -> Any:
 
 def with_node(cluster: Any, **more: Any) -> Any:
     """One more node of one core; Ray gives it half a minute to start, which a busy machine may need longer for."""
-    options = {"num_cpus": 1, "object_store_memory": MEGABYTES, "include_log_monitor": False, **more}
+    options = {"num_cpus": 1, "object_store_memory": OBJECT_STORE, "include_log_monitor": False, **more}
     for attempt in range(3):
         try:
             return cluster.add_node(**options)
