@@ -45,6 +45,7 @@ _COMMANDS = {
         "addict yapf rich terminaltables opencv-python-headless",
     ),
     "timm": _EXTRA.format("timm"),
+    "ray": _EXTRA.format("ray"),
     "shapely": _EXTRA.format("cityscapes"),
     "cityscapesscripts": "python -m pip install --no-deps cityscapesscripts",
 }

@@ -32,7 +32,8 @@ WITHOUT_TORCH = {
         "resnet_checkpoints",
         "timm_networks",
     },
-    "source": {"features"},
+    "engine": set(),
+    "source": {"extraction", "feature_shards", "features", "two_passes"},
     "selection": {
         "drawn_images",
         "sampler",
@@ -43,10 +44,12 @@ WITHOUT_TORCH = {
     "experts": {
         "describing",
         "expert_set",
+        "forward",
         "head_scoring",
         "heads",
         "passes",
         "scoring",
+        "scoring_shards",
         "supervised",
         "tasks",
         "train_experts",

@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nds_plugin.command_line import add_device_argument, add_settings, documented_parser, run, settings_from
+from nds_plugin.engine.config import EngineConfig
+from nds_plugin.engine.opening import open_executor
 from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.files.artifacts import check_writable
 
@@ -32,6 +34,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", required=True, help="the description (JSON)")
     add_settings(parser, ScoringConfig, ("max_images", "seed", "precision", "num_workers"))
     add_device_argument(parser)
+    add_settings(parser.add_argument_group("where it runs"), EngineConfig)
     return parser.parse_args(argv)
 
 
@@ -40,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     from nds_plugin.experts.describing import describe_source
     from nds_plugin.experts.expert_set import ExpertSet
+    from nds_plugin.experts.scoring_shards import scoring_shards
     from nds_plugin.images.networks import choose_device
     from nds_plugin.source.index import SourceIndex
     from nds_plugin.source.partition import Partition
@@ -47,10 +51,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = settings_from(args, ScoringConfig)
     check_writable(Path(args.output).parent)  # before the work that would be lost
     experts, index = ExpertSet.load(args.experts), SourceIndex.load(args.index)
-    found = describe_source(
-        experts, index, Partition.load(args.partition), config, choose_device(args.device)
-    )
-    found.save(args.output)
+    engine, partition = settings_from(args, EngineConfig), Partition.load(args.partition)
+    executor = open_executor(engine, str(choose_device(args.device)))
+    with scoring_shards(executor, Path(args.output), engine.whole_batches) as shards:
+        found = describe_source(experts, index, partition, config, shards=shards)
+        found.save(args.output)
     print(
         f"{found.num_clusters} clusters described by {len(found.experts)} experts of the set "
         f"{found.expert_set[:12]} on {sum(found.images)} images; wrote {args.output}"

@@ -29,6 +29,8 @@ from nds_plugin.command_line import (
     run,
     settings_from,
 )
+from nds_plugin.engine.config import EngineConfig
+from nds_plugin.engine.opening import open_executor
 from nds_plugin.errors import CommandLineError
 from nds_plugin.experts.manifest import HEAD, NETWORK
 from nds_plugin.experts.settings import EXPERT_CONFIGS, ExpertConfig, ExpertKind, HeadConfig
@@ -43,6 +45,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--partition", required=True, help="partition.parquet of that index")
     parser.add_argument("--output", required=True, help="folder to write the experts to")
     add_device_argument(parser)
+    add_settings(parser.add_argument_group("where it runs"), EngineConfig)
     add_settings(parser, ExpertKind)
     names = {kind: {item.name for item in settings_of(config)} for kind, config in EXPERT_CONFIGS.items()}
     both = parser.add_argument_group(
@@ -90,14 +93,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nds_plugin.source.partition import Partition
 
     config = settings_from(args, EXPERT_CONFIGS[args.kind])
-    device = choose_device(args.device)
+    engine = settings_from(args, EngineConfig)
+    executor = open_executor(engine, str(choose_device(args.device)))
     check_writable(args.output)  # before the work that would be lost
     index = SourceIndex.load(args.index)
     partition = Partition.load(args.partition)
     if isinstance(config, HeadConfig):
-        experts = train_heads(index, partition, load_named(config), config, args.output, device=device)
+        network, size = load_named(config), engine.whole_batches
+        experts = train_heads(
+            index, partition, network, config, args.output, executor=executor, shard_size=size
+        )
     else:
-        experts = train_experts(index, partition, config, args.output, device=device)
+        experts = train_experts(index, partition, config, args.output, executor=executor)
     for entry in experts.manifest["experts"]:
         print(
             f"cluster {entry['cluster']:4d}: {entry['images']} images, accuracy {entry['train_accuracy']:.3f}"

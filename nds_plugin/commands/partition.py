@@ -30,6 +30,8 @@ from typing import TYPE_CHECKING
 
 from nds_plugin import command_line
 from nds_plugin.commands.hosts import files_host
+from nds_plugin.engine.config import EngineConfig
+from nds_plugin.engine.opening import open_executor
 from nds_plugin.experts.settings import ExpertConfig
 from nds_plugin.files.artifacts import is_valid
 from nds_plugin.images.named_network import NamedNetwork
@@ -43,13 +45,11 @@ from nds_plugin.source.partition_summary import summarise, summary_table
 from nds_plugin.source.partitioning import (
     PartitionConfig,
     check_num_clusters,
-    partition_by_features,
     partition_key,
 )
 
 if TYPE_CHECKING:
-    import torch
-
+    from nds_plugin.engine.executor import Executor
     from nds_plugin.images.backbones import FeatureNetwork
 
 logger = logging.getLogger("nds_plugin")
@@ -84,6 +84,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--batch-size", type=int, default=128, help="images that a worker decodes at a time (default: 128)"
     )
     command_line.add_device_arguments(group)
+    command_line.add_settings(parser.add_argument_group("where it runs"), EngineConfig)
     parser.add_argument("--output", required=True, help="folder to write index and partition to")
     return parser.parse_args(argv)
 
@@ -116,45 +117,47 @@ def named_network(args: argparse.Namespace) -> FeatureNetwork | None:
     return network
 
 
-def shared_network(args: argparse.Namespace, index: SourceIndex, device: torch.device) -> FeatureNetwork:
+def shared_network(args: argparse.Namespace, index: SourceIndex, executor: Executor) -> FeatureNetwork:
     """The shared rotation network, trained now if need be."""
     from nds_plugin.experts.train_experts import prepare_shared
     from nds_plugin.images.backbones import load_feature_network
 
     config = command_line.settings_from(args, ExpertConfig, batch_size=args.shared_batch)
-    return load_feature_network(prepare_shared(index, config, Path(args.output) / "experts", device=device))
+    return load_feature_network(
+        prepare_shared(index, config, Path(args.output) / "experts", executor=executor)
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Index, network, features, partition."""
     args = parse_arguments(argv)
     from nds_plugin.images.networks import choose_device
-    from nds_plugin.source.features import extract_features, features_key
+    from nds_plugin.source.extraction import Extraction
+    from nds_plugin.source.features import features_key
+    from nds_plugin.source.two_passes import TwoPasses
 
     config = command_line.settings_from(args, PartitionConfig)
-    device, output = choose_device(args.device), Path(args.output)
+    engine, output = command_line.settings_from(args, EngineConfig), Path(args.output)
+    executor = open_executor(engine, str(choose_device(args.device)))
     named_one = named_network(args)  # a mistake in its name is told before any work
     index = source_index(args)
     check_num_clusters(config.num_clusters, len(index))
     if not is_valid(output / "index.parquet", INDEX_KIND, index.hash):
         index.save(output / "index.parquet", index.hash)
-    network = named_one or shared_network(args, index, device)
+    network = named_one or shared_network(args, index, executor)
     path = output / "partition.parquet"
-    key = partition_key(features_key(index, network, args.crop_size), config)
+    key = partition_key(features_key(index, network, args.crop_size), config, len(index))
     if is_valid(path, PARTITION_KIND, key):
         logger.info("%s is there and up to date", path)
         partition = Partition.load(path)
     else:
-        features, readable = extract_features(
-            index,
-            network,
-            args.crop_size,
-            device=device,
-            batch_size=args.batch_size,
-            num_workers=args.num_workers,
-            cache_dir=output / "features",
+        how = Extraction(
+            network, args.crop_size, executor.device, args.batch_size, executor.readers(args.num_workers)
         )
-        partition = partition_by_features(index, features, readable, config)
+        passes = TwoPasses(
+            config, how, executor, output / "partition", output / "features", engine.whole_batches
+        )
+        partition = passes.run(index, key)
         partition.save(path, key)
     logger.info("%d clusters:\n%s", partition.num_clusters, summary_table(summarise(partition, index)))
 

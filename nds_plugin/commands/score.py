@@ -28,6 +28,8 @@ from nds_plugin.command_line import (
     settings_from,
 )
 from nds_plugin.commands.hosts import files_host
+from nds_plugin.engine.config import EngineConfig
+from nds_plugin.engine.opening import open_executor
 from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.files.artifacts import check_writable
 from nds_plugin.pipeline.naming import (
@@ -45,6 +47,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", required=True, help="file to write the scores to, ending in .json")
     add_settings(parser, ScoringConfig, ("metric", "max_images", "seed", "precision", "num_workers"))
     add_device_argument(parser)
+    add_settings(parser.add_argument_group("where it runs"), EngineConfig)
     return parser.parse_args(argv)
 
 
@@ -53,16 +56,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     from nds_plugin.experts.expert_set import ExpertSet
     from nds_plugin.experts.scoring import score_experts
+    from nds_plugin.experts.scoring_shards import scoring_shards
     from nds_plugin.images.networks import choose_device
 
     config = settings_from(args, ScoringConfig)
     output = file_to_write(args.output, ".json")
     check_writable(output.parent)  # before the work that would be lost
-    experts = ExpertSet.load(args.experts)
-    scores = score_experts(
-        experts, target_from_arguments(args, files_host()), config, choose_device(args.device)
-    )
-    scores.save(output)
+    engine, experts = settings_from(args, EngineConfig), ExpertSet.load(args.experts)
+    executor = open_executor(engine, str(choose_device(args.device)))
+    with scoring_shards(executor, output, engine.whole_batches) as shards:
+        scores = score_experts(experts, target_from_arguments(args, files_host()), config, shards=shards)
+        scores.save(output)
     print_scores(scores, args.output)
 
 

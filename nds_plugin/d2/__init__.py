@@ -1,6 +1,6 @@
 """Detectron2: importing this registers datasets, selections, heads and backbones.
 
-May import: errors, extras, settings, files, images, store, command_line, source, experts, datasets,
+May import: errors, extras, settings, files, engine, images, store, command_line, source, experts, datasets,
 report, selection, pipeline, job.
 """
 

@@ -10,7 +10,8 @@ from tqdm import tqdm
 from nds_plugin.experts.description import Description
 from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.scores import METRICS
-from nds_plugin.experts.scoring import score_experts
+from nds_plugin.experts.scoring import score_groups
+from nds_plugin.experts.scoring_shards import ScoringShards
 from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
@@ -27,6 +28,7 @@ def describe_source(
     device: torch.device = _CPU,
     *,
     progress: bool = True,
+    shards: ScoringShards | None = None,
 ) -> Description:
     """Score all experts on the images of each cluster, as a client's images are scored.
 
@@ -34,8 +36,8 @@ def describe_source(
         experts: of any sources.
         index, partition: the source and its clusters; they must belong together.
         config: how; ``max_images`` is a draw of that many of each cluster.
-        device: to compute on.
-        progress: show a progress bar if on a terminal.
+        device, progress: to compute on, and whether a bar shows it, where there are no shards.
+        shards: how the passes over all clusters are cut into shards and who does them.
 
     Raises:
         NDSError: what does not belong together, or a cluster of which no image can be read.
@@ -44,9 +46,10 @@ def describe_source(
     vectors: dict[str, list[list[float]]] = {}
     images = []
     clusters = range(partition.num_clusters)
-    for cluster in tqdm(clusters, desc="describing", unit="cluster", disable=None if progress else True):
-        own = SourceIndex(index.table.take(partition.members(cluster)), index.classes)
-        scores = score_experts(experts, own, config, device, progress=False)
+    groups = [SourceIndex(index.table.take(partition.members(k)), index.classes) for k in clusters]
+    found = score_groups(experts, groups, config, device, progress=False, shards=shards)
+    bar = tqdm(clusters, desc="describing", unit="cluster", disable=None if progress else True)
+    for cluster, scores in zip(bar, found):
         for metric in METRICS:
             if metric in scores.details:
                 vectors.setdefault(metric, []).append(scores.details[metric]["z"])

@@ -17,12 +17,14 @@ class Pass:
     """What the forward passes over all images leave behind; rows are readable images.
 
     ``outputs`` holds per cluster an array (n, width): for the rotation task the share of right
-    answers and the mean log-likelihood of each image, for the supervised task its features.
+    answers and the mean log-likelihood of each image, for the supervised task its features. ``precision`` is the
+    number format that they were computed in.
     """
 
     rows: list[int] = field(default_factory=list)
     errors: dict[int, str] = field(default_factory=dict)
     outputs: dict[int, list[torch.Tensor]] = field(default_factory=dict)
+    precision: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,16 @@
 """Training the experts of a partition: one shared network, then one expert per cluster.
 
-A run over several processes calls, in this order and with barriers in between:
-:func:`prepare_shared` on rank 0, :func:`train_cluster_experts` on all ranks and
-:func:`write_manifest` on rank 0. Each step skips what is there and still valid, so that a killed
-run goes on where it stopped. One process alone calls :func:`train_experts`.
+:func:`train_experts` calls :func:`prepare_shared`, :func:`train_cluster_experts` and, on the main process,
+:func:`write_manifest`. Each step skips what is there and still valid, so that a killed run goes on where it
+stopped. An executor says who trains: this process, the ranks of a launcher, or a Ray cluster.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from nds_plugin.engine.executor import Executor, LocalExecutor, Pass, Shard
+from nds_plugin.engine.processes import agreed
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet, load_network, read_network, valid_header, write_network
 from nds_plugin.experts.manifest import ARCH, KIND, MANIFEST, SHARED, expert_file, set_hash
@@ -81,22 +83,62 @@ def prepare_shared(
     *,
     device: torch.device = _CPU,
     progress: bool = True,
+    executor: Executor | None = None,
 ) -> Path | None:
     """Train the shared network unless its file is there and valid.
+
+    Args:
+        index, config: the source, and how.
+        out_dir: folder of the file.
+        device, progress: where, and whether a bar shows it, where there is no executor.
+        executor: whose one process or node trains it; all its processes call this. By default this process.
 
     Returns:
         The file (see :func:`load_network`), or None if ``config.shared_steps`` is 0.
     """
     if config.shared_steps == 0:
         return None
+    executor = executor or LocalExecutor(None, str(device), progress)
     path, key = Path(out_dir) / SHARED, shared_key(index.hash, config)
-    if valid_header(path, key) is not None:
+    if agreed(executor.processes, lambda: valid_header(path, key) is not None):
         logger.info("shared network: kept %s", path)
         return path
-    weights, stats = train_shared(index, config, device, progress=progress)
+    done = Pass("shared network", _train_shared, lambda shard: valid_header(shard.path, key) is not None, key)
+    argument = (index, _on(config, executor), executor.device, executor.progress)
+    executor.map(done, [Shard("the shared network", path, argument)])
+    return path
+
+
+def _train_shared(key: str, argument: tuple[SourceIndex, ExpertConfig, str, bool], path: Path) -> None:
+    index, config, device, progress = argument
+    weights, stats = train_shared(index, config, torch.device(device), progress=progress)
     classes = get_task(config.task, index.classes).classes
     write_network(path, weights, {"key": key, "outputs": len(classes), **asdict(stats)})
-    return path
+
+
+def _on(config: ExpertConfig, executor: Executor) -> ExpertConfig:
+    """The config with as many readers as the executor has for a task."""
+    return replace(config, num_workers=executor.readers(config.num_workers))
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What the training of all experts shares."""
+
+    task: Task
+    config: ExpertConfig
+    initial: Weights | None
+    device: str
+    progress: bool
+
+
+@dataclass(frozen=True)
+class _Cluster:
+    """One expert to train; ``key`` is the hash of all that decides it."""
+
+    cluster: int
+    data: TrainingSet
+    key: str
 
 
 def train_cluster_experts(
@@ -105,41 +147,58 @@ def train_cluster_experts(
     config: ExpertConfig,
     out_dir: str | os.PathLike[str],
     *,
-    rank: int = 0,
-    world_size: int = 1,
     device: torch.device = _CPU,
     progress: bool = True,
+    executor: Executor | None = None,
 ) -> list[int]:
-    """Train the experts of the clusters k with ``k % world_size == rank``.
+    """Train an expert for each cluster; all processes of the executor call this.
 
     Experts whose files are there and valid are kept.
 
+    Args:
+        index, partition, config: the source, its clusters, and how.
+        out_dir: folder of the experts; with init ``shared`` it holds the shared network.
+        device, progress: where, and whether bars show it, where there is no executor.
+        executor: who trains them, a cluster a task; by default this process.
+
     Returns:
-        The clusters trained now.
+        The clusters that this process has trained now.
 
     Raises:
         NDSError: the partition is of another index, the shared network is missing, or see
             :func:`training.train_network`.
     """
     partition.check_matches(index)
+    executor = executor or LocalExecutor(None, str(device), progress)
     task = get_task(config.task, index.classes)
     initial = _initial_weights(index, config, Path(out_dir))
-    trained = []
-    for cluster in range(rank, partition.num_clusters, world_size):
-        path = Path(out_dir) / expert_file(cluster)
-        key = expert_key(index.hash, partition.hash, cluster, config)
-        if valid_header(path, key) is not None:
-            logger.info("cluster %d: kept %s", cluster, path)
-            continue
-        members = np.flatnonzero(partition.cluster == cluster)
-        data = _training_set(index, members, task, f"cluster {cluster}", cluster + 1)
-        weights, stats = train_network(
-            data, task, config, config.steps, device, initial=initial, progress=progress
-        )
-        header = {"key": key, "outputs": len(task.classes), "cluster": cluster, **asdict(stats)}
-        write_network(path, weights, header)
-        trained.append(cluster)
-    return trained
+    names = [f"cluster {k}" for k in range(partition.num_clusters)]
+
+    def shards() -> Iterator[Shard[_Cluster]]:
+        for k, name in enumerate(names):
+            key = expert_key(index.hash, partition.hash, k, config)
+            data = _training_set(index, partition.members(k), task, name, k + 1)
+            yield Shard(name, Path(out_dir) / expert_file(k), _Cluster(k, data, key))
+
+    shared = _Training(task, _on(config, executor), initial, executor.device, executor.progress)
+    trained = executor.map(Pass("experts", _train_cluster, _is_trained, shared), shards(), len(names))
+    return sorted(names.index(name) for name in trained)
+
+
+def _train_cluster(shared: _Training, cluster: _Cluster, path: Path) -> None:
+    task, device, config = shared.task, torch.device(shared.device), shared.config
+    weights, stats = train_network(
+        cluster.data, task, config, config.steps, device, initial=shared.initial, progress=shared.progress
+    )
+    header = {"key": cluster.key, "outputs": len(task.classes), "cluster": cluster.cluster, **asdict(stats)}
+    write_network(path, weights, header)
+
+
+def _is_trained(shard: Shard[_Cluster]) -> bool:
+    if valid_header(shard.path, shard.argument.key) is None:
+        return False
+    logger.info("%s: kept %s", shard.name, shard.path)
+    return True
 
 
 def _initial_weights(index: SourceIndex, config: ExpertConfig, out_dir: Path) -> Weights | None:
@@ -234,10 +293,15 @@ def train_experts(
     *,
     device: torch.device = _CPU,
     progress: bool = True,
+    executor: Executor | None = None,
 ) -> ExpertSet:
-    """All three steps in one process; see the module's docstring."""
-    if is_complete(out_dir, experts_key(index, partition, config)):
-        return ExpertSet.load(out_dir)
-    prepare_shared(index, config, out_dir, device=device, progress=progress)
-    train_cluster_experts(index, partition, config, out_dir, device=device, progress=progress)
-    return write_manifest(index, partition, config, out_dir)
+    """All three steps; see the module's docstring. All processes of the executor call this."""
+    executor = executor or LocalExecutor(None, str(device), progress)
+    key = experts_key(index, partition, config)
+    if not agreed(executor.processes, lambda: is_complete(out_dir, key)):
+        prepare_shared(index, config, out_dir, executor=executor)
+        train_cluster_experts(index, partition, config, out_dir, executor=executor)
+        if executor.processes.rank == 0:
+            write_manifest(index, partition, config, out_dir)
+        executor.processes.barrier()
+    return ExpertSet.load(out_dir)

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm import tqdm
+from safetensors import safe_open
+from safetensors.numpy import save
 
+from nds_plugin.engine.executor import Executor, LocalExecutor, Pass, Shard
+from nds_plugin.engine.processes import agreed
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet, write_network
 from nds_plugin.experts.heads import FourRotations, Heads
@@ -24,11 +29,14 @@ from nds_plugin.experts.manifest import BACKBONE, HEAD, HEADS, KIND, MANIFEST, s
 from nds_plugin.experts.settings import HeadConfig
 from nds_plugin.experts.tasks import ROTATIONS, RotationTask
 from nds_plugin.experts.train_experts import is_complete
-from nds_plugin.files.artifacts import content_hash, file_hash, write_json
+from nds_plugin.files.artifacts import atomic_write, content_hash, file_hash, write_json
 from nds_plugin.images.backbones import FeatureNetwork
 from nds_plugin.images.crop_geometry import resize_size
 from nds_plugin.images.crops import MAX_UNREADABLE
-from nds_plugin.source.features import extract_features, network_hash
+from nds_plugin.source.centroids import has_key
+from nds_plugin.source.extraction import Extraction
+from nds_plugin.source.feature_shards import FeatureShards
+from nds_plugin.source.features import SHARD_SIZE, feature_shards, network_hash
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
 
@@ -57,6 +65,8 @@ def train_heads(
     *,
     device: torch.device = _CPU,
     progress: bool = True,
+    executor: Executor | None = None,
+    shard_size: int = SHARD_SIZE,
 ) -> ExpertSet:
     """Fit the heads of a partition's clusters and write the set, unless it is there.
 
@@ -64,10 +74,11 @@ def train_heads(
         index, partition: the source and its clusters; they must belong together.
         network: the frozen backbone.
         config: how.
-        out_dir: the set's folder; finished features are kept in it until the set is whole, so that a killed
-            run goes on where it was.
-        device: where the backbone runs.
-        progress: show a progress bar if on a terminal.
+        out_dir: the set's folder; finished features and fits are kept in it until the set is whole, so that a
+            killed run goes on where it was.
+        device, progress: where the backbone runs and whether bars show it, where there is no executor.
+        executor: who computes features and fits; all its processes call this. By default this process.
+        shard_size: images whose features are in one file.
 
     Raises:
         NDSError: what does not belong together, a crop size that the network does not take, or a cluster of
@@ -75,37 +86,33 @@ def train_heads(
     """
     partition.check_matches(index)
     dimension = network.dimension(config.crop_size)
+    executor = executor or LocalExecutor(None, str(device), progress)
     out_dir, key = Path(out_dir), heads_key(index, partition, network, config)
-    if is_complete(out_dir, key):
+    if agreed(executor.processes, lambda: is_complete(out_dir, key)):
         logger.info("heads: kept %s", out_dir)
         return ExpertSet.load(out_dir)
     rows = _drawn_rows(partition, config)
     chosen = np.sort(np.concatenate(rows))
     cache = out_dir / "features"
-    values, readable = extract_features(
-        SourceIndex(index.table.take(chosen), index.classes),
-        FourRotations(network),
-        config.crop_size,
-        device=device,
-        batch_size=config.batch_size,
-        num_workers=config.num_workers,
-        cache_dir=cache,
-        unit_length=False,
-    )
+    how = Extraction(
+        FourRotations(network), config.crop_size, executor.device, config.batch_size,
+        executor.readers(config.num_workers), unit_length=False,
+    )  # fmt: skip
+    drawn = SourceIndex(index.table.take(chosen), index.classes)
+    shards = feature_shards(drawn, how, cache, shard_size, executor=executor)
     places = [np.searchsorted(chosen, members) for members in rows]
-    names = [os.path.basename(name) for name in index.table.column("file_name").take(chosen).to_pylist()]
+    readable = shards.readable()
     _check_readable(places, readable)
-    heads, entries = _fit_all(
-        values.reshape(len(values), ROTATIONS, dimension), places, readable, config, progress
-    )
-    for k, entry in enumerate(entries):
-        entry["cluster_images"] = int(partition.sizes[k])
-        entry["unreadable"] = [names[place] for place in places[k] if not readable[place]]
-    experts = _write(out_dir, key, network, heads, entries, index, partition, config)
-    for path in cache.glob("*.npy"):
-        path.unlink()
-    cache.rmdir()
-    return experts
+    heads, entries = _fit_all(shards, dimension, places, readable, config, executor, key)
+    if executor.processes.rank == 0:
+        names = [os.path.basename(name) for name in drawn.table.column("file_name").to_pylist()]
+        for k, entry in enumerate(entries):
+            entry["cluster_images"] = int(partition.sizes[k])
+            entry["unreadable"] = [names[place] for place in places[k] if not readable[place]]
+        _write(out_dir, key, network, heads, entries, index, partition, config)
+        shutil.rmtree(cache)
+    executor.processes.barrier()
+    return ExpertSet.load(out_dir)
 
 
 def _drawn_rows(partition: Partition, config: HeadConfig) -> list[npt.NDArray[np.int64]]:
@@ -130,54 +137,114 @@ def _check_readable(places: Sequence[npt.NDArray[np.int64]], readable: npt.NDArr
             )
 
 
+@dataclass(frozen=True)
+class _Fits:
+    """What the fits of all clusters share: features of shape (n, 4 D), their standardisation, c, and the key."""
+
+    features: FeatureShards
+    mean: Array
+    scale: Array
+    c: float
+    key: str
+
+
 def _fit_all(
-    values: Features,
+    shards: FeatureShards,
+    dimension: int,
     places: Sequence[npt.NDArray[np.int64]],
     readable: npt.NDArray[np.bool_],
     config: HeadConfig,
-    progress: bool,
+    executor: Executor,
+    key: str,
 ) -> tuple[Heads, list[dict[str, Any]]]:
     """Heads of all clusters, and of each its cluster, images, training accuracy and loss.
 
     Args:
-        values: features, shape (n, 4, D).
-        places: rows of ``values`` by cluster.
+        shards: features, shape (n, 4 D).
+        dimension: D.
+        places: rows of the features by cluster.
         readable: whether a row is of an image that could be read, shape (n,).
+        config: how.
+        executor: a fit is a shard of its own.
+        key: of the set.
     """
+    mean, scale = _standardisation(shards, readable, dimension)
     used = np.flatnonzero(readable)
-    mean, scale = _standardisation(values, used)
-    fits, entries = [], []
-    for cluster, members in enumerate(tqdm(places, desc="heads", disable=None if progress else True)):
-        found = members[readable[members]]
-        weight, bias, accuracy, loss = fit_head(values[found], mean, scale, config.c)
-        fits.append((weight, bias))
-        entries.append(
-            {"cluster": cluster, "images": len(found), "train_accuracy": accuracy, "train_loss": loss}
-        )
-        logger.info(
-            "cluster %d: %d images, training accuracy %.3f, loss %.3f", cluster, len(found), accuracy, loss
-        )
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([config.seed, _SHARED])))
     together = np.sort(rng.permutation(used)[:SHARED_IMAGES])
-    shared_weight, shared_bias, accuracy, loss = fit_head(values[together], mean, scale, config.c)
-    logger.info("shared head: %d images, training accuracy %.3f, loss %.3f", len(together), accuracy, loss)
+    rows = {f"head of cluster {k}": members[readable[members]] for k, members in enumerate(places)}
+    rows["shared head"] = together
+    folder = shards.paths[0].parent
+    fits = [
+        Shard(name, folder / f"fit_{number:05d}.safetensors", members)
+        for number, (name, members) in enumerate(rows.items())
+    ]
+    shared = _Fits(shards, mean, scale, config.c, key)
+    executor.map(
+        Pass("heads", _fit, lambda shard: has_key(shard.path, key), shared, on_gpu=False), fits, len(fits)
+    )
+    found = [_read_fit(shard.path) for shard in fits]
+    for shard, (_, _, accuracy, loss) in zip(fits, found):
+        logger.info(
+            "%s: %d images, training accuracy %.3f, loss %.3f",
+            shard.name,
+            len(shard.argument),
+            accuracy,
+            loss,
+        )
+    entries = [
+        {"cluster": k, "images": len(shard.argument), "train_accuracy": accuracy, "train_loss": loss}
+        for k, (shard, (_, _, accuracy, loss)) in enumerate(zip(fits[:-1], found))
+    ]
     tensors = [
-        np.stack([weight for weight, _ in fits]), np.stack([bias for _, bias in fits]), shared_weight, shared_bias,
+        np.stack([weight for weight, *_ in found[:-1]]), np.stack([bias for _, bias, *_ in found[:-1]]), *found[-1][:2],
     ]  # fmt: skip
     return Heads(*(torch.from_numpy(array.astype(np.float32)) for array in tensors)), entries
 
 
-def _standardisation(values: Features, used: npt.NDArray[np.int64]) -> tuple[Array, Array]:
-    """Mean and deviation of each feature over all rotations of the images, shapes (D,)."""
-    total, squares = np.zeros(values.shape[2]), np.zeros(values.shape[2])
-    for start in range(0, len(used), 1000):  # not all at once in float64
-        part = values[used[start : start + 1000]].astype(np.float64).reshape(-1, values.shape[2])
+def _fit(shared: _Fits, rows: npt.NDArray[np.int64], path: Path) -> None:
+    """Fit one head and keep it in a file."""
+    values = shared.features.take(rows).reshape(len(rows), ROTATIONS, -1)
+    weight, bias, accuracy, loss = fit_head(values, shared.mean, shared.scale, shared.c)
+    said = {"key": shared.key, "accuracy": repr(accuracy), "loss": repr(loss)}
+    with atomic_write(path) as file:
+        file.write(save({"weight": np.ascontiguousarray(weight), "bias": bias}, said))
+
+
+def _read_fit(path: Path) -> tuple[Array, Array, float, float]:
+    with safe_open(path, "numpy") as file:
+        said = file.metadata()
+        return (
+            file.get_tensor("weight"),
+            file.get_tensor("bias"),
+            float(said["accuracy"]),
+            float(said["loss"]),
+        )
+
+
+def _standardisation(
+    shards: FeatureShards, readable: npt.NDArray[np.bool_], dimension: int
+) -> tuple[Array, Array]:
+    """Mean and deviation of each feature over all rotations of the readable images, shapes (D,).
+
+    The sums run over blocks of images in the order of the index: the shards' size does not change a bit.
+    """
+    total, squares, count = np.zeros(dimension), np.zeros(dimension), 0
+    for block in _blocks(shards, readable):
+        part = block.astype(np.float64).reshape(-1, dimension)
         total += part.sum(axis=0)
         squares += np.square(part).sum(axis=0)
-    count = len(used) * values.shape[1]
+        count += len(part)
     mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
     return mean, np.where(deviation > 1e-6, deviation, 1.0)  # a feature that never changes stays 0
+
+
+def _blocks(shards: FeatureShards, readable: npt.NDArray[np.bool_]) -> Iterator[Features]:
+    """Features of the readable images, 1,000 at a time."""
+    used = np.flatnonzero(readable)
+    for start in range(0, len(used), 1000):
+        yield shards.take(used[start : start + 1000])
 
 
 def fit_head(features: Features, mean: Array, scale: Array, c: float) -> tuple[Array, Array, float, float]:
@@ -217,7 +284,7 @@ def _write(
     index: SourceIndex,
     partition: Partition,
     config: HeadConfig,
-) -> ExpertSet:
+) -> None:
     """Write backbone, heads and, last, the manifest."""
     state = {name: value.cpu() for name, value in network.body.state_dict().items()}
     write_network(out_dir / BACKBONE, _plain(state), {"key": content_hash(network_hash(network))})
@@ -234,7 +301,6 @@ def _write(
     }  # fmt: skip
     manifest["hash"] = set_hash(manifest)
     write_json(out_dir / MANIFEST, KIND, key, manifest)
-    return ExpertSet.load(out_dir)
 
 
 def _plain(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

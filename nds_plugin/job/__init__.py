@@ -1,5 +1,5 @@
 """What the main jobs of both hosts share: training folders, transfer by class name, results.
 
-May import: errors, extras, settings, files, images, store, source, experts, datasets, report,
+May import: errors, extras, settings, files, engine, images, store, source, experts, datasets, report,
 selection, pipeline.
 """

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nds_plugin.engine.processes import Processes
 from nds_plugin.files.artifacts import HEADER_FIELDS, read_json, write_json
 from nds_plugin.files.locking import folder_lock
 from nds_plugin.job.results import KIND
-from nds_plugin.pipeline.host import Processes
 from nds_plugin.pipeline.selection_steps import Selected
 from nds_plugin.report.run_files import file_references, located
 from nds_plugin.selection.tables import cluster_table, effective_numbers, source_shares

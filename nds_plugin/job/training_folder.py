@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from nds_plugin.engine.processes import Processes
 from nds_plugin.files.artifacts import is_valid, read_json, write_json
-from nds_plugin.pipeline.host import Processes
 
 logger = logging.getLogger(__name__)
 

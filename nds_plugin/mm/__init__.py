@@ -1,6 +1,6 @@
 """MMDetection: importing this registers a sampler, datasets, a loop and hooks in MMEngine's registries.
 
-May import: errors, extras, settings, files, images, store, command_line, source, experts, datasets,
+May import: errors, extras, settings, files, engine, images, store, command_line, source, experts, datasets,
 report, selection, pipeline, job.
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+from nds_plugin.engine.config import EngineConfig
 from nds_plugin.experts.settings import ExpertConfig, ExpertKind, HeadConfig, ScoringConfig
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.selectors import SELECTORS
@@ -24,6 +25,7 @@ def nodes() -> Iterator[tuple[str, type[Settings]]]:
     yield "EXPERTS", HeadConfig
     yield "SCORING", ScoringConfig
     yield "OBJECTS", ObjectConfig
+    yield "RAY", EngineConfig
     for name, selector in SELECTORS.items():
         for cls in (selector, *selector.also):
             yield name.upper(), cls

@@ -19,9 +19,10 @@ from nds_plugin.datasets.image_subset import check_subset, subset_name, subset_r
 from nds_plugin.datasets.known_files import find_coco_file, known_coco_files
 from nds_plugin.datasets.public import datasets_root
 from nds_plugin.datasets.store_index import index_store
+from nds_plugin.engine.processes import OneProcess
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.files.artifacts import content_hash
-from nds_plugin.pipeline.host import Boxes, NamedDataset, OneProcess
+from nds_plugin.pipeline.host import Boxes, NamedDataset
 from nds_plugin.source.folder import image_size, index_folder
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.store import AnnotationStore, StoreSpec

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from nds_plugin.engine.processes import Processes
 from nds_plugin.source.index import SourceIndex
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,48 +73,5 @@ class Datasets(Protocol):
         ...
 
 
-class Processes(Protocol):
-    """The processes that run a job together; all of them call what waits, in the same order."""
-
-    @property
-    def rank(self) -> int:
-        """Number of this process; 0 is the one that writes."""
-        ...
-
-    @property
-    def world_size(self) -> int:
-        """How many there are."""
-        ...
-
-    def barrier(self) -> None:
-        """Wait for all, as long as the longest step may take."""
-        ...
-
-    def all_gather(self, value: T) -> list[T]:
-        """The values of all processes, by rank; none may be long in coming."""
-        ...
-
-
 class Host(Datasets, Processes, Protocol):
     """Who runs the steps: a training framework with its datasets and processes, or a tool with files."""
-
-
-class OneProcess:
-    """The processes of a job that has one."""
-
-    rank = 0
-    world_size = 1
-
-    def barrier(self) -> None:
-        """Nobody to wait for."""
-
-    def all_gather(self, value: T) -> list[T]:
-        """The one value."""
-        return [value]
-
-
-def agreed(processes: Processes, compute: Callable[[], str]) -> str:
-    """The main process's result, on all processes."""
-    value = compute() if processes.rank == 0 else ""
-    processes.barrier()  # waits as long as the job may; a gather would give up after 30 minutes
-    return processes.all_gather(value)[0]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from nds_plugin.engine.processes import agreed
 from nds_plugin.experts.describing import describe_source
 from nds_plugin.experts.description import KIND as DESCRIPTION_KIND
 from nds_plugin.experts.description import Description
@@ -14,11 +16,11 @@ from nds_plugin.experts.manifest import SHARED
 from nds_plugin.experts.scores import KIND as SCORES_KIND
 from nds_plugin.experts.scores import Scores
 from nds_plugin.experts.scoring import score_experts
+from nds_plugin.experts.scoring_shards import ScoringShards, scoring_shards
 from nds_plugin.experts.settings import HeadConfig
 from nds_plugin.experts.train_experts import experts_key, is_complete, train_cluster_experts, write_manifest
 from nds_plugin.experts.train_heads import heads_key, train_heads
 from nds_plugin.files.artifacts import atomic_write, content_hash
-from nds_plugin.pipeline.host import agreed
 from nds_plugin.pipeline.selection_log import warn_if_indistinct
 from nds_plugin.pipeline.source_steps import SourceSteps
 from nds_plugin.selection.selectors import Need
@@ -63,25 +65,23 @@ class ScoringSteps:
                     shutil.copyfileobj(source, target)
         self.host.barrier()
         with self.work.timed("experts"):
-            rank, world_size = self.host.rank, self.host.world_size
-            train_cluster_experts(
-                index, partition, config, folder, rank=rank, world_size=world_size, device=self.device
-            )
-            self.host.barrier()
+            train_cluster_experts(index, partition, config, folder, executor=self.source.executor)
             if self.host.rank == 0:
                 write_manifest(index, partition, config, folder)
             self.host.barrier()
         return ExpertSet.load(folder)
 
     def _heads(self, index: SourceIndex, partition: Partition, config: HeadConfig) -> ExpertSet:
-        """Head experts, by the main process alone: one pass of features and small fits."""
-        key = agreed(self.host, lambda: heads_key(index, partition, self.source.named(config), config))
-
-        def make(folder: Path) -> None:
-            network = self.source.named(config)
-            train_heads(index, partition, network, config, folder, device=self.device)
-
-        return ExpertSet.load(self.work.subfolder("experts", key, make))
+        """Head experts: one pass of features and small fits."""
+        network = self.source.named(config)
+        key = agreed(self.host, lambda: heads_key(index, partition, network, config))
+        folder = self.work.folder / f"experts-{key[:10]}"
+        self.work.paths["experts"] = str(folder)
+        with self.work.timed("experts"):
+            return train_heads(
+                index, partition, network, config, folder,
+                executor=self.source.executor, shard_size=self.settings.engine.whole_batches,
+            )  # fmt: skip
 
     def _gate(self, index: SourceIndex, partition: Partition) -> Gate:
         """The gate, or the centroids in its form."""
@@ -124,7 +124,8 @@ class ScoringSteps:
         key = content_hash([SCORES_KIND, experts.hash, experts.manifest["partition"], target, decisive])
 
         def make(path: Path) -> None:
-            score_experts(experts, client, config, device=self.device).save(path, key=key)
+            with self._shards(path) as shards:
+                score_experts(experts, client, config, shards=shards).save(path, key=key)
 
         scores = Scores.load(self.work.artefact("scores", SCORES_KIND, key, ".json", make))
         scores.check_matches(experts.hash, experts.clusters)
@@ -132,6 +133,11 @@ class ScoringSteps:
         if self.host.rank == 0:
             warn_if_indistinct(scores)
         return scores
+
+    def _shards(self, path: Path) -> AbstractContextManager[ScoringShards]:
+        """Shards of the passes whose result is ``path``, by the main process and whom it asks."""
+        engine = self.settings.engine
+        return scoring_shards(self.source.executor.alone(), path, engine.whole_batches)
 
     def _similarities(
         self, index: SourceIndex, partition: Partition, client: SourceIndex, target: str
@@ -141,7 +147,8 @@ class ScoringSteps:
         key = content_hash([DESCRIPTION_KIND, experts.hash, partition.hash, *config.identity().values()])
 
         def make(path: Path) -> None:
-            describe_source(experts, index, partition, config, self.device).save(path, key)
+            with self._shards(path) as shards:
+                describe_source(experts, index, partition, config, shards=shards).save(path, key)
 
         description = Description.load(
             self.work.artefact("description", DESCRIPTION_KIND, key, ".json", make)

@@ -19,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from nds_plugin.engine.processes import agreed
 from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.scores import Scores
 from nds_plugin.experts.scoring import score_experts
 from nds_plugin.files.artifacts import content_hash
-from nds_plugin.pipeline.host import Host, agreed
+from nds_plugin.pipeline.host import Host
 from nds_plugin.pipeline.scoring_steps import ScoringSteps
 from nds_plugin.pipeline.selection_log import log_selection
 from nds_plugin.pipeline.settings import OBJECT, PipelineSettings

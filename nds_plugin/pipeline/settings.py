@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from nds_plugin.engine.config import EngineConfig
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.experts.settings import ExpertConfig, HeadConfig, ScoringConfig
 from nds_plugin.images.named_network import NamedNetwork
@@ -38,6 +39,7 @@ class PipelineSettings:
         objects: which objects stand for an image, with ``unit="object"``.
         gate: its training.
         described: by which experts the source is described.
+        engine: where the passes over the source run.
         annotated_only: leave out the source's images without an annotated object.
         max_unreadable: share of the source's image files that may be missing.
 
@@ -56,6 +58,7 @@ class PipelineSettings:
     objects: ObjectConfig = field(default_factory=ObjectConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     described: DescribedBy = field(default_factory=DescribedBy)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     annotated_only: bool = True
     max_unreadable: float = 0.01
 

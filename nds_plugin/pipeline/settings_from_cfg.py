@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nds_plugin.engine.config import EngineConfig
 from nds_plugin.experts.settings import EXPERT_CONFIGS, ExpertConfig, ExpertKind, HeadConfig, ScoringConfig
 from nds_plugin.pipeline.config_nodes import read_settings
 from nds_plugin.pipeline.settings import OBJECT, PipelineSettings
@@ -48,6 +49,7 @@ def pipeline_settings(cfg: Any, targets: Sequence[str]) -> PipelineSettings:
         else ObjectConfig(),
         gate=read_settings(GateConfig, nds, "GATE") if Need.GATE in needs else GateConfig(),
         described=read_settings(DescribedBy, nds, "SNDS") if Need.DESCRIPTION in needs else DescribedBy(),
+        engine=read_settings(EngineConfig, nds, "RAY"),
         annotated_only=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         max_unreadable=nds.LOADER.MAX_UNREADABLE,
     )

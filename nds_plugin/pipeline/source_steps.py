@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from nds_plugin.engine.executor import Executor
+from nds_plugin.engine.opening import open_executor
+from nds_plugin.engine.processes import agreed
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import load_network
 from nds_plugin.experts.manifest import SHARED
@@ -18,18 +22,20 @@ from nds_plugin.experts.train_experts import prepare_shared
 from nds_plugin.files.artifacts import content_hash, file_hash
 from nds_plugin.images.backbones import FeatureNetwork, load_feature_network, load_named
 from nds_plugin.images.named_network import NamedNetwork, names_weights
-from nds_plugin.pipeline.host import Host, agreed
+from nds_plugin.pipeline.host import Host
 from nds_plugin.pipeline.settings import PipelineSettings
 from nds_plugin.pipeline.units import image_index, object_index
 from nds_plugin.pipeline.work_folder import WorkFolder
 from nds_plugin.selection.selectors.base import Features
-from nds_plugin.source.features import extract_features, network_hash
+from nds_plugin.source.extraction import Extraction
+from nds_plugin.source.features import feature_shards, network_hash
 from nds_plugin.source.folder import check_files
 from nds_plugin.source.index import KIND as INDEX_KIND
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import KIND as PARTITION_KIND
 from nds_plugin.source.partition import Partition
-from nds_plugin.source.partitioning import partition_by_features
+from nds_plugin.source.partitioning import partition_key
+from nds_plugin.source.two_passes import TwoPasses
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +62,11 @@ class SourceSteps:
         self.work = work
         self.device = device
         self._loaded: dict[tuple[str, str], FeatureNetwork] = {}
+
+    @functools.cached_property
+    def executor(self) -> Executor:
+        """Who does the passes over the source; a cluster is joined at the first step that asks."""
+        return open_executor(self.settings.engine, str(self.device), self.host)
 
     def index(self) -> SourceIndex:
         """The images of the source."""
@@ -124,10 +135,8 @@ class SourceSteps:
     def shared(self, index: SourceIndex) -> Path:
         """The folder of the shared network."""
         folder = self._shared_folder(index)
-        if self.host.rank == 0:
-            with self.work.timed("shared"):
-                prepare_shared(index, self._shared_config(), folder, device=self.device)
-        self.host.barrier()
+        with self.work.timed("shared"):
+            prepare_shared(index, self._shared_config(), folder, executor=self.executor)
         return folder
 
     def features_key(self, index: SourceIndex) -> str:
@@ -156,29 +165,47 @@ class SourceSteps:
 
     def features(self, index: SourceIndex) -> Features:
         """Features of the rows of an index, kept in shards; of one process."""
-        values, readable = extract_features(
-            index,
-            self.feature_network(index),
-            self.settings.experts.crop_size,
-            device=self.device,
-            num_workers=self.settings.experts.num_workers,
-            cache_dir=self.work.folder / f"features-{self.features_key(index)[:10]}",
+        size, executor = self.settings.engine.whole_batches, self.executor.alone()
+        shards = feature_shards(
+            index, self._extraction(index), self._features_folder(index), size, executor=executor
         )
-        return Features(values, readable)
+        return Features(*shards.load())
+
+    def _extraction(self, index: SourceIndex) -> Extraction:
+        """How features are computed."""
+        experts, executor = self.settings.experts, self.executor
+        network, readers = self.feature_network(index), executor.readers(experts.num_workers)
+        return Extraction(network, experts.crop_size, executor.device, num_workers=readers)
+
+    def _features_folder(self, index: SourceIndex) -> Path:
+        return self.work.folder / f"features-{self.features_key(index)[:10]}"
 
     def partition(self, index: SourceIndex) -> Partition:
         """The source's clusters."""
         config = self.settings.partition
         self.prepare_features(index)
-        key = content_hash([PARTITION_KIND, self.features_key(index), config.hash])
+        key = partition_key(self.features_key(index), config, len(index))
 
         def make(path: Path) -> None:
-            features = self.features(index)
-            partition_by_features(index, features.values, features.readable, config).save(path, key)
+            partition = self._two_passes(index, path).run(index, key)
+            if self.host.rank == 0:
+                partition.save(path, key)
 
-        partition = Partition.load(self.work.artefact("partition", PARTITION_KIND, key, ".parquet", make))
+        made = self.work.made_together("partition", PARTITION_KIND, key, ".parquet", make)
+        partition = Partition.load(made)
         partition.check_matches(index)
         return partition
+
+    def _two_passes(self, index: SourceIndex, path: Path) -> TwoPasses:
+        """How the partition ``path`` is made; its parts lie in a folder of its name."""
+        return TwoPasses(
+            self.settings.partition,
+            self._extraction(index),
+            self.executor,
+            path.with_suffix(""),
+            self._features_folder(index),
+            self.settings.engine.whole_batches,
+        )
 
     def _data(self) -> list[list[str]]:
         """What the datasets are made of. The folders too: an index holds the paths of its images."""

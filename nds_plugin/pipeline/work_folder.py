@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nds_plugin.engine.processes import Processes, agreed
 from nds_plugin.files.artifacts import is_valid
-from nds_plugin.pipeline.host import Processes
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,21 @@ class WorkFolder:
                     make(path)
                 logger.info("%s: wrote %s", name, path)
         self._processes.barrier()
+        return path
+
+    def made_together(
+        self, name: str, kind: str, key: str, suffix: str, make: Callable[[Path], None]
+    ) -> Path:
+        """The path of an artefact; all processes call ``make`` where it is missing, and the main one writes it."""
+        path = self.folder / f"{name}-{key[:10]}{suffix}"
+        self.paths[name] = str(path)
+        if agreed(self._processes, lambda: is_valid(path, kind, key)):
+            logger.info("%s: kept %s", name, path)
+            return path
+        with self.timed(name):
+            make(path)
+        self._processes.barrier()
+        logger.info("%s: wrote %s", name, path)
         return path
 
     def subfolder(self, name: str, key: str, make: Callable[[Path], None]) -> Path:

@@ -55,8 +55,12 @@ def kmeans(points: Floats, num_clusters: int, seed: int) -> tuple[npt.NDArray[np
     return labels.astype(np.int64), np.asarray(model.cluster_centers_)
 
 
-def reduce_dimension(points: Floats, dimension: int, seed: int) -> Floats:
-    """Project points on their first principal components; shape (N, dimension).
+def reduce_dimension(points: Floats, dimension: int, seed: int) -> tuple[Floats, Floats, Floats]:
+    """Project points on their first principal components.
+
+    Returns:
+        The projections, shape (N, dimension), the points' mean, shape (D,), and the components, shape
+        (dimension, D): another point x is projected to (x - mean) components^T.
 
     Raises:
         NDSError: ``dimension`` is larger than the points allow.
@@ -70,7 +74,8 @@ def reduce_dimension(points: Floats, dimension: int, seed: int) -> Floats:
             f"most {min(points.shape)}: lower pca_dim, or 0 for none."
         )
     with threadpool_limits(1):
-        return np.asarray(PCA(dimension, random_state=seed).fit_transform(points))
+        model = PCA(dimension, random_state=seed)
+        return np.asarray(model.fit_transform(points)), model.mean_, model.components_
 
 
 def superclass(
@@ -114,11 +119,24 @@ def superclass(
 
 def nearest(points: Floats, centroids: Floats) -> npt.NDArray[np.int64]:
     """Number of the centroid nearest to each point (the lowest of equals); shape (N,)."""
+    from threadpoolctl import threadpool_limits
+
     offset = (centroids.astype(np.float64) ** 2).sum(axis=1)
     found = np.empty(len(points), dtype=np.int64)
+    with threadpool_limits(1):
+        for start in range(0, len(points), _ASSIGN_ROWS):
+            block = points[start : start + _ASSIGN_ROWS].astype(np.float64)
+            found[start : start + len(block)] = np.argmin(offset - 2 * block @ centroids.T, axis=1)
+    return found
+
+
+def distances(points: Floats, centroids: Floats, cluster: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
+    """Distance of each point to the centroid of its cluster; shape (N,)."""
+    found = np.empty(len(points), dtype=np.float32)
     for start in range(0, len(points), _ASSIGN_ROWS):
-        block = points[start : start + _ASSIGN_ROWS].astype(np.float64)
-        found[start : start + len(block)] = np.argmin(offset - 2 * block @ centroids.T, axis=1)
+        rows = slice(start, start + _ASSIGN_ROWS)
+        difference = points[rows].astype(np.float64) - centroids[cluster[rows]]
+        found[rows] = np.sqrt(np.square(difference).sum(axis=1))
     return found
 
 

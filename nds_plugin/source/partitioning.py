@@ -14,11 +14,14 @@ from nds_plugin.files.artifacts import content_hash
 from nds_plugin.images.named_network import NAMES, NamedNetwork
 from nds_plugin.settings import setting
 from nds_plugin.source import clustering
+from nds_plugin.source.centroids import Centroids
 from nds_plugin.source.index import NO_LABEL, SourceIndex
 from nds_plugin.source.partition import KIND, NO_CLUSTER, Partition
 
 METHODS = ("kmeans", "superclass")
 MAX_UNREADABLE = 0.1  # share of a source's images that may be unreadable; our choice
+
+_SAMPLE = 2
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +55,45 @@ class PartitionConfig(NamedNetwork):
         least=0,
         config="",
     )
+    # Of a source that is no larger than the sample, they decide nothing; else see partition_key.
+    sample_per_cluster: int = setting(
+        2000,
+        "the centroids are those of a random sample of so many images a cluster; every image then goes to the "
+        "nearest",
+        least=1,
+        decides=False,
+    )
+    sample_least: int = setting(
+        200_000,
+        "but of so many images in all, or of the whole source where it has fewer",
+        least=1,
+        decides=False,
+    )
+
+    keep_features: bool = setting(
+        False,
+        "keep the features of all images, as float16, beside their clusters (part-*.parquet)",
+        decides=False,
+    )
 
     @property
     def hash(self) -> str:
         """Hash of all settings; part of the key of what is made with them."""
         return content_hash(self.identity())
+
+
+def sample_size(images: int, config: PartitionConfig) -> int:
+    """Images whose features the centroids are fitted on; of a small source, all."""
+    return min(images, max(config.sample_least, config.sample_per_cluster * config.num_clusters))
+
+
+def sample_rows(images: int, config: PartitionConfig) -> npt.NDArray[np.int64]:
+    """Rows of the index that the centroids are fitted on, ascending: a seeded draw."""
+    count = sample_size(images, config)
+    if count == images:
+        return np.arange(images)
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([config.seed, _SAMPLE])))
+    return np.sort(rng.choice(images, count, replace=False))
 
 
 def partition_by_features(
@@ -65,7 +102,7 @@ def partition_by_features(
     readable: npt.NDArray[np.bool_],
     config: PartitionConfig,
 ) -> Partition:
-    """Cut a source by the features of its images; a pure function of its arguments.
+    """Cut a source by the features of all its images, in memory; a pure function of its arguments.
 
     Clusters are numbered by size, the largest first (our choice), so that the numbering is
     stable. Images that cannot be read get cluster -1.
@@ -80,25 +117,60 @@ def partition_by_features(
         NDSError: shapes differ, features are not finite, more than ``MAX_UNREADABLE`` of the
             images are unreadable, K is larger than the number of images (or classes).
     """
+    fit = fit_centroids(index, features, readable, config)
+    return finished_partition(index, fit.labels, fit.centroids, config)
+
+
+def fit_centroids(
+    index: SourceIndex,
+    features: npt.NDArray[np.floating],
+    readable: npt.NDArray[np.bool_],
+    config: PartitionConfig,
+) -> Centroids:
+    """The first pass: centroids of the images of an index, or of a sample of one.
+
+    Args, raises: as :func:`partition_by_features`.
+    """
     points = _checked(index, features, readable, config)
+    mean: npt.NDArray[np.floating] = np.zeros(0)
+    components: npt.NDArray[np.floating] = np.zeros((0, 0))
     if config.pca_dim:
-        points = clustering.reduce_dimension(points, config.pca_dim, config.seed)
-    notes: list[str] = []
+        points, mean, components = clustering.reduce_dimension(points, config.pca_dim, config.seed)
+    classes = index.column("label")[readable]
     if config.method == "kmeans":
         labels, centroids = clustering.kmeans(points, config.num_clusters, config.seed)
+        of_class = np.zeros(0, np.int64)
     else:
-        classes = index.column("label")[readable]
         labels, centroids = clustering.superclass(points, classes, config.num_clusters, config.seed)
-        if unlabelled := int((classes == NO_LABEL).sum()):
-            notes.append(
-                f"{unlabelled} images without a label went to the nearest superclass by their features"
-            )
-    sizes = np.bincount(labels, minlength=len(centroids))
+        of_class = np.full(len(index.classes), NO_CLUSTER, np.int64)
+        known = classes != NO_LABEL
+        of_class[classes[known]] = labels[known]
+    found = np.full(len(index), NO_CLUSTER, np.int64)
+    found[readable] = labels
+    return Centroids(centroids, found, of_class, mean, components)
+
+
+def finished_partition(
+    index: SourceIndex,
+    found: npt.NDArray[np.integer],
+    centroids: npt.NDArray[np.floating],
+    config: PartitionConfig,
+) -> Partition:
+    """Clusters merged, numbered and told of, once each image has its centroid.
+
+    Args:
+        index: N images.
+        found: number of the centroid of each, -1 for an unreadable one, shape (N,).
+        centroids: shape (K, D).
+        config: how.
+    """
+    readable = found >= 0
+    sizes = np.bincount(found[readable], minlength=len(centroids))
     merged_into, merge_notes = clustering.merge_small(sizes, centroids, config.min_size)
-    found = np.full(len(index), NO_CLUSTER, dtype=np.int64)
-    found[readable] = merged_into[labels]
-    cluster = clustering.number_by_size(found)
-    notes += merge_notes
+    merged = np.full(len(index), NO_CLUSTER, dtype=np.int64)
+    merged[readable] = merged_into[found[readable]]
+    cluster = clustering.number_by_size(merged)
+    notes = [*_sample_notes(index, config), *_unlabelled_notes(index, readable, config), *merge_notes]
     if config.method == "superclass":
         notes += _class_notes(cluster, index)
     if not readable.all():
@@ -109,9 +181,16 @@ def partition_by_features(
     return Partition(cluster, identities, index.hash, method=config.method, seed=config.seed, notes=notes)
 
 
-def partition_key(features_key: str, config: PartitionConfig) -> str:
-    """Hash of everything a partition is made from: the features (and so the index) and the config."""
-    return content_hash([KIND, features_key, config.hash])
+def partition_key(features_key: str, config: PartitionConfig, images: int) -> str:
+    """Hash of everything a partition is made from: the features (and so the index) and the config.
+
+    Args:
+        features_key: of the features.
+        config: how.
+        images: of the index; the size of the sample decides where it is not all of them.
+    """
+    count = sample_size(images, config)
+    return content_hash([KIND, features_key, config.hash, *([count] if count < images else [])])
 
 
 def _checked(
@@ -160,6 +239,20 @@ def check_readable(readable: npt.NDArray[np.bool_], limit: float = MAX_UNREADABL
             f"{broken} of {len(readable)} images cannot be read, {share}: is the "
             f"image folder right?{detail and f' First: {detail}'}"
         )
+
+
+def _sample_notes(index: SourceIndex, config: PartitionConfig) -> list[str]:
+    count = sample_size(len(index), config)
+    return [f"the centroids are of a sample of {count} of {len(index)} images"] if count < len(index) else []
+
+
+def _unlabelled_notes(
+    index: SourceIndex, readable: npt.NDArray[np.bool_], config: PartitionConfig
+) -> list[str]:
+    count = int((index.column("label")[readable] == NO_LABEL).sum()) if config.method == "superclass" else 0
+    return (
+        [f"{count} images without a label went to the nearest superclass by their features"] if count else []
+    )
 
 
 def _class_notes(cluster: npt.NDArray[np.int32], index: SourceIndex) -> list[str]:

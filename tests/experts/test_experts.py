@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ranks import Ranks
 from safetensors.torch import save_file
 from tiny_experts import TINY, edit_manifest, trained, two_domains, write_domain
 
+from nds_plugin.engine.executor import LocalExecutor
 from nds_plugin.errors import NDSError, UnknownNameError
 from nds_plugin.experts.expert_set import ExpertSet, load_network, read_network, write_network
 from nds_plugin.experts.manifest import expert_file
@@ -206,8 +208,9 @@ def test_experts_are_the_same_on_one_rank_and_on_two(experts: ExpertSet, tmp_pat
     index, partition = two_domains(tmp_path)
     out = tmp_path / "ranks"
     prepare_shared(index, TINY, out, progress=False)
-    assert train_cluster_experts(index, partition, TINY, out, rank=1, world_size=2, progress=False) == [1]
-    assert train_cluster_experts(index, partition, TINY, out, rank=0, world_size=2, progress=False) == [0]
+    for rank in (1, 0):
+        executor = LocalExecutor(Ranks(rank, 2), progress=False)
+        assert train_cluster_experts(index, partition, TINY, out, executor=executor) == [rank]
     assert write_manifest(index, partition, TINY, out).hash == experts.hash
     for name in (expert_file(0), expert_file(1), "shared.safetensors", "manifest.json"):
         assert (out / name).read_bytes() == (experts.directory / name).read_bytes()

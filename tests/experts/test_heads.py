@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -16,9 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ranks import Ranks
 from safetensors.torch import load_file
 from tiny_experts import edit_manifest, two_domains, write_domain
 
+from nds_plugin.engine.executor import LocalExecutor
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet, write_network
 from nds_plugin.experts.heads import Heads
@@ -229,6 +232,17 @@ def test_a_set_that_is_there_is_kept_and_a_share_and_a_seed_are_other_sets(
     other = train_heads(*source, backbone(), replace(half, seed=1), tmp_path / "other", progress=False)
     assert found.hash == again.hash
     assert len({experts.hash, found.hash, other.hash}) == 3
+
+
+def test_heads_are_the_same_on_one_rank_and_on_two(
+    source: tuple[SourceIndex, Partition], experts: ExpertSet, tmp_path: Path
+) -> None:
+    for rank in (1, 0, 1, 0):  # each comes as far as the other's files allow; the main one writes the set
+        executor = LocalExecutor(Ranks(rank, 2), progress=False)
+        with contextlib.suppress(NDSError, OSError):
+            train_heads(*source, backbone(), TINY, tmp_path, executor=executor)
+        assert (tmp_path / MANIFEST).exists() <= (rank == 0)
+    assert ExpertSet.load(tmp_path).hash == experts.hash
 
 
 def broken_source(folder: Path, broken: int) -> tuple[SourceIndex, Partition]:

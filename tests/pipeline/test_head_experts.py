@@ -10,7 +10,6 @@ import torch
 
 from nds_plugin.d2.config.deciding import config_hash, deciding_settings
 from nds_plugin.d2.config.nodes import load_config
-from nds_plugin.d2.data.host import DetectronHost
 from nds_plugin.d2.job.main_job import check_job, selection_steps
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet, write_network
@@ -19,8 +18,7 @@ from nds_plugin.experts.train_heads import train_heads
 from nds_plugin.images.backbones import load_feature_network
 from nds_plugin.images.networks import build_network
 from nds_plugin.job.selection_summary import Timings
-from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
-from nds_plugin.source.partition import Partition
+from nds_plugin.pipeline.selection_steps import Selected
 
 TINY = [
     *("DATASETS.TRAIN", "('tiny_city_train',)", "DATASETS.TEST", "('tiny_city_val',)"),
@@ -127,20 +125,6 @@ def test_selectors_that_compare_features_take_the_network_that_is_named(
     own = ["NDS.EXPERTS.KIND", "network", "NDS.PARTITION.NETWORK", str(network), "NDS.SELECTOR", selector]
     assert selected(work, *own).path == by_heads.path
     assert not list(work.glob("shared-*"))
-
-
-def test_only_the_main_process_trains_heads(work: Path, network: Path, tmp_path: Path) -> None:
-    class Second(DetectronHost):
-        rank, world_size = 1, 1  # type: ignore[assignment]
-
-    found = heads(work, network)
-    cfg = config(work, "NDS.EXPERTS.NETWORK", str(network))
-    steps = selection_steps(cfg, Timings())  # type: ignore[arg-type]
-    other = SelectionSteps(steps.settings, Second(), tmp_path)
-    partition = Partition.load(found.paths["partition"])
-    with pytest.raises(NDSError, match="not found"):
-        other.scoring.experts(found.index, partition)
-    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 BAD = {

@@ -169,7 +169,7 @@ def test_a_killed_extraction_goes_on_where_it_was(
     index: SourceIndex, network: FeatureNetwork, plain: Plain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features_module, "SHARD_SIZE", MICRO_BATCH)
-    run = features_module._Extractor.run
+    run = features_module.Extractor.run
     passed: list[int] = []
 
     def killed_in_the_second(self: Any, paths: list[str], progress: Any) -> Any:
@@ -178,7 +178,7 @@ def test_a_killed_extraction_goes_on_where_it_was(
         passed.append(len(paths))
         return run(self, paths, progress)
 
-    monkeypatch.setattr(features_module._Extractor, "run", killed_in_the_second)
+    monkeypatch.setattr(features_module.Extractor, "run", killed_in_the_second)
     with pytest.raises(_KilledError):
         extract_features(index, network, CROP, cache_dir=tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
@@ -187,7 +187,7 @@ def test_a_killed_extraction_goes_on_where_it_was(
         passed.append(len(paths))
         return run(self, paths, progress)
 
-    monkeypatch.setattr(features_module._Extractor, "run", counted)
+    monkeypatch.setattr(features_module.Extractor, "run", counted)
     passed.clear()
     for _ in range(2):  # the second time, nothing is left to do
         features, readable = extract_features(index, network, CROP, cache_dir=tmp_path)

@@ -242,7 +242,7 @@ def test_partition_survives_saving(tmp_path: Path) -> None:
     index = make_index(("a", "b"), 30)
     partition = cut(index, features, readable, num_clusters=4, seed=3)
     path = tmp_path / "partition.parquet"
-    partition.save(path, partition_key("features", PartitionConfig(num_clusters=4)))
+    partition.save(path, partition_key("features", PartitionConfig(num_clusters=4), 60))
     loaded = Partition.load(path)
     assert loaded.hash == partition.hash
     assert (loaded.cluster == partition.cluster).all()

@@ -11,13 +11,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def started_until(code: str, is_time: Callable[[], bool], *arguments: str) -> subprocess.Popen[bytes]:
+def started_until(
+    code: str, is_time: Callable[[], bool], *arguments: str, seconds: float = 60
+) -> subprocess.Popen[bytes]:
     """A Python process that runs the code, at the moment when ``is_time`` first says so; it is the caller's to end."""
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + seconds
     while not is_time() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     return process

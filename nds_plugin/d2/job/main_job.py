@@ -27,6 +27,7 @@ from nds_plugin.d2.job.checks import (
 from nds_plugin.d2.train import stages as training
 from nds_plugin.d2.train.hooks import Rescore
 from nds_plugin.d2.train.pretrained import evaluate_pretrained
+from nds_plugin.engine.processes import agreed
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import KIND as SCORES_KIND
 from nds_plugin.files.artifacts import content_hash, file_hash, is_valid, read_json
@@ -36,7 +37,6 @@ from nds_plugin.job.results import summarise, write_results
 from nds_plugin.job.selection_summary import Timings, alone, kept_results, selection_summary
 from nds_plugin.job.training_folder import FINAL
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
-from nds_plugin.pipeline.host import agreed
 from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
 from nds_plugin.pipeline.settings import PipelineSettings
 from nds_plugin.pipeline.settings_from_cfg import pipeline_settings

@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import Hook
 
+from nds_plugin.engine.processes import agreed
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import KIND as SCORES_KIND
 from nds_plugin.files.artifacts import content_hash, file_hash, is_valid, plain, read_json, write_json
@@ -42,7 +43,6 @@ from nds_plugin.mm.job.stage_configs import finetune_config, initial_weights, pr
 from nds_plugin.mm.job.stages import model_with, train, transfer_into
 from nds_plugin.mm.train.rescore_hook import NDSRescoreHook
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
-from nds_plugin.pipeline.host import agreed
 from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
 from nds_plugin.report.run_files import located
 

@@ -1,0 +1,81 @@
+"""Joining a Ray cluster, and what can be wrong with it, each in a line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+
+from nds_plugin.engine.config import EngineConfig
+from nds_plugin.errors import NDSError
+
+_SECONDS = 5.0  # that a head may take to answer; our choice
+
+
+def join(config: EngineConfig) -> None:
+    """Connect this process to a cluster, unless it is connected.
+
+    Raises:
+        NDSError: nothing answers there, versions of Python or Ray differ, or no node could run a task.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        _connect(config.ray_address)
+    _refuse_too_small(config)
+
+
+def _connect(address: str) -> None:
+    import ray
+
+    # Ray would hide GPUs from tasks that ask for none, and says so in a warning.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address not in ("auto", "local"):
+        _refuse_silent(address)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except ConnectionError:
+        raise NDSError(
+            f"no Ray cluster is found for --ray-address {address} (NDS.RAY.ADDRESS): start one (ray start --head), "
+            "give HOST:PORT of its head, or local for one on this machine."
+        ) from None
+    except RuntimeError as error:
+        if "ersion mismatch" not in str(error):
+            raise
+        found = re.findall(r"Ray: (\S+)\s+Python: (\S+)", str(error))
+        sides = [f"Ray {ray_version} on Python {python}" for ray_version, python in found]
+        told = f"{sides[0]}, this process {sides[1]}" if len(sides) == 2 else " ".join(str(error).split())
+        raise NDSError(
+            f"the Ray cluster at {address} has other versions: {told}: install the same on all nodes and here."
+        ) from None
+
+
+def _refuse_silent(address: str) -> None:
+    """Ray itself tries for a minute, and then ends the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal() or address.startswith("ray://"):
+        raise NDSError(
+            f"--ray-address (NDS.RAY.ADDRESS) must be HOST:PORT of a cluster's head, auto or local, got {address!r}."
+        )
+    try:
+        socket.create_connection((host, int(port)), _SECONDS).close()
+    except OSError as error:
+        raise NDSError(
+            f"no Ray cluster answers at {address} ({error.strerror or error}): is its head running (ray start --head), "
+            "and its port open?"
+        ) from None
+
+
+def _refuse_too_small(config: EngineConfig) -> None:
+    """Refuse tasks for which no node is large enough: Ray would wait for one for ever."""
+    import ray
+
+    wanted = {"CPU": float(config.ray_cpus), "GPU": config.ray_gpus}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(all(node.get(name, 0.0) >= value for name, value in wanted.items()) for node in nodes):
+        has = "; ".join(f"{node.get('CPU', 0):g} cores, {node.get('GPU', 0):g} GPUs" for node in nodes)
+        raise NDSError(
+            f"no node of the Ray cluster has the {config.ray_cpus} cores and {config.ray_gpus:g} GPUs of a task: its "
+            f"{len(nodes)} nodes have {has}: lower --ray-cpus and --ray-gpus (NDS.RAY.CPUS, NDS.RAY.GPUS)."
+        )

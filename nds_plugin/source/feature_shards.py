@@ -1,0 +1,213 @@
+"""Features on disk, one ``.npy`` file a shard: made by an executor, kept, read without holding them all."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from tqdm import tqdm
+
+from nds_plugin.engine.executor import Executor, Pass, Shard
+from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import atomic_write
+from nds_plugin.images.reading import ImageError, load_image
+from nds_plugin.source.extraction import MICRO_BATCH, Extraction, Extractor, Features
+from nds_plugin.source.partitioning import check_readable
+
+_SHARD_NAME = re.compile(r"[0-9a-f]{16}_\d{5,}\.npy$")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FeatureShards:
+    """Features of N images in files of ``size`` images each, the last one shorter; NaN for an unreadable image."""
+
+    paths: tuple[Path, ...]
+    size: int
+
+    def part(self, number: int) -> Features:
+        """One file's features, memory-mapped."""
+        found: Features = np.load(self.paths[number], mmap_mode="r", allow_pickle=False)
+        return found
+
+    def parts(self) -> Iterator[Features]:
+        """All files' features, one after the other."""
+        return (self.part(number) for number in range(len(self.paths)))
+
+    def readable(self) -> npt.NDArray[np.bool_]:
+        """Whether each image could be read, shape (N,)."""
+        return np.concatenate([_readable(part) for part in self.parts()])
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Features:
+        """Features of some rows, ascending; a file at a time is read."""
+        edges = np.searchsorted(rows, np.arange(len(self.paths) + 1) * self.size)
+        found = [
+            self.part(number)[rows[start:stop] - number * self.size]
+            for number, (start, stop) in enumerate(itertools.pairwise(edges))
+            if stop > start
+        ]
+        return np.concatenate(found) if found else np.empty((0, self.part(0).shape[1]), np.float32)
+
+    def load(self) -> tuple[Features, npt.NDArray[np.bool_]]:
+        """All features, zeros for an unreadable image, and whether each image could be read."""
+        readable = self.readable()
+        features = np.empty((len(readable), self.part(0).shape[1]), np.float32)
+        for number, part in enumerate(self.parts()):
+            rows = slice(number * self.size, number * self.size + len(part))
+            features[rows] = np.where(readable[rows, None], part, 0)
+        return features, readable
+
+
+class CountedReadable:
+    """Which images of a pass could be read so far, held against the share that must be.
+
+    Args:
+        count: images of the pass.
+        limit: the share that may be unreadable.
+    """
+
+    def __init__(self, count: int, limit: float) -> None:
+        self._readable = np.ones(count, dtype=bool)
+        self._limit = limit
+
+    def add(self, start: int, readable: npt.NDArray[np.bool_], path: Path, detail: str) -> None:
+        """Add a shard's; its file goes where it is one too many, so that a lost folder does not stay in it.
+
+        Raises:
+            NDSError: more images than allowed are unreadable, or all.
+        """
+        self._readable[start : start + len(readable)] = readable
+        try:
+            check_readable(self._readable, self._limit, detail)
+        except NDSError:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def make_feature_shards(
+    paths: pa.ChunkedArray,
+    how: Extraction,
+    key: str,
+    folder: Path,
+    size: int,
+    limit: float,
+    executor: Executor,
+) -> FeatureShards:
+    """Features of image files, in their order; finished files are kept, those of other inputs removed.
+
+    Args:
+        paths: N image files.
+        how: the features are computed.
+        key: hash of all that they depend on; it names the files.
+        folder: where they are.
+        size: images in a file, a multiple of ``MICRO_BATCH``.
+        limit: share of the images that may be unreadable; never all of them.
+        executor: who computes them.
+
+    Raises:
+        NDSError: more images than that cannot be read, or the network's features are not finite.
+    """
+    assert size % MICRO_BATCH == 0, size
+    if executor.processes.rank == 0:
+        _sweep(folder, key)
+    starts = range(0, len(paths), size)
+    files = tuple(folder / f"{key[:16]}_{number:05d}.npy" for number in range(len(starts)))
+    counted = CountedReadable(len(paths), limit)
+    shards = (
+        Shard(
+            f"features {number + 1} of {len(files)}",
+            file,
+            (start, _slice(paths, start, size)),
+            min(size, len(paths) - start),
+        )
+        for number, (start, file) in enumerate(zip(starts, files))
+    )
+
+    def finished(shard: Shard[tuple[int, pa.Array]]) -> None:
+        readable = _readable(np.load(shard.path, mmap_mode="r"))
+        if not readable.all():
+            broken = shard.argument[1][int(np.argmin(readable))].as_py()
+            counted.add(shard.argument[0], readable, shard.path, why_unreadable(broken))
+
+    executor.map(Pass("features", _extract, _is_done, how, finished), shards, len(paths))
+    return FeatureShards(files, size)
+
+
+def _slice(paths: pa.ChunkedArray, start: int, size: int) -> pa.Array:
+    """Some of the paths: copied, since a view pickles with all of its array."""
+    return paths.take(pa.array(np.arange(start, min(start + size, len(paths))))).combine_chunks()
+
+
+def why_unreadable(path: str) -> str:
+    """The error of an image that cannot be read; empty if it now can."""
+    try:
+        load_image(path)
+    except ImageError as error:
+        return str(error)
+    return ""
+
+
+def refuse_unseen(readable: npt.NDArray[np.bool_], errors: Sequence[str]) -> None:
+    """Refuse a shard of which nothing can be read: its node does not see the images' folder.
+
+    Raises:
+        NDSError: no image of a shard that holds a batch or more.
+    """
+    if len(readable) >= MICRO_BATCH:
+        check_readable(readable, 1.0, *errors[:1])
+
+
+def _extract(how: Extraction, argument: tuple[int, pa.Array], path: Path) -> None:
+    """Make one file."""
+    files = argument[1].to_pylist()
+    with tqdm(
+        total=len(files), desc=f"features {path.stem[-5:]}", unit="image", disable=None, leave=False
+    ) as progress:
+        features, errors = Extractor(how).run(files, progress)
+    refuse_unseen(_readable(features), errors)
+    # Not straight into the file: numpy's own writing does not say that it was the disk that is full.
+    buffer = io.BytesIO()
+    np.save(buffer, features, allow_pickle=False)
+    with atomic_write(path) as file:
+        file.write(buffer.getbuffer())
+
+
+def _is_done(shard: Shard[tuple[int, pa.Array]]) -> bool:
+    """Whether a file is there and whole, and no image that could not be read now can."""
+    files = shard.argument[1]
+    try:
+        found = np.load(shard.path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        return False
+    except (ValueError, EOFError, OSError) as error:
+        logger.warning("%s cannot be read (%s) and is made again", shard.path, error)
+        return False
+    if found.dtype != np.float32 or found.ndim != 2 or len(found) != len(files):
+        logger.warning("%s has another shape than its images and is made again", shard.path)
+        return False
+    broken = np.flatnonzero(~_readable(found)).tolist()
+    return all(why_unreadable(files[row].as_py()) for row in broken)
+
+
+def _readable(features: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    return ~np.isnan(features[:, 0])
+
+
+def _sweep(folder: Path, key: str) -> None:
+    """Remove the files of other inputs."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if _SHARD_NAME.match(path.name) and not path.name.startswith(key[:16]):
+            logger.info("removing %s: it is of other images, another network or crop", path)
+            path.unlink(missing_ok=True)

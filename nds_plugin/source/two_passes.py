@@ -1,0 +1,224 @@
+"""A partition in two passes: centroids of a sample, then every image decoded, embedded and assigned, shard by shard.
+
+Never more than a shard of features is in memory, beside those of the sample. Each step leaves files with the
+hash of their inputs, so that a killed run, and any number of processes or nodes, go on where they were.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from nds_plugin.engine.executor import Executor, Pass, Shard
+from nds_plugin.files.artifacts import content_hash, is_valid, read_header, write_table
+from nds_plugin.source.centroids import Centroids, has_key
+from nds_plugin.source.extraction import Extraction, Extractor
+from nds_plugin.source.feature_shards import CountedReadable, FeatureShards, refuse_unseen, why_unreadable
+from nds_plugin.source.features import feature_shards, log_unreadable
+from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.partition import Partition
+from nds_plugin.source.partitioning import (
+    MAX_UNREADABLE,
+    PartitionConfig,
+    check_num_clusters,
+    check_readable,
+    finished_partition,
+    fit_centroids,
+    sample_rows,
+)
+
+ASSIGNED_KIND, PART_KIND = "assigned", "partition_part"
+_CENTROIDS = "centroids.safetensors"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TwoPasses:
+    """How a partition is made in shards.
+
+    Attributes:
+        config: of the partition.
+        how: its features are computed.
+        executor: who does it.
+        folder: of the passes' files: ``centroids.safetensors``, and ``part-00000.parquet`` and so on with
+            source, image_id, cluster and distance to the centroid of every image.
+        features: folder of the sample's features.
+        shard_size: images in a shard.
+    """
+
+    config: PartitionConfig
+    how: Extraction
+    executor: Executor
+    folder: Path
+    features: Path
+    shard_size: int
+
+    def run(self, index: SourceIndex, key: str) -> Partition:
+        """Cut a source; all processes of a job call it.
+
+        Args:
+            index: N images.
+            key: of the partition, hash of all that decides it.
+
+        Raises:
+            NDSError: too many images cannot be read, more clusters than images or classes, or a shard failed
+                time after time.
+        """
+        check_num_clusters(self.config.num_clusters, len(index))
+        rows = sample_rows(len(index), self.config)
+        whole = len(rows) == len(index)
+        sample = index if whole else SourceIndex(index.table.take(rows), index.classes)
+        embedded = feature_shards(sample, self.how, self.features, self.shard_size, executor=self.executor)
+        centroids = self._fit(sample, embedded, key)
+        self._assign(index, centroids, embedded if whole else None, key)
+        found = np.concatenate([_column(path, "cluster") for path in self._files("assigned", len(index))])
+        readable = found >= 0
+        check_readable(readable)
+        if not whole and self.executor.processes.rank == 0:
+            log_unreadable(readable, index.table.column("file_name"))
+        partition = finished_partition(index, found, Centroids.load(centroids).centroids, self.config)
+        self._number(partition, found, key)
+        self.executor.processes.barrier()
+        if self.executor.processes.rank == 0:
+            shutil.rmtree(self.folder / "assigned", ignore_errors=True)
+        return partition
+
+    def _fit(self, sample: SourceIndex, embedded: FeatureShards, key: str) -> Path:
+        """The first pass, by one process: centroids of the sample, in a file."""
+        path = self.folder / _CENTROIDS
+        shard = Shard("centroids", path, (sample, embedded, key))
+        self.executor.map(
+            Pass("centroids", _fit, lambda s: has_key(s.path, key), self.config, on_gpu=False), [shard]
+        )
+        return path
+
+    def _files(self, name: str, images: int) -> list[Path]:
+        """The shards' files of a step."""
+        folder = self.folder / name
+        return [folder / f"part-{i:05d}.parquet" for i in range(-(-images // self.shard_size))]
+
+    def _assign(self, index: SourceIndex, centroids: Path, embedded: FeatureShards | None, key: str) -> None:
+        """The second pass: a file of the nearest centroids for each shard of the index."""
+        key = content_hash([ASSIGNED_KIND, key, self.shard_size, self.config.keep_features])
+        counted = CountedReadable(len(index), MAX_UNREADABLE)
+
+        def shards() -> Iterator[Shard[_Slice]]:
+            for number, path in enumerate(self._files("assigned", len(index))):
+                start = number * self.shard_size
+                images = _slice(index, start, self.shard_size)
+                argument = _Slice(number, start, images, embedded, key)
+                yield Shard(f"images {start} to {start + len(images) - 1}", path, argument, len(images))
+
+        def finished(shard: Shard[_Slice]) -> None:
+            readable = _column(shard.path, "cluster") >= 0
+            if not readable.all():
+                broken = shard.argument.images.column("file_name")[int(np.argmin(readable))].as_py()
+                counted.add(shard.argument.start, readable, shard.path, why_unreadable(broken))
+
+        shared = _Assigning(self.how, centroids, self.config.keep_features)
+        self.executor.map(Pass("assign", _assign, _is_assigned, shared, finished), shards(), len(index))
+
+    def _number(self, partition: Partition, found: npt.NDArray[np.int32], key: str) -> None:
+        """The files of the second pass again, with the partition's own numbers of clusters."""
+        lookup = np.full(int(found.max()) + 2, -1, np.int32)  # -1, the last, stays -1
+        lookup[found] = partition.cluster
+        key = content_hash([PART_KIND, key, self.shard_size, self.config.keep_features])
+        files = zip(self._files("assigned", len(found)), self._files("", len(found)))
+        shards = (Shard(to.name, to, source) for source, to in files)
+        done = Pass(
+            "number", _number, lambda s: is_valid(s.path, PART_KIND, key), (lookup, key), on_gpu=False
+        )
+        self.executor.map(done, shards)
+
+
+_OF_IMAGES = ["source", "image_id", "file_name", "label"]
+
+
+def _slice(index: SourceIndex, start: int, size: int) -> pa.Table:
+    """Some rows of an index: copied, since a view pickles with all of its table."""
+    rows = pa.array(np.arange(start, min(start + size, len(index))))
+    return index.table.select(_OF_IMAGES).take(rows)
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """A shard of the index; ``embedded`` are its images' features where the sample is the whole source."""
+
+    number: int
+    start: int
+    images: pa.Table
+    embedded: FeatureShards | None
+    key: str
+
+
+@dataclass(frozen=True)
+class _Assigning:
+    how: Extraction
+    centroids: Path
+    keep_features: bool
+
+
+def _fit(config: PartitionConfig, argument: tuple[SourceIndex, FeatureShards, str], path: Path) -> None:
+    sample, embedded, key = argument
+    fit_centroids(sample, *embedded.load(), config).save(path, key)
+
+
+def _assign(shared: _Assigning, part: _Slice, path: Path) -> None:
+    centroids, labels = Centroids.load(shared.centroids), None
+    if part.embedded is not None:
+        features = part.embedded.part(part.number)
+        labels = centroids.labels[part.start : part.start + len(features)]
+    else:
+        features, errors = _embed(shared.how, part)
+        refuse_unseen(~np.isnan(features[:, 0]), errors)
+    number, distance = centroids.assign(features, part.images.column("label").to_numpy(), labels)
+    table = part.images.select(["source", "image_id"])
+    table = table.append_column("cluster", pa.array(number, pa.int32()))
+    table = table.append_column("distance", pa.array(distance))
+    if shared.keep_features:
+        flat = pa.array(np.asarray(features, np.float16).reshape(-1))
+        table = table.append_column("features", pa.FixedSizeListArray.from_arrays(flat, features.shape[1]))
+    write_table(path, ASSIGNED_KIND, part.key, table, {"unreadable": int((number < 0).sum())})
+
+
+def _embed(how: Extraction, part: _Slice) -> tuple[npt.NDArray[np.float32], list[str]]:
+    files = part.images.column("file_name").to_pylist()
+    desc = f"images from {part.start}"
+    with tqdm(total=len(files), desc=desc, unit="image", disable=None, leave=False) as progress:
+        return Extractor(how).run(files, progress)
+
+
+def _is_assigned(shard: Shard[_Slice]) -> bool:
+    """Whether a file is there and whole, and no image that could not be read now can."""
+    if not is_valid(shard.path, ASSIGNED_KIND, shard.argument.key):
+        return False
+    if not read_header(shard.path, ASSIGNED_KIND)["unreadable"]:
+        return True
+    broken = np.flatnonzero(_column(shard.path, "cluster") < 0).tolist()
+    files = shard.argument.images.column("file_name")
+    return all(why_unreadable(files[row].as_py()) for row in broken)
+
+
+def _number(shared: tuple[npt.NDArray[np.int32], str], source: Path, path: Path) -> None:
+    lookup, key = shared
+    table = pq.read_table(source, partitioning=None)
+    column = table.column_names.index("cluster")
+    numbers = pa.array(lookup[table.column("cluster").to_numpy()])
+    write_table(path, PART_KIND, key, table.set_column(column, "cluster", numbers), {})
+
+
+def _column(path: Path, name: str) -> npt.NDArray[np.int32]:
+    found: npt.NDArray[np.int32] = (
+        pq.read_table(path, columns=[name], partitioning=None).column(name).to_numpy()
+    )
+    return found
