@@ -1,12 +1,12 @@
 """The main job of self-supervision: select source images, pretrain by MoCo or RotNet, fine-tune a classifier, evaluate.
 
-    nds train-ssl moco_nds_pets.yaml --num-gpus 8
+    nds train-ssl nds_moco_pets.yaml --num-gpus 8
 
 A config is a file of yours or the name of one in configs/ssl/, which are installed with the package.
-uniform_x.yaml is nds_x.yaml with NDS.SELECTOR uniform, and so for each selector. At CPU size, on images
-that any two folders of classes hold:
+uniform_moco_pets.yaml is nds_moco_pets.yaml with NDS.SELECTOR uniform, and so for each selector. At CPU size,
+on the photographs of NDS_DATA (docs/ssl.md):
 
-    nds train-ssl moco_nds_folders.yaml OUTPUT_DIR output/ssl
+    NDS_DATA=/path/to/data nds train-ssl nds_mini.yaml OUTPUT_DIR output/ssl
 
 The results go to OUTPUT_DIR. Steps that are done and still valid are skipped, and an interrupted run goes
 on where it stopped. Any key of the config can be changed at the end of the command by KEY VALUE. Instead of
@@ -46,7 +46,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.config is None:
         if not args.words:
-            raise CommandLineError("command line: name a config, such as nds train-ssl moco_nds_pets.yaml.")
+            raise CommandLineError("command line: name a config, such as nds train-ssl nds_moco_pets.yaml.")
         args.config, *args.words = args.words
     return args
 

@@ -6,6 +6,7 @@ import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nds_plugin.errors import NDSError, unknown_name
@@ -84,6 +85,20 @@ class Cell:
         return (*self.row.identity, self.seed)
 
 
+def cell_overrides(
+    cell: Cell, output: Path, extra: Sequence[str] = (), *, own_experts: bool = False
+) -> list[str]:
+    """``KEY VALUE`` pairs that make a row's config that of a cell under the grid's folder ``output``."""
+    seeds = ["SEED", "NDS.SEED"]
+    if own_experts:
+        seeds += ["NDS.PARTITION.SEED", "NDS.EXPERTS.SEED"]
+    return [
+        *(word for key in seeds for word in (key, str(cell.seed))),
+        *("OUTPUT_DIR", str(output / cell.name), "NDS.WORK_DIR", str(output / "nds")),
+        *extra,
+    ]
+
+
 @dataclass(frozen=True)
 class Grid:
     """A table to be made.
@@ -100,6 +115,8 @@ class Grid:
         from_random: training starts from random weights, not from those of ImageNet.
         own_experts: each seed has a partition and experts of its own.
         kept: the file below docs/ in which a checkout keeps the finished cells; none when empty.
+        kind: what its cells train: a detector, or a classifier from self-supervised weights. There, a table is of a
+            method, and its columns ``categories`` are the targets.
     """
 
     name: str
@@ -113,6 +130,7 @@ class Grid:
     from_random: bool = False
     own_experts: bool = False
     kept: str = ""
+    kind: str = "detector"
 
     @property
     def folder(self) -> str:
@@ -178,6 +196,35 @@ def _mini_rows(client: str, base: str, oracle: _Own, selectors: Sequence[str] = 
     )
 
 
+_Targets = Mapping[str, tuple[str, str]]  # training and test dataset by the target's name
+
+
+def _ssl_rows(bases: Mapping[str, str], targets: _Targets) -> tuple[Row, ...]:
+    """Rows of self-supervision: no pretraining once for all methods, else a row per method and target.
+
+    Args:
+        bases: config of each method.
+    """
+
+    def row(method: str, target: str, selector: str, budget: float) -> Row:
+        train, test = targets[target]
+        own = (("NDS.TARGET.TRAIN", (train,)), ("NDS.TARGET.TEST", (test,)))
+        client = "_".join(filter(None, (method, target)))
+        name = f"{client}_{selector}" + ("_20" if 0 < budget < 1 else "")
+        return Row(client, selector, budget, name, bases[method or next(iter(bases))], own)
+
+    drawn = (("uniform", 0.2), ("full", 1.0), ("nds", 0.2))
+    return (
+        *(row("", target, "none", 0) for target in targets),
+        *(
+            row(method, target, selector, budget)
+            for selector, budget in drawn
+            for method in bases
+            for target in targets
+        ),
+    )
+
+
 # Pretraining passes 12.2 times over what is drawn, as Detectron2's 1x schedule does over COCO
 # (90,000 x 16 / 118,287), with steps at 2/3 and 8/9: 47,000 x 12.2 / 16 = 35,838 iterations.
 _TABLE4 = {
@@ -211,7 +258,37 @@ _IMAGENET_ROWS = tuple(
     )
 )
 
+# In the order of the paper's columns.
+_SSL_TARGETS = {
+    "stanford_dogs": ("stanford_dogs_train", "stanford_dogs_test"),
+    "stanford_cars": ("stanford_cars_train", "stanford_cars_test"),
+    "oxford_iiit_pets": ("oxford_pets_trainval", "oxford_pets_test"),
+    "flowers_102": ("flowers_102_trainval", "flowers_102_test"),
+    "cub200_birds": ("cub_200_train", "cub_200_test"),
+}
+_SSL_MINI = {name: (f"{name}_train", f"{name}_test") for name in ("dogs", "cars", "pets", "flowers", "cub")}
+_SSL_BASES = {"moco": "ssl_mini/Base-moco.yaml", "rotnet": "ssl_mini/Base-rotnet.yaml"}
+
+
+def _ssl_table(number: str, method: str) -> Grid:
+    return Grid(
+        number,
+        f"Top-1 accuracy on five targets after self-supervised pretraining ({'MoCo' if method == 'moco' else 'RotNet'}) on "
+        "Downsampled ImageNet.",
+        "Downsampled ImageNet",
+        _ssl_rows({method: f"table{number}/Base-Table{number}.yaml"}, _SSL_TARGETS),
+        (0, 1, 2),
+        {method: tuple(_SSL_TARGETS)},
+        dict(zip(_SSL_TARGETS, (8_580, 8_041, 3_669, 6_149, 5_794))),
+        digits=2,
+        from_random=True,
+        kind="classifier",
+    )
+
+
 GRIDS = {
+    "1": _ssl_table("1", "moco"),
+    "2": _ssl_table("2", "rotnet"),
     "4": Grid(
         "4",
         "Transfer to instance segmentation with Mask R-CNN on Cityscapes by selecting images from COCO.",
@@ -258,6 +335,20 @@ GRIDS = {
         own_experts=True,
         kept="benchmark_imagenet.json",
     ),
+    "ssl_mini": Grid(
+        "ssl_mini",
+        "Top-1 accuracy on five targets after self-supervised pretraining on 28,000 images of 32 pixels; CPU size.",
+        "source",
+        _ssl_rows(_SSL_BASES, _SSL_MINI),
+        (0, 1, 2),
+        {method: tuple(_SSL_MINI) for method in _SSL_BASES},
+        {"dogs": 125, "cars": 600, "pets": 185, "flowers": 288, "cub": 480},
+        digits=2,
+        from_random=True,
+        own_experts=False,
+        kept="ssl_mini.json",
+        kind="classifier",
+    ),
 }
 
 
@@ -285,7 +376,7 @@ def find_row(name: str, table: str | None = None) -> Row:
             "row of a table",
             name,
             {row.name for grid in grids for row in grid.rows},
-            "nds tables --table 4, 5 or mini --dry-run",
+            "nds tables --table 1, 4, mini or another --dry-run",
         )
     if len(found) > 1:
         raise NDSError(f"--show {name}: tables {' and '.join(found)} have such a row: say which by --table.")

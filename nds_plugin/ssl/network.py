@@ -48,6 +48,8 @@ class GroupedBatchNorm(nn.BatchNorm2d):
         with torch.no_grad():
             self.running_mean.copy_(torch.stack(means).mean(0))
             self.running_var.copy_(torch.stack(variances).mean(0))
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked += 1
         return torch.cat(parts)
 
 

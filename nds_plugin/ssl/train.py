@@ -97,7 +97,7 @@ class Training:
             tqdm(initial=start, total=last, desc=self.folder.name, unit="it", disable=quiet) as bar,
         ):
             for iteration, batch in enumerate(batches, start=start):
-                loss = self._step(model, batch.to(self.device), iteration)
+                loss = self.step(model, batch.to(self.device), iteration)
                 bar.update()
                 done = iteration + 1
                 if done % _TELL == 0 or done == last:
@@ -107,7 +107,8 @@ class Training:
                     self.save(done)
         self.average()
 
-    def _step(self, model: nn.Module, batch: Batch, iteration: int) -> torch.Tensor:
+    def step(self, model: nn.Module, batch: Batch, iteration: int) -> torch.Tensor:
+        """One iteration; its loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, iteration)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
