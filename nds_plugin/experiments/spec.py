@@ -213,7 +213,7 @@ def _ssl_rows(bases: Mapping[str, str], targets: _Targets) -> tuple[Row, ...]:
         name = f"{client}_{selector}" + ("_20" if 0 < budget < 1 else "")
         return Row(client, selector, budget, name, bases[method or next(iter(bases))], own)
 
-    drawn = (("uniform", 0.2), ("full", 1.0), ("nds", 0.2))
+    drawn = (("full", 1.0), ("uniform", 0.2), ("nds", 0.2))
     return (
         *(row("", target, "none", 0) for target in targets),
         *(
