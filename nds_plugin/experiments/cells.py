@@ -7,7 +7,7 @@ from typing import Any
 
 from nds_plugin.d2.config.nodes import load_config, merged
 from nds_plugin.experiments.estimate import Stage, Work
-from nds_plugin.experiments.spec import Row
+from nds_plugin.experiments.rows import Row
 from nds_plugin.experts.manifest import HEAD
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
 from nds_plugin.selection.selectors import SELECTORS, Need

@@ -13,7 +13,7 @@ from nds_plugin.experiments.benchmark_page import page_text
 from nds_plugin.experiments.cells import planned_work, row_config
 from nds_plugin.experiments.estimate import PlannedRow, detector_arithmetic
 from nds_plugin.experiments.results import details, record
-from nds_plugin.experiments.spec import Cell, Grid, Row
+from nds_plugin.experiments.rows import Cell, Grid, Row
 from nds_plugin.report.paper import paper_table
 from nds_plugin.report.result_table import MEANS, ResultTable, build_table
 

@@ -18,8 +18,8 @@ from nds_plugin.experiments.estimate import plan_text
 from nds_plugin.experiments.grid_page import write_grid_page
 from nds_plugin.experiments.results import ResultsFile, key_of, of_configs
 from nds_plugin.experiments.row_kinds import kind_of
+from nds_plugin.experiments.rows import Cell, Grid, Row, cell_overrides
 from nds_plugin.experiments.runner import CELL, Job, Outcome, run_jobs
-from nds_plugin.experiments.spec import Cell, Grid, Row, cell_overrides
 from nds_plugin.files.artifacts import atomic_write, check_writable, read_json, write_json
 from nds_plugin.report.result_table import ResultTable
 from nds_plugin.report.table_formats import write_tables

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nds_plugin.errors import NDSError
-from nds_plugin.experiments.spec import Cell
+from nds_plugin.experiments.rows import Cell
 from nds_plugin.files.artifacts import atomic_write, check_writable
 from nds_plugin.report.result_table import MEANS
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from nds_plugin.experiments.spec import Row
+from nds_plugin.experiments.rows import Row
 from nds_plugin.files.installed import config_folder
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nds_plugin.experiments.estimate import PlannedRow
-from nds_plugin.experiments.spec import Cell, Grid, Row
+from nds_plugin.experiments.rows import Cell, Grid, Row
 from nds_plugin.report.result_table import ResultTable
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.experiments.rows import Grid, Own, Row
+from nds_plugin.experiments.ssl_grids import SSL_MINI, ssl_table
 
 CITYSCAPES = ("car", "truck", "rider", "bicycle", "person", "bus", "motorcycle", "train")
 CCP = (
@@ -17,151 +15,6 @@ CCP = (
     *("headwear", "scarf & tie"),
 )
 DAWN = ("person", "bicycle", "car", "motorcycle", "bus", "truck")
-
-
-_Own = tuple[tuple[str, Any], ...]  # keys and values
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table.
-
-    Attributes:
-        client: name of the target.
-        selector: as in ``NDS.SELECTOR``.
-        budget: share of the source in [0, 1], or above 1 a number of images; 0 for ``none``, and for
-            ``full`` 1.0 or the images of the source.
-        name: in one word, of its own within the table.
-        base: the config that it is based on, as ``nds train --config`` takes it.
-        own: what it changes of the base beside selector and budget.
-    """
-
-    client: str
-    selector: str
-    budget: float
-    name: str
-    base: str
-    own: _Own = ()
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All that its config changes of the base, by key."""
-        drawn = self.selector not in ("none", "full")
-        budget = {"NDS.BUDGET.IMAGES" if self.budget > 1 else "NDS.BUDGET.SHARE": self.budget}
-        folder = self.base.partition("/")[0]
-        return {
-            "NDS.SELECTOR": self.selector,
-            **(budget if drawn else {}),
-            **dict(self.own),
-            "OUTPUT_DIR": f"output/{folder}/{self.name}/seed0",
-        }
-
-    @property
-    def overrides(self) -> list[str]:
-        """The same as ``KEY VALUE`` pairs of the command line."""
-        return [word for key, value in self.settings.items() for word in (key, str(value))]
-
-    @property
-    def identity(self) -> tuple[str, str, float]:
-        """What makes two results those of one row."""
-        return (self.client, self.selector, self.budget)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run: a row and the seed of its selection, initialisation and order."""
-
-    row: Row
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """``row/seedN``: its folder below the grid's."""
-        return f"{self.row.name}/seed{self.seed}"
-
-    @property
-    def identity(self) -> tuple[str, str, float, int]:
-        """What makes two results those of one cell."""
-        return (*self.row.identity, self.seed)
-
-
-def cell_overrides(
-    cell: Cell, output: Path, extra: Sequence[str] = (), *, own_experts: bool = False
-) -> list[str]:
-    """``KEY VALUE`` pairs that make a row's config that of a cell under the grid's folder ``output``."""
-    seeds = ["SEED", "NDS.SEED"]
-    if own_experts:
-        seeds += ["NDS.PARTITION.SEED", "NDS.EXPERTS.SEED"]
-    return [
-        *(word for key in seeds for word in (key, str(cell.seed))),
-        *("OUTPUT_DIR", str(output / cell.name), "NDS.WORK_DIR", str(output / "nds")),
-        *extra,
-    ]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table to be made.
-
-    Attributes:
-        name: ``4``, ``5``, ``mini`` or another.
-        title: caption of the table.
-        source: name of the source in row labels ("COCO").
-        rows: in the order of the table.
-        seeds: by default.
-        categories: of each client, in the order of the table's columns.
-        test_images: of each client.
-        digits: decimals of the table.
-        from_random: training starts from random weights, not from those of ImageNet.
-        own_experts: each seed has a partition and experts of its own.
-        kept: the file below docs/ in which a checkout keeps the finished cells; none when empty.
-        kind: what its cells train: a detector, or a classifier from self-supervised weights. There, a table is of a
-            method, and its columns ``categories`` are the targets.
-    """
-
-    name: str
-    title: str
-    source: str
-    rows: tuple[Row, ...]
-    seeds: tuple[int, ...]
-    categories: dict[str, tuple[str, ...]]
-    test_images: dict[str, int]
-    digits: int = 1
-    from_random: bool = False
-    own_experts: bool = False
-    kept: str = ""
-    kind: str = "detector"
-
-    @property
-    def folder(self) -> str:
-        """Of its runs, below ``output/``."""
-        return f"table{self.name}" if self.name.isdigit() else self.name
-
-    @property
-    def clients(self) -> list[str]:
-        """Names of the clients, in order; each has a table of its own."""
-        return list(self.categories)
-
-    def cells(self, seeds: Sequence[int] | None = None, only: Sequence[str] = ()) -> list[Cell]:
-        """The cells seed by seed, all rows of one seed before the next: a partial grid is balanced.
-
-        Args:
-            seeds: the grid's own when None.
-            only: patterns of row names, such as ``cityscapes_*_20``; all rows when empty.
-
-        Raises:
-            NDSError: a pattern that fits no row.
-        """
-        for pattern in only:
-            if not any(fnmatch.fnmatchcase(row.name, pattern) for row in self.rows):
-                raise unknown_name(
-                    f"row of table {self.name}",
-                    pattern,
-                    [row.name for row in self.rows],
-                    f"nds tables --table {self.name} --dry-run",
-                )
-        rows = [row for row in self.rows if not only or any(fnmatch.fnmatchcase(row.name, p) for p in only)]
-        return [Cell(row, seed) for seed in (self.seeds if seeds is None else seeds) for row in rows]
 
 
 def _paper_rows(
@@ -182,8 +35,8 @@ def _paper_rows(
 _MINI = ("uniform", "nds", "gate", "knn", "domain_classifier")
 
 
-def _mini_rows(client: str, base: str, oracle: _Own, selectors: Sequence[str] = _MINI) -> tuple[Row, ...]:
-    def row(selector: str, percent: int, own: _Own = ()) -> Row:
+def _mini_rows(client: str, base: str, oracle: Own, selectors: Sequence[str] = _MINI) -> tuple[Row, ...]:
+    def row(selector: str, percent: int, own: Own = ()) -> Row:
         return Row(client, selector, percent / 100, f"{client}_{selector}_{percent}", base, own)
 
     return (
@@ -193,35 +46,6 @@ def _mini_rows(client: str, base: str, oracle: _Own, selectors: Sequence[str] = 
         row("oracle", 20, oracle),
         *(row(selector, 40) for selector in ("uniform", "nds")),
         Row(client, "full", 1, f"{client}_full", base),
-    )
-
-
-_Targets = Mapping[str, tuple[str, str]]  # training and test dataset by the target's name
-
-
-def _ssl_rows(bases: Mapping[str, str], targets: _Targets) -> tuple[Row, ...]:
-    """Rows of self-supervision: no pretraining once for all methods, else a row per method and target.
-
-    Args:
-        bases: config of each method.
-    """
-
-    def row(method: str, target: str, selector: str, budget: float) -> Row:
-        train, test = targets[target]
-        own = (("NDS.TARGET.TRAIN", (train,)), ("NDS.TARGET.TEST", (test,)))
-        client = "_".join(filter(None, (method, target)))
-        name = f"{client}_{selector}" + ("_20" if 0 < budget < 1 else "")
-        return Row(client, selector, budget, name, bases[method or next(iter(bases))], own)
-
-    drawn = (("full", 1.0), ("uniform", 0.2), ("nds", 0.2))
-    return (
-        *(row("", target, "none", 0) for target in targets),
-        *(
-            row(method, target, selector, budget)
-            for selector, budget in drawn
-            for method in bases
-            for target in targets
-        ),
     )
 
 
@@ -258,37 +82,9 @@ _IMAGENET_ROWS = tuple(
     )
 )
 
-# In the order of the paper's columns.
-_SSL_TARGETS = {
-    "stanford_dogs": ("stanford_dogs_train", "stanford_dogs_test"),
-    "stanford_cars": ("stanford_cars_train", "stanford_cars_test"),
-    "oxford_iiit_pets": ("oxford_pets_trainval", "oxford_pets_test"),
-    "flowers_102": ("flowers_102_trainval", "flowers_102_test"),
-    "cub200_birds": ("cub_200_train", "cub_200_test"),
-}
-_SSL_MINI = {name: (f"{name}_train", f"{name}_test") for name in ("dogs", "cars", "pets", "flowers", "cub")}
-_SSL_BASES = {"moco": "ssl_mini/Base-moco.yaml", "rotnet": "ssl_mini/Base-rotnet.yaml"}
-
-
-def _ssl_table(number: str, method: str) -> Grid:
-    return Grid(
-        number,
-        f"Top-1 accuracy on five targets after self-supervised pretraining ({'MoCo' if method == 'moco' else 'RotNet'}) on "
-        "Downsampled ImageNet.",
-        "Downsampled ImageNet",
-        _ssl_rows({method: f"table{number}/Base-Table{number}.yaml"}, _SSL_TARGETS),
-        (0, 1, 2),
-        {method: tuple(_SSL_TARGETS)},
-        dict(zip(_SSL_TARGETS, (8_580, 8_041, 3_669, 6_149, 5_794))),
-        digits=2,
-        from_random=True,
-        kind="classifier",
-    )
-
-
 GRIDS = {
-    "1": _ssl_table("1", "moco"),
-    "2": _ssl_table("2", "rotnet"),
+    "1": ssl_table("1", "moco"),
+    "2": ssl_table("2", "rotnet"),
     "4": Grid(
         "4",
         "Transfer to instance segmentation with Mask R-CNN on Cityscapes by selecting images from COCO.",
@@ -335,20 +131,7 @@ GRIDS = {
         own_experts=True,
         kept="benchmark_imagenet.json",
     ),
-    "ssl_mini": Grid(
-        "ssl_mini",
-        "Top-1 accuracy on five targets after self-supervised pretraining on 28,000 images of 32 pixels; CPU size.",
-        "source",
-        _ssl_rows(_SSL_BASES, _SSL_MINI),
-        (0, 1, 2),
-        {method: tuple(_SSL_MINI) for method in _SSL_BASES},
-        {"dogs": 125, "cars": 600, "pets": 185, "flowers": 288, "cub": 480},
-        digits=2,
-        from_random=True,
-        own_experts=False,
-        kept="ssl_mini.json",
-        kind="classifier",
-    ),
+    "ssl_mini": SSL_MINI,
 }
 
 

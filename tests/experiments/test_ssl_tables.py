@@ -12,7 +12,8 @@ from nds_plugin.experiments.classifier_rows import ClassifierRows, by_target
 from nds_plugin.experiments.reproduce import Reproduction
 from nds_plugin.experiments.results import ResultsFile, fields
 from nds_plugin.experiments.row_files import row_yaml
-from nds_plugin.experiments.spec import GRIDS, Cell, Grid, cell_overrides, find_row
+from nds_plugin.experiments.rows import Cell, Grid, cell_overrides
+from nds_plugin.experiments.spec import GRIDS, find_row
 from nds_plugin.report.paper import paper_table
 from nds_plugin.ssl.config import load_config
 
@@ -27,14 +28,14 @@ def test_a_config_says_what_its_row_says(grid: Grid) -> None:
     iterations = set()
     for row in grid.rows:
         job = KIND.row_config(row)
-        assert job.nds.SELECTOR == row.selector
+        assert row.selector == job.nds.SELECTOR
         if row.selector in ("uniform", "nds"):
             assert row.budget == job.nds.BUDGET.SHARE
         if job.pretrains:
             assert row.client.startswith(f"{job.pretrain.method}_")
             iterations.add((job.pretrain.method, job.pretrain.iterations, job.pretrain.batch_size))
         assert job.nds.TARGET.TRAIN[0] != job.nds.TARGET.TEST[0]
-        assert job.cfg.OUTPUT_DIR == f"output/{grid.folder}/{row.name}/seed0"
+        assert f"output/{grid.folder}/{row.name}/seed0" == job.cfg.OUTPUT_DIR
     assert len(iterations) == len(grid.clients)  # equal in all rows of a method
 
 
@@ -51,7 +52,9 @@ def test_what_is_no_part_of_a_row_is_not_in_its_hash(tmp_path: Path) -> None:
         return KIND.config_hash(KIND.row_config(row, extra))
 
     for row in (uniform, nds):
-        moved = cell_overrides(Cell(row, 5), tmp_path, ["NUM_WORKERS", "3", "PRETRAIN.CHECKPOINT_PERIOD", "7"])
+        moved = cell_overrides(
+            Cell(row, 5), tmp_path, ["NUM_WORKERS", "3", "PRETRAIN.CHECKPOINT_PERIOD", "7"]
+        )
         assert hashed(row, *moved) == hashed(row)
         for change in (["PRETRAIN.ITERATIONS", "3"], ["FINETUNE.BASE_LR", "0.5"], ["MODEL.WIDTH", "8"]):
             assert hashed(row, *change) != hashed(row)
@@ -123,7 +126,16 @@ def test_cells_run_and_share_their_pretraining(
 ) -> None:
     write_tree(tmp_path / "datasets", 32, "npz")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
-    small = ["PRETRAIN.ITERATIONS", "2", "PRETRAIN.BATCH_SIZE", "8", "PRETRAIN.QUEUE", "16", "MODEL.WIDTH", "4"]
+    small = [
+        "PRETRAIN.ITERATIONS",
+        "2",
+        "PRETRAIN.BATCH_SIZE",
+        "8",
+        "PRETRAIN.QUEUE",
+        "16",
+        "MODEL.WIDTH",
+        "4",
+    ]
     small += ["PRETRAIN.BN_GROUPS", "2", "FINETUNE.ITERATIONS", "2"]
     table = Reproduction(
         GRIDS["ssl_mini"], tmp_path / "out", tmp_path / "cells.json", seeds=[0],
@@ -135,6 +147,8 @@ def test_cells_run_and_share_their_pretraining(
     entries = table.results.read()["cells"]
     assert [entry["client"] for entry in entries] == ["moco_dogs", "moco_flowers"]
     assert all(0 <= entry["top1"] <= 100 for entry in entries)
-    dogs, flowers = (tmp_path / f"out/moco_{t}_full/seed0/pretrain/model_final.pth" for t in ("dogs", "flowers"))
+    dogs, flowers = (
+        tmp_path / f"out/moco_{t}_full/seed0/pretrain/model_final.pth" for t in ("dogs", "flowers")
+    )
     assert dogs.samefile(flowers)
     assert not table.jobs()

@@ -18,7 +18,8 @@ from nds_plugin.d2.config.nodes import load_config
 from nds_plugin.errors import NDSError, UnknownNameError
 from nds_plugin.experiments.cells import row_config
 from nds_plugin.experiments.row_files import row_yaml
-from nds_plugin.experiments.spec import GRIDS, Cell, Grid, Row, cell_overrides, find_row
+from nds_plugin.experiments.rows import Cell, Grid, Row, cell_overrides
+from nds_plugin.experiments.spec import GRIDS, find_row
 from nds_plugin.files.installed import CONFIG_DIR
 
 DETECTORS = [grid for grid in GRIDS.values() if grid.kind == "detector"]
