@@ -30,7 +30,7 @@ from nds_plugin.ssl.batches import Batch, Batches
 from nds_plugin.ssl.pixels import MappedRows
 from nds_plugin.ssl.pretrain import prepared
 from nds_plugin.ssl.settings import NetworkConfig, PretrainConfig
-from nds_plugin.ssl.train import Training
+from nds_plugin.ssl.train import Run, Training
 
 SIDE, IMAGES, FILES = 32, 20_000, 10
 
@@ -94,7 +94,7 @@ def measure(args: argparse.Namespace) -> None:
     network = NetworkConfig(width=args.width, stem=args.stem)
     with tempfile.TemporaryDirectory() as folder:
         rows = write_rows(Path(folder))
-        training, _ = prepared(Path(folder), network, config, 0, OneProcess(), device)
+        training, _ = prepared(Path(folder), network, config, Run(0, OneProcess(), device))
         training.model.train()
         loops = {"mapped": batches(rows, config), "memory": batches(RowsInMemory(rows), config)}
         for loop in loops.values():

@@ -16,7 +16,6 @@ from nds_plugin.errors import NDSError
 from nds_plugin.files.checkpoints import read_checkpoint, write_checkpoint
 from nds_plugin.images.networks import resolve_precision
 from nds_plugin.job.training_folder import FINAL, train_once
-from nds_plugin.pipeline.host import Processes
 from nds_plugin.selection.streams import ShuffledStream
 from nds_plugin.source.index import NO_LABEL, SourceIndex
 from nds_plugin.ssl.augment import WORDS, Augmentation, augment, plain
@@ -24,7 +23,7 @@ from nds_plugin.ssl.batches import Batch, Batches
 from nds_plugin.ssl.network import SmallImageResNet, build_network, load_trunk, read_trunk
 from nds_plugin.ssl.pixels import MappedRows
 from nds_plugin.ssl.settings import FinetuneConfig, NetworkConfig
-from nds_plugin.ssl.train import Training
+from nds_plugin.ssl.train import Run, Training
 
 _TEST_BATCH = 256
 
@@ -105,31 +104,26 @@ def finetune(
     config: FinetuneConfig,
     target: Labelled,
     pretrained: Path | None,
-    *,
-    seed: int,
-    processes: Processes,
-    device: torch.device,
-    workers: int,
-    resume: bool,
-    text: str,
+    run: Run,
 ) -> Path:
     """Train the classifier unless that is done; the path of its weights. Called by one process."""
 
     def work(go_on: bool) -> None:
-        model = Classifier(network, config, len(target.classes), seed)
+        model = Classifier(network, config, len(target.classes), run.seed)
         if pretrained is not None:
             load_trunk(model.network, read_trunk(str(pretrained), "MODEL.WEIGHTS"), str(pretrained))
-        training = Training(model, config, folder, processes, device)
+        training = Training(model, config, folder, run.processes, run.device)
         start = training.start(go_on)
-        stream = ShuffledStream(np.arange(len(target.labels)), seed)
-        batches = Batches(
-            target.rows, stream, seed, config.batch_size, start, config.iterations, labels=target.labels
-        )
-        training.run(batches.loader(workers, device), start)
+        stream = ShuffledStream(np.arange(len(target.labels)), run.seed)
+        size, last = config.batch_size, config.iterations
+        batches = Batches(target.rows, stream, run.seed, size, start, last, labels=target.labels)
+        training.run(batches.loader(run.workers, run.device), start)
         state = {name: value.cpu() for name, value in model.network.state_dict().items()}
         write_checkpoint(folder / FINAL, {"model": state, "meta": {"classes": list(target.classes)}})
 
-    return train_once(processes, folder, key, work, resume=resume, config=text, iterations=config.iterations)
+    return train_once(
+        run.processes, folder, key, work, resume=run.resume, config=run.text, iterations=config.iterations
+    )
 
 
 @torch.no_grad()

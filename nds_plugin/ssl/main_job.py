@@ -27,7 +27,7 @@ from nds_plugin.job.kept_pretraining import KeptPretraining
 from nds_plugin.job.results import KIND as RESULTS_KIND
 from nds_plugin.job.results import machine, versions
 from nds_plugin.job.selection_summary import Timings, alone, kept_results, selection_summary
-from nds_plugin.pipeline.host import OneProcess, agreed
+from nds_plugin.pipeline.host import OneProcess, Processes, agreed
 from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
 from nds_plugin.pipeline.work_folder import WorkFolder
 from nds_plugin.report.run_files import located
@@ -36,7 +36,7 @@ from nds_plugin.ssl.config import JobConfig
 from nds_plugin.ssl.host import SSLHost
 from nds_plugin.ssl.network import build_network, for_detectron2, load_trunk, read_trunk
 from nds_plugin.ssl.pixels import KIND as PIXELS_KIND
-from nds_plugin.ssl.pixels import MappedRows
+from nds_plugin.ssl.pixels import MappedRows, check_packed
 from nds_plugin.ssl.pretrain import (
     DETECTRON2,
     WEIGHTS,
@@ -46,6 +46,7 @@ from nds_plugin.ssl.pretrain import (
     pretraining_key,
     selected_rows,
 )
+from nds_plugin.ssl.train import Run
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +140,14 @@ class MainJob:
 
     def _pretrain(self) -> _Pretrained:
         job, folder = self.job, self.job.output / "pretrain"
-        steps = SelectionSteps(job.settings(), self.host, job.artefacts, device=self.device, timed=self.timed)
+        steps = SelectionSteps(
+            job.settings(),
+            self.host,
+            job.artefacts,
+            device=self.device,
+            timed=self.timed,
+            check=lambda index: check_packed(index.column("file_name"), job.pretrain.size),
+        )
         with alone(steps.folder, self.host) if steps.settings.selector.needs else contextlib.nullcontext():
             selected = steps.run()
         seed = job.cfg.SEED
@@ -154,25 +162,17 @@ class MainJob:
                 kept.take(folder)
             self.host.barrier()
             with self.timed("pretrain"):
-                weights = pretrain(
-                    folder,
-                    key,
-                    job.network,
-                    job.pretrain,
-                    rows,
-                    placed,
-                    seed=seed,
-                    processes=self.host,
-                    device=self.device,
-                    workers=job.cfg.NUM_WORKERS,
-                    resume=self.resume,
-                    text=job.text,
-                )
+                run = self._run(self.host)
+                weights = pretrain(folder, key, job.network, job.pretrain, rows, placed, run)
             if kept and self.host.rank == 0:
                 kept.keep(folder)
         if self.host.rank == 0 and not _is_newer(folder / DETECTRON2, weights):
             export_for_detectron2(weights, folder / DETECTRON2)
         return _Pretrained(selected, weights, key)
+
+    def _run(self, processes: Processes) -> Run:
+        cfg = self.job.cfg
+        return Run(cfg.SEED, processes, self.device, cfg.NUM_WORKERS, self.resume, self.job.text)
 
     def _target(self, names: tuple[str, ...]) -> Labelled:
         """Datasets of the target as one, decoded once."""
@@ -195,21 +195,10 @@ class MainJob:
         """Fine-tune and evaluate, on the main process: a target is small, and its result that of any number of them."""
         job = self.job
         initial = Path(job.network.weights) if job.network.weights else None
+        start = pretrained.weights if pretrained else initial
         with self.timed("finetune"):
-            weights = finetune(
-                job.output / "finetune",
-                key,
-                job.network,
-                job.finetune,
-                train,
-                pretrained.weights if pretrained else initial,
-                seed=job.cfg.SEED,
-                processes=OneProcess(),
-                device=self.device,
-                workers=job.cfg.NUM_WORKERS,
-                resume=self.resume,
-                text=job.text,
-            )
+            run = self._run(OneProcess())
+            weights = finetune(job.output / "finetune", key, job.network, job.finetune, train, start, run)
         return self._results(key, weights, test, pretrained)
 
     def _results(

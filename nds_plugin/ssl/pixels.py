@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,29 +86,27 @@ class MappedRows(Dataset[torch.Tensor]):
         return {name: value for name, value in self.__dict__.items() if name != "_arrays"}
 
 
-def packed_rows(names: Sequence[str], size: int, what: str) -> MappedRows | None:
-    """The rows of images that are packed already; None where one is not.
-
-    Args:
-        names: file names of the images.
-        size: side that the images must have.
-        what: the images, for messages.
+def check_packed(names: Iterable[str], size: int) -> None:
+    """Refuse images that are packed in another size than that of the network's input.
 
     Raises:
-        NDSError: they are of another size.
+        NDSError: they are.
     """
-    split = [split_name(name) for name in names]
-    if not split or any(found is None for found in split):
-        return None
-    pairs = [found for found in split if found is not None]
-    files = list(dict.fromkeys(file for file, _ in pairs))
-    for file in files:
-        if packed_size(file) != (size, size):
-            width, height = packed_size(file)
+    for file in dict.fromkeys(found[0] for name in names if (found := split_name(name))):
+        width, height = packed_size(file)
+        if (width, height) != (size, size):
             raise NDSError(
-                f"{what}: its images are {width} x {height} pixels ({file}), but PRETRAIN.SIZE is {size}: set "
+                f"the source's images are {width} x {height} pixels ({file}), but PRETRAIN.SIZE is {size}: set "
                 f"PRETRAIN.SIZE {width}, or take the source of the other size."
             )
+
+
+def packed_rows(names: Sequence[str]) -> MappedRows | None:
+    """The rows of images that are packed already; None where one is not."""
+    pairs = [found for name in names if (found := split_name(name))]
+    if not pairs or len(pairs) < len(names):
+        return None
+    files = list(dict.fromkeys(file for file, _ in pairs))
     number = {file: i for i, file in enumerate(files)}
     return MappedRows(
         files,

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import content_hash, read_json, write_json
 from nds_plugin.files.checkpoints import write_checkpoint
 from nds_plugin.job.training_folder import FINAL, train_once
-from nds_plugin.pipeline.host import Processes
 from nds_plugin.pipeline.selection_steps import Selected
 from nds_plugin.pipeline.work_folder import WorkFolder
 from nds_plugin.selection.placed import PlacedSelection
@@ -23,7 +21,7 @@ from nds_plugin.ssl.network import load_trunk, read_trunk, trunk
 from nds_plugin.ssl.pixels import KIND, MappedRows, decode, packed_rows, replaced, stored_side
 from nds_plugin.ssl.rotnet import RotNet
 from nds_plugin.ssl.settings import NetworkConfig, PretrainConfig
-from nds_plugin.ssl.train import Training
+from nds_plugin.ssl.train import Run, Training
 
 DETECTRON2 = "detectron2.pth"
 LEARNERS: dict[str, Any] = {"moco": MoCo, "rotnet": RotNet}
@@ -56,7 +54,7 @@ def selected_rows(
     """The images of a selection as mapped rows, and the selection laid over exactly these.
 
     Raises:
-        NDSError: packed images of another size; more photographs than allowed that cannot be read.
+        NDSError: more photographs than allowed that cannot be read.
     """
     index, what = selected.index, ", ".join(selected.selection.sources)
     sources, ids = index.table.column("source").cast("string"), index.table.column("image_id")
@@ -66,7 +64,7 @@ def selected_rows(
         whole.mode, whole.weights, whole.cluster[chosen], None if whole.p is None else whole.p[chosen]
     )
     names = [str(name) for name in index.column("file_name")[chosen]]
-    rows = packed_rows(names, size, what)
+    rows = packed_rows(names)
     if rows is not None:
         return rows, placed
     path = decoded(work, "pixels", [selected.key, index.hash], names, size, what, max_unreadable)
@@ -123,59 +121,42 @@ def pretrain(
     config: PretrainConfig,
     rows: MappedRows,
     placed: PlacedSelection,
-    *,
-    seed: int,
-    processes: Processes,
-    device: torch.device,
-    workers: int,
-    resume: bool,
-    text: str,
+    run: Run,
 ) -> Path:
     """Pretrain unless that is done; the path of the weights, those of the trunk.
 
     Args:
         folder: of the training. key: see :func:`pretraining_key`.
         rows, placed: what is drawn from, and how.
-        seed: of weights, stream and views.
-        workers: processes that make batches.
-        resume: see :func:`~nds_plugin.job.training_folder.train_once`. text: the config, to be kept.
     """
+    processes = run.processes
 
     def work(go_on: bool) -> None:
-        training, learner = prepared(folder, network, config, seed, processes, device)
+        training, learner = prepared(folder, network, config, run)
         start = training.start(go_on)
-        batches = Batches(
-            rows,
-            placed.stream(seed),
-            seed,
-            config.batch_size,
-            start,
-            config.iterations,
-            rank=processes.rank,
-            world_size=processes.world_size,
-            groups=config.bn_groups,
-            keys=learner.views > 1,
-        )
-        training.run(batches.loader(workers, device), start)
+        stream, size, last = placed.stream(run.seed), config.batch_size, config.iterations
+        share: dict[str, Any] = {
+            "rank": processes.rank,
+            "world_size": processes.world_size,
+            "groups": config.bn_groups,
+        }
+        batches = Batches(rows, stream, run.seed, size, start, last, keys=learner.views > 1, **share)
+        training.run(batches.loader(run.workers, run.device), start)
         if processes.rank == 0:
             meta = {"network": asdict(network), "method": config.method}
             write_checkpoint(folder / FINAL, {"model": trunk(learner.trunk), "meta": meta})
 
-    return train_once(processes, folder, key, work, resume=resume, config=text, iterations=config.iterations)
+    return train_once(
+        processes, folder, key, work, resume=run.resume, config=run.text, iterations=config.iterations
+    )
 
 
-def prepared(
-    folder: Path,
-    network: NetworkConfig,
-    config: PretrainConfig,
-    seed: int,
-    processes: Processes,
-    device: torch.device,
-) -> tuple[Training, Any]:
+def prepared(folder: Path, network: NetworkConfig, config: PretrainConfig, run: Run) -> tuple[Training, Any]:
     """A training that has not begun, and its learner."""
-    learner = LEARNERS[config.method](network, config, seed, config.bn_groups // processes.world_size)
+    groups = config.bn_groups // run.processes.world_size
+    learner = LEARNERS[config.method](network, config, run.seed, groups)
     if network.weights:
         state = read_trunk(network.weights, WEIGHTS)
         for part in (learner.query, learner.key) if config.method == "moco" else (learner.network,):
             load_trunk(part, state, f"{WEIGHTS} {network.weights}")
-    return Training(learner, config, folder, processes, device), learner
+    return Training(learner, config, folder, run.processes, run.device), learner

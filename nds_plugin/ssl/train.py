@@ -41,6 +41,27 @@ def learning_rate(config: TrainingConfig, iteration: int) -> float:
     return config.base_lr * _STEP ** sum(iteration >= step for step in config.steps)
 
 
+@dataclass(frozen=True)
+class Run:
+    """How a training is run.
+
+    Attributes:
+        seed: of weights, stream and views.
+        processes: that train together.
+        device: of this one.
+        workers: processes that make batches.
+        resume: go on from a checkpoint that another config left, too.
+        text: the config, to be kept.
+    """
+
+    seed: int
+    processes: Processes
+    device: torch.device
+    workers: int = 0
+    resume: bool = False
+    text: str = ""
+
+
 @dataclass
 class Training:
     """What a training is made of; all of it is in a checkpoint.

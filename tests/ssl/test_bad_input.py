@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from imagenet_trees import write_tree
 from ssl_jobs import write_folders, write_images
 
 from nds_plugin.errors import NDSError
 from nds_plugin.ssl.config import load_config
 from nds_plugin.ssl.main_job import MainJob
-from nds_plugin.ssl.pixels import decode, packed_rows, replaced
+from nds_plugin.ssl.pixels import check_packed, decode, packed_rows, replaced
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +49,21 @@ def test_a_batch_larger_than_the_queue(config: Path, tmp_path: Path) -> None:
 def test_a_source_of_another_size(tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", np.zeros((3, 64, 64, 3), dtype=np.uint8))
     names = [f"{tmp_path}/rows.npy#{i}" for i in range(3)]
-    with pytest.raises(NDSError, match=r"its images are 64 x 64 pixels .* but PRETRAIN.SIZE is 32"):
-        packed_rows(names, 32, "photos")
-    assert packed_rows([*names, "photo.jpg"], 32, "photos") is None
+    with pytest.raises(NDSError, match=r"images are 64 x 64 pixels .* but PRETRAIN.SIZE is 32"):
+        check_packed(names, 32)
+    check_packed(names, 64)
+    check_packed(["photo.jpg"], 32)
+    assert packed_rows([*names, "photo.jpg"]) is None
+    assert len(packed_rows(names) or ()) == 3
+
+
+def test_a_source_of_another_size_is_refused_before_it_is_selected_from(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tree(tmp_path / "datasets", 32, "npz")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+    source = ["NDS.SOURCE.DATASETS", "('downsampled_imagenet_32_train',)", "PRETRAIN.SIZE", "64"]
+    assert "images are 32 x 32 pixels" in refused(config, tmp_path, *source)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from killing import killed_when
 from ssl_jobs import write_folders
 
 from nds_plugin.errors import NDSError
@@ -89,25 +88,36 @@ def test_another_learning_rate_of_the_classifier_keeps_the_pretraining(
     assert (output / "finetune.old1").is_dir()
 
 
+KILLED_IN_A_CHECKPOINT = """
+import os, sys, torch
+torch.set_num_threads(1)
+from nds_plugin.files.artifacts import atomic_write
+from nds_plugin.ssl import train
+from nds_plugin.ssl.config import load_config
+from nds_plugin.ssl.main_job import MainJob
+whole = train.write_checkpoint
+
+def write(path, data):
+    if path.name == "model_0000004.pth":
+        with atomic_write(path) as file:
+            file.write(b"half of it")
+            file.flush()
+            os.kill(os.getpid(), 9)
+    whole(path, data)
+
+train.write_checkpoint = write
+MainJob(load_config(sys.argv[1], ["OUTPUT_DIR", sys.argv[2]])).run()
+"""
+
+
 def test_an_interrupted_pretraining_ends_as_the_unbroken_one(
     finished: tuple[Path, dict], config: Path, tmp_path: Path
 ) -> None:
-    output, checkpoint = tmp_path / "run", tmp_path / "run/pretrain/model_0000004.pth"
-    code = (
-        "import sys, torch; torch.set_num_threads(1); sys.path.insert(0, sys.argv[3]);"
-        "from nds_plugin.ssl.config import load_config; from nds_plugin.ssl.main_job import MainJob;"
-        "MainJob(load_config(sys.argv[1], ['OUTPUT_DIR', sys.argv[2]])).run()"
-    )
-    # In the middle of the second checkpoint, or right after it.
-    killed_when(
-        code,
-        lambda: checkpoint.exists() or any((output / "pretrain").glob(".model_0000004*")),
-        str(config),
-        str(output),
-        str(ROOT),
-    )
-    assert (output / "pretrain" / LAST).is_file()
-    assert not (output / "pretrain" / FINAL).exists()
+    output = tmp_path / "run"
+    command = [sys.executable, "-c", KILLED_IN_A_CHECKPOINT, str(config), str(output)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr[-2000:]
+    assert (output / "pretrain" / LAST).read_text() == "model_0000002.pth"
     document = run(config, output)
     assert same(weights(output), weights(finished[0]))
     assert same(weights(output, "finetune"), weights(finished[0], "finetune"))
