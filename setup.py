@@ -13,7 +13,7 @@ class BuildWithConfigs(build_py):
     def run(self) -> None:
         super().run()
         if not self.editable_mode:
-            for host in ("detectron2", "mmdetection"):
+            for host in ("detectron2", "mmdetection", "ssl"):
                 configs = Path(__file__).parent / "configs" / host
                 installed = Path(self.build_lib) / "nds_plugin" / "configs" / host
                 shutil.copytree(

@@ -121,6 +121,11 @@ def test_neither_host_imports_the_other() -> None:
     assert "d2" not in may_import("mm")
 
 
+def test_self_supervision_knows_no_host() -> None:
+    assert not {"d2", "mm", "service"} & set(may_import("ssl"))
+    assert not {name for name in ("d2", "mm", "service") if "ssl" in may_import(name)}
+
+
 def test_all_but_the_learning_parts_import_without_torch_and_without_detectron2() -> None:
     names = [
         name

@@ -16,6 +16,7 @@ VERBS = (
     *(
         "train",
         "train-mm",
+        "train-ssl",
         "datasets",
         "partition",
         "experts",

@@ -1,4 +1,4 @@
-"""Make Table 4 or 5 of the paper, or the CPU-sized benchmark: run the missing cells, print the table.
+"""Make Table 1, 2, 4 or 5 of the paper, or a CPU-sized one: run the missing cells, print the table.
 
     nds tables --table 4 --dry-run
     nds tables --table 4 --num-gpus 8

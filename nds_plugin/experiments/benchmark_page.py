@@ -102,9 +102,9 @@ def page_text(
     return "\n".join(part for part in parts if part)
 
 
-def has_curve(table: ResultTable) -> bool:
-    """Whether there is anything to draw."""
-    return any(row.values["AP_bb"].mean is not None for row in table.rows)
+def has_curve(table: ResultTable, metric: str = "AP_bb") -> bool:
+    """Whether there is anything to draw of a metric."""
+    return metric in table.columns and any(row.values[metric].mean is not None for row in table.rows)
 
 
 def curve_name(stem: str, client: str) -> str:

@@ -1,33 +1,18 @@
-"""The configs of a grid's rows and cells: overrides, and what a run will do."""
+"""The configs of rows that train a detector, and what a run of one does."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from nds_plugin.d2.config.nodes import load_config, merged
 from nds_plugin.experiments.estimate import Stage, Work
-from nds_plugin.experiments.spec import Cell, Row
+from nds_plugin.experiments.rows import Row
 from nds_plugin.experts.manifest import HEAD
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
 from nds_plugin.selection.selectors import SELECTORS, Need
 
 _TARGET_IMAGES = 2975  # Cityscapes' training images, where the config takes all
-
-
-def cell_overrides(
-    cell: Cell, output: Path, extra: Sequence[str] = (), *, own_experts: bool = False
-) -> list[str]:
-    """``KEY VALUE`` pairs that make a row's config that of a cell under the grid's folder ``output``."""
-    seeds = ["SEED", "NDS.SEED"]
-    if own_experts:
-        seeds += ["NDS.PARTITION.SEED", "NDS.EXPERTS.SEED"]
-    return [
-        *(word for key in seeds for word in (key, str(cell.seed))),
-        *("OUTPUT_DIR", str(output / cell.name), "NDS.WORK_DIR", str(output / "nds")),
-        *extra,
-    ]
 
 
 def row_config(row: Row, extra: Sequence[str] = ()) -> Any:

@@ -115,8 +115,18 @@ class PlannedRow:
     finished: int
 
 
-def plan_text(title: str, rows: Sequence[PlannedRow], jobs: int, keep_checkpoints: bool = False) -> str:
-    """The plan of a grid: what is run, hours and disk, and how they were computed."""
+def plan_text(
+    title: str,
+    rows: Sequence[PlannedRow],
+    jobs: int,
+    keep_checkpoints: bool = False,
+    arithmetic: Sequence[str] | None = None,
+) -> str:
+    """The plan of a grid: what is run, hours and disk, and how they were computed.
+
+    Args:
+        arithmetic: the lines that say how; by default those of detectors.
+    """
     on_gpu = rows[0].work.on_gpu
     unit = "GPU h" if on_gpu else "core h"
     header = ["row", "to run", "finished", "pretrain", "fine-tune", f"{unit} a run", unit, "GB a run"]
@@ -147,7 +157,7 @@ def plan_text(title: str, rows: Sequence[PlannedRow], jobs: int, keep_checkpoint
         + ("." if on_gpu else f"; {(runs + experts) / jobs:.1f} h on {jobs} idle cores."),
         _disk(rows, jobs, keep_checkpoints),
         "",
-        *(_gpu_arithmetic(rows) if on_gpu else _cpu_arithmetic(rows)),
+        *(detector_arithmetic(rows) if arithmetic is None else arithmetic),
     ]
     return "\n".join(lines) + "\n"
 
@@ -171,6 +181,11 @@ def _disk(rows: Sequence[PlannedRow], jobs: int, keep: bool) -> str:
 
 def _example(rows: Sequence[PlannedRow]) -> PlannedRow:
     return next((row for row in rows if row.work.pretrain), rows[0])
+
+
+def detector_arithmetic(rows: Sequence[PlannedRow]) -> list[str]:
+    """How the hours of detectors were computed."""
+    return _gpu_arithmetic(rows) if rows[0].work.on_gpu else _cpu_arithmetic(rows)
 
 
 def _gpu_arithmetic(rows: Sequence[PlannedRow]) -> list[str]:

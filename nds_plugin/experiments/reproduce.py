@@ -11,26 +11,21 @@ from typing import Any
 
 import torch
 
-from nds_plugin.d2.config.deciding import changed_settings, concerns_every_row, config_hash
-from nds_plugin.d2.job.main_job import check_job
-from nds_plugin.d2.model.size import count_parameters
 from nds_plugin.errors import NDSError
-from nds_plugin.experiments.benchmark_page import curve_name, has_curve, page_text, write_page
-from nds_plugin.experiments.cells import cell_overrides, planned_work, row_config
+from nds_plugin.experiments.benchmark_page import curve_name, has_curve, write_page
 from nds_plugin.experiments.curve import budget_curve
-from nds_plugin.experiments.estimate import PlannedRow, plan_text
+from nds_plugin.experiments.estimate import plan_text
 from nds_plugin.experiments.grid_page import write_grid_page
-from nds_plugin.experiments.results import ResultsFile, details, key_of, of_configs, record
+from nds_plugin.experiments.results import ResultsFile, key_of, of_configs
+from nds_plugin.experiments.row_kinds import kind_of
+from nds_plugin.experiments.rows import Cell, Grid, Row, cell_overrides
 from nds_plugin.experiments.runner import CELL, Job, Outcome, run_jobs
-from nds_plugin.experiments.spec import Cell, Grid, Row
 from nds_plugin.files.artifacts import atomic_write, check_writable, read_json, write_json
-from nds_plugin.report.paper import paper_table
-from nds_plugin.report.result_table import ResultTable, build_table
+from nds_plugin.report.result_table import ResultTable
 from nds_plugin.report.table_formats import write_tables
 
 logger = logging.getLogger(__name__)
 
-_TRAIN = (sys.executable, "-m", "nds_plugin.commands.train")
 # What makes a cell the one that its name says, and the option that chooses it.
 _OF_THE_CELL = {
     "SEED": "--seeds", "NDS.SEED": "--seeds", "OUTPUT_DIR": "--output", "NDS.WORK_DIR": "--output",
@@ -75,13 +70,14 @@ class Reproduction:
                 )
         self.grid = grid
         self.output = output.resolve()
-        self.results = ResultsFile(results)
+        self.kind = kind_of(grid)
+        self.results = ResultsFile(results, self.kind.means)
         self.seeds = tuple(grid.seeds if seeds is None else seeds)
         self.cells = grid.cells(self.seeds, only)
         self._overrides = list(overrides)
         self._processes = processes
-        self.configs: dict[Row, Any] = {row: row_config(row, overrides) for row in grid.rows}
-        self.hashes = {row.identity: config_hash(cfg) for row, cfg in self.configs.items()}
+        self.configs: dict[Row, Any] = {row: self.kind.row_config(row, overrides) for row in grid.rows}
+        self.hashes = {row.identity: self.kind.config_hash(cfg) for row, cfg in self.configs.items()}
 
     def jobs(self) -> list[Job]:
         """The cells that have no result yet, in the order in which they are run."""
@@ -91,7 +87,7 @@ class Reproduction:
         return [job for job in jobs if not job.is_done]
 
     def _job(self, cell: Cell) -> Job:
-        command = [*_TRAIN, "--config-file", cell.row.base]
+        command = [sys.executable, "-m", self.kind.module, "--config-file", cell.row.base]
         command += ["--num-gpus", str(self._processes)] if self._processes > 1 else []
         own = self.grid.own_experts
         command += cell.row.overrides
@@ -102,30 +98,22 @@ class Reproduction:
         """What would be run and what it costs, as text."""
         _check_jobs(jobs)
         to_run = [job.cell.row for job in self.jobs()]
-        parameters: dict[str, int] = {}
-        rows = []
-        for row in dict.fromkeys(cell.row for cell in self.cells):
-            cfg = self.configs[row]
-            if row.client not in parameters:
-                parameters[row.client] = count_parameters(cfg)
-            work = planned_work(cfg, self.grid.test_images[row.client], parameters[row.client])
-            cells = sum(cell.row == row for cell in self.cells)
-            rows.append(PlannedRow(row.name, work, to_run.count(row), cells - to_run.count(row)))
-        name = f"Table {self.grid.name}" if self.grid.name in "45" else self.grid.name
-        return plan_text(f"{name}: {self.grid.title}", rows, jobs, keep_checkpoints)
+        rows = self.kind.planned(self.grid, self.configs, self.cells, to_run)
+        name = f"Table {self.grid.name}" if self.grid.name.isdigit() else self.grid.name
+        return plan_text(
+            f"{name}: {self.grid.title}", rows, jobs, keep_checkpoints, self.kind.arithmetic(rows)
+        )
 
     def check(self) -> None:
         """Refuse what would make cells fail, before the first one is started.
 
         Raises:
-            NDSError: the results cannot be written, or see :func:`nds_plugin.d2.job.main_job.check_job`.
+            NDSError: the results cannot be written, or what the main job refuses at its start.
         """
         check_writable(self.results.path.absolute().parent)
         for row in dict.fromkeys(job.cell.row for job in self.jobs()):
-            cfg = self.configs[row].clone()
-            cfg.OUTPUT_DIR, cfg.NDS.WORK_DIR = str(self.output), str(self.output / "nds")
             try:
-                check_job(cfg, self._processes)
+                self.kind.check(self.configs[row], self.output, self._processes)
             except NDSError as error:
                 raise NDSError(f"row {row.name}: {error}") from None
 
@@ -139,15 +127,16 @@ class Reproduction:
             if not keep_checkpoints:
                 remove_intermediate_checkpoints(job.folder)
 
-        on_gpu = any(cfg.MODEL.DEVICE.startswith("cuda") for cfg in self.configs.values())
+        on_gpu = any(self.kind.on_gpu(cfg) for cfg in self.configs.values())
         slots = slots_of(jobs, self._processes, torch.cuda.device_count() if on_gpu else 0)
         return run_jobs(self.jobs(), slots, finish, retries=retries, time_limit=time_limit)
 
     def _keep(self, job: Job, seconds: float) -> None:
         document = read_json(job.folder / "results.json", "results")
-        entry = record(job.cell, document, job.config_hash, seconds)
-        changed = changed_settings(self.configs[job.cell.row], row_config(job.cell.row))
-        kept = {**details(document), "changed": changed}
+        entry = self.kind.record(job.cell, document, job.config_hash, seconds)
+        usual = self.kind.row_config(job.cell.row)
+        changed = self.kind.changed_settings(self.configs[job.cell.row], usual)
+        kept = {**self.kind.details(document), "changed": changed}
         write_json(job.folder / CELL, "cell", job.config_hash, {"entry": entry, "details": kept})
         self.results.add(entry, kept)
 
@@ -162,32 +151,14 @@ class Reproduction:
                     self.results.add(kept["entry"], kept["details"])
 
     def tables(self, failed: Mapping[str, str] | None = None) -> dict[str, ResultTable]:
-        """The table of each client, of the cells that this config made."""
+        """The tables by client, or by method, of the cells that this config made."""
         current, others = of_configs(self.results.read()["cells"], self.hashes)
         if others:
             logger.info(
                 "%d cells in %s are of other configs and not in the tables.", len(others), self.results.path
             )
-        broken = [(cell, (failed or {})[cell.name]) for cell in self.cells if cell.name in (failed or {})]
-        return {
-            client: build_table(
-                [(row.selector, row.budget) for row in self.grid.rows if row.client == client],
-                [entry for entry in current if entry["client"] == client],
-                title=f"{client}: {self.grid.title}" if len(self.grid.clients) > 1 else self.grid.title,
-                source=self.grid.source,
-                categories=self.grid.categories[client],
-                seeds=self.seeds,
-                paper=paper_table(self.grid.name),
-                failed={
-                    (cell.row.selector, cell.row.budget, cell.seed): why
-                    for cell, why in broken
-                    if cell.row.client == client
-                },
-                digits=self.grid.digits,
-                from_random=self.grid.from_random,
-            )
-            for client in self.grid.clients
-        }
+        broken = {cell: (failed or {})[cell.name] for cell in self.cells if cell.name in (failed or {})}
+        return self.kind.tables(self.grid, current, self.seeds, broken)
 
     def write_page(self, path: Path, tables: Mapping[str, ResultTable]) -> None:
         """Write the generated part of a page such as ``docs/benchmark.md``, and the curves beside it.
@@ -208,14 +179,7 @@ class Reproduction:
         def detailed(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             return [{**entry, "detail": document["details"].get(key_of(entry), {})} for entry in entries]
 
-        return page_text(
-            tables,
-            detailed(current),
-            detailed(others),
-            concerns_every_row,
-            stem=stem,
-            overrides=self._overrides,
-        )
+        return self.kind.page(tables, detailed(current), detailed(others), stem, self._overrides)
 
     def write(self, tables: Mapping[str, ResultTable]) -> list[Path]:
         """Write the tables in all formats, the curves of AP against budget and the page; the paths."""
@@ -231,7 +195,7 @@ class Reproduction:
             stem = "table" if len(tables) == 1 else f"table_{client}"
             write_tables(table, stem, write)
             for metric in ("AP_bb", "AP"):
-                if any(row.values[metric].mean is not None for row in table.rows):
+                if has_curve(table, metric):
                     name = f"{stem.replace('table', 'curve')}_{metric}.png"
                     curves.append(budget_curve(table, self.output / name, metric))
         paths += curves

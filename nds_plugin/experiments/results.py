@@ -18,11 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from nds_plugin.errors import NDSError
-from nds_plugin.experiments.spec import Cell
+from nds_plugin.experiments.rows import Cell
 from nds_plugin.files.artifacts import atomic_write, check_writable
 from nds_plugin.report.result_table import MEANS
 
-FIELDS = ("client", "selector", "budget", "seed", *MEANS, "per_category", "config_hash", "seconds")
+
+def fields(means: Sequence[str] = MEANS) -> tuple[str, ...]:
+    """The fields of a cell whose measures are these."""
+    return ("client", "selector", "budget", "seed", *means, "per_category", "config_hash", "seconds")
+
+
+FIELDS = fields()
+ACCURACIES = ("top1", "mean_per_class")  # of a classifier
 
 
 def record(cell: Cell, document: Mapping[str, Any], config_hash: str, seconds: float) -> dict[str, Any]:
@@ -35,11 +42,7 @@ def record(cell: Cell, document: Mapping[str, Any], config_hash: str, seconds: f
     Raises:
         NDSError: the document is of another selector or seed.
     """
-    if document["selector"] != cell.row.selector or document["seed"] != cell.seed:
-        raise NDSError(
-            f"{cell.name}: expected results of {cell.row.selector} with seed {cell.seed}, got those of "
-            f"{document['selector']} with seed {document['seed']}."
-        )
+    _check_document(cell, document)
     summary = document["summary"]
     return {
         "client": cell.row.client,
@@ -51,6 +54,14 @@ def record(cell: Cell, document: Mapping[str, Any], config_hash: str, seconds: f
         "config_hash": config_hash,
         "seconds": round(seconds, 1),
     }
+
+
+def _check_document(cell: Cell, document: Mapping[str, Any]) -> None:
+    if document["selector"] != cell.row.selector or document["seed"] != cell.seed:
+        raise NDSError(
+            f"{cell.name}: expected results of {cell.row.selector} with seed {cell.seed}, got those of "
+            f"{document['selector']} with seed {document['seed']}."
+        )
 
 
 def details(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,16 +82,52 @@ def details(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def classifier_record(
+    cell: Cell, document: Mapping[str, Any], config_hash: str, seconds: float
+) -> dict[str, Any]:
+    """The entry of a cell that trains a classifier; see :func:`record`."""
+    _check_document(cell, document)
+    summary = document["summary"]
+    return {
+        "client": cell.row.client,
+        "selector": cell.row.selector,
+        "budget": cell.row.budget,
+        "seed": cell.seed,
+        **{name: summary[name] for name in ACCURACIES},
+        "per_category": {},
+        "config_hash": config_hash,
+        "seconds": round(seconds, 1),
+    }
+
+
+def classifier_details(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What else is kept of such a cell."""
+    selection = document.get("selection") or {}
+    return {
+        "images": selection.get("images"),
+        "effective_images": selection.get("effective_images"),
+        "cost": selection.get("cost"),
+        "z": selection.get("z"),
+        "w": selection.get("weights") if selection.get("z") else None,
+        **{name: document[name] for name in ("times", "versions", "machine")},
+    }
+
+
 def key_of(entry: Mapping[str, Any]) -> str:
     """The name under which the details of an entry are kept."""
     return "/".join(str(entry[name]) for name in ("client", "selector", "budget", "seed", "config_hash"))
 
 
 class ResultsFile:
-    """The collected cells; several processes may add to it at once."""
+    """The collected cells; several processes may add to it at once.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    Args:
+        means: the measures of a cell.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], means: Sequence[str] = MEANS) -> None:
         self.path = Path(path)
+        self._means = tuple(means)
 
     def read(self) -> dict[str, Any]:
         """The document; an empty one where there is no file yet.
@@ -97,7 +144,7 @@ class ResultsFile:
         if not isinstance(document, dict) or not isinstance(document.get("cells"), list):
             raise NDSError(f'{self.path}: expected {{"cells": [...]}}.')
         for place, entry in enumerate(document["cells"]):
-            problem = _problem(entry)
+            problem = _problem(entry, self._means)
             if problem:
                 raise NDSError(f"{self.path}: cells[{place}] {problem}.")
         details = document.get("details") or {}
@@ -120,16 +167,16 @@ class ResultsFile:
             write_results_file(self.path, document)
 
 
-def _problem(entry: Any) -> str:
+def _problem(entry: Any, means: Sequence[str]) -> str:
     """What is wrong with a cell that was read, or nothing."""
     if not isinstance(entry, dict):
         return f"should hold keys and values, got {entry!r}"
-    missing = [name for name in FIELDS if name not in entry]
+    missing = [name for name in fields(means) if name not in entry]
     if missing:
         return f"lacks {', '.join(missing)}"
     if not isinstance(entry["per_category"], dict):
         return f"should have AP by category in per_category, got {entry['per_category']!r}"
-    numbers = {name: entry[name] for name in ("budget", "seed", *MEANS, "seconds")} | entry["per_category"]
+    numbers = {name: entry[name] for name in ("budget", "seed", *means, "seconds")} | entry["per_category"]
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
             return f"should have a number as {name}, got {value!r}"

@@ -6,13 +6,14 @@ from typing import Any
 
 import yaml
 
-from nds_plugin.experiments.spec import Row
-from nds_plugin.files.installed import CONFIG_DIR
+from nds_plugin.experiments.rows import Row
+from nds_plugin.files.installed import config_folder
 
 
 def row_yaml(row: Row) -> str:
     """The config file of a row, to be kept anywhere: its base is named by the full path."""
-    document: dict[str, Any] = {"_BASE_": str((CONFIG_DIR / row.base).resolve())}
+    places = [config_folder(host) / row.base for host in ("detectron2", "ssl")]
+    document: dict[str, Any] = {"_BASE_": str(next(path for path in places if path.is_file()).resolve())}
     for key, value in row.settings.items():
         *parents, leaf = key.split(".")
         place = document

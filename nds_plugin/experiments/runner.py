@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from nds_plugin.errors import NDSError
-from nds_plugin.experiments.spec import Cell
+from nds_plugin.experiments.rows import Cell
 from nds_plugin.files.artifacts import is_valid, read_json, write_json
 from nds_plugin.files.locking import NAME as LOCK
 from nds_plugin.files.locking import HeldLock, try_lock

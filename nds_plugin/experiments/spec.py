@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.experiments.rows import Grid, Own, Row
+from nds_plugin.experiments.ssl_grids import SSL_MINI, ssl_table
 
 CITYSCAPES = ("car", "truck", "rider", "bicycle", "person", "bus", "motorcycle", "train")
 CCP = (
@@ -16,134 +15,6 @@ CCP = (
     *("headwear", "scarf & tie"),
 )
 DAWN = ("person", "bicycle", "car", "motorcycle", "bus", "truck")
-
-
-_Own = tuple[tuple[str, Any], ...]  # keys and values
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table.
-
-    Attributes:
-        client: name of the target.
-        selector: as in ``NDS.SELECTOR``.
-        budget: share of the source in [0, 1], or above 1 a number of images; 0 for ``none``, and for
-            ``full`` 1.0 or the images of the source.
-        name: in one word, of its own within the table.
-        base: the config that it is based on, as ``nds train --config`` takes it.
-        own: what it changes of the base beside selector and budget.
-    """
-
-    client: str
-    selector: str
-    budget: float
-    name: str
-    base: str
-    own: _Own = ()
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All that its config changes of the base, by key."""
-        drawn = self.selector not in ("none", "full")
-        budget = {"NDS.BUDGET.IMAGES" if self.budget > 1 else "NDS.BUDGET.SHARE": self.budget}
-        folder = self.base.partition("/")[0]
-        return {
-            "NDS.SELECTOR": self.selector,
-            **(budget if drawn else {}),
-            **dict(self.own),
-            "OUTPUT_DIR": f"output/{folder}/{self.name}/seed0",
-        }
-
-    @property
-    def overrides(self) -> list[str]:
-        """The same as ``KEY VALUE`` pairs of the command line."""
-        return [word for key, value in self.settings.items() for word in (key, str(value))]
-
-    @property
-    def identity(self) -> tuple[str, str, float]:
-        """What makes two results those of one row."""
-        return (self.client, self.selector, self.budget)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run: a row and the seed of its selection, initialisation and order."""
-
-    row: Row
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """``row/seedN``: its folder below the grid's."""
-        return f"{self.row.name}/seed{self.seed}"
-
-    @property
-    def identity(self) -> tuple[str, str, float, int]:
-        """What makes two results those of one cell."""
-        return (*self.row.identity, self.seed)
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table to be made.
-
-    Attributes:
-        name: ``4``, ``5``, ``mini`` or another.
-        title: caption of the table.
-        source: name of the source in row labels ("COCO").
-        rows: in the order of the table.
-        seeds: by default.
-        categories: of each client, in the order of the table's columns.
-        test_images: of each client.
-        digits: decimals of the table.
-        from_random: training starts from random weights, not from those of ImageNet.
-        own_experts: each seed has a partition and experts of its own.
-        kept: the file below docs/ in which a checkout keeps the finished cells; none when empty.
-    """
-
-    name: str
-    title: str
-    source: str
-    rows: tuple[Row, ...]
-    seeds: tuple[int, ...]
-    categories: dict[str, tuple[str, ...]]
-    test_images: dict[str, int]
-    digits: int = 1
-    from_random: bool = False
-    own_experts: bool = False
-    kept: str = ""
-
-    @property
-    def folder(self) -> str:
-        """Of its runs, below ``output/``."""
-        return f"table{self.name}" if self.name.isdigit() else self.name
-
-    @property
-    def clients(self) -> list[str]:
-        """Names of the clients, in order; each has a table of its own."""
-        return list(self.categories)
-
-    def cells(self, seeds: Sequence[int] | None = None, only: Sequence[str] = ()) -> list[Cell]:
-        """The cells seed by seed, all rows of one seed before the next: a partial grid is balanced.
-
-        Args:
-            seeds: the grid's own when None.
-            only: patterns of row names, such as ``cityscapes_*_20``; all rows when empty.
-
-        Raises:
-            NDSError: a pattern that fits no row.
-        """
-        for pattern in only:
-            if not any(fnmatch.fnmatchcase(row.name, pattern) for row in self.rows):
-                raise unknown_name(
-                    f"row of table {self.name}",
-                    pattern,
-                    [row.name for row in self.rows],
-                    f"nds tables --table {self.name} --dry-run",
-                )
-        rows = [row for row in self.rows if not only or any(fnmatch.fnmatchcase(row.name, p) for p in only)]
-        return [Cell(row, seed) for seed in (self.seeds if seeds is None else seeds) for row in rows]
 
 
 def _paper_rows(
@@ -164,8 +35,8 @@ def _paper_rows(
 _MINI = ("uniform", "nds", "gate", "knn", "domain_classifier")
 
 
-def _mini_rows(client: str, base: str, oracle: _Own, selectors: Sequence[str] = _MINI) -> tuple[Row, ...]:
-    def row(selector: str, percent: int, own: _Own = ()) -> Row:
+def _mini_rows(client: str, base: str, oracle: Own, selectors: Sequence[str] = _MINI) -> tuple[Row, ...]:
+    def row(selector: str, percent: int, own: Own = ()) -> Row:
         return Row(client, selector, percent / 100, f"{client}_{selector}_{percent}", base, own)
 
     return (
@@ -212,6 +83,8 @@ _IMAGENET_ROWS = tuple(
 )
 
 GRIDS = {
+    "1": ssl_table("1", "moco"),
+    "2": ssl_table("2", "rotnet"),
     "4": Grid(
         "4",
         "Transfer to instance segmentation with Mask R-CNN on Cityscapes by selecting images from COCO.",
@@ -258,6 +131,7 @@ GRIDS = {
         own_experts=True,
         kept="benchmark_imagenet.json",
     ),
+    "ssl_mini": SSL_MINI,
 }
 
 
@@ -285,7 +159,7 @@ def find_row(name: str, table: str | None = None) -> Row:
             "row of a table",
             name,
             {row.name for grid in grids for row in grid.rows},
-            "nds tables --table 4, 5 or mini --dry-run",
+            "nds tables --table 1, 4, mini or another --dry-run",
         )
     if len(found) > 1:
         raise NDSError(f"--show {name}: tables {' and '.join(found)} have such a row: say which by --table.")

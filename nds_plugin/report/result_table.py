@@ -13,7 +13,7 @@ METRICS = {"AP_bb": "box AP", "AP50_bb": "box AP50", "AP": "mask AP", "AP50": "m
 MEANS = tuple(METRICS)
 BASELINE = "uniform"
 # The paper's words for methods and classes, where they differ.
-_METHODS = {"imagenet_init": "none"}
+_METHODS = {"imagenet_init": "none", "random_init": "none", "entire_dataset": "full"}
 _CLASSES = {"motorcycle": "mcycle"}
 
 

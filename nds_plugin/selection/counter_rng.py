@@ -35,6 +35,7 @@ class Purpose(enum.IntEnum):
     ITERATION = 7, ("iteration", "rank")
     SINGLE = 8, ()
     MOSAIC = 9, ("cluster",)
+    VIEWS = 10, ()
 
     sub_keys: Sequence[str]
 

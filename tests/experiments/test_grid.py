@@ -17,8 +17,9 @@ from killing import killed_when, started_until
 from nds_plugin.errors import NDSError, UnknownNameError
 from nds_plugin.experiments.estimate import PlannedRow, Stage, Work, plan_text
 from nds_plugin.experiments.results import ResultsFile, key_of, of_configs, record, write_results_file
+from nds_plugin.experiments.rows import Cell, Row
 from nds_plugin.experiments.runner import ATTEMPTS, CELL, Job, Outcome, run_jobs
-from nds_plugin.experiments.spec import GRIDS, Cell, Row, grid_of, parse_seeds
+from nds_plugin.experiments.spec import GRIDS, grid_of, parse_seeds
 from nds_plugin.files.artifacts import read_json, write_json
 from nds_plugin.files.locking import NAME, folder_lock, try_lock
 

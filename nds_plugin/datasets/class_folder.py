@@ -1,0 +1,105 @@
+"""A folder with a folder of images for each class, as a dataset, or the training or test part of it."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.files.artifacts import content_hash
+from nds_plugin.source.folder import index_folder
+from nds_plugin.source.index import NO_LABEL, SourceIndex
+
+PARTS = ("all", "train", "test")
+
+
+@dataclass(frozen=True)
+class ClassFolder:
+    """Images below ``FOLDER/CLASS/``; those that lie in FOLDER itself have no class.
+
+    Attributes:
+        name: of the dataset and of the source.
+        folder: variables such as ``$NDS_DATA`` in it stand for their values.
+        classes_like: pattern of the names of its classes; the others are left out.
+        part: all images, or those of training or test.
+        test_every: the test part is every so many-th image of a class, by name, the training part the others.
+
+    Raises:
+        NDSError: no such part, or a variable that is not set.
+    """
+
+    name: str
+    folder: str
+    classes_like: str = "*"
+    part: str = "all"
+    test_every: int = 3
+    _cache: dict[str, SourceIndex] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.part not in PARTS:
+            raise unknown_name(f"part of the folder {self.name!r}", self.part, PARTS)
+        if self.test_every < 2:
+            raise NDSError(f"folder {self.name!r}: TEST_EVERY must be 2 or more, got {self.test_every}.")
+
+    @property
+    def path(self) -> str:
+        """The folder.
+
+        Raises:
+            NDSError: a variable in it is not set.
+        """
+        found = os.path.expanduser(os.path.expandvars(self.folder))
+        if "$" in found:
+            raise NDSError(
+                f"folder {self.name!r}: {self.folder} names an environment variable that is not set: set it, or give the "
+                "path itself."
+            )
+        return found
+
+    def index(self) -> SourceIndex:
+        """The images, with their classes as labels."""
+        if "index" not in self._cache:
+            self._cache["index"] = self._indexed()
+        return self._cache["index"]
+
+    def _indexed(self) -> SourceIndex:
+        index = index_folder(self.path, self.name)
+        owners = np.array([_class_of(str(image_id)) for image_id in index.column("image_id")], dtype=object)
+        kept = np.array([fnmatch.fnmatchcase(owner, self.classes_like) for owner in owners])
+        if not kept.any():
+            raise NDSError(f"folder {self.name!r}: no class in {self.path} is like {self.classes_like!r}.")
+        classes = sorted(set(owners[kept]) - {""})
+        position = {owner: i for i, owner in enumerate(classes)}
+        place = np.zeros(len(owners), dtype=np.int64)  # of an image within its class
+        for owner in {*classes, ""}:
+            here = np.flatnonzero(owners == owner)
+            place[here] = np.arange(len(here))
+        is_test = place % self.test_every == self.test_every - 1
+        kept &= {"all": True, "train": ~is_test, "test": is_test}[self.part]
+        labels = pa.array([position.get(owner, NO_LABEL) for owner in owners], pa.int32())
+        table = index.table.set_column(index.table.column_names.index("label"), "label", labels)
+        return SourceIndex(table.filter(pa.array(kept)), classes)
+
+    def classes(self) -> list[str]:
+        return list(self.index().classes)
+
+    def fingerprint(self) -> str:
+        return content_hash(["class folder", self.index().hash])
+
+    def image_folder(self) -> str:
+        return self.path
+
+    def check(self) -> None:
+        """There are no annotations."""
+
+    def why_no_object(self) -> str:
+        return "a folder has no annotations"
+
+
+def _class_of(image_id: str) -> str:
+    first, slash, _ = image_id.partition("/")
+    return first if slash else ""

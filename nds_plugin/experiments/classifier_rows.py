@@ -1,0 +1,259 @@
+"""Rows that fine-tune a classifier from self-supervised weights: Tables 1 and 2, and their CPU-sized ones."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nds_plugin.experiments.estimate import PlannedRow, Stage, Work
+from nds_plugin.experiments.results import ACCURACIES, classifier_details, classifier_record
+from nds_plugin.experiments.rows import Cell, Grid, Row
+from nds_plugin.experts.manifest import HEAD
+from nds_plugin.files.artifacts import content_hash, plain
+from nds_plugin.images.networks import choose_device
+from nds_plugin.report.paper import paper_table
+from nds_plugin.report.result_table import ResultTable, build_table
+from nds_plugin.report.table_formats import markdown
+from nds_plugin.selection.selectors import SELECTORS, Need
+from nds_plugin.ssl.config import JobConfig, load_config
+from nds_plugin.ssl.main_job import check_config
+from nds_plugin.ssl.network import SmallImageResNet
+
+# Images a second in training. On a GPU assumed, for a ResNet-18 that sees 32 x 32 positions after its stem, in 16
+# bits; there is no published figure. On one core measured in seconds of the processor: Xeon with bf16 units, 16 channels,
+# the stem "half".
+GPU_IMAGES = {"moco": 2_500.0, "rotnet": 1_000.0, "": 2_500.0}
+CPU_IMAGES = {"moco": 727.0, "rotnet": 341.0, "": 800.0}
+# What the results depend on of cfg.NDS, beside what the selector's own steps read.
+_PLAIN_KEYS = ("SELECTOR", "TARGET")
+_DRAWN_KEYS = (*_PLAIN_KEYS, "MODE", "BUDGET", "SOURCE")
+_NOT_OF_THE_ROW = ("SEED", "WORK_DIR", "LOADER", "PRESET")
+_METHODS = {"moco": "MoCo", "rotnet": "RotNet"}
+
+
+@dataclass(frozen=True)
+class SSLWork(Work):
+    """What one run does, at the speed of self-supervision.
+
+    Attributes:
+        method: of pretraining.
+    """
+
+    method: str = ""
+
+    @property
+    def pretrain_hours(self) -> float:
+        return self.pretrain.images / self._speed(self.method) / 3600 if self.pretrain else 0.0
+
+    @property
+    def finetune_hours(self) -> float:
+        return (self.finetune.images + self.test_images / 3) / self._speed("") / 3600
+
+    def _speed(self, method: str) -> float:
+        return (GPU_IMAGES if self.on_gpu else CPU_IMAGES)[method]
+
+
+class ClassifierRows:
+    """See :class:`~nds_plugin.experiments.row_kinds.RowKind`."""
+
+    module = "nds_plugin.commands.train_ssl"
+    means: tuple[str, ...] = ACCURACIES
+
+    def row_config(self, row: Row, extra: Sequence[str] = ()) -> JobConfig:
+        return load_config(row.base, [*row.overrides, *extra])
+
+    def config_hash(self, cfg: JobConfig) -> str:
+        return content_hash(deciding_settings(cfg))[:16]
+
+    def changed_settings(self, cfg: JobConfig, usual: JobConfig) -> dict[str, Any]:
+        ours, theirs = deciding_settings(cfg), deciding_settings(usual)
+        names = sorted(ours.keys() | theirs.keys())
+        return {name: ours.get(name) for name in names if ours.get(name) != theirs.get(name)}
+
+    def check(self, cfg: JobConfig, output: Path, processes: int) -> None:
+        tree = copy.deepcopy(cfg.cfg)
+        tree["OUTPUT_DIR"], tree.NDS["WORK_DIR"] = str(output), str(output / "nds")
+        check_config(JobConfig(tree, cfg.network, cfg.pretrain, cfg.finetune), processes)
+
+    def on_gpu(self, cfg: JobConfig) -> bool:
+        return choose_device(cfg.cfg.DEVICE).type == "cuda"
+
+    def planned(
+        self, grid: Grid, configs: Mapping[Row, Any], cells: Sequence[Cell], to_run: Sequence[Row]
+    ) -> list[PlannedRow]:
+        rows, shared = [], set()
+        for row in dict.fromkeys(cell.row for cell in cells):
+            cfg = configs[row]
+            selector = SELECTORS[row.selector] if cfg.pretrains else None
+            same = (cfg.pretrain.method, row.selector, row.budget)
+            # One pretraining for all targets where the selection does not look at them.
+            trains = selector is not None and same not in shared
+            if selector is not None and not selector.needs:
+                shared.add(same)
+            target = next(name for name in grid.test_images if row.client.endswith(name))
+            work = planned_work(cfg, grid.test_images[target], trains)
+            count = sum(cell.row == row for cell in cells)
+            rows.append(PlannedRow(row.name, work, to_run.count(row), count - to_run.count(row)))
+        return rows
+
+    def arithmetic(self, rows: Sequence[PlannedRow]) -> list[str]:
+        on_gpu = rows[0].work.on_gpu
+        speeds = GPU_IMAGES if on_gpu else CPU_IMAGES
+        origin = (
+            "assumed for a ResNet-18 on one GPU in 16 bits, no published figure"
+            if on_gpu
+            else "measured on one core of a Xeon with bf16 units"
+        )
+        row = next((row for row in rows if row.work.pretrain), rows[0])
+        lines = [
+            f"How: images a second {origin}: MoCo {speeds['moco']:,.0f}, RotNet (four rotations of each) "
+            f"{speeds['rotnet']:,.0f}, classifier {speeds['']:,.0f}. A pretraining that several targets share is counted once."
+        ]
+        if row.work.pretrain:
+            hours = row.work.pretrain_hours
+            lines.append(f"  {row.name}: {row.work.pretrain.images:,} images of pretraining = {hours:.2f} h")
+        return lines
+
+    def record(
+        self, cell: Cell, document: Mapping[str, Any], config_hash: str, seconds: float
+    ) -> dict[str, Any]:
+        return classifier_record(cell, document, config_hash, seconds)
+
+    def details(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        return classifier_details(document)
+
+    def tables(
+        self,
+        grid: Grid,
+        entries: Sequence[Mapping[str, Any]],
+        seeds: Sequence[int],
+        failed: Mapping[Cell, str],
+    ) -> dict[str, ResultTable]:
+        return {method: self._table(grid, method, entries, seeds, failed) for method in grid.clients}
+
+    def _table(
+        self,
+        grid: Grid,
+        method: str,
+        entries: Sequence[Mapping[str, Any]],
+        seeds: Sequence[int],
+        failed: Mapping[Cell, str],
+    ) -> ResultTable:
+        """Targets as columns, as the paper prints them."""
+        clients = {
+            client: target for target in grid.categories[method] for client in (target, f"{method}_{target}")
+        }
+        rows = [(row.selector, row.budget) for row in grid.rows if row.client in clients]
+        title = f"{_METHODS[method]}: {grid.title}" if len(grid.clients) > 1 else grid.title
+        return build_table(
+            list(dict.fromkeys(rows)),
+            by_target(entries, clients),
+            title=title,
+            source=grid.source,
+            categories=grid.categories[method],
+            seeds=seeds,
+            paper=paper_table(grid.name),
+            failed={
+                (cell.row.selector, cell.row.budget, cell.seed): why
+                for cell, why in failed.items()
+                if cell.row.client in clients
+            },
+            digits=grid.digits,
+            from_random=grid.from_random,
+            means=(),
+        )
+
+    def page(
+        self,
+        tables: Mapping[str, ResultTable],
+        current: Sequence[Mapping[str, Any]],
+        others: Sequence[Mapping[str, Any]],  # noqa: ARG002
+        stem: str,  # noqa: ARG002
+        overrides: Sequence[str],
+    ) -> str:
+        changed = ", ".join(f"`{key} {value}`" for key, value in zip(overrides[::2], overrides[1::2]))
+        parts = [f"All rows with {changed}.\n"] if changed else []
+        parts += [f"### {_METHODS[method]}\n\n{markdown(table)}" for method, table in tables.items()]
+        seconds = sum(entry["seconds"] for entry in current)
+        parts.append(f"{len(current)} cells took {seconds / 3600:.1f} hours.\n")
+        return "\n".join(parts)
+
+
+def by_target(entries: Sequence[Mapping[str, Any]], clients: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Cells of several targets as one of each row and seed, with the targets' top-1 in the place of categories.
+
+    Args:
+        clients: the target of each client that counts.
+    """
+    found: dict[tuple[str, float, int], dict[str, Any]] = {}
+    for entry in entries:
+        if entry["client"] not in clients:
+            continue
+        key = (entry["selector"], entry["budget"], entry["seed"])
+        empty: dict[str, Any] = dict(zip(("selector", "budget", "seed"), key), per_category={})
+        found.setdefault(key, empty)["per_category"][clients[entry["client"]]] = entry["top1"]
+    return list(found.values())
+
+
+def deciding_settings(job: JobConfig) -> dict[str, Any]:
+    """The settings that a row's results depend on, but for seeds, folders and the machine."""
+    nds = job.nds
+    selector = SELECTORS[nds.SELECTOR] if job.pretrains else None
+    keys: Sequence[str] = _PLAIN_KEYS
+    if selector is not None:
+        foreign = {name.upper() for name in SELECTORS if name != selector.name}
+        keys = (
+            [key for key in nds if key not in foreign]
+            if selector.needs
+            else [*_DRAWN_KEYS, selector.name.upper()]
+        )
+    found = {f"NDS.{key}": nds[key] for key in keys if key in nds and key not in _NOT_OF_THE_ROW}
+    if selector is not None:
+        found["PRETRAIN"] = job.pretrain.identity()
+    named = {**nds.TARGET, **nds.SOURCE} if selector is not None else nds.TARGET
+    used = {name for names in named.values() for name in names}
+    found["FOLDERS"] = {name: folder for name, folder in job.cfg.FOLDERS.items() if name in used}
+    found |= {
+        "MODEL": job.network.identity(),
+        "MODEL.WEIGHTS": job.network.weights,
+        "FINETUNE": job.finetune.identity(),
+    }
+    flat: dict[str, Any] = plain(found)
+    return flat
+
+
+def planned_work(cfg: JobConfig, test_images: int, trains: bool) -> SSLWork:
+    """What one run does, for the estimate of its cost.
+
+    Args:
+        test_images: of the target.
+        trains: whether it pretrains, and does not take another run's weights.
+    """
+    nds = cfg.nds
+    needs = SELECTORS[nds.SELECTOR].needs if cfg.pretrains else Need.NOTHING
+    heads = nds.EXPERTS.KIND == HEAD
+    experts = nds.PARTITION.NUM_CLUSTERS if Need.EXPERTS in needs else 0
+    networks = int(experts > 0) if heads else experts + int(experts > 0 and nds.EXPERTS.SHARED_STEPS > 0)
+    steps = 0 if heads else nds.EXPERTS.SHARED_STEPS * bool(needs) + experts * nds.EXPERTS.STEPS
+    with torch.device("meta"):
+        network = SmallImageResNet(cfg.network, 1)
+    return SSLWork(
+        pretrain=_stage(cfg.pretrain) if trains else None,
+        finetune=_stage(cfg.finetune),
+        test_images=test_images,
+        expert_crops=steps * nds.EXPERTS.BATCH_SIZE,
+        scored=nds.SCORING.MAX_IMAGES * 4 * networks,
+        parameters=sum(p.numel() for p in network.parameters()),
+        states=2,
+        on_gpu=cfg.cfg.DEVICE != "cpu",
+        method=cfg.pretrain.method,
+    )
+
+
+def _stage(config: Any) -> Stage:
+    return Stage(config.iterations, config.batch_size, 1)  # the last checkpoint alone is kept

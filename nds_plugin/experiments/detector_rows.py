@@ -1,0 +1,104 @@
+"""Rows that train a detector in Detectron2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nds_plugin.d2.config.deciding import changed_settings, concerns_every_row, config_hash
+from nds_plugin.d2.job.main_job import check_job
+from nds_plugin.d2.model.size import count_parameters
+from nds_plugin.experiments.benchmark_page import page_text
+from nds_plugin.experiments.cells import planned_work, row_config
+from nds_plugin.experiments.estimate import PlannedRow, detector_arithmetic
+from nds_plugin.experiments.results import details, record
+from nds_plugin.experiments.rows import Cell, Grid, Row
+from nds_plugin.report.paper import paper_table
+from nds_plugin.report.result_table import MEANS, ResultTable, build_table
+
+
+class DetectorRows:
+    """See :class:`~nds_plugin.experiments.row_kinds.RowKind`."""
+
+    module = "nds_plugin.commands.train"
+    means: tuple[str, ...] = MEANS
+
+    def row_config(self, row: Row, extra: Sequence[str] = ()) -> Any:
+        return row_config(row, extra)
+
+    def config_hash(self, cfg: Any) -> str:
+        return config_hash(cfg)
+
+    def changed_settings(self, cfg: Any, usual: Any) -> dict[str, Any]:
+        return changed_settings(cfg, usual)
+
+    def check(self, cfg: Any, output: Path, processes: int) -> None:
+        cfg = cfg.clone()
+        cfg.OUTPUT_DIR, cfg.NDS.WORK_DIR = str(output), str(output / "nds")
+        check_job(cfg, processes)
+
+    def on_gpu(self, cfg: Any) -> bool:
+        return bool(cfg.MODEL.DEVICE.startswith("cuda"))
+
+    def planned(
+        self, grid: Grid, configs: Mapping[Row, Any], cells: Sequence[Cell], to_run: Sequence[Row]
+    ) -> list[PlannedRow]:
+        parameters: dict[str, int] = {}
+        rows = []
+        for row in dict.fromkeys(cell.row for cell in cells):
+            cfg = configs[row]
+            if row.client not in parameters:
+                parameters[row.client] = count_parameters(cfg)
+            work = planned_work(cfg, grid.test_images[row.client], parameters[row.client])
+            count = sum(cell.row == row for cell in cells)
+            rows.append(PlannedRow(row.name, work, to_run.count(row), count - to_run.count(row)))
+        return rows
+
+    def arithmetic(self, rows: Sequence[PlannedRow]) -> list[str]:
+        return detector_arithmetic(rows)
+
+    def record(
+        self, cell: Cell, document: Mapping[str, Any], config_hash: str, seconds: float
+    ) -> dict[str, Any]:
+        return record(cell, document, config_hash, seconds)
+
+    def details(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        return details(document)
+
+    def tables(
+        self,
+        grid: Grid,
+        entries: Sequence[Mapping[str, Any]],
+        seeds: Sequence[int],
+        failed: Mapping[Cell, str],
+    ) -> dict[str, ResultTable]:
+        return {
+            client: build_table(
+                [(row.selector, row.budget) for row in grid.rows if row.client == client],
+                [entry for entry in entries if entry["client"] == client],
+                title=f"{client}: {grid.title}" if len(grid.clients) > 1 else grid.title,
+                source=grid.source,
+                categories=grid.categories[client],
+                seeds=seeds,
+                paper=paper_table(grid.name),
+                failed={
+                    (cell.row.selector, cell.row.budget, cell.seed): why
+                    for cell, why in failed.items()
+                    if cell.row.client == client
+                },
+                digits=grid.digits,
+                from_random=grid.from_random,
+            )
+            for client in grid.clients
+        }
+
+    def page(
+        self,
+        tables: Mapping[str, ResultTable],
+        current: Sequence[Mapping[str, Any]],
+        others: Sequence[Mapping[str, Any]],
+        stem: str,
+        overrides: Sequence[str],
+    ) -> str:
+        return page_text(tables, current, others, concerns_every_row, stem=stem, overrides=overrides)

@@ -1,0 +1,166 @@
+"""A classifier on the target: fine-tuning or linear evaluation, and top-1 accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nds_plugin.errors import NDSError
+from nds_plugin.files.checkpoints import read_checkpoint, write_checkpoint
+from nds_plugin.images.networks import resolve_precision
+from nds_plugin.job.training_folder import FINAL, train_once
+from nds_plugin.selection.streams import ShuffledStream
+from nds_plugin.source.index import NO_LABEL, SourceIndex
+from nds_plugin.ssl.augment import WORDS, Augmentation, augment, plain
+from nds_plugin.ssl.batches import Batch, Batches
+from nds_plugin.ssl.network import SmallImageResNet, build_network, load_trunk, read_trunk
+from nds_plugin.ssl.pixels import MappedRows
+from nds_plugin.ssl.settings import FinetuneConfig, NetworkConfig
+from nds_plugin.ssl.train import Run, Training
+
+_TEST_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images of a target with their classes.
+
+    Attributes:
+        rows: the images.
+        labels: of each, a position in classes, shape (N,).
+        classes: names.
+    """
+
+    rows: MappedRows
+    labels: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+
+
+class Classifier(nn.Module):
+    """The network with one output per class; with ``linear`` all but these stay as they were pretrained."""
+
+    def __init__(self, network: NetworkConfig, config: FinetuneConfig, classes: int, seed: int) -> None:
+        super().__init__()
+        self.network = build_network(network, classes, seed)
+        self.config = config
+        if config.linear:
+            self.network.requires_grad_(False)
+            self.network.fc.requires_grad_(True)
+
+    @property
+    def trunk(self) -> SmallImageResNet:
+        """The network."""
+        return self.network
+
+    def train(self, mode: bool = True) -> Classifier:
+        """With ``linear``, batch norms keep their statistics."""
+        super().train(mode)
+        if self.config.linear:
+            self.network.eval()
+        return self
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """The loss of a batch."""
+        how = Augmentation(self.config.min_crop)
+        inputs = augment(batch.pixels, batch.units[:, :WORDS], self.config.size, how)
+        return F.cross_entropy(self.network(inputs).float(), batch.labels)
+
+
+def check_labels(index: SourceIndex, name: str, *, training: bool) -> None:
+    """Refuse images that no classifier can learn from, or be tested on.
+
+    Raises:
+        NDSError: no classes, images without one, or in training a class of one image.
+    """
+    labels = index.column("label")
+    if len(index.classes) < 2 or (labels == NO_LABEL).all():
+        raise NDSError(
+            f"dataset {name!r} has no classes to learn: expected a classification dataset, or a folder with a folder of "
+            "images for each of at least 2 classes."
+        )
+    bare = int((labels == NO_LABEL).sum())
+    if bare:
+        raise NDSError(f"dataset {name!r}: {bare} of {len(index)} images have no class: leave them out.")
+    counts = np.bincount(labels, minlength=len(index.classes))
+    single = [index.classes[i] for i in np.flatnonzero(counts == 1)]
+    if training and single:
+        raise NDSError(
+            f"dataset {name!r}: {len(single)} classes have a single image ({', '.join(single[:5])}): a class needs at least "
+            "2 to be learnt; add images or leave the class out."
+        )
+
+
+def finetune(
+    folder: Path,
+    key: str,
+    network: NetworkConfig,
+    config: FinetuneConfig,
+    target: Labelled,
+    pretrained: Path | None,
+    run: Run,
+) -> Path:
+    """Train the classifier unless that is done; the path of its weights. Called by one process."""
+
+    def work(go_on: bool) -> None:
+        model = Classifier(network, config, len(target.classes), run.seed)
+        if pretrained is not None:
+            load_trunk(model.network, read_trunk(str(pretrained), "MODEL.WEIGHTS"), str(pretrained))
+        training = Training(model, config, folder, run.processes, run.device)
+        start = training.start(go_on)
+        stream = ShuffledStream(np.arange(len(target.labels)), run.seed)
+        size, last = config.batch_size, config.iterations
+        batches = Batches(target.rows, stream, run.seed, size, start, last, labels=target.labels)
+        training.run(batches.loader(run.workers, run.device), start)
+        state = {name: value.cpu() for name, value in model.network.state_dict().items()}
+        write_checkpoint(folder / FINAL, {"model": state, "meta": {"classes": list(target.classes)}})
+
+    return train_once(
+        run.processes, folder, key, work, resume=run.resume, config=run.text, iterations=config.iterations
+    )
+
+
+@torch.no_grad()
+def evaluate(
+    weights: Path, network: NetworkConfig, config: FinetuneConfig, test: Labelled, device: torch.device
+) -> dict[str, Any]:
+    """Top-1 accuracy and its mean over the classes, in percent, on central crops.
+
+    Returns:
+        ``top1``, ``mean_per_class``, ``per_class`` (None for a class without test images), ``images``.
+    """
+    model = build_network(network, len(test.classes), 0)
+    model.load_state_dict(read_checkpoint(weights)["model"])
+    model.to(device).eval()
+    dtype = resolve_precision(config.precision, device)
+    found = []
+    for start in range(0, len(test.labels), _TEST_BATCH):
+        places = np.arange(start, min(start + _TEST_BATCH, len(test.labels)))
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            outputs = model(plain(test.rows.rows(places).to(device), config.size))
+        found.append(outputs.float().argmax(1).cpu().numpy())
+    return accuracies(np.concatenate(found), test.labels, test.classes)
+
+
+def accuracies(
+    found: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], classes: tuple[str, ...]
+) -> dict[str, Any]:
+    """See :func:`evaluate`."""
+    right = found == labels
+    per_class = {
+        name: 100 * float(right[labels == i].mean()) if (labels == i).any() else None
+        for i, name in enumerate(classes)
+    }
+    told = [value for value in per_class.values() if value is not None]
+    return {
+        "top1": 100 * float(right.mean()),
+        "mean_per_class": float(np.mean(told)),
+        "per_class": per_class,
+        "images": len(labels),
+    }

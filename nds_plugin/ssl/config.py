@@ -1,0 +1,272 @@
+"""The config of the job: YAML with the keys of ``cfg.NDS``, and nodes for network, pretraining and classifier."""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from nds_plugin.errors import NDSError, did_you_mean, unknown_name
+from nds_plugin.pipeline.config_lookup import NO_PRETRAINING, Configs, default_output
+from nds_plugin.pipeline.config_nodes import add_settings_nodes
+from nds_plugin.pipeline.presets import PRESETS
+from nds_plugin.pipeline.settings import PipelineSettings
+from nds_plugin.pipeline.settings_from_cfg import pipeline_settings
+from nds_plugin.selection.selectors import SELECTORS
+from nds_plugin.selection.selectors.nds import NDS
+from nds_plugin.settings import Settings, from_plain, settings_of, to_plain
+from nds_plugin.ssl.settings import FinetuneConfig, NetworkConfig, PretrainConfig
+
+CONFIGS = Configs("ssl", ".yaml")
+S = TypeVar("S", bound=Settings)
+_NODES: dict[str, type[Settings]] = {
+    "MODEL": NetworkConfig,
+    "PRETRAIN": PretrainConfig,
+    "FINETUNE": FinetuneConfig,
+}
+_FREE = ("FOLDERS",)  # keys below are names of the user's
+
+
+class Node(dict[str, Any]):
+    """A tree of keys that can be read as attributes, as the steps of the pipeline read ``cfg.NDS``."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+def defaults() -> Node:
+    """All keys with their defaults."""
+    nds = Node(
+        PRESET="",
+        # One of the selectors (docs/selectors.md), or none: no pretraining at all.
+        SELECTOR=NDS.name,
+        UNIT="image",
+        # Where artefacts are kept; OUTPUT_DIR/nds when empty. Runs that share it share what they have in common.
+        WORK_DIR="",
+        SOURCE=Node(DATASETS=()),
+        # Of the classifier; DATASETS: of the images that are scored, those of TRAIN when empty.
+        TARGET=Node(TRAIN=(), TEST=(), DATASETS=()),
+        LOADER=Node(MAX_UNREADABLE=0.01),
+    )
+    add_settings_nodes(nds)
+    tree = Node(
+        SEED=0,  # of weights, batches and views; that of the selection is NDS.SEED
+        OUTPUT_DIR="",
+        DEVICE="",  # cpu or cuda; a GPU if there is one when empty
+        NUM_WORKERS=0,  # processes that make batches
+        # Folders of classes by the name of the dataset: FOLDER, CLASSES, PART, TEST_EVERY.
+        FOLDERS=Node(),
+        NDS=nds,
+    )
+    for name, cls in _NODES.items():
+        tree[name] = Node({item.key: to_plain(item, item.default) for item in settings_of(cls)})
+    return tree
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """What a job is told.
+
+    Attributes:
+        cfg: all keys.
+        network, pretrain, finetune: of the nodes MODEL, PRETRAIN, FINETUNE.
+    """
+
+    cfg: Node
+    network: NetworkConfig
+    pretrain: PretrainConfig
+    finetune: FinetuneConfig
+
+    @property
+    def nds(self) -> Node:
+        """``cfg.NDS``."""
+        found: Node = self.cfg.NDS
+        return found
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether there is anything to select and pretrain on."""
+        return bool(self.nds.SELECTOR != NO_PRETRAINING)
+
+    @property
+    def output(self) -> Path:
+        """The folder of the run."""
+        return Path(self.cfg.OUTPUT_DIR)
+
+    @property
+    def artefacts(self) -> Path:
+        """The folder of index, partition, experts, scores and selections."""
+        return Path(self.nds.WORK_DIR or self.output / "nds")
+
+    @property
+    def text(self) -> str:
+        """The whole config."""
+        return yaml.safe_dump(_plain(self.cfg), sort_keys=False)
+
+    def settings(self) -> PipelineSettings:
+        """The settings of the selecting steps.
+
+        Raises:
+            NDSError: names or numbers that are out of range.
+        """
+        loader = Node(NUM_WORKERS=self.cfg.NUM_WORKERS, FILTER_EMPTY_ANNOTATIONS=False)
+        targets = tuple(self.nds.TARGET.DATASETS) or tuple(self.nds.TARGET.TRAIN)
+        return pipeline_settings(Node(NDS=self.nds, DATALOADER=loader), targets)
+
+
+def load_config(name: str, overrides: Sequence[str] = ()) -> JobConfig:
+    """A config file, or one of configs/ssl/, with ``KEY VALUE`` overrides.
+
+    Args:
+        name: of the file; ``moco_uniform_pets.yaml`` is that file alone, ``uniform_x.yaml`` stands for ``nds_x.yaml`` with
+            the selector uniform.
+
+    Raises:
+        NDSError: no such file, or a key or value that the config does not know.
+    """
+    path, selector = CONFIGS.find(name)
+    if len(overrides) % 2:
+        raise NDSError(f"command line: {overrides[-1]!r} at the end is not a pair of KEY VALUE.")
+    given = list(zip(overrides[::2], overrides[1::2]))
+    documents = list(_documents(Path(path)))
+    tree = defaults()
+    named = [document["NDS"]["PRESET"] for document in documents if "PRESET" in (document.get("NDS") or {})]
+    for key, value in _preset(dict(given).get("NDS.PRESET") or (named[-1] if named else "")):
+        _set(tree, key, value, "preset")
+    for document in documents:
+        _lay(tree, document, "", f"config {path}")
+    for key, value in [*([("NDS.SELECTOR", selector)] if selector else []), *given]:
+        _set(tree, key, _value(value), "command line")
+    tree["OUTPUT_DIR"] = tree.OUTPUT_DIR or default_output(path, tree.NDS.SELECTOR)
+    return _checked(tree)
+
+
+def _checked(tree: Node) -> JobConfig:
+    if tree.NDS.SELECTOR not in (*SELECTORS, NO_PRETRAINING):
+        raise unknown_name("NDS.SELECTOR", tree.NDS.SELECTOR, (*SELECTORS, NO_PRETRAINING))
+    for key in ("SEED", "NUM_WORKERS"):
+        if tree[key] < 0:
+            raise NDSError(f"{key} must be 0 or more, got {tree[key]}.")
+    return JobConfig(
+        tree,
+        _node(NetworkConfig, tree, "MODEL"),
+        _node(PretrainConfig, tree, "PRETRAIN"),
+        _node(FinetuneConfig, tree, "FINETUNE"),
+    )
+
+
+def _node(cls: type[S], tree: Node, node: str) -> S:
+    """The settings of a node; an error names the key."""
+    found = {}
+    for item in settings_of(cls):
+        found[item.name] = from_plain(item, tree[node][item.key])
+        item.check(found[item.name], f"{node}.{item.key}")
+    return cls(**found)
+
+
+def _documents(path: Path, above: tuple[Path, ...] = ()) -> Iterator[dict[str, Any]]:
+    """The config files that a file is based on by ``_BASE_``, then itself."""
+    if path.resolve() in above:
+        raise NDSError(f"config {path} is based on itself: {' -> '.join(map(str, (*above, path)))}.")
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise NDSError(f"cannot read the config {path}: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise NDSError(f"config {path} is not a text file (byte {error.start} is not UTF-8).") from None
+    except yaml.YAMLError as error:
+        raise NDSError(f"config {path} is not plain YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(document, dict):
+        raise NDSError(f"config {path}: expected lines of KEY: value, got {type(document).__name__}.")
+    base = document.pop("_BASE_", None)
+    if base is not None:
+        yield from _documents(path.parent / str(base), (*above, path.resolve()))
+    yield document
+
+
+def _preset(name: str) -> list[tuple[str, Any]]:
+    if not name:
+        return []
+    if name not in PRESETS:
+        raise unknown_name("NDS.PRESET", name, PRESETS)
+    return list(PRESETS[name].items())
+
+
+def _lay(tree: Node, given: Mapping[str, Any], above: str, where: str) -> None:
+    for name, value in given.items():
+        key = f"{above}{name}"
+        if name not in tree:
+            raise _unknown(key, where)
+        if key in _FREE:
+            tree[name] = Node({**tree[name], **copy.deepcopy(_mapping(value, f"{where}: {key}"))})
+        elif isinstance(tree[name], Node):
+            _lay(tree[name], _mapping(value, f"{where}: {key}"), f"{key}.", where)
+        else:
+            tree[name] = _typed(tree[name], value, f"{where}: {key}")
+
+
+def _set(tree: Node, key: str, value: Any, where: str) -> None:
+    *parents, leaf = key.split(".")
+    place = tree
+    for parent in parents:
+        if not isinstance(place.get(parent), Node):
+            raise _unknown(key, where)
+        place = place[parent]
+    _lay(place, {leaf: value}, ".".join(parents) + ("." if parents else ""), where)
+
+
+def _unknown(key: str, where: str) -> NDSError:
+    return NDSError(f"{where}: unknown config key {key}.{did_you_mean(key, list(_names(defaults())))}")
+
+
+def _mapping(value: Any, key: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise NDSError(f"{key} holds keys of its own, got the value {value!r}.")
+    return value
+
+
+def _typed(default: Any, value: Any, key: str) -> Any:
+    """A value of the default's type; one text serves as a list of one, text such as ``("a",)`` as the list."""
+    kind = type(default)
+    if kind is tuple and isinstance(value, str):
+        value = _value(value)
+        value = (value,) if isinstance(value, str) and value else value
+    if kind is tuple and isinstance(value, (list, tuple)):
+        return tuple(value)
+    if kind is float and isinstance(value, str):
+        value = _value(value)  # YAML reads 1e-4 as text
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is kind:
+        return value
+    names = {str: "text", int: "a whole number", float: "a number", tuple: "a list", bool: "true or false"}
+    raise NDSError(f"{key} must be {names.get(kind, kind.__name__)}, got {value!r}.")
+
+
+def _value(text: Any) -> Any:
+    """A word of the command line: a Python literal where it reads as one, else text."""
+    try:
+        return ast.literal_eval(text) if isinstance(text, str) else text
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _names(tree: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for name, value in tree.items():
+        yield f"{above}{name}"
+        if isinstance(value, Node):
+            yield from _names(value, f"{above}{name}.")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,240 @@
+"""The main job of self-supervision: select, pretrain, fine-tune a classifier, evaluate; what is done is skipped."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import (
+    check_writable,
+    content_hash,
+    file_hash,
+    is_valid,
+    plain,
+    read_json,
+    write_json,
+)
+from nds_plugin.files.checkpoints import read_checkpoint, write_checkpoint
+from nds_plugin.images.networks import choose_device
+from nds_plugin.job.kept_pretraining import KeptPretraining
+from nds_plugin.job.results import KIND as RESULTS_KIND
+from nds_plugin.job.results import machine, versions
+from nds_plugin.job.selection_summary import Timings, alone, kept_results, selection_summary
+from nds_plugin.pipeline.host import OneProcess, Processes, agreed
+from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
+from nds_plugin.pipeline.work_folder import WorkFolder
+from nds_plugin.report.run_files import located
+from nds_plugin.ssl.classify import Labelled, check_labels, evaluate, finetune
+from nds_plugin.ssl.config import JobConfig
+from nds_plugin.ssl.host import SSLHost
+from nds_plugin.ssl.network import build_network, for_detectron2, load_trunk, read_trunk
+from nds_plugin.ssl.pixels import KIND as PIXELS_KIND
+from nds_plugin.ssl.pixels import MappedRows, check_packed
+from nds_plugin.ssl.pretrain import (
+    DETECTRON2,
+    WEIGHTS,
+    check_pretraining,
+    decoded,
+    pretrain,
+    pretraining_key,
+    selected_rows,
+)
+from nds_plugin.ssl.train import Run
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Pretrained:
+    """What pretraining leaves: the selection, the weights, their key."""
+
+    selected: Selected
+    weights: Path
+    key: str
+
+
+def check_config(job: JobConfig, world_size: int) -> None:
+    """Refuse at once what would otherwise fail after hours; reads no dataset.
+
+    Raises:
+        NDSError: numbers that do not go together, unknown datasets, initial weights that do not fit, a folder
+            that cannot be written.
+    """
+    host = SSLHost(job.cfg.FOLDERS)
+    target = job.nds.TARGET
+    if not target.TRAIN or not target.TEST:
+        raise NDSError("NDS.TARGET must name the target's training and test datasets: TRAIN and TEST.")
+    for name in (*job.nds.SOURCE.DATASETS, *target.TRAIN, *target.TEST, *target.DATASETS):
+        host.dataset(name)
+    if job.pretrains:
+        check_pretraining(job.pretrain, world_size)
+        job.settings()
+    if job.network.weights:
+        network = build_network(job.network, 1, 0)
+        load_trunk(network, read_trunk(job.network.weights, WEIGHTS), f"{WEIGHTS} {job.network.weights}")
+    choose_device(job.cfg.DEVICE)
+    for folder in {job.output, job.artefacts}:
+        check_writable(folder)
+
+
+class MainJob:
+    """One run of the main job; all its processes make one and call :meth:`run`.
+
+    Args:
+        job: what it is told.
+        resume: go on from checkpoints even if the config has changed since (``--resume``).
+
+    Raises:
+        NDSError: settings of any step that cannot work.
+    """
+
+    def __init__(self, job: JobConfig, *, resume: bool = False) -> None:
+        self.job, self.nds, self.resume = job, job.nds, resume
+        self.host = SSLHost(job.cfg.FOLDERS)
+        check_config(job, self.host.world_size)
+        self.device = choose_device(job.cfg.DEVICE)
+        if self.device.type == "cuda" and self.host.world_size > 1:
+            self.device = torch.device("cuda", torch.cuda.current_device())
+        self.timed = Timings()
+        self.work = WorkFolder(job.artefacts, self.host, self.timed)
+
+    def run(self) -> dict[str, Any]:
+        """Make what is missing.
+
+        Returns:
+            The results document (see ``results.json``) on the main process, {} on the others.
+        """
+        agreed(self.host, self._checked)
+        pretrained = self._pretrain() if self.job.pretrains else None
+        start = pretrained.key if pretrained else self._initial()
+        fingerprints = [self.host.dataset(name).fingerprint() for name in self.nds.TARGET.TRAIN]
+        job = self.job
+        identity = [job.network.identity(), job.finetune.identity(), job.cfg.SEED, fingerprints]
+        key = content_hash(["ssl finetune", *identity, start])
+        train, test = self._target(self.nds.TARGET.TRAIN), self._target(self.nds.TARGET.TEST)
+        if train.classes != test.classes:
+            raise NDSError(
+                f"the target's training and test datasets have other classes ({len(train.classes)} and {len(test.classes)}): "
+                "they must be the same, in the same order."
+            )
+        document = self._classify(key, train, test, pretrained) if self.host.rank == 0 else {}
+        self.host.barrier()
+        return document
+
+    def _checked(self) -> str:
+        """On the main process: read what can be refused before training."""
+        for name in (*self.nds.TARGET.TRAIN, *self.nds.TARGET.TEST):
+            check_labels(self.host.dataset(name).index(), name, training=name in self.nds.TARGET.TRAIN)
+        return ""
+
+    def _initial(self) -> str:
+        """Hash of the weights that all starts from, empty for random ones."""
+        return file_hash(self.job.network.weights) if self.job.network.weights else ""
+
+    def _pretrain(self) -> _Pretrained:
+        job, folder = self.job, self.job.output / "pretrain"
+        steps = SelectionSteps(
+            job.settings(),
+            self.host,
+            job.artefacts,
+            device=self.device,
+            timed=self.timed,
+            check=lambda index: check_packed(index.column("file_name"), job.pretrain.size),
+        )
+        with alone(steps.folder, self.host) if steps.settings.selector.needs else contextlib.nullcontext():
+            selected = steps.run()
+        seed = job.cfg.SEED
+        rows, placed = selected_rows(
+            selected, job.pretrain.size, self.work, seed, self.nds.LOADER.MAX_UNREADABLE
+        )
+        key = pretraining_key(job.network, job.pretrain, selected.key, seed, self._initial())
+        kept = KeptPretraining(job.artefacts, key) if self.nds.WORK_DIR else None
+        # Jobs that would train the very same wait for the first of them.
+        with alone(kept.folder, self.host) if kept else contextlib.nullcontext():
+            if kept and self.host.rank == 0:
+                kept.take(folder)
+            self.host.barrier()
+            with self.timed("pretrain"):
+                run = self._run(self.host)
+                weights = pretrain(folder, key, job.network, job.pretrain, rows, placed, run)
+            if kept and self.host.rank == 0:
+                kept.keep(folder)
+        if self.host.rank == 0 and not _is_newer(folder / DETECTRON2, weights):
+            export_for_detectron2(weights, folder / DETECTRON2)
+        return _Pretrained(selected, weights, key)
+
+    def _run(self, processes: Processes) -> Run:
+        cfg = self.job.cfg
+        return Run(cfg.SEED, processes, self.device, cfg.NUM_WORKERS, self.resume, self.job.text)
+
+    def _target(self, names: tuple[str, ...]) -> Labelled:
+        """Datasets of the target as one, decoded once."""
+        parts = [self.host.dataset(name).index() for name in names]
+        labels = np.concatenate([index.column("label") for index in parts]).astype(np.int64)
+        files = [str(name) for index in parts for name in index.column("file_name")]
+        hashes = [index.hash for index in parts]
+        # Training and test images alike: none may be missing from an accuracy.
+        path = decoded(
+            self.work, "target_pixels", hashes, files, self.job.finetune.size, ", ".join(names), 0.0
+        )
+        assert not read_json(path, PIXELS_KIND)["unreadable"]
+        return Labelled(
+            MappedRows.of_file(path.with_suffix(".npy"), np.arange(len(files))), labels, parts[0].classes
+        )
+
+    def _classify(
+        self, key: str, train: Labelled, test: Labelled, pretrained: _Pretrained | None
+    ) -> dict[str, Any]:
+        """Fine-tune and evaluate, on the main process: a target is small, and its result that of any number of them."""
+        job = self.job
+        initial = Path(job.network.weights) if job.network.weights else None
+        start = pretrained.weights if pretrained else initial
+        with self.timed("finetune"):
+            run = self._run(OneProcess())
+            weights = finetune(job.output / "finetune", key, job.network, job.finetune, train, start, run)
+        return self._results(key, weights, test, pretrained)
+
+    def _results(
+        self, key: str, weights: Path, test: Labelled, pretrained: _Pretrained | None
+    ) -> dict[str, Any]:
+        path = self.job.output / "results.json"
+        fingerprints = [self.host.dataset(name).fingerprint() for name in self.nds.TARGET.TEST]
+        key = content_hash([RESULTS_KIND, key, fingerprints])
+        selected = pretrained.selected if pretrained else None
+        if is_valid(path, RESULTS_KIND, key):
+            logger.info("evaluation: kept %s", path)
+            return kept_results(path, selected)
+        with self.timed("evaluate"):
+            found = evaluate(weights, self.job.network, self.job.finetune, test, self.device)
+        payload = {
+            "seed": self.nds.SEED,
+            "selector": self.nds.SELECTOR,
+            "method": self.job.pretrain.method if pretrained else None,
+            "target": list(self.nds.TARGET.TRAIN),
+            "test": list(self.nds.TARGET.TEST),
+            "summary": found,
+            "selection": plain(selection_summary(selected, path.parent)),
+            "times": plain(self.timed.seconds),
+            "versions": versions(),
+            "machine": machine(),
+            "config": self.job.text,
+        }
+        write_json(path, RESULTS_KIND, key, payload)
+        return located(path.parent, read_json(path, RESULTS_KIND))
+
+
+def export_for_detectron2(weights: Path, path: Path) -> None:
+    """Write the weights of a pretraining as a file for ``MODEL.WEIGHTS`` of Detectron2."""
+    state = for_detectron2(read_checkpoint(weights)["model"])
+    write_checkpoint(path, {"model": state, "__author__": "nds_plugin"})
+
+
+def _is_newer(path: Path, than: Path) -> bool:
+    return path.is_file() and path.stat().st_mtime_ns >= than.stat().st_mtime_ns

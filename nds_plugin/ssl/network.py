@@ -1,0 +1,156 @@
+"""The ResNet of self-supervised pretraining: torchvision's, with a small-image stem, any width, and grouped batch norm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.models import ResNet
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from nds_plugin.errors import NDSError
+from nds_plugin.images.checkpoint_forms import State, broken_weight, find_resnet, read_forms, to_detectron2
+from nds_plugin.ssl.settings import NetworkConfig
+
+_LAYERS: dict[int, tuple[Any, tuple[int, ...]]] = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+}
+_STEMS = {"small": (3, 1), "half": (3, 2), "imagenet": (7, 2)}  # side of the kernel, stride
+_STAGES = 4
+_BOTTOM_UP = "backbone.bottom_up."
+
+
+class GroupedBatchNorm(nn.BatchNorm2d):
+    """Batch norm whose statistics are those of parts of the batch, as if each part were on a GPU of its own.
+
+    The parts are consecutive. The running statistics are means over the parts, so that they do not depend on
+    how many processes share the parts (:func:`average_statistics`).
+    """
+
+    groups = 1
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.groups == 1:
+            return super().forward(inputs)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        means = self.running_mean.repeat(self.groups, 1).unbind()
+        variances = self.running_var.repeat(self.groups, 1).unbind()
+        parts = [
+            F.batch_norm(part, mean, variance, self.weight, self.bias, True, self.momentum, self.eps)
+            for part, mean, variance in zip(inputs.chunk(self.groups), means, variances)
+        ]
+        with torch.no_grad():
+            self.running_mean.copy_(torch.stack(means).mean(0))
+            self.running_var.copy_(torch.stack(variances).mean(0))
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked += 1
+        return torch.cat(parts)
+
+
+class SmallImageResNet(ResNet):
+    """torchvision's ResNet, its names included, of another width and with another stem.
+
+    Args:
+        config: depth, width and stem.
+        outputs: of the last layer.
+    """
+
+    def __init__(self, config: NetworkConfig, outputs: int) -> None:
+        nn.Module.__init__(self)  # the parent's own builds a network of 64 channels
+        block, layers = _LAYERS[config.depth]
+        width = config.width
+        self._norm_layer = GroupedBatchNorm
+        self.inplanes, self.dilation = width, 1
+        self.groups, self.base_width = 1, 64
+        side, stride = _STEMS[config.stem]
+        self.conv1 = nn.Conv2d(3, width, side, stride, padding=side // 2, bias=False)
+        self.bn1 = GroupedBatchNorm(width)
+        self.relu = nn.ReLU(inplace=True)
+        pooled = config.stem == "imagenet"
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1) if pooled else nn.Identity()
+        for stage in range(_STAGES):
+            layer = self._make_layer(block, width * 2**stage, layers[stage], stride=1 if stage == 0 else 2)
+            setattr(self, f"layer{stage + 1}", layer)
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.fc = nn.Linear(width * 2 ** (_STAGES - 1) * block.expansion, outputs)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def build_network(config: NetworkConfig, outputs: int, seed: int, groups: int = 1) -> SmallImageResNet:
+    """A network with random weights that only ``seed`` decides; torch's global random state stays as it was.
+
+    Args:
+        groups: parts of a batch with statistics of their own.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = SmallImageResNet(config, outputs)
+    for module in network.modules():
+        if isinstance(module, GroupedBatchNorm):
+            module.groups = groups
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def trunk(network: nn.Module) -> State:
+    """All weights but those of the last layer, on the CPU."""
+    state = network.state_dict()
+    return {
+        name: value.detach().cpu().contiguous() for name, value in state.items() if not name.startswith("fc.")
+    }
+
+
+def load_trunk(network: SmallImageResNet, state: Mapping[str, torch.Tensor], origin: str) -> None:
+    """Put the weights of a ResNet into a network; its last layer stays as it is.
+
+    Raises:
+        NDSError: they are of another depth, width or stem, or not numbers that a network can start from.
+    """
+    own = trunk(network)
+    lacking = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    extra = [name for name in state if name not in own]
+    other = [name for name in own if name in state and state[name].shape != own[name].shape]
+    if lacking or extra or other:
+        first = (lacking or extra or other)[0]
+        told = f"{first} is not in the file" if lacking else f"{first} has no place in the network"
+        if other and not lacking and not extra:
+            told = f"{first} has shape {tuple(state[first].shape)}, in the network {tuple(own[first].shape)}"
+        raise NDSError(
+            f"{origin} does not fit: {told}: set MODEL.DEPTH, MODEL.WIDTH and MODEL.STEM as they were when it was "
+            "trained, or give another file."
+        )
+    if (broken := broken_weight(state)) is not None:
+        raise NDSError(f"{origin}: {broken}: take another checkpoint.")
+    network.load_state_dict({**own, **state}, strict=False)
+
+
+def read_trunk(path: str, what: str) -> State:
+    """The ResNet in a file of any known form, under torchvision's names.
+
+    Raises:
+        NDSError: no such file, or no ResNet in it.
+    """
+    return find_resnet(read_forms(path, what).arrays, f"{what} {path}").trunk
+
+
+def for_detectron2(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A trunk as the weights of a Detectron2 model's ``backbone.bottom_up``.
+
+    Detectron2's stem is 7x7; a 3x3 kernel stands in the middle of such a one, zeros around it.
+    """
+    found = {
+        f"{_BOTTOM_UP}{to_detectron2(name)}": value
+        for name, value in state.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    stem = f"{_BOTTOM_UP}stem.conv1.weight"
+    if found[stem].shape[-1] == 3:
+        found[stem] = F.pad(found[stem], (2, 2, 2, 2))
+    return found

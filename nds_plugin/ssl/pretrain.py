@@ -1,0 +1,162 @@
+"""Pretraining on a selection: images as mapped rows, the method, the weights that leave."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import content_hash, read_json, write_json
+from nds_plugin.files.checkpoints import write_checkpoint
+from nds_plugin.job.training_folder import FINAL, train_once
+from nds_plugin.pipeline.selection_steps import Selected
+from nds_plugin.pipeline.work_folder import WorkFolder
+from nds_plugin.selection.placed import PlacedSelection
+from nds_plugin.ssl.batches import Batches, check_groups
+from nds_plugin.ssl.moco import MoCo
+from nds_plugin.ssl.network import load_trunk, read_trunk, trunk
+from nds_plugin.ssl.pixels import KIND, MappedRows, decode, packed_rows, replaced, stored_side
+from nds_plugin.ssl.rotnet import RotNet
+from nds_plugin.ssl.settings import NetworkConfig, PretrainConfig
+from nds_plugin.ssl.train import Run, Training
+
+DETECTRON2 = "detectron2.pth"
+LEARNERS: dict[str, Any] = {"moco": MoCo, "rotnet": RotNet}
+WEIGHTS = "MODEL.WEIGHTS"
+
+
+def check_pretraining(config: PretrainConfig, world_size: int) -> None:
+    """Refuse numbers that do not go together.
+
+    Raises:
+        NDSError: a batch that the queue cannot hold, or groups that the batch or the processes do not divide.
+    """
+    if config.method == "moco":
+        if config.batch_size > config.queue:
+            raise NDSError(
+                f"PRETRAIN.BATCH_SIZE {config.batch_size} is larger than PRETRAIN.QUEUE {config.queue}: the queue must hold "
+                "at least one batch."
+            )
+        if config.queue % config.batch_size:
+            raise NDSError(
+                f"PRETRAIN.QUEUE {config.queue} must be a multiple of PRETRAIN.BATCH_SIZE {config.batch_size}: the keys of a "
+                "batch take the place of the oldest."
+            )
+    check_groups(config.batch_size, config.bn_groups, world_size)
+
+
+def selected_rows(
+    selected: Selected, size: int, work: WorkFolder, seed: int, max_unreadable: float
+) -> tuple[MappedRows, PlacedSelection]:
+    """The images of a selection as mapped rows, and the selection laid over exactly these.
+
+    Raises:
+        NDSError: more photographs than allowed that cannot be read.
+    """
+    index, what = selected.index, ", ".join(selected.selection.sources)
+    sources, ids = index.table.column("source").cast("string"), index.table.column("image_id")
+    whole = selected.selection.placed(sources.combine_chunks(), ids.combine_chunks())
+    chosen = np.flatnonzero(whole.cluster >= 0)
+    placed = PlacedSelection(
+        whole.mode, whole.weights, whole.cluster[chosen], None if whole.p is None else whole.p[chosen]
+    )
+    names = [str(name) for name in index.column("file_name")[chosen]]
+    rows = packed_rows(names)
+    if rows is not None:
+        return rows, placed
+    path = decoded(work, "pixels", [selected.key, index.hash], names, size, what, max_unreadable)
+    unreadable = [int(place) for place in read_json(path, KIND)["unreadable"]]
+    return MappedRows.of_file(
+        path.with_suffix(".npy"), replaced(len(names), unreadable, placed.cluster, seed)
+    ), placed
+
+
+def decoded(
+    work: WorkFolder,
+    name: str,
+    made_from: list[Any],
+    names: list[str],
+    size: int,
+    what: str,
+    max_unreadable: float,
+) -> Path:
+    """Photographs decoded once into ``<name>-<key>.npy``; the path of the JSON file beside it.
+
+    Raises:
+        NDSError: more than a share of them cannot be read.
+    """
+    key = content_hash([KIND, made_from, stored_side(size)])
+
+    def make(path: Path) -> None:
+        unreadable = decode(names, stored_side(size), path.with_suffix(".npy"), what).unreadable
+        if len(unreadable) > int(max_unreadable * len(names)):
+            raise NDSError(
+                f"{what}: {len(unreadable)} of {len(names)} images cannot be read, more than NDS.LOADER.MAX_UNREADABLE "
+                f"allows ({max_unreadable:g}); first: {next(iter(unreadable.values()))}"
+            )
+        told = {str(place): why for place, why in sorted(unreadable.items())}
+        write_json(path, KIND, key, {"images": len(names), "unreadable": told})
+
+    return work.artefact(name, KIND, key, ".json", make)
+
+
+def pretraining_key(
+    network: NetworkConfig, config: PretrainConfig, selection_key: str, seed: int, start: str
+) -> str:
+    """Hash of everything that the weights depend on.
+
+    Args:
+        start: hash of the weights that it starts from; empty for none.
+    """
+    return content_hash(["ssl", network.identity(), config.identity(), selection_key, seed, start])
+
+
+def pretrain(
+    folder: Path,
+    key: str,
+    network: NetworkConfig,
+    config: PretrainConfig,
+    rows: MappedRows,
+    placed: PlacedSelection,
+    run: Run,
+) -> Path:
+    """Pretrain unless that is done; the path of the weights, those of the trunk.
+
+    Args:
+        folder: of the training. key: see :func:`pretraining_key`.
+        rows, placed: what is drawn from, and how.
+    """
+    processes = run.processes
+
+    def work(go_on: bool) -> None:
+        training, learner = prepared(folder, network, config, run)
+        start = training.start(go_on)
+        stream, size, last = placed.stream(run.seed), config.batch_size, config.iterations
+        share: dict[str, Any] = {
+            "rank": processes.rank,
+            "world_size": processes.world_size,
+            "groups": config.bn_groups,
+        }
+        batches = Batches(rows, stream, run.seed, size, start, last, keys=learner.views > 1, **share)
+        training.run(batches.loader(run.workers, run.device), start)
+        if processes.rank == 0:
+            meta = {"network": asdict(network), "method": config.method}
+            write_checkpoint(folder / FINAL, {"model": trunk(learner.trunk), "meta": meta})
+
+    return train_once(
+        processes, folder, key, work, resume=run.resume, config=run.text, iterations=config.iterations
+    )
+
+
+def prepared(folder: Path, network: NetworkConfig, config: PretrainConfig, run: Run) -> tuple[Training, Any]:
+    """A training that has not begun, and its learner."""
+    groups = config.bn_groups // run.processes.world_size
+    learner = LEARNERS[config.method](network, config, run.seed, groups)
+    if network.weights:
+        state = read_trunk(network.weights, WEIGHTS)
+        for part in (learner.query, learner.key) if config.method == "moco" else (learner.network,):
+            load_trunk(part, state, f"{WEIGHTS} {network.weights}")
+    return Training(learner, config, folder, run.processes, run.device), learner

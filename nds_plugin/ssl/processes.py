@@ -1,0 +1,80 @@
+"""The processes of a job, as torch.distributed knows them."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from nds_plugin.errors import NDSError
+
+T = TypeVar("T")
+_TIMEOUT = datetime.timedelta(days=7)  # ranks wait while the main process makes an artefact
+
+
+def is_distributed() -> bool:
+    """Whether this process is one of several."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def join_processes(on_gpus: bool) -> None:
+    """Let this process be one of those that torchrun started; nothing where it was not.
+
+    Raises:
+        NDSError: they do not find each other.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
+        return
+    if on_gpus:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    try:
+        # gloo as well, for what is gathered between processes: texts and numbers on the CPU.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=_TIMEOUT)
+    except (ValueError, RuntimeError) as error:
+        raise NDSError(
+            f"the processes do not find each other ({' '.join(str(error).split())[:200]}): start them by torchrun."
+        ) from None
+
+
+def gathered(tensor: torch.Tensor) -> torch.Tensor:
+    """The rows of all processes, by rank, without gradient; each has as many."""
+    if not is_distributed():
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def averaged(tensors: list[torch.Tensor]) -> None:
+    """Put the mean over all processes into each tensor."""
+    if not is_distributed():
+        return
+    for tensor in tensors:
+        dist.all_reduce(tensor)
+        tensor /= dist.get_world_size()
+
+
+class TorchProcesses:
+    """:class:`~nds_plugin.pipeline.host.Processes` of torch.distributed."""
+
+    @property
+    def rank(self) -> int:
+        return int(dist.get_rank()) if is_distributed() else 0
+
+    @property
+    def world_size(self) -> int:
+        return int(dist.get_world_size()) if is_distributed() else 1
+
+    def barrier(self) -> None:
+        """Wait for all, over gloo: as long as it takes, on a processor that others may use."""
+        self.all_gather(None)
+
+    def all_gather(self, value: T) -> list[T]:
+        if not is_distributed():
+            return [value]
+        found: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, value)
+        return found

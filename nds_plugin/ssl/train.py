@@ -1,0 +1,177 @@
+"""The training loop of both stages: SGD on batches, checkpoints, and going on from one exactly."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import atomic_write
+from nds_plugin.files.checkpoints import read_checkpoint, write_checkpoint
+from nds_plugin.images.networks import repeatable, resolve_precision
+from nds_plugin.job.training_folder import LAST
+from nds_plugin.pipeline.host import Processes
+from nds_plugin.ssl.batches import Batch
+from nds_plugin.ssl.network import GroupedBatchNorm
+from nds_plugin.ssl.processes import averaged, is_distributed
+from nds_plugin.ssl.settings import TrainingConfig
+
+logger = logging.getLogger(__name__)
+_TELL = 200  # iterations between two lines of the log
+_STEP = 0.1  # what the schedule "steps" multiplies by
+
+
+def learning_rate(config: TrainingConfig, iteration: int) -> float:
+    """The learning rate of an iteration, a function of nothing else."""
+    if iteration < config.warmup:
+        return config.base_lr * (iteration + 1) / (config.warmup + 1)
+    if config.schedule == "cosine":
+        done = (iteration - config.warmup) / max(1, config.iterations - config.warmup)
+        return config.base_lr * (1 + math.cos(math.pi * done)) / 2
+    return config.base_lr * _STEP ** sum(iteration >= step for step in config.steps)
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a training is run.
+
+    Attributes:
+        seed: of weights, stream and views.
+        processes: that train together.
+        device: of this one.
+        workers: processes that make batches.
+        resume: go on from a checkpoint that another config left, too.
+        text: the config, to be kept.
+    """
+
+    seed: int
+    processes: Processes
+    device: torch.device
+    workers: int = 0
+    resume: bool = False
+    text: str = ""
+
+
+@dataclass
+class Training:
+    """What a training is made of; all of it is in a checkpoint.
+
+    Attributes:
+        model: gives the loss of a batch.
+        config: of the stage.
+        folder: of the checkpoints.
+        processes: that train together.
+        device: of this one.
+    """
+
+    model: nn.Module
+    config: TrainingConfig
+    folder: Path
+    processes: Processes
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self.model.to(self.device)
+        self.dtype = resolve_precision(self.config.precision, self.device)
+        learnt = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.SGD(
+            learnt, self.config.base_lr, momentum=self.config.momentum, weight_decay=self.config.weight_decay
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+    def start(self, go_on: bool) -> int:
+        """The first iteration: after the last checkpoint where the training goes on, else 0."""
+        if not go_on:
+            return 0
+        name = (self.folder / LAST).read_text(encoding="utf-8").strip()
+        state = read_checkpoint(self.folder / name)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        logger.info("%s: going on after iteration %d.", self.folder.name, state["iteration"])
+        return int(state["iteration"])
+
+    def run(self, batches: Iterable[Batch], start: int) -> None:
+        """Train on the batches of iterations ``start`` and later.
+
+        Raises:
+            NDSError: the loss is no number any more, or a checkpoint cannot be written.
+        """
+        model: nn.Module = self.model
+        if is_distributed():
+            model = DistributedDataParallel(model, broadcast_buffers=False)
+        model.train()
+        last, began, told = self.config.iterations, time.perf_counter(), start
+        quiet = None if self.processes.rank == 0 else True
+        with (
+            repeatable(),
+            tqdm(initial=start, total=last, desc=self.folder.name, unit="it", disable=quiet) as bar,
+        ):
+            for iteration, batch in enumerate(batches, start=start):
+                loss = self.step(model, batch.to(self.device), iteration)
+                bar.update()
+                done = iteration + 1
+                if done % _TELL == 0 or done == last:
+                    self._tell(done, float(loss), (done - told) / (time.perf_counter() - began))
+                    began, told = time.perf_counter(), done
+                if done % self.config.checkpoint_period == 0 and done < last:
+                    self.save(done)
+        self.average()
+
+    def step(self, model: nn.Module, batch: Batch, iteration: int) -> torch.Tensor:
+        """One iteration; its loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, iteration)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            loss: torch.Tensor = model(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach()
+
+    def _tell(self, done: int, loss: float, speed: float) -> None:
+        if not math.isfinite(loss):
+            raise NDSError(
+                f"{self.folder.name}: the loss is {loss} at iteration {done}: take a lower BASE_LR, or WARMUP."
+            )
+        if self.processes.rank == 0:
+            images = speed * self.config.batch_size
+            logger.info("%s: iteration %d, loss %.4f, %.0f images/s", self.folder.name, done, loss, images)
+
+    def average(self) -> None:
+        """Give all processes the same statistics of batch norms, the means of theirs."""
+        norms = [m for m in self.model.modules() if isinstance(m, GroupedBatchNorm)]
+        averaged([t for m in norms for t in (m.running_mean, m.running_var) if t is not None])
+
+    def save(self, iteration: int) -> None:
+        """Write a checkpoint, whole or not at all, and then remove the one before."""
+        self.average()
+        if self.processes.rank == 0:
+            name = f"model_{iteration:07d}.pth"
+            write_checkpoint(self.folder / name, self.state(iteration))
+            with atomic_write(self.folder / LAST, "w") as file:
+                file.write(name)
+            for old in self.folder.glob("model_[0-9]*.pth"):
+                if old.name != name:
+                    old.unlink()
+        self.processes.barrier()
+
+    def state(self, iteration: int) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {
+            "iteration": iteration,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }

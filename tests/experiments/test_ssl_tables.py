@@ -1,0 +1,154 @@
+"""Tables 1, 2 and ssl_mini: rows, plans, tables in the paper's form, and cells by the common runner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from imagenet_trees import write_tree
+
+from nds_plugin.experiments.benchmark_page import generated_part
+from nds_plugin.experiments.classifier_rows import ClassifierRows, by_target
+from nds_plugin.experiments.reproduce import Reproduction
+from nds_plugin.experiments.results import ResultsFile, fields
+from nds_plugin.experiments.row_files import row_yaml
+from nds_plugin.experiments.rows import Cell, Grid, cell_overrides
+from nds_plugin.experiments.spec import GRIDS, find_row
+from nds_plugin.report.paper import paper_table
+from nds_plugin.ssl.config import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+KIND = ClassifierRows()
+TABLES = [GRIDS[name] for name in ("1", "2", "ssl_mini")]
+tables = pytest.mark.parametrize("grid", TABLES, ids=[grid.name for grid in TABLES])
+
+
+@tables
+def test_a_config_says_what_its_row_says(grid: Grid) -> None:
+    iterations = set()
+    for row in grid.rows:
+        job = KIND.row_config(row)
+        assert row.selector == job.nds.SELECTOR
+        if row.selector in ("uniform", "nds"):
+            assert row.budget == job.nds.BUDGET.SHARE
+        if job.pretrains:
+            assert row.client.startswith(f"{job.pretrain.method}_")
+            iterations.add((job.pretrain.method, job.pretrain.iterations, job.pretrain.batch_size))
+        assert job.nds.TARGET.TRAIN[0] != job.nds.TARGET.TEST[0]
+        assert f"output/{grid.folder}/{row.name}/seed0" == job.cfg.OUTPUT_DIR
+    assert len(iterations) == len(grid.clients)  # equal in all rows of a method
+
+
+def test_the_file_that_shows_a_row_is_its_config_wherever_it_is_kept(tmp_path: Path) -> None:
+    row = find_row("moco_pets_nds_20")
+    (tmp_path / "row.yaml").write_text(row_yaml(row))
+    assert load_config(str(tmp_path / "row.yaml")).text == KIND.row_config(row).text
+
+
+def test_what_is_no_part_of_a_row_is_not_in_its_hash(tmp_path: Path) -> None:
+    uniform, nds = find_row("moco_pets_uniform_20"), find_row("moco_pets_nds_20")
+
+    def hashed(row, *extra: str) -> str:
+        return KIND.config_hash(KIND.row_config(row, extra))
+
+    for row in (uniform, nds):
+        moved = cell_overrides(
+            Cell(row, 5), tmp_path, ["NUM_WORKERS", "3", "PRETRAIN.CHECKPOINT_PERIOD", "7"]
+        )
+        assert hashed(row, *moved) == hashed(row)
+        for change in (["PRETRAIN.ITERATIONS", "3"], ["FINETUNE.BASE_LR", "0.5"], ["MODEL.WIDTH", "8"]):
+            assert hashed(row, *change) != hashed(row)
+    assert hashed(uniform, "NDS.PARTITION.NUM_CLUSTERS", "3") == hashed(uniform)
+    assert hashed(nds, "NDS.PARTITION.NUM_CLUSTERS", "3") != hashed(nds)
+    random = find_row("pets_none")
+    assert hashed(random, "PRETRAIN.ITERATIONS", "3") == hashed(random)
+
+
+def test_targets_are_columns_and_random_initialisation_is_in_the_table_of_each_method() -> None:
+    grid = GRIDS["ssl_mini"]
+    entries = [
+        {"client": client, "selector": selector, "budget": budget, "seed": 0, "top1": top1}
+        for client, selector, budget, top1 in (
+            ("pets", "none", 0, 10.0),
+            ("moco_pets", "uniform", 0.2, 20.0),
+            ("moco_pets", "nds", 0.2, 21.5),
+            ("moco_cub", "nds", 0.2, 7.0),
+            ("rotnet_pets", "nds", 0.2, 30.0),
+        )
+    ]
+    found = KIND.tables(grid, entries, (0, 1), {})
+    rows = {row.selector: row for row in found["moco"].rows}
+    assert list(rows) == ["none", "full", "uniform", "nds"]
+    assert rows["none"].values["pets"].mean == 10.0
+    assert rows["nds"].values["pets"].mean == 21.5
+    assert rows["nds"].values["cub"].mean == 7.0
+    assert rows["nds"].differences["pets"].mean == 1.5
+    assert rows["full"].values["pets"].mean is None
+    rotnet = {row.selector: row for row in found["rotnet"].rows}
+    assert rotnet["nds"].values["pets"].mean == 30.0
+    assert rotnet["none"].values["pets"].mean == 10.0
+    assert len(by_target(entries, {"moco_pets": "pets", "moco_cub": "cub"})) == 2
+
+
+@pytest.mark.parametrize("name", ["1", "2"])
+def test_the_papers_numbers_stand_beside_ours(name: str) -> None:
+    method = GRIDS[name].clients[0]
+    table = KIND.tables(GRIDS[name], [], (0,), {})[method]
+    printed = paper_table(name)
+    assert printed is not None
+    assert list(table.columns) == printed["columns"]
+    shown = {(row.selector, row.budget): list(row.paper.values()) for row in table.rows}
+    assert sorted(shown.values()) == sorted(row["values"] for row in printed["rows"])
+    assert shown["nds", 0.2] == printed["rows"][3]["values"]
+    assert shown["full", 1.0] == printed["rows"][1]["values"]
+
+
+def test_a_plan_counts_a_shared_pretraining_once(tmp_path: Path) -> None:
+    plan = Reproduction(GRIDS["1"], tmp_path, tmp_path / "cells.json").plan()
+    lines = [line for line in plan.splitlines() if "200,000 x 256" in line]
+    assert len(lines) == 7  # uniform and the whole once, NDS for each of five targets
+    assert "60 cells to run" in plan
+    assert "GPU h of experts" in plan
+    assert "assumed" in plan
+
+
+def test_the_page_is_made_from_the_kept_cells(tmp_path: Path) -> None:
+    kept = ROOT / "docs/ssl_mini.json"
+    for entry in ResultsFile(kept, KIND.means).read()["cells"]:
+        assert tuple(entry) == fields(KIND.means)
+    table = Reproduction(GRIDS["ssl_mini"], tmp_path, kept)
+    assert generated_part(ROOT / "docs/ssl.md") == table.page(table.tables(), "ssl")
+
+
+@pytest.mark.slow
+def test_cells_run_and_share_their_pretraining(
+    nds_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tree(tmp_path / "datasets", 32, "npz")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+    small = [
+        "PRETRAIN.ITERATIONS",
+        "2",
+        "PRETRAIN.BATCH_SIZE",
+        "8",
+        "PRETRAIN.QUEUE",
+        "16",
+        "MODEL.WIDTH",
+        "4",
+    ]
+    small += ["PRETRAIN.BN_GROUPS", "2", "FINETUNE.ITERATIONS", "2"]
+    table = Reproduction(
+        GRIDS["ssl_mini"], tmp_path / "out", tmp_path / "cells.json", seeds=[0],
+        only=["moco_dogs_full", "moco_flowers_full"], overrides=small,
+    )  # fmt: skip
+    table.check()
+    outcome = table.run(1)
+    assert not outcome.failed
+    entries = table.results.read()["cells"]
+    assert [entry["client"] for entry in entries] == ["moco_dogs", "moco_flowers"]
+    assert all(0 <= entry["top1"] <= 100 for entry in entries)
+    dogs, flowers = (
+        tmp_path / f"out/moco_{t}_full/seed0/pretrain/model_final.pth" for t in ("dogs", "flowers")
+    )
+    assert dogs.samefile(flowers)
+    assert not table.jobs()

@@ -1,0 +1,132 @@
+"""Which images a process sees, and how: a function of selection, seed and position alone."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from nds_plugin.errors import NDSError
+from nds_plugin.selection.sampler import StreamSampler
+from nds_plugin.selection.streams import ShuffledStream
+from nds_plugin.ssl.augment import MOCO, WORDS, Augmentation, augment, crops, grey_of, hue_matrices, plain
+from nds_plugin.ssl.batches import Batches, units
+from nds_plugin.ssl.pixels import MappedRows
+
+STREAM = ShuffledStream(np.arange(10, 30), 5)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> MappedRows:
+    """Forty images; image i is of grey i."""
+    path = tmp_path_factory.mktemp("rows") / "rows.npy"
+    np.save(path, np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None, None, None], (40, 16, 16, 3)))
+    return MappedRows.of_file(path, np.arange(40))
+
+
+def batches(rows: MappedRows, first: int, last: int, rank: int = 0, world_size: int = 1) -> Batches:
+    return Batches(rows, STREAM, 5, 8, first, last, rank=rank, world_size=world_size, groups=4, keys=True)
+
+
+def images(batch) -> list[int]:
+    return [int(p) for p in batch.pixels[:, 0, 0, 0]]
+
+
+def test_a_process_sees_what_the_sampler_of_the_stream_gives_it(rows: MappedRows) -> None:
+    for rank in range(2):
+        sampler = StreamSampler(STREAM, rank=rank, world_size=2, start=16)
+        expected = list(itertools.islice(sampler, 4))
+        assert sorted(images(batches(rows, 2, 3, rank, 2).batch(2))) == sorted(expected)
+
+
+def test_only_the_selection_is_seen(rows: MappedRows) -> None:
+    seen = {i for batch in batches(rows, 0, 20) for i in images(batch)}
+    assert seen == set(range(10, 30))
+
+
+def test_any_number_of_processes_sees_the_same_groups_views_and_keys(rows: MappedRows) -> None:
+    alone = batches(rows, 0, 3).batch(1)
+    for world_size in (2, 4):
+        parts = [batches(rows, 0, 3, rank, world_size).batch(1) for rank in range(world_size)]
+        groups = {
+            frozenset(chunk.tolist()) for part in parts for chunk in part.positions.chunk(4 // world_size)
+        }
+        assert groups == {frozenset(chunk.tolist()) for chunk in alone.positions.chunk(4)}
+        by_position = {int(p): u for part in parts for p, u in zip(part.positions, part.units)}
+        assert all(torch.equal(by_position[int(p)], u) for p, u in zip(alone.positions, alone.units))
+        keys = torch.cat([part.other.units for part in parts])[parts[0].keys_at]
+        assert torch.equal(keys, alone.other.units[alone.keys_at])
+
+
+def test_a_later_start_gives_the_same_batches(rows: MappedRows) -> None:
+    unbroken, later = list(batches(rows, 0, 5)), list(batches(rows, 3, 5))
+    for a, b in zip(unbroken[3:], later):
+        assert torch.equal(a.pixels, b.pixels)
+        assert torch.equal(a.units, b.units)
+
+
+@pytest.mark.slow
+def test_loader_workers_change_nothing(rows: MappedRows) -> None:
+    with_workers = list(batches(rows, 1, 6).loader(2, torch.device("cpu")))
+    for a, b in zip(with_workers, batches(rows, 1, 6)):
+        assert torch.equal(a.positions, b.positions)
+        assert torch.equal(a.units, b.units)
+
+
+def test_numbers_of_a_position_do_not_depend_on_where_they_are_asked_for() -> None:
+    assert np.array_equal(units(3, 0, 50)[20:30], units(3, 20, 30))
+    assert not np.array_equal(units(4, 20, 30), units(3, 20, 30))
+
+
+@pytest.mark.parametrize(
+    ("groups", "world_size", "told"), [(3, 1, "3 groups"), (4, 3, "3 processes"), (8, 1, "at least 2")]
+)
+def test_groups_that_do_not_fit_are_refused(
+    rows: MappedRows, groups: int, world_size: int, told: str
+) -> None:
+    with pytest.raises(NDSError, match=told):
+        Batches(rows, STREAM, 5, 8, 0, 1, groups=groups, world_size=world_size)
+
+
+def test_a_view_depends_on_its_own_numbers_alone() -> None:
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8))
+    numbers = torch.from_numpy(units(0, 0, 6))[:, :WORDS]
+    for version, how in MOCO.items():
+        whole = augment(pixels, numbers, 16, how)
+        alone = augment(pixels[2:3], numbers[2:3], 16, how)
+        assert torch.allclose(whole[2:3], alone, atol=1e-5), version
+
+
+def test_a_crop_of_everything_is_the_image_and_its_mirror_image() -> None:
+    image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    numbers = torch.full((2, WORDS), 0.5)
+    numbers[:, 1] = 0.5  # ratio 1
+    numbers[0, 4] = 0.0
+    found = crops(image, numbers, 16, 1.0)
+    assert torch.allclose(found[0], image[0].flip(-1), atol=1e-5)
+    assert torch.allclose(found[1], image[1], atol=1e-5)
+
+
+def test_turning_the_hue_leaves_luminance_and_a_whole_turn_leaves_all() -> None:
+    image = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    turned = torch.einsum("bij,bjhw->bihw", hue_matrices(torch.tensor([0.3, 1.0])), image)
+    assert torch.allclose(grey_of(turned), grey_of(image), atol=1e-5)
+    assert torch.allclose(turned[1], image[1], atol=1e-4)
+    assert not torch.allclose(turned[0], image[0], atol=0.05)
+
+
+def test_without_changes_a_view_is_the_plain_image() -> None:
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8))
+    found = augment(pixels, torch.full((3, WORDS), 0.5), 16, Augmentation(1.0))
+    assert torch.allclose(found, plain(pixels, 16), atol=1e-4)
+
+
+def test_rows_of_several_files_are_those_of_each(tmp_path) -> None:
+    for name, grey in (("a", 1), ("b", 2)):
+        np.save(tmp_path / f"{name}.npy", np.full((3, 4, 4, 3), grey, dtype=np.uint8))
+    files = [str(tmp_path / "a.npy"), str(tmp_path / "b.npy")]
+    rows = MappedRows(files, np.array([0, 1, 0, 1]), np.array([0, 1, 2, 0]))
+    assert rows.rows(np.array([3, 0, 1]))[:, 0, 0, 0].tolist() == [2, 1, 2]
+    assert rows[2][0, 0].tolist() == [1, 1, 1]
