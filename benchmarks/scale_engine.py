@@ -134,7 +134,7 @@ def drive(rows: int, address: str, folder: Path, image: Path) -> None:
     import nds_plugin.source.two_passes as module
     from nds_plugin.engine.config import EngineConfig
     from nds_plugin.engine.ray_executor import RayExecutor
-    from nds_plugin.source.index import _SCHEMA, SourceIndex
+    from nds_plugin.source.index import SCHEMA, SourceIndex
 
     cloudpickle.register_pickle_by_value(sys.modules["__main__"])
     module._assign = touch  # type: ignore[attr-defined, assignment]
@@ -146,7 +146,7 @@ def drive(rows: int, address: str, folder: Path, image: Path) -> None:
         **{name: pa.array(np.full(rows, value, np.int32)) for name, value in (("width", 8), ("height", 8), ("label", -1))},
         **{name: pa.array([""] * rows) for name in ("url", "license", "checksum")},
     }  # fmt: skip
-    index = SourceIndex(pa.table(columns).select(_SCHEMA.names))
+    index = SourceIndex(pa.table(columns).select(SCHEMA.names))
     executor = RayExecutor(EngineConfig(engine="ray", ray_address=address))
     partition(index, folder, executor, 4096)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

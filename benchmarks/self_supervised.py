@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from nds_plugin.command_line import documented_parser, run
+from nds_plugin.engine.processes import OneProcess
 from nds_plugin.images.networks import choose_device, precision_name
 from nds_plugin.job.results import machine
-from nds_plugin.pipeline.host import OneProcess
 from nds_plugin.selection.streams import ShuffledStream
 from nds_plugin.ssl.batches import Batch, Batches
 from nds_plugin.ssl.pixels import MappedRows

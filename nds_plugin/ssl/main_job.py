@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nds_plugin.engine.processes import OneProcess, Processes, agreed
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import (
     check_writable,
@@ -27,7 +28,6 @@ from nds_plugin.job.kept_pretraining import KeptPretraining
 from nds_plugin.job.results import KIND as RESULTS_KIND
 from nds_plugin.job.results import machine, versions
 from nds_plugin.job.selection_summary import Timings, alone, kept_results, selection_summary
-from nds_plugin.pipeline.host import OneProcess, Processes, agreed
 from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
 from nds_plugin.pipeline.work_folder import WorkFolder
 from nds_plugin.report.run_files import located

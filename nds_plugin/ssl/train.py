@@ -15,12 +15,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from nds_plugin.engine.processes import Processes
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import atomic_write
 from nds_plugin.files.checkpoints import read_checkpoint, write_checkpoint
 from nds_plugin.images.networks import repeatable, resolve_precision
 from nds_plugin.job.training_folder import LAST
-from nds_plugin.pipeline.host import Processes
 from nds_plugin.ssl.batches import Batch
 from nds_plugin.ssl.network import GroupedBatchNorm
 from nds_plugin.ssl.processes import averaged, is_distributed
