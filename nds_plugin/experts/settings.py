@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.manifest import ARCH, EXPERT_KINDS, HEAD, NETWORK
 from nds_plugin.experts.scores import METRICS
+from nds_plugin.files.artifacts import file_hash
 from nds_plugin.images.named_network import NAMES, NamedNetwork
 from nds_plugin.images.precisions import PRECISIONS
 from nds_plugin.settings import Settings, setting
@@ -55,12 +57,20 @@ class ExpertConfig(Settings):
     shared_steps: int = setting(
         5000, "training steps of the shared network; 0, with init scratch, trains none", least=0
     )
+    pretrained: str = setting(
+        "",
+        "of kind network, a checkpoint of a ResNet-18, by torchvision's, timm's or Detectron2's names, from which the shared "
+        "network starts; random weights when empty",
+        decides=False,
+    )
     amp: bool = setting(True, "mixed precision where the device has it", config="")
     precision: str = setting("auto", _PRECISION_HELP, choices=PRECISIONS, config="")
     num_workers: int = setting(0, "processes that read images", least=0, decides=False, config="")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.pretrained and not Path(self.pretrained).is_file():
+            raise NDSError(f"expert pretrained (NDS.EXPERTS.PRETRAINED): no such file: {self.pretrained}.")
         if self.init == "shared" and self.shared_steps < 1:
             raise NDSError(
                 f"expert shared_steps must be 1 or more, got {self.shared_steps}: without a shared network, "
@@ -69,7 +79,8 @@ class ExpertConfig(Settings):
 
     def identity(self) -> dict[str, Any]:
         """What decides the trained weights."""
-        return {**super().identity(), "arch": ARCH}
+        start = {"pretrained": file_hash(self.pretrained)} if self.pretrained else {}
+        return {**super().identity(), "arch": ARCH, **start}
 
     def shared_identity(self) -> dict[str, Any]:
         """What decides the shared network's weights."""

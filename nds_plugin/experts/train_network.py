@@ -15,10 +15,13 @@ from torch import nn
 from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
+from nds_plugin.experts.manifest import ARCH
 from nds_plugin.experts.settings import ExpertConfig
 from nds_plugin.experts.tasks import Task
 from nds_plugin.files.artifacts import content_hash
+from nds_plugin.images.backbones import load_feature_network
 from nds_plugin.images.crops import CACHE_BYTES, CropBatch, RandomCrops, Unreadable, crop_loader
+from nds_plugin.images.input_form import IMAGENET
 from nds_plugin.images.networks import (
     build_network,
     precision_name,
@@ -69,6 +72,22 @@ class TrainingStats:
     unreadable: list[str]
 
 
+def _trunk(path: str) -> Weights:
+    """The weights of a checkpoint's ResNet-18, without its last layer.
+
+    Raises:
+        NDSError: it is of another network, or one that expects images in another form.
+    """
+    found = load_feature_network(path)
+    if (found.name, found.form) != (ARCH, IMAGENET):
+        raise NDSError(
+            f"{path} is a {found.name} of {found.form.order} images; experts of kind network are each a {ARCH} of RGB images with "
+            "ImageNet's mean: give a checkpoint of that (NDS.EXPERTS.PRETRAINED), or take head experts, which stand on any network "
+            "(NDS.EXPERTS.KIND head)."
+        )
+    return dict(found.body.state_dict())
+
+
 def learning_rate(config: ExpertConfig, step: int, steps: int) -> float:
     """Linear warm-up over the first ``WARMUP`` of the steps, then half a cosine down to 0."""
     warmup = max(1, round(WARMUP * steps))
@@ -95,7 +114,8 @@ def train_network(
         config: the schedule; ``config.steps`` is not looked at.
         steps: to take.
         device: to train on.
-        initial: weights to start from, else random ones of ``config.seed``.
+        initial: weights to start from, else those of ``config.pretrained`` below a new last layer, else random
+            ones of ``config.seed``.
         progress: show a progress bar if on a terminal.
 
     Returns:
@@ -103,11 +123,13 @@ def train_network(
         machine.
 
     Raises:
-        NDSError: too many unreadable images, or a loss that is no longer finite.
+        NDSError: too many unreadable images, a loss that is no longer finite, or weights of another network.
     """
     network = build_network(len(task.classes), config.seed)
     if initial is not None:
         network.load_state_dict(initial)
+    elif config.pretrained:
+        network.load_state_dict(_trunk(config.pretrained), strict=False)
     trainer = _Trainer(network, task, config, device)
     stream = RandomCrops(
         data.paths, config.crop_size, steps * config.batch_size, config.seed, data.stream,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from ranks import Ranks
 from safetensors.torch import save_file
 from tiny_experts import TINY, edit_manifest, trained, two_domains, write_domain
@@ -419,3 +420,29 @@ def test_training_on_a_gpu_repeats_and_learns(tmp_path: Path, gpu: torch.device,
     runs = [train_network(data, RotationTask(), config, 25, gpu, progress=False) for _ in range(2)]
     assert same(runs[0][0], runs[1][0])
     assert runs[0][1].train_accuracy > 0.8
+
+
+def test_experts_start_from_a_checkpoint_of_their_network(tmp_path: Path) -> None:
+    paths = write_domain(tmp_path / "images", 4, True)
+    weights = torchvision.models.resnet18(weights=None).state_dict()
+    torch.save(weights, tmp_path / "imagenet.pth")
+    still = replace(TINY, pretrained=str(tmp_path / "imagenet.pth"), base_lr=1e-12)
+    found = train_tiny(paths, still, steps=1)
+    assert torch.allclose(found["layer4.1.conv2.weight"], weights["layer4.1.conv2.weight"], atol=1e-6)
+    assert found["fc.weight"].shape == (4, 512)
+    assert TINY.identity() == {k: v for k, v in still.identity().items() if k != "pretrained"} | {
+        "base_lr": TINY.base_lr
+    }
+    shutil.copy(tmp_path / "imagenet.pth", tmp_path / "copy.pth")
+    assert replace(still, pretrained=str(tmp_path / "copy.pth")).identity() == still.identity()
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    paths = write_domain(tmp_path / "images", 4, True)
+    torch.save(torchvision.models.resnet34(weights=None).state_dict(), tmp_path / "deeper.pth")
+    with pytest.raises(
+        NDSError, match=r"deeper\.pth is a resnet34 of RGB images; experts .* are each a resnet18"
+    ):
+        train_tiny(paths, replace(TINY, pretrained=str(tmp_path / "deeper.pth")), steps=1)
+    with pytest.raises(NDSError, match=r"no such file: nowhere\.pth"):
+        replace(TINY, pretrained="nowhere.pth")

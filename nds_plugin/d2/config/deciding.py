@@ -28,7 +28,7 @@ _PLAIN_KEYS = ("SELECTOR", "TARGET", *TRAINED)
 _DRAWN_KEYS = (*_PLAIN_KEYS, "MODE", "BUDGET", "SOURCE", "PRETRAIN", "TRANSFER")
 # Settings that came after cells had been kept, and what all of those were run with: it decides nothing, or
 # finished cells would be run again. Another default would not change this value.
-_CAME_LATER = {"NDS.EXPERTS.KIND": NETWORK, "NDS.PARTITION.NETWORK": ""}
+_CAME_LATER = {"NDS.EXPERTS.KIND": NETWORK, "NDS.EXPERTS.PRETRAINED": "", "NDS.PARTITION.NETWORK": ""}
 
 
 def config_hash(cfg: CN) -> str:
