@@ -19,7 +19,8 @@ from nds_plugin.selection.selectors import SELECTORS
 _NOT_OF_THE_ROW = (
     *("SEED", "OUTPUT_DIR", "VERSION", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE", "SOLVER.CHECKPOINT_PERIOD"),
     *("VIS_PERIOD", "CUDNN_BENCHMARK", "TEST.EVAL_PERIOD", "NDS.SEED", "NDS.WORK_DIR", "NDS.LOADER"),
-    *("NDS.EVALUATE_PRETRAINED", "NDS.PRESET"),
+    *("NDS.EVALUATE_PRETRAINED", "NDS.PRESET", "NDS.ENGINE", "NDS.RAY", "NDS.SHARD_SIZE"),
+    "NDS.PARTITION.KEEP_FEATURES",
 )
 # What training itself reads of cfg.NDS, but for its seed.
 TRAINED = ("OPTIMIZER", "LABEL_SPACES")
@@ -28,7 +29,13 @@ _PLAIN_KEYS = ("SELECTOR", "TARGET", *TRAINED)
 _DRAWN_KEYS = (*_PLAIN_KEYS, "MODE", "BUDGET", "SOURCE", "PRETRAIN", "TRANSFER")
 # Settings that came after cells had been kept, and what all of those were run with: it decides nothing, or
 # finished cells would be run again. Another default would not change this value.
-_CAME_LATER = {"NDS.EXPERTS.KIND": NETWORK, "NDS.EXPERTS.PRETRAINED": "", "NDS.PARTITION.NETWORK": ""}
+_CAME_LATER = {
+    "NDS.EXPERTS.KIND": NETWORK,
+    "NDS.EXPERTS.PRETRAINED": "",
+    "NDS.PARTITION.NETWORK": "",
+    "NDS.PARTITION.SAMPLE_PER_CLUSTER": 2000,  # no kept cell has a source larger than the sample
+    "NDS.PARTITION.SAMPLE_LEAST": 200_000,
+}
 
 
 def config_hash(cfg: CN) -> str:
