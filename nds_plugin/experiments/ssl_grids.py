@@ -73,7 +73,7 @@ SSL_MINI = Grid(
     {"dogs": 125, "cars": 600, "pets": 185, "flowers": 288, "cub": 480},
     digits=2,
     from_random=True,
-    own_experts=False,
+    own_experts=True,
     kept="ssl_mini.json",
     kind="classifier",
 )

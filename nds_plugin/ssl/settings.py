@@ -44,7 +44,7 @@ class TrainingConfig(Settings):
 
     size: int = setting(32, "side of the network's input in pixels", least=8)
     batch_size: int = setting(256, "images per iteration, of all processes together", least=2)
-    iterations: int = setting(156_000, "length of the training", least=1)
+    iterations: int = setting(200_000, "length of the training", least=1)
     base_lr: float = setting(0.03, "learning rate at the start", above=0.0)
     momentum: float = setting(0.9, "of SGD", least=0.0, below=1.0)
     weight_decay: float = setting(1e-4, "of SGD", least=0.0)
@@ -65,7 +65,7 @@ class TrainingConfig(Settings):
 
 @dataclass(frozen=True)
 class PretrainConfig(TrainingConfig):
-    """``PRETRAIN``: the defaults are those of MoCo v1 (He et al., 2020) for ImageNet-100-sized runs."""
+    """``PRETRAIN``: the defaults of the method are those of MoCo v1 (He et al., 2020); size and length are our choice."""
 
     what: ClassVar[str] = "pretraining"
 

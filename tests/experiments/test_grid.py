@@ -77,7 +77,7 @@ def test_other_seeds_are_refused(text: str) -> None:
 
 
 def test_unknown_tables_and_rows_are_named_with_the_known_ones() -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown table '6'. Known: 4, 5, mini"):
+    with pytest.raises(UnknownNameError, match=r"unknown table '6'. Known: 1, 2, 4, 5, mini"):
         grid_of("6")
     with pytest.raises(UnknownNameError, match="unknown row of table 4 'nds_24k'. Did you mean 'nds_"):
         GRIDS["4"].cells(only=["nds_24k"])

@@ -61,7 +61,6 @@ def test_a_step_is_that_of_the_two_networks_on_two_views_of_each_image(rows: Map
     learner, batch = MoCo(NETWORK, CONFIG, 3, 2), batches(rows).batch(0)
     queue = learner.queue.clone()
     loss = learner(batch)
-    # Of one group, in the order of the keys' batch: the same images, each with its own second view.
     assert batch.other is not None
     again = MoCo(NETWORK, CONFIG, 3, 2)
     with torch.no_grad():
