@@ -47,6 +47,8 @@ $(VENV)/.installed: setup.py pyproject.toml Makefile
 	$(PYTHON) -m pip install --quiet --no-build-isolation -e ".[dev]"
 	# Without its needs: only its label table is used, and they hold a backport of typing.
 	$(PYTHON) -m pip install --quiet --no-deps cityscapesscripts
+	# Its loss alone, which MoCo's is held against.
+	$(PYTHON) -m pip install --quiet --no-deps lightly
 	$(PYTHON) -m pip install --quiet --no-deps $(MMDET)
 	$(PYTHON) -m pip install --quiet $(MMDET_NEEDS)
 	touch $@

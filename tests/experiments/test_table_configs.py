@@ -162,6 +162,8 @@ def test_a_row_of_each_selector_of_the_papers_tables_trains_two_iterations(name:
     write_cityscapes(tmp_path)
     (write_coco_2017 if name == "4" else write_openimages)(tmp_path)
     rows = _one_of_each_selector(GRIDS[name].rows)
+    if name == "5":  # another source; the other selectors are table 4's
+        rows = [row for row in rows if row.selector == "nds"]
     results = _two_iterations(tmp_path, tmp_path / "out", rows)
     _check(results, rows)
     drawn = [result["images"] for result, row in zip(results, rows) if row.selector in ("uniform", "nds")]

@@ -46,7 +46,7 @@ def test_the_loss_is_that_of_the_formula() -> None:
 
 
 def test_the_loss_is_that_of_lightly() -> None:
-    loss = pytest.importorskip("lightly.loss.ntx_ent_loss", reason="lightly is not installed (extra ssl)")
+    loss = pytest.importorskip("lightly.loss.ntx_ent_loss", reason="pip install --no-deps lightly")
     theirs = loss.NTXentLoss(temperature=0.07, memory_bank_size=(32, 6))
     queries, keys, queue = vectors(5, 0).requires_grad_(), vectors(5, 1), vectors(32, 2)
     bank = theirs.memory_bank
