@@ -25,7 +25,8 @@ from nds_plugin.source.extraction import Extraction, Extractor
 from nds_plugin.source.feature_shards import CountedReadable, FeatureShards, refuse_unseen, why_unreadable
 from nds_plugin.source.features import feature_shards, log_unreadable
 from nds_plugin.source.index import SourceIndex
-from nds_plugin.source.partition import Partition
+from nds_plugin.source.partition import KIND, Partition
+from nds_plugin.source.partition_parts import seal_partition, write_partition_part
 from nds_plugin.source.partitioning import (
     MAX_UNREADABLE,
     PartitionConfig,
@@ -36,7 +37,7 @@ from nds_plugin.source.partitioning import (
     sample_rows,
 )
 
-ASSIGNED_KIND, PART_KIND = "assigned", "partition_part"
+ASSIGNED_KIND = "assigned"
 _CENTROIDS = "centroids.safetensors"
 
 logger = logging.getLogger(__name__)
@@ -132,13 +133,14 @@ class TwoPasses:
         """The files of the second pass again, with the partition's own numbers of clusters."""
         lookup = np.full(int(found.max()) + 2, -1, np.int32)  # -1, the last, stays -1
         lookup[found] = partition.cluster
-        key = content_hash([PART_KIND, key, self.shard_size, self.config.keep_features])
+        key = content_hash([KIND, key, self.shard_size, self.config.keep_features])
         files = zip(self._files("assigned", len(found)), self._files("", len(found)))
-        shards = (Shard(to.name, to, source) for source, to in files)
-        done = Pass(
-            "number", _number, lambda s: is_valid(s.path, PART_KIND, key), (lookup, key), on_gpu=False
-        )
+        shards = (Shard(to.name, to, (number, source)) for number, (source, to) in enumerate(files))
+        shared = _Numbering(lookup, key, partition.index_hash, partition.method, partition.seed)
+        done = Pass("number", _number, lambda s: is_valid(s.path, KIND, key), shared, on_gpu=False)
         self.executor.map(done, shards)
+        if self.executor.processes.rank == 0:
+            seal_partition(self.folder, key, tuple(partition.notes))
 
 
 _OF_IMAGES = ["source", "image_id", "file_name", "label"]
@@ -209,12 +211,26 @@ def _is_assigned(shard: Shard[_Slice]) -> bool:
     return all(why_unreadable(files[row].as_py()) for row in broken)
 
 
-def _number(shared: tuple[npt.NDArray[np.int32], str], source: Path, path: Path) -> None:
-    lookup, key = shared
+@dataclass(frozen=True)
+class _Numbering:
+    """What the parts of a partition share; ``lookup`` has the partition's number of each centroid."""
+
+    lookup: npt.NDArray[np.int32]
+    key: str
+    index_hash: str
+    method: str
+    seed: int
+
+
+def _number(shared: _Numbering, part: tuple[int, Path], path: Path) -> None:
+    number, source = part
     table = pq.read_table(source, partitioning=None)
     column = table.column_names.index("cluster")
-    numbers = pa.array(lookup[table.column("cluster").to_numpy()])
-    write_table(path, PART_KIND, key, table.set_column(column, "cluster", numbers), {})
+    numbers = pa.array(shared.lookup[table.column("cluster").to_numpy()])
+    table = table.set_column(column, "cluster", numbers)
+    write_partition_part(
+        path.parent, number, table, shared.key, shared.index_hash, shared.method, shared.seed
+    )
 
 
 def _column(path: Path, name: str) -> npt.NDArray[np.int32]:

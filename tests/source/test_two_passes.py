@@ -17,6 +17,7 @@ from nds_plugin.source import two_passes
 from nds_plugin.source.features import extract_features, feature_shards
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
+from nds_plugin.source.partition_parts import StreamedPartition
 from nds_plugin.source.partitioning import (
     PartitionConfig,
     partition_by_features,
@@ -171,3 +172,7 @@ def test_a_partition_is_read_as_any_other(index: SourceIndex, tmp_path: Path) ->
     partition = passes(tmp_path, SAMPLED).run(index, "key")
     partition.save(tmp_path / "partition.parquet", "key")
     Partition.load(tmp_path / "partition.parquet").check_matches(index)
+    streamed = StreamedPartition.open(tmp_path / "partition")
+    assert (streamed.hash, streamed.index_hash) == (partition.hash, partition.index_hash)
+    clusters = np.concatenate([found for _, found in streamed.blocks()])
+    assert clusters.tolist() == partition.cluster.tolist()
