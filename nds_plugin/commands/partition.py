@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nds_plugin.images.networks import choose_device
     from nds_plugin.source.extraction import Extraction
     from nds_plugin.source.features import features_key
-    from nds_plugin.source.two_passes import TwoPasses
+    from nds_plugin.source.two_passes import TwoPasses, has_features
 
     config = command_line.settings_from(args, PartitionConfig)
     engine, output = command_line.settings_from(args, EngineConfig), Path(args.output)
@@ -147,7 +147,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     network = named_one or shared_network(args, index, executor)
     path = output / "partition.parquet"
     key = partition_key(features_key(index, network, args.crop_size), config, len(index))
-    if is_valid(path, PARTITION_KIND, key):
+    lacking = config.keep_features and not has_features(output / "partition")
+    if is_valid(path, PARTITION_KIND, key) and not lacking:
         logger.info("%s is there and up to date", path)
         partition = Partition.load(path)
     else:
@@ -159,6 +160,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         partition = passes.run(index, key)
         partition.save(path, key)
+        passes.clean()
     logger.info("%d clusters:\n%s", partition.num_clusters, summary_table(summarise(partition, index)))
 
 

@@ -192,10 +192,8 @@ def _attempts(todo: Pass, shard: Shard[Any]) -> tuple[str, ...]:
 
 def log_attempt(name: str, errors: list[str]) -> None:
     """Say what went wrong with a shard, and whether it is tried again."""
-    again = "done again" if len(errors) < ATTEMPTS else "given up"
-    logger.warning(
-        "%s failed in attempt %d of %d and is %s: %s", name, len(errors), ATTEMPTS, again, errors[-1]
-    )
+    then = "trying again" if len(errors) < ATTEMPTS else "giving up"
+    logger.warning("%s failed (attempt %d of %d), %s: %s", name, len(errors), ATTEMPTS, then, errors[-1])
 
 
 def _record(failed: list[Failure], writes: bool) -> None:

@@ -16,7 +16,7 @@ def open_executor(config: EngineConfig, device: str, processes: Processes | None
         processes: of the job; by default this one.
 
     Raises:
-        NDSError: Ray is not installed, its cluster does not answer, has other versions, or no node that could
+        NDSError: Ray is not installed, its cluster does not answer, runs other versions, or no node that could
             run a task.
     """
     if config.engine == RAY:

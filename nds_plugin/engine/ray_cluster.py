@@ -47,7 +47,7 @@ def _connect(address: str) -> None:
         sides = [f"Ray {ray_version} on Python {python}" for ray_version, python in found]
         told = f"{sides[0]}, this process {sides[1]}" if len(sides) == 2 else " ".join(str(error).split())
         raise NDSError(
-            f"the Ray cluster at {address} has other versions: {told}: install the same on all nodes and here."
+            f"the Ray cluster at {address} runs other versions: {told}: install the same on all nodes and here."
         ) from None
 
 

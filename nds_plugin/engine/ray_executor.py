@@ -176,6 +176,8 @@ class _Run:
                 logger.debug("%s on %s:\n%s", shard.name, found.node, found.traceback)
             return f"{found.node}: {found.error}"
         if not self.todo.is_done(shard):
+            if shard.path.is_file():
+                return f"{found.node} wrote {shard.path}, which is not valid here: does that node see all images of the source?"
             return (
                 f"{found.node} wrote {shard.path}, which is not seen from {platform.node()}: the folder must be on a "
                 "file system that all nodes share."

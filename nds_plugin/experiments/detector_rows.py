@@ -101,4 +101,6 @@ class DetectorRows:
         stem: str,
         overrides: Sequence[str],
     ) -> str:
-        return page_text(tables, current, others, concerns_every_row, stem=stem, overrides=overrides)
+        begun = {entry["client"] for entry in current}  # a table without a cell says nothing
+        shown = {client: table for client, table in tables.items() if client in begun}
+        return page_text(shown, current, others, concerns_every_row, stem=stem, overrides=overrides)

@@ -70,7 +70,7 @@ def forward_in_shards(
         shards: who does them.
 
     Raises:
-        NDSError: a shard failed time after time.
+        NDSError: a shard failed repeatedly.
     """
     readers = shards.executor.readers(forward.config.num_workers)
     shared = replace(forward, config=replace(forward.config, num_workers=readers))

@@ -83,21 +83,27 @@ def listing(folder: StrPath) -> dict[str, int]:
     """Names and sizes of the files of a folder; none where there is no such folder.
 
     Raises:
-        NDSError: a URL that cannot be asked.
+        NDSError: a URL that cannot be asked, or a folder that may not be read.
     """
     if not is_url(folder):
+        found: dict[str, int] = {}
         try:
             with os.scandir(local_path(folder) or ".") as entries:
-                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-        except OSError:
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):  # renamed a moment ago
+                        if entry.is_file():
+                            found[entry.name] = entry.stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
             return {}
+        except OSError as error:
+            raise NDSError(f"the folder {folder} cannot be read: {error.strerror}.") from None
+        return found
     with _errors(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
         system, name = _system(folder)
         system.invalidate_cache()
-        found = system.ls(name, detail=True)
         return {
             entry["name"].rstrip("/").rpartition("/")[2]: int(entry["size"] or 0)
-            for entry in found
+            for entry in system.ls(name, detail=True)
             if entry["type"] == "file"
         }
     return {}

@@ -12,7 +12,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nds_plugin.errors import DamagedFileError, MissingFileError
+from nds_plugin.errors import DamagedFileError, MissingFileError, NDSError
 from nds_plugin.files.artifacts import atomic_write, check_header, not_there, table_header
 from nds_plugin.files.locations import (
     StrPath,
@@ -153,11 +153,13 @@ def opened_parquet(file: str) -> Iterator[pq.ParquetFile]:
             yield stack.enter_context(opened)
     except FileNotFoundError:
         raise MissingFileError(
-            f"{file} is missing: it was there a moment ago; is another process at it?"
+            f"{file} is missing: it was there a moment ago; is another process writing there?"
         ) from None
     except pa.ArrowMemoryError:
         raise
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # Arrow's own have none
+            raise NDSError(f"{file} cannot be read: {error.strerror}.") from None
         text = " ".join(str(error).split())[:200]
         raise DamagedFileError(f"{file} is not a complete Parquet file ({text}): make it again.") from None
 

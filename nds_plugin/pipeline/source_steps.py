@@ -35,7 +35,7 @@ from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import KIND as PARTITION_KIND
 from nds_plugin.source.partition import Partition
 from nds_plugin.source.partitioning import partition_key
-from nds_plugin.source.two_passes import TwoPasses
+from nds_plugin.source.two_passes import TwoPasses, has_features
 
 logger = logging.getLogger(__name__)
 
@@ -187,11 +187,18 @@ class SourceSteps:
         key = partition_key(self.features_key(index), config, len(index))
 
         def make(path: Path) -> None:
-            partition = self._two_passes(index, path).run(index, key)
+            passes = self._two_passes(index, path)
+            partition = passes.run(index, key)
             if self.host.rank == 0:
                 partition.save(path, key)
+                passes.clean()
 
-        made = self.work.made_together("partition", PARTITION_KIND, key, ".parquet", make)
+        def lacks_features(path: Path) -> bool:
+            return config.keep_features and not has_features(path.with_suffix(""))
+
+        made = self.work.made_together(
+            "partition", PARTITION_KIND, key, ".parquet", make, lacking=lacks_features
+        )
         partition = Partition.load(made)
         partition.check_matches(index)
         return partition

@@ -43,12 +43,21 @@ class WorkFolder:
         return path
 
     def made_together(
-        self, name: str, kind: str, key: str, suffix: str, make: Callable[[Path], None]
+        self,
+        name: str,
+        kind: str,
+        key: str,
+        suffix: str,
+        make: Callable[[Path], None],
+        lacking: Callable[[Path], bool] = lambda _: False,
     ) -> Path:
-        """The path of an artefact; all processes call ``make`` where it is missing, and the main one writes it."""
+        """The path of an artefact; all processes call ``make`` where it is missing, and the main one writes it.
+
+        ``lacking`` says whether something beside a valid one is missing that was asked for.
+        """
         path = self.folder / f"{name}-{key[:10]}{suffix}"
         self.paths[name] = str(path)
-        if agreed(self._processes, lambda: is_valid(path, kind, key)):
+        if agreed(self._processes, lambda: is_valid(path, kind, key) and not lacking(path)):
             logger.info("%s: kept %s", name, path)
             return path
         with self.timed(name):

@@ -83,7 +83,9 @@ class Centroids:
         try:
             return cls(**load_file(path))
         except (OSError, SafetensorError, TypeError) as error:
-            raise DamagedFileError(f"{path}: no whole file of centroids ({error}): make it again.") from None
+            raise DamagedFileError(
+                f"{path}: not a complete file of centroids ({error}): make it again."
+            ) from None
 
 
 def has_key(path: str | os.PathLike[str], key: str) -> bool:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from nds_plugin.engine.executor import Executor, Pass, Shard
 from nds_plugin.errors import NDSError
-from nds_plugin.files.artifacts import atomic_write
+from nds_plugin.files.artifacts import atomic_write, content_hash
 from nds_plugin.images.reading import ImageError, load_image
 from nds_plugin.source.extraction import MICRO_BATCH, Extraction, Extractor, Features
 from nds_plugin.source.partitioning import check_readable
@@ -118,6 +118,7 @@ def make_feature_shards(
         NDSError: more images than that cannot be read, or the network's features are not finite.
     """
     assert size % MICRO_BATCH == 0, size
+    key = content_hash([key, size])  # or a short last file would pass for a whole one of another size
     if executor.processes.rank == 0:
         _sweep(folder, key)
     starts = range(0, len(paths), size)

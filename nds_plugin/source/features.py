@@ -98,7 +98,7 @@ def feature_shards(
         executor: who computes them; by default this process.
 
     Raises:
-        NDSError: as :func:`extract_features`, or a shard failed time after time.
+        NDSError: as :func:`extract_features`, or a shard failed repeatedly.
     """
     _check_crops(how)
     key = features_key(index, how.network, how.crop_size, how.unit_length)

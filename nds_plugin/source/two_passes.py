@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from nds_plugin.engine.executor import Executor, Pass, Shard
 from nds_plugin.files.artifacts import content_hash, is_valid, read_header, write_table
+from nds_plugin.files.part_files import HEAD
 from nds_plugin.source.centroids import Centroids, has_key
 from nds_plugin.source.extraction import Extraction, Extractor
 from nds_plugin.source.feature_shards import CountedReadable, FeatureShards, refuse_unseen, why_unreadable
@@ -41,6 +42,12 @@ ASSIGNED_KIND = "assigned"
 _CENTROIDS = "centroids.safetensors"
 
 logger = logging.getLogger(__name__)
+
+
+def has_features(folder: Path) -> bool:
+    """Whether the parts of a partition hold the features of its images."""
+    first = folder / "part-00000.parquet"
+    return first.is_file() and "features" in pq.read_schema(first).names
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class TwoPasses:
 
         Raises:
             NDSError: too many images cannot be read, more clusters than images or classes, or a shard failed
-                time after time.
+                repeatedly.
         """
         check_num_clusters(self.config.num_clusters, len(index))
         rows = sample_rows(len(index), self.config)
@@ -90,9 +97,17 @@ class TwoPasses:
         partition = finished_partition(index, found, Centroids.load(centroids).centroids, self.config)
         self._number(partition, found, key)
         self.executor.processes.barrier()
-        if self.executor.processes.rank == 0:
-            shutil.rmtree(self.folder / "assigned", ignore_errors=True)
         return partition
+
+    def clean(self) -> None:
+        """Remove what a killed run would go on from; the partition is saved."""
+        shutil.rmtree(self.folder / "assigned", ignore_errors=True)
+
+    def _sweep(self, images: int) -> None:
+        """Remove the head and the further parts of another partition."""
+        (self.folder / HEAD).unlink(missing_ok=True)
+        for path in set(self.folder.glob("part-*.parquet")) - set(self._files("", images)):
+            path.unlink()
 
     def _fit(self, sample: SourceIndex, embedded: FeatureShards, key: str) -> Path:
         """The first pass, by one process: centroids of the sample, in a file."""
@@ -138,6 +153,9 @@ class TwoPasses:
         shards = (Shard(to.name, to, (number, source)) for number, (source, to) in enumerate(files))
         shared = _Numbering(lookup, key, partition.index_hash, partition.method, partition.seed)
         done = Pass("number", _number, lambda s: is_valid(s.path, KIND, key), shared, on_gpu=False)
+        if self.executor.processes.rank == 0:
+            self._sweep(len(found))
+        self.executor.processes.barrier()
         self.executor.map(done, shards)
         if self.executor.processes.rank == 0:
             seal_partition(self.folder, key, tuple(partition.notes))

@@ -119,19 +119,22 @@ class MainJob:
         identity = [job.network.identity(), job.finetune.identity(), job.cfg.SEED, fingerprints]
         key = content_hash(["ssl finetune", *identity, start])
         train, test = self._target(self.nds.TARGET.TRAIN), self._target(self.nds.TARGET.TEST)
-        if train.classes != test.classes:
-            raise NDSError(
-                f"the target's training and test datasets have other classes ({len(train.classes)} and {len(test.classes)}): "
-                "they must be the same, in the same order."
-            )
         document = self._classify(key, train, test, pretrained) if self.host.rank == 0 else {}
         self.host.barrier()
         return document
 
     def _checked(self) -> str:
         """On the main process: read what can be refused before training."""
-        for name in (*self.nds.TARGET.TRAIN, *self.nds.TARGET.TEST):
-            check_labels(self.host.dataset(name).index(), name, training=name in self.nds.TARGET.TRAIN)
+        names = (*self.nds.TARGET.TRAIN, *self.nds.TARGET.TEST)
+        first = self.host.dataset(names[0]).index().classes
+        for name in names:
+            index = self.host.dataset(name).index()
+            check_labels(index, name, training=name in self.nds.TARGET.TRAIN)
+            if index.classes != first:
+                raise NDSError(
+                    f"the target's datasets {names[0]!r} and {name!r} have different classes ({len(first)} and "
+                    f"{len(index.classes)}): they must be the same, in the same order."
+                )
         return ""
 
     def _initial(self) -> str:

@@ -93,9 +93,12 @@ def decoded(
     def make(path: Path) -> None:
         unreadable = decode(names, stored_side(size), path.with_suffix(".npy"), what).unreadable
         if len(unreadable) > int(max_unreadable * len(names)):
+            allowed = f"more than NDS.LOADER.MAX_UNREADABLE allows ({max_unreadable:g})"
+            if max_unreadable == 0:
+                allowed = "and none may be missing: repair them, or take them out"
             raise NDSError(
-                f"{what}: {len(unreadable)} of {len(names)} images cannot be read, more than NDS.LOADER.MAX_UNREADABLE "
-                f"allows ({max_unreadable:g}); first: {next(iter(unreadable.values()))}"
+                f"{what}: {len(unreadable)} of {len(names)} images cannot be read, {allowed}; first: "
+                f"{next(iter(unreadable.values()))}"
             )
         told = {str(place): why for place, why in sorted(unreadable.items())}
         write_json(path, KIND, key, {"images": len(names), "unreadable": told})

@@ -35,7 +35,7 @@ def join_processes(on_gpus: bool) -> None:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=_TIMEOUT)
     except (ValueError, RuntimeError) as error:
         raise NDSError(
-            f"the processes do not find each other ({' '.join(str(error).split())[:200]}): start them by torchrun."
+            f"the processes could not connect to each other ({' '.join(str(error).split())[:200]}): start them with torchrun."
         ) from None
 
 

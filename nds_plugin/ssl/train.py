@@ -23,7 +23,7 @@ from nds_plugin.images.networks import repeatable, resolve_precision
 from nds_plugin.job.training_folder import LAST
 from nds_plugin.ssl.batches import Batch
 from nds_plugin.ssl.network import GroupedBatchNorm
-from nds_plugin.ssl.processes import averaged, is_distributed
+from nds_plugin.ssl.processes import averaged
 from nds_plugin.ssl.settings import TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Training:
             NDSError: the loss is no number any more, or a checkpoint cannot be written.
         """
         model: nn.Module = self.model
-        if is_distributed():
+        if self.processes.world_size > 1:
             model = DistributedDataParallel(model, broadcast_buffers=False)
         model.train()
         last, began, told = self.config.iterations, time.perf_counter(), start
@@ -151,6 +151,8 @@ class Training:
 
     def average(self) -> None:
         """Give all processes the same statistics of batch norms, the means of theirs."""
+        if self.processes.world_size == 1:  # of this training; the job may have others, which wait
+            return
         norms = [m for m in self.model.modules() if isinstance(m, GroupedBatchNorm)]
         averaged([t for m in norms for t in (m.running_mean, m.running_var) if t is not None])
 

@@ -72,7 +72,7 @@ def test_what_the_file_system_refuses_now_and_then_is_tried_again(
 ) -> None:
     LocalExecutor().map(Pass("pieces", _Disk(ATTEMPTS - 1), _is_done, "x"), shards(tmp_path))
     assert content(tmp_path) == WHOLE
-    assert "piece 2 failed in attempt 1 of 3 and is done again" in caplog.text
+    assert "piece 2 failed (attempt 1 of 3), trying again" in caplog.text
     assert not (tmp_path / RECORD).exists()
 
 

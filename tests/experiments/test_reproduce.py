@@ -279,11 +279,15 @@ def test_a_page_that_cannot_be_written_is_refused_before_the_first_cell(user: Us
     assert "page.md: expected the lines" in user.fails("reproduce_tables", *arguments)
 
 
-def test_docs_benchmark_md_is_made_from_docs_benchmark_json(tmp_path: Path) -> None:
-    results = ROOT / "docs/benchmark.json"
+@pytest.mark.parametrize(("table", "stem"), [("mini", "benchmark"), ("mini_imagenet", "benchmark_imagenet")])
+def test_the_pages_of_the_benchmarks_are_made_from_their_results(
+    table: str, stem: str, tmp_path: Path
+) -> None:
+    results = ROOT / f"docs/{stem}.json"
     for entry in ResultsFile(results).read()["cells"]:
         assert tuple(entry) == FIELDS
-    benchmark = Reproduction(GRIDS["mini"], tmp_path, results)
-    assert generated_part(ROOT / "docs/benchmark.md") == benchmark.page(benchmark.tables())
-    for name in re.findall(r"\]\(([^)]*\.svg)\)", (ROOT / "docs/benchmark.md").read_text()):
+    benchmark = Reproduction(GRIDS[table], tmp_path, results)
+    page = ROOT / f"docs/{stem}.md"
+    assert generated_part(page) == benchmark.page(benchmark.tables(), stem)
+    for name in re.findall(r"\]\(([^)]*\.svg)\)", page.read_text()):
         assert (ROOT / "docs" / name).is_file()

@@ -88,6 +88,7 @@ def test_the_parts_say_cluster_and_distance_of_every_image(
         expected = np.linalg.norm(points[members] - centre, axis=1)
         assert np.allclose(table.column("distance").to_numpy()[members], expected, atol=1e-3)
     assert np.isnan(table.column("distance").to_numpy()[~readable]).all()
+    passes(tmp_path).clean()
     assert not (tmp_path / "partition/assigned").exists()
 
 
@@ -176,3 +177,16 @@ def test_a_partition_is_read_as_any_other(index: SourceIndex, tmp_path: Path) ->
     assert (streamed.hash, streamed.index_hash) == (partition.hash, partition.index_hash)
     clusters = np.concatenate([found for _, found in streamed.blocks()])
     assert clusters.tolist() == partition.cluster.tolist()
+
+
+def test_another_size_of_shards_or_another_partition_in_the_same_folder_changes_nothing(
+    index: SourceIndex, tmp_path: Path
+) -> None:
+    whole = passes(tmp_path, shard=128).run(index, "key")
+    passes(tmp_path).clean()
+    assert (
+        passes(tmp_path, shard=64).run(index, "key").hash == whole.hash
+    )  # 150 images: 128 + 22, 64 + 64 + 22
+    two = passes(tmp_path, replace(CONFIG, num_clusters=2), shard=192).run(index, "other key")
+    assert len(parts(tmp_path)) == 1
+    assert StreamedPartition.open(tmp_path / "partition").hash == two.hash

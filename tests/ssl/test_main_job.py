@@ -141,6 +141,8 @@ def test_two_processes_end_where_one_does_and_go_on_from_its_checkpoint(
     shutil.copytree(finished[0], output)
     for name in (FINAL, "finished.json"):
         (output / "pretrain" / name).unlink()
+    shutil.rmtree(output / "finetune")  # by the main process alone, while the other waits
+    (output / "results.json").unlink()
     command = [sys.executable, str(ROOT / "tools/train_ssl.py"), "--config", str(config), "--num-gpus", "2"]
     command += ["OUTPUT_DIR", str(output)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
 
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.mm.config.nds_part import nds_part
 from nds_plugin.mm.operators import require_mmdet, use_torchvision_operators
 from nds_plugin.pipeline.config_lookup import Configs, default_output
@@ -77,7 +79,10 @@ def load_config(name: str, options: Mapping[str, Any] | None = None, work_dir: s
         cfg = Config.fromfile(path)
         if selector is not None:
             cfg.merge_from_dict({"nds.selector": selector})
+        _check_options(cfg, options or {}, where)
         cfg.merge_from_dict(dict(options or {}))
+    except NDSError:
+        raise
     except Exception as error:  # a config is Python, which may fail in any way
         reason = " ".join(str(error).split())
         raise NDSError(f"{where}: {type(error).__name__}: {reason[:300]}") from error
@@ -93,6 +98,15 @@ def load_config(name: str, options: Mapping[str, Any] | None = None, work_dir: s
         nds.PRETRAIN = merged(Config(copy.deepcopy(nds.PRETRAIN)), nds.FULL.PRETRAIN, where)._cfg_dict
     found = Path(work_dir or cfg.get("work_dir") or default_output(path, nds.SELECTOR, "_mm"))
     return JobConfig(cfg, nds, text, found)
+
+
+def _check_options(cfg: Config, options: Mapping[str, Any], where: str) -> None:
+    """See that an option is of a part that the config has or a Runner takes: MMEngine would add any other."""
+    known = {*cfg.keys(), *inspect.signature(Runner.__init__).parameters, "nds", "custom_imports"} - {"self"}
+    for option in options:
+        top = str(option).partition(".")[0]
+        if top not in known:
+            raise unknown_name(f"part of {where}", top, sorted(known))
 
 
 def merged(cfg: Config, changes: Mapping[str, Any], where: str = "nds.pretrain") -> Config:

@@ -87,7 +87,8 @@ def _tell_missing(selection: Selection, found: Identities, count: int, path: str
         )
     if count < len(selection):
         logger.warning(
-            "%d of the %d images of %s are not trained on: the dataset filters them, or lacks them.",
+            "%d of the %d images of %s are not trained on: the dataset filters them, or lacks them. Is it the dataset that was "
+            "selected from, with the names of its classes as the file spells them?",
             len(selection) - count,
             len(selection),
             path,

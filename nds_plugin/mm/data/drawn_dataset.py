@@ -92,8 +92,16 @@ class _Images(DrawnImages):
 
     def load(self, index: int) -> Any:
         part, position = part_of(self._dataset, int(self._order[index]))
-        # Not by __getitem__, which takes any other image where the pipeline gives None.
-        return part.prepare_data(position) if hasattr(part, "prepare_data") else part[position]
+        try:
+            # Not by __getitem__, which takes any other image where the pipeline gives None.
+            return part.prepare_data(position) if hasattr(part, "prepare_data") else part[position]
+        except KeyError as error:
+            if error.args != ("mask",):
+                raise
+            raise NDSError(
+                f"{self.file_name(index)} has an object without a mask, and the pipeline loads masks: take NDSLoadAnnotations in "
+                "place of LoadAnnotations and NDSRoIHead in place of StandardRoIHead (of nds_plugin.mm.model.mixed), or with_mask=False."
+            ) from None
 
     def fault(self, index: int) -> ImageError | None:
         path = self.file_name(index)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmdet.registry import DATA_SAMPLERS, MODELS, TRANSFORMS
@@ -50,6 +51,7 @@ def check_config(job: JobConfig, host: FilesHost) -> None:
         )
     for name in (*nds.SOURCE.DATASETS, *nds.TARGET.DATASETS, *nds.TARGET.TRAIN, *nds.TARGET.TEST):
         host.dataset(name)
+        _check_own_files(name, nds.DATASETS.get(name))
     if nds.RESCORE.ITERS and (nds.SELECTOR, nds.MODE, nds.UNIT) != ("nds", "stream", "image"):
         raise NDSError(
             "nds.rescore.iters needs nds.selector nds, nds.mode stream and nds.unit image: a subset is drawn "
@@ -60,6 +62,13 @@ def check_config(job: JobConfig, host: FilesHost) -> None:
         _check_stage(merged(job.cfg, nds.PRETRAIN), "nds.pretrain.")
     for folder in {job.work_dir, job.artefacts}:
         check_writable(folder)
+
+
+def _check_own_files(name: str, files: Mapping[str, str] | None) -> None:
+    if files and not Path(files["ann_file"]).is_file():
+        raise NDSError(f"nds.datasets.{name}: annotation file not found: {files['ann_file']}.")
+    if files and not Path(files["images"]).is_dir():
+        raise NDSError(f"nds.datasets.{name}: no such folder of images: {files['images']}.")
 
 
 def _check_stage(cfg: Config, prefix: str) -> None:

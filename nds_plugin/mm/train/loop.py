@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from mmengine.dist import get_rank
+from mmengine.hooks import CheckpointHook
 from mmengine.registry import DATA_SAMPLERS, DATASETS, LOOPS
 from mmengine.runner import IterBasedTrainLoop
 from torch.utils.data import DataLoader
@@ -42,6 +43,7 @@ class NDSIterBasedTrainLoop(IterBasedTrainLoop):
     def __init__(
         self, runner: Any, dataloader: Any, max_iters: int, max_unreadable: float = 0.01, **kwargs: Any
     ) -> None:
+        _log_as(runner.logger)
         loader = _loader(runner, dataloader, max_unreadable)
         super().__init__(runner, _NotStarted(loader.dataset), max_iters, **kwargs)
         self.dataloader = loader
@@ -52,6 +54,7 @@ class NDSIterBasedTrainLoop(IterBasedTrainLoop):
     def run(self) -> Any:
         """Train, from the iteration that was resumed at."""
         _refuse_epochs(self.runner.param_schedulers)
+        _tell_epochs(self.runner.hooks)
         if self._iter and self._any_seed:  # the runner has taken that of the checkpoint
             self.sampler.reseed(self.runner.seed)
             cast(DrawnDataset, self.dataloader.dataset).draw_by(self.sampler, self._max_unreadable)
@@ -142,6 +145,25 @@ def _refuse_epochs(schedulers: Any) -> None:
                     f"param_scheduler {type(scheduler).__name__} counts in epochs, of which a training by iterations has one: give "
                     "by_epoch=False, with begin, end and milestones in iterations."
                 )
+
+
+def _tell_epochs(hooks: Any) -> None:
+    for hook in hooks:
+        if isinstance(hook, CheckpointHook) and hook.by_epoch:
+            logger.warning(
+                "The checkpoint hook counts in epochs, of which a training by iterations has one: nothing is saved before its "
+                "end. Set default_hooks=dict(checkpoint=dict(_delete_=True, type='NDSCheckpointHook', interval=...))."
+            )
+
+
+def _log_as(runners: logging.Logger) -> None:
+    """What the package tells goes where the runner's own log goes, unless somebody has said where."""
+    own = logging.getLogger("nds_plugin")
+    if own.handlers or logging.getLogger().handlers:
+        return
+    own.setLevel(runners.level)
+    for handler in runners.handlers:
+        own.addHandler(handler)
 
 
 def _check_sampler(config: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ pytest.importorskip("mmengine", reason="MMDetection is not installed (make insta
 from mm_jobs import write_config
 
 from nds_plugin.errors import NDSError
-from nds_plugin.mm.config.loading import CONFIGS, load_config
+from nds_plugin.mm.config.loading import CONFIGS, load_config, merged
 from nds_plugin.mm.job.main_job import MainJob
 
 
@@ -37,8 +38,6 @@ def test_the_whole_source_is_trained_on_by_a_schedule_of_its_own() -> None:
 
 
 def test_a_boxes_only_target_is_pretrained_for_with_masks() -> None:
-    from nds_plugin.mm.config.loading import merged
-
     job = load_config("nds_voc.py")
     assert job.cfg.model.roi_head.get("mask_head") is None
     assert merged(job.cfg, job.nds.PRETRAIN).model.roi_head.mask_head.num_classes == 80
@@ -58,6 +57,7 @@ def test_a_boxes_only_target_is_pretrained_for_with_masks() -> None:
         ({"train_dataloader.sampler": {"type": "NDSInfinitSampler"}}, "Did you mean 'NDSInfiniteSampler'"),
         ({"train_dataloader.sampler": {"type": "ClassAwareSampler"}}, "the job draws by NDSInfiniteSampler"),
         ({"train_cfg.max_iters": 0}, "train_cfg must have max_iters of 1 or more, got 0"),
+        ({"trian_cfg.max_iters": 3}, "unknown part of config .* 'trian_cfg'. Did you mean 'train_cfg'"),
         ({"param_scheduler": [{"type": "LinearLR"}]}, "param_scheduler LinearLR counts in epochs"),
         ({"load_from": "missing.pth"}, "load_from: checkpoint not found: missing.pth"),
         ({"model.type": "MaskRCN"}, "unknown model.type 'MaskRCN'. Did you mean 'MaskRCNN'"),
@@ -105,3 +105,25 @@ def test_a_mistyped_name_lists_the_configs() -> None:
     with pytest.raises(NDSError, match="unknown config 'nds_cityscape.py'.*Did you mean 'nds_cityscapes'"):
         load_config("nds_cityscape.py")
     assert CONFIGS.folder.is_dir()
+
+
+def test_the_config_of_the_documentation_is_accepted(tiny_datasets: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs/mmdetection.md").read_text(encoding="utf-8")
+    (text,) = [t for t in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "files = dict(" in t]
+    for name, domain, split in (
+        ("photos/", "street", "train"),
+        ("mine/", "city", "train"),
+        ("mine/", "city", "val"),
+    ):
+        text = text.replace(f"{name}{split}.json", f"{tiny_datasets}/{domain}/{split}.json")
+        text = text.replace(f"{name}images", f"{tiny_datasets}/{domain}/images")
+    (tmp_path / "own.py").write_text(text)
+    job = load_config(str(tmp_path / "own.py"), {}, str(tmp_path / "run"))
+    MainJob(job)
+    assert merged(job.cfg, job.nds.PRETRAIN).train_cfg.max_iters == 9000
+
+
+def test_files_of_ones_own_that_are_missing_are_told_first(config: Path, tmp_path: Path) -> None:
+    files = {"ann_file": "trian.json", "images": "nowhere"}
+    with pytest.raises(NDSError, match="nds.datasets.tiny_city_val: annotation file not found: trian.json"):
+        MainJob(load_config(str(config), {"nds.datasets.tiny_city_val": files}, str(tmp_path)))
