@@ -36,6 +36,9 @@ from nds_plugin.source.two_passes import TwoPasses
 pytest.importorskip("ray", reason="the extra ray is not installed")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.skipif(
+        not os.environ.get("NDS_RAY_TESTS"), reason="starts clusters of Ray for minutes: set NDS_RAY_TESTS=1"
+    ),
     pytest.mark.filterwarnings(
         "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning"
     ),

@@ -18,7 +18,7 @@ import torch
 from tiny_experts import TINY, trained, two_domains, write_domain
 
 from nds_plugin.errors import NDSError, UnknownNameError
-from nds_plugin.experts import scoring
+from nds_plugin.experts import forward
 from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.manifest import expert_file
 from nds_plugin.experts.scores import METRICS, Scores
@@ -155,13 +155,13 @@ def test_experts_that_do_not_fit_into_memory_score_the_same_and_images_are_decod
             super().__init__(*args)
 
     monkeypatch.setattr(crops, "read_center_crop", counting_read)
-    monkeypatch.setattr(scoring, "InferenceNetwork", CountingNetwork)
-    monkeypatch.setattr(scoring, "micro_batch", lambda _: 16)
+    monkeypatch.setattr(forward, "InferenceNetwork", CountingNetwork)
+    monkeypatch.setattr(forward, "micro_batch", lambda _: 16)
     config = replace(FP32, resident_mb=50, crops_mb=1)
     assert_same(score_experts(experts, target, config, progress=False), scores)
     assert sorted(decoded.values()) == [1] * 20
     assert loaded["networks"] == 3  # one chunk of crops, three networks one after the other
-    monkeypatch.setattr(scoring, "MEGABYTE", 48 * 1024)  # now a chunk holds 16 crops of 3 KB
+    monkeypatch.setattr(forward, "MEGABYTE", 48 * 1024)  # now a chunk holds 16 crops of 3 KB
     assert_same(score_experts(experts, target, config, progress=False), scores)
     assert sorted(decoded.values()) == [2] * 20
     assert loaded["networks"] == 3 + 6
