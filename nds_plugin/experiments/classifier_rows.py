@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from nds_plugin.experiments.estimate import PlannedRow, Stage, Work
+from nds_plugin.experiments.estimate import PlannedRow, Stage, Work, planned_row
 from nds_plugin.experiments.results import ACCURACIES, classifier_details, classifier_record
-from nds_plugin.experiments.rows import Cell, Grid, Row
+from nds_plugin.experiments.rows import Cell, Grid, Row, failed_of
 from nds_plugin.experts.manifest import HEAD
 from nds_plugin.files.artifacts import content_hash, plain
 from nds_plugin.images.networks import choose_device
@@ -97,8 +97,7 @@ class ClassifierRows:
                 shared.add(same)
             target = next(name for name in grid.test_images if row.client.endswith(name))
             work = planned_work(cfg, grid.test_images[target], trains)
-            count = sum(cell.row == row for cell in cells)
-            rows.append(PlannedRow(row.name, work, to_run.count(row), count - to_run.count(row)))
+            rows.append(planned_row(row, work, cells, to_run))
         return rows
 
     def arithmetic(self, rows: Sequence[PlannedRow]) -> list[str]:
@@ -158,11 +157,7 @@ class ClassifierRows:
             categories=grid.categories[method],
             seeds=seeds,
             paper=paper_table(grid.name),
-            failed={
-                (cell.row.selector, cell.row.budget, cell.seed): why
-                for cell, why in failed.items()
-                if cell.row.client in clients
-            },
+            failed=failed_of(failed, clients),
             digits=grid.digits,
             from_random=grid.from_random,
             means=(),

@@ -11,9 +11,9 @@ from nds_plugin.d2.job.main_job import check_job
 from nds_plugin.d2.model.size import count_parameters
 from nds_plugin.experiments.benchmark_page import page_text
 from nds_plugin.experiments.cells import planned_work, row_config
-from nds_plugin.experiments.estimate import PlannedRow, detector_arithmetic
+from nds_plugin.experiments.estimate import PlannedRow, detector_arithmetic, planned_row
 from nds_plugin.experiments.results import details, record
-from nds_plugin.experiments.rows import Cell, Grid, Row
+from nds_plugin.experiments.rows import Cell, Grid, Row, failed_of
 from nds_plugin.report.paper import paper_table
 from nds_plugin.report.result_table import MEANS, ResultTable, build_table
 
@@ -51,8 +51,7 @@ class DetectorRows:
             if row.client not in parameters:
                 parameters[row.client] = count_parameters(cfg)
             work = planned_work(cfg, grid.test_images[row.client], parameters[row.client])
-            count = sum(cell.row == row for cell in cells)
-            rows.append(PlannedRow(row.name, work, to_run.count(row), count - to_run.count(row)))
+            rows.append(planned_row(row, work, cells, to_run))
         return rows
 
     def arithmetic(self, rows: Sequence[PlannedRow]) -> list[str]:
@@ -82,11 +81,7 @@ class DetectorRows:
                 categories=grid.categories[client],
                 seeds=seeds,
                 paper=paper_table(grid.name),
-                failed={
-                    (cell.row.selector, cell.row.budget, cell.seed): why
-                    for cell, why in failed.items()
-                    if cell.row.client == client
-                },
+                failed=failed_of(failed, (client,)),
                 digits=grid.digits,
                 from_random=grid.from_random,
             )

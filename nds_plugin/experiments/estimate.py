@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
+from nds_plugin.experiments.rows import Cell, Row
+
 SOURCE = "https://github.com/facebookresearch/detectron2/blob/main/MODEL_ZOO.md"
 PRETRAIN_IMAGE = 0.261 * 8 / 16  # GPU seconds per image
 FINETUNE_IMAGE = 0.240 * 8 / 8
@@ -113,6 +115,12 @@ class PlannedRow:
     work: Work
     to_run: int
     finished: int
+
+
+def planned_row(row: Row, work: Work, cells: Sequence[Cell], to_run: Sequence[Row]) -> PlannedRow:
+    """A row of the plan of some cells; ``to_run`` has a row as often as it is to be run."""
+    count = sum(cell.row == row for cell in cells)
+    return PlannedRow(row.name, work, to_run.count(row), count - to_run.count(row))
 
 
 def plan_text(

@@ -44,16 +44,8 @@ def record(cell: Cell, document: Mapping[str, Any], config_hash: str, seconds: f
     """
     _check_document(cell, document)
     summary = document["summary"]
-    return {
-        "client": cell.row.client,
-        "selector": cell.row.selector,
-        "budget": cell.row.budget,
-        "seed": cell.seed,
-        **{metric: summary[metric] for metric in MEANS},
-        "per_category": summary["per_category"] or summary["per_category_bb"],
-        "config_hash": config_hash,
-        "seconds": round(seconds, 1),
-    }
+    per_category = summary["per_category"] or summary["per_category_bb"]
+    return _entry(cell, document, MEANS, per_category, config_hash, seconds)
 
 
 def _check_document(cell: Cell, document: Mapping[str, Any]) -> None:
@@ -62,6 +54,26 @@ def _check_document(cell: Cell, document: Mapping[str, Any]) -> None:
             f"{cell.name}: expected results of {cell.row.selector} with seed {cell.seed}, got those of "
             f"{document['selector']} with seed {document['seed']}."
         )
+
+
+def _entry(
+    cell: Cell,
+    document: Mapping[str, Any],
+    measures: Sequence[str],
+    per_category: Mapping[str, float],
+    config_hash: str,
+    seconds: float,
+) -> dict[str, Any]:
+    return {
+        "client": cell.row.client,
+        "selector": cell.row.selector,
+        "budget": cell.row.budget,
+        "seed": cell.seed,
+        **{name: document["summary"][name] for name in measures},
+        "per_category": per_category,
+        "config_hash": config_hash,
+        "seconds": round(seconds, 1),
+    }
 
 
 def details(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,17 +99,7 @@ def classifier_record(
 ) -> dict[str, Any]:
     """The entry of a cell that trains a classifier; see :func:`record`."""
     _check_document(cell, document)
-    summary = document["summary"]
-    return {
-        "client": cell.row.client,
-        "selector": cell.row.selector,
-        "budget": cell.row.budget,
-        "seed": cell.seed,
-        **{name: summary[name] for name in ACCURACIES},
-        "per_category": {},
-        "config_hash": config_hash,
-        "seconds": round(seconds, 1),
-    }
+    return _entry(cell, document, ACCURACIES, {}, config_hash, seconds)
 
 
 def classifier_details(document: Mapping[str, Any]) -> dict[str, Any]:

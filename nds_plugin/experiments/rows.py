@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,3 +153,12 @@ class Grid:
                 )
         rows = [row for row in self.rows if not only or any(fnmatch.fnmatchcase(row.name, p) for p in only)]
         return [Cell(row, seed) for seed in (self.seeds if seeds is None else seeds) for row in rows]
+
+
+def failed_of(failed: Mapping[Cell, str], clients: Container[str]) -> dict[tuple[str, float, int], str]:
+    """Why cells of some clients failed, by selector, budget and seed."""
+    return {
+        (cell.row.selector, cell.row.budget, cell.seed): why
+        for cell, why in failed.items()
+        if cell.row.client in clients
+    }

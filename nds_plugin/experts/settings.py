@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -79,8 +80,12 @@ class ExpertConfig(Settings):
 
     def identity(self) -> dict[str, Any]:
         """What decides the trained weights."""
-        start = {"pretrained": file_hash(self.pretrained)} if self.pretrained else {}
-        return {**super().identity(), "arch": ARCH, **start}
+        return {**super().identity(), "arch": ARCH, **self._start}
+
+    @functools.cached_property
+    def _start(self) -> dict[str, str]:
+        """The weights that training starts from: read once, though every cluster's key holds them."""
+        return {"pretrained": file_hash(self.pretrained)} if self.pretrained else {}
 
     def shared_identity(self) -> dict[str, Any]:
         """What decides the shared network's weights."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from nds_plugin.errors import UnknownNameError, did_you_mean
+import yaml
+
+from nds_plugin.errors import NDSError, UnknownNameError, did_you_mean
 from nds_plugin.files.installed import config_folder
 from nds_plugin.selection.selectors import SELECTORS
 
@@ -63,6 +67,30 @@ class Configs:
             f"unknown config {name!r}: no such file, and none of that name is installed.{near} Known: {', '.join(files)}; "
             f"for each nds_NAME also uniform_NAME, full_NAME, {NO_PRETRAINING}_NAME and so for every selector."
         )
+
+
+def read_document(path: str | os.PathLike[str], origin: str = "") -> dict[str, Any]:
+    """The keys of a YAML config file; nothing in it is executed.
+
+    Args:
+        origin: which file names it as its base, for messages.
+
+    Raises:
+        NDSError: it cannot be read, or is no plain YAML with keys.
+    """
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        named = f", the _BASE_ of {origin}" if origin else ""
+        raise NDSError(f"cannot read the config {path}{named}: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise NDSError(f"config {path} is not a text file (byte {error.start} is not UTF-8).") from None
+    except yaml.YAMLError as error:
+        raise NDSError(f"config {path} is not plain YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(document, dict):
+        got = "nothing" if document is None else f"a {type(document).__name__}"
+        raise NDSError(f"config {path}: expected lines of KEY: value, got {got}.")
+    return document
 
 
 def default_output(path: str, selector: str, ending: str = "") -> str:

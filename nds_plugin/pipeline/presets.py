@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from nds_plugin.errors import unknown_name
+
 # paper: rotation experts of k-means clusters of whole images, z their accuracy, w by softmax after
 # min-max. K and the scaling are what we take for the paper's (docs/method.md, last section).
 PRESETS: dict[str, dict[str, Any]] = {
@@ -26,3 +28,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         "NDS.TEMPERATURE": 0.1,
     },
 }
+
+
+def preset(name: str, key: str = "NDS.PRESET") -> dict[str, Any]:
+    """The keys and values of a preset; none for an empty name.
+
+    Args:
+        name: of the preset.
+        key: that names it, for messages.
+
+    Raises:
+        NDSError: an unknown name.
+    """
+    if not name:
+        return {}
+    if name not in PRESETS:
+        raise unknown_name(key, name, PRESETS)
+    return PRESETS[name]

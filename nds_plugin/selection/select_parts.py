@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import Scores
 from nds_plugin.files.artifacts import atomic_write, table_metadata
 from nds_plugin.files.parts import regrouped
@@ -23,6 +22,7 @@ from nds_plugin.selection.drawing import draw_from_blocks, resolve_budget
 from nds_plugin.selection.select import Scored, check_scored, selection_info, selector_weights
 from nds_plugin.selection.selection import COLUMNS, KIND, Selection
 from nds_plugin.selection.weights import Floats, Ints, image_rates
+from nds_plugin.source.index import refuse_repeated
 from nds_plugin.source.index_parts import IndexParts
 from nds_plugin.source.partition_parts import StreamedPartition
 
@@ -56,7 +56,7 @@ def select_from_parts(
     budget = resolve_budget(drawable, config.count, config.share, whole=int(sizes.sum()))
     rows, cluster = draw_from_blocks(weights, sizes, partition.blocks, budget, config.seed)
     table = pa.concat_tables(_found(index, rows)).combine_chunks()
-    _refuse_repeated(table)
+    refuse_repeated(table, "of the drawn images")
     return Selection(_columns(table, cluster, rates), config.mode, weights, told(budget))
 
 
@@ -130,17 +130,3 @@ def _columns(table: pa.Table, cluster: npt.NDArray[np.integer], rates: Floats) -
     columns["cluster"] = pa.array(cluster.astype(np.int32))
     columns["p"] = pa.array(rates[cluster])
     return pa.table({name: columns[name] for name in COLUMNS})
-
-
-def _refuse_repeated(table: pa.Table) -> None:
-    """An index in parts is not looked through for identities that occur twice; what is drawn from it is."""
-    counts = (
-        table.select(["source", "image_id"]).group_by(["source", "image_id"]).aggregate([([], "count_all")])
-    )
-    twice = counts.filter(pc.greater(counts.column("count_all"), 1))
-    if twice.num_rows:
-        first = twice.slice(0, 1).to_pylist()[0]
-        raise NDSError(
-            f"{twice.num_rows} of the drawn images occur more than once in the index, first image id "
-            f"{first['image_id']!r} of source {first['source']!r}: ids must be unique in a source."
-        )

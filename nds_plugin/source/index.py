@@ -65,6 +65,27 @@ class ImageRecord:
     checksum: str = ""
 
 
+def refuse_repeated(table: pa.Table, what: str) -> None:
+    """See that no identity occurs twice among the rows of an index.
+
+    Args:
+        table: with the columns source and image_id.
+        what: the rows, for messages.
+
+    Raises:
+        NDSError: one does.
+    """
+    groups = table.select(["source", "image_id"]).group_by(["source", "image_id"])
+    counts = groups.aggregate([([], "count_all")])
+    twice = counts.filter(pc.greater(counts.column("count_all"), 1))
+    if twice.num_rows:
+        first = twice.slice(0, 1).to_pylist()[0]
+        raise NDSError(
+            f"{twice.num_rows} {what} occur more than once in the index, first image id "
+            f"{first['image_id']!r} of source {first['source']!r}: ids must be unique in a source."
+        )
+
+
 class SourceIndex:
     """The images of one or several sources, as columns.
 
@@ -159,15 +180,7 @@ class SourceIndex:
         # Of one source whose ids ascend, as a large one often has them, none is twice: no table of them all.
         if len(self.sources) == 1 and pc.all(pc.less(ids[:-1], ids[1:]), skip_nulls=False).as_py():
             return
-        groups = self.table.select(["source", "image_id"]).group_by(["source", "image_id"])
-        counts = groups.aggregate([([], "count_all")])
-        twice = counts.filter(pc.greater(counts.column("count_all"), 1))
-        if twice.num_rows:
-            first = twice.slice(0, 1).to_pylist()[0]
-            raise NDSError(
-                f"{twice.num_rows} images occur more than once in the index, first image id "
-                f"{first['image_id']!r} of source {first['source']!r}: ids must be unique in a source."
-            )
+        refuse_repeated(self.table, "images")
 
     def annotated(self) -> SourceIndex:
         """The images that training sees: without those that have no annotated object.

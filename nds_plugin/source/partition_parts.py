@@ -48,8 +48,8 @@ def seal_partition(folder: StrPath, key: str, notes: tuple[str, ...] = ()) -> St
     Raises:
         NDSError: a part is missing, damaged or of another partition; clusters with a hole; it cannot be written.
     """
-    found = StreamedPartition.open(folder)
-    header = Parts.open(folder, KIND).header
+    parts = Parts.open(folder, KIND)
+    found, header = StreamedPartition.of(parts, str(folder)), parts.header
     payload = {
         "num_clusters": len(found.census.sizes),
         "hash": found.hash,
@@ -100,8 +100,12 @@ class StreamedPartition:
         Raises:
             NDSError: missing, a part missing or half written, or clusters with a hole.
         """
-        parts = Parts.open(path, KIND)
-        header, place = parts.header, str(path)
+        return cls.of(Parts.open(path, KIND), str(path))
+
+    @classmethod
+    def of(cls, parts: Parts, place: str) -> StreamedPartition:
+        """The partition of parts that are open; ``place`` is its path, for messages. Raises as :meth:`open`."""
+        header = parts.header
         for name in ("index_hash", "method", "seed"):
             if name not in header:
                 raise DamagedFileError(f"{place}: its header has no {name}: make the partition again.")

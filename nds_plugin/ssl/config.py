@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import yaml
 
 from nds_plugin.errors import NDSError, did_you_mean, unknown_name
-from nds_plugin.pipeline.config_lookup import NO_PRETRAINING, Configs, default_output
+from nds_plugin.pipeline.config_lookup import NO_PRETRAINING, Configs, default_output, read_document
 from nds_plugin.pipeline.config_nodes import add_settings_nodes
-from nds_plugin.pipeline.presets import PRESETS
+from nds_plugin.pipeline.presets import preset
 from nds_plugin.pipeline.settings import PipelineSettings
 from nds_plugin.pipeline.settings_from_cfg import pipeline_settings
 from nds_plugin.selection.selectors import SELECTORS
@@ -139,7 +139,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> JobConfig:
     documents = list(_documents(Path(path)))
     tree = defaults()
     named = [document["NDS"]["PRESET"] for document in documents if "PRESET" in (document.get("NDS") or {})]
-    for key, value in _preset(dict(given).get("NDS.PRESET") or (named[-1] if named else "")):
+    for key, value in preset(dict(given).get("NDS.PRESET") or (named[-1] if named else "")).items():
         _set(tree, key, value, "preset")
     for document in documents:
         _lay(tree, document, "", f"config {path}")
@@ -176,28 +176,11 @@ def _documents(path: Path, above: tuple[Path, ...] = ()) -> Iterator[dict[str, A
     """The config files that a file is based on by ``_BASE_``, then itself."""
     if path.resolve() in above:
         raise NDSError(f"config {path} is based on itself: {' -> '.join(map(str, (*above, path)))}.")
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise NDSError(f"cannot read the config {path}: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise NDSError(f"config {path} is not a text file (byte {error.start} is not UTF-8).") from None
-    except yaml.YAMLError as error:
-        raise NDSError(f"config {path} is not plain YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(document, dict):
-        raise NDSError(f"config {path}: expected lines of KEY: value, got {type(document).__name__}.")
+    document = read_document(path, str(above[-1]) if above else "")
     base = document.pop("_BASE_", None)
     if base is not None:
         yield from _documents(path.parent / str(base), (*above, path.resolve()))
     yield document
-
-
-def _preset(name: str) -> list[tuple[str, Any]]:
-    if not name:
-        return []
-    if name not in PRESETS:
-        raise unknown_name("NDS.PRESET", name, PRESETS)
-    return list(PRESETS[name].items())
 
 
 def _lay(tree: Node, given: Mapping[str, Any], above: str, where: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,17 +26,6 @@ from nds_plugin.selection.streams import redraw
 
 KIND = "pixels"
 _AT_ONCE = 512  # images that are decoded before they are written
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """What became of decoding.
-
-    Attributes:
-        unreadable: why an image could not be read, by its place.
-    """
-
-    unreadable: dict[int, str]
 
 
 class MappedRows(Dataset[torch.Tensor]):
@@ -133,8 +121,8 @@ def stored_side(size: int) -> int:
     return resize_size(size)
 
 
-def decode(names: Sequence[str], side: int, path: Path, what: str) -> Decoded:
-    """Decode images into an array; one that cannot be read is left black and told.
+def decode(names: Sequence[str], side: int, path: Path, what: str) -> dict[int, str]:
+    """Decode images into an array; one that cannot be read is left black. Why, by its place.
 
     Args:
         names: of the images. side: of the squares. path: of the array. what: the images, for messages.
@@ -159,7 +147,7 @@ def decode(names: Sequence[str], side: int, path: Path, what: str) -> Decoded:
                 bar.update(len(places))
 
     write_packed(path, (len(names), side, side, 3), pieces())
-    return Decoded(unreadable)
+    return unreadable
 
 
 def replaced(

@@ -91,7 +91,7 @@ def decoded(
     key = content_hash([KIND, made_from, stored_side(size)])
 
     def make(path: Path) -> None:
-        unreadable = decode(names, stored_side(size), path.with_suffix(".npy"), what).unreadable
+        unreadable = decode(names, stored_side(size), path.with_suffix(".npy"), what)
         if len(unreadable) > int(max_unreadable * len(names)):
             allowed = f"more than NDS.LOADER.MAX_UNREADABLE allows ({max_unreadable:g})"
             if max_unreadable == 0:

@@ -107,7 +107,7 @@ def test_an_image_that_cannot_be_read_is_replaced_by_one_of_its_cluster(tmp_path
     broken.write_bytes(b"no image")
     names = [str(path) for path in sorted((tmp_path / "photos").glob("*.png"))]
     found = decode(names, 16, tmp_path / "rows.npy", "photos")
-    assert list(found.unreadable) == [2]
+    assert list(found) == [2]
     rows = replaced(4, [2], np.array([0, 1, 1, 0]), 7)
     assert rows.tolist() == [0, 1, 1, 3]
 

@@ -6,17 +6,15 @@ import ast
 import contextlib
 import os
 import re
-from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode as CN
 
 from nds_plugin.d2.config.lookup import find_config
 from nds_plugin.d2.config.presets import apply_preset
 from nds_plugin.d2.config.timm_nodes import add_timm_config
 from nds_plugin.errors import NDSError, did_you_mean
-from nds_plugin.pipeline.config_lookup import default_output
+from nds_plugin.pipeline.config_lookup import default_output, read_document
 from nds_plugin.pipeline.config_nodes import add_settings_nodes
 from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.selection.selectors.uniform import Full
@@ -143,18 +141,7 @@ def _check_files(path: str, cfg: CN, above: tuple[str, ...] = ()) -> None:
     """Refuse a config file that is no plain YAML with keys, and likewise what it is based on."""
     if path in above:
         raise NDSError(f"config {path} is based on itself: {' -> '.join((*above, path))}.")
-    try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        origin = f", the _BASE_ of {above[-1]}" if above else ""
-        raise NDSError(f"cannot read the config {path}{origin}: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise NDSError(f"config {path} is not a text file (byte {error.start} is not UTF-8).") from None
-    except yaml.YAMLError as error:
-        raise NDSError(f"config {path} is not plain YAML: {_one_line(error)}.") from None
-    if not isinstance(document, dict):
-        got = "nothing" if document is None else f"a {type(document).__name__}"
-        raise NDSError(f"config {path}: expected lines of KEY: value, got {got}.")
+    document = read_document(path, above[-1] if above else "")
     for key, value in document.items():
         if isinstance(cfg.get(key), CN) and not isinstance(value, dict):
             raise NDSError(f"config {path}: {key} holds keys of its own, got the value {value!r}.")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode as CN
 
-from nds_plugin.errors import unknown_name
-from nds_plugin.pipeline.presets import PRESETS
+from nds_plugin.pipeline.presets import preset
 
 
 def apply_preset(cfg: CN, name: str) -> None:
@@ -14,8 +13,4 @@ def apply_preset(cfg: CN, name: str) -> None:
     Raises:
         NDSError: an unknown name.
     """
-    if not name:
-        return
-    if name not in PRESETS:
-        raise unknown_name("NDS.PRESET", name, PRESETS)
-    cfg.merge_from_list([item for pair in PRESETS[name].items() for item in pair])
+    cfg.merge_from_list([item for pair in preset(name).items() for item in pair])

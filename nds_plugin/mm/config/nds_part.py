@@ -8,9 +8,9 @@ from typing import Any
 
 from mmengine.config import ConfigDict
 
-from nds_plugin.errors import NDSError, did_you_mean, unknown_name
+from nds_plugin.errors import NDSError, did_you_mean
 from nds_plugin.pipeline.config_nodes import config_keys, nodes
-from nds_plugin.pipeline.presets import PRESETS
+from nds_plugin.pipeline.presets import preset
 from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.settings import to_plain
 
@@ -67,10 +67,7 @@ def nds_part(given: Any, where: str) -> ConfigDict:
     if not isinstance(given, Mapping):
         raise NDSError(f"{where}: expected nds = dict(selector=..., ...), got {type(given).__name__}.")
     tree = defaults()
-    preset = given.get("preset", "")
-    if preset and preset not in PRESETS:
-        raise unknown_name("nds.preset", preset, PRESETS)
-    for key, value in PRESETS[preset].items() if preset else ():
+    for key, value in preset(given.get("preset", ""), "nds.preset").items():
         _set(tree, key.removeprefix("NDS."), value)
     _lay(tree, given, "", where)
     return tree
