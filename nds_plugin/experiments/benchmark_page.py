@@ -68,16 +68,18 @@ def page_text(
     concerns_every_row: Callable[[str], bool],
     *,
     stem: str,
+    digits: int,
     overrides: Sequence[str] = (),
 ) -> str:
     """Tables, noise and room, AP before fine-tuning, draws and costs, and the cells of other configs.
 
     Args:
-        tables: of each client.
+        tables: of each client with finished cells.
         current: cells of the present configs, with what else is known of each under ``detail``.
         others: cells of other configs, with the same.
         concerns_every_row: whether a setting is one that uniform sampling depends on, too.
         stem: name of the page, without its ending.
+        digits: of the AP of cells of other configs, after the point.
         overrides: ``KEY VALUE`` pairs in which all cells of the tables differ from the rows' configs.
     """
     changed = ", ".join(f"`{key} {value}`" for key, value in zip(overrides[::2], overrides[1::2]))
@@ -94,11 +96,7 @@ def page_text(
             parts.append(_before(table, entries))
             parts.append(_draws(table, entries))
     if others:
-        parts.append(
-            other_settings(
-                others, current, concerns_every_row, max(table.digits for table in tables.values())
-            )
-        )
+        parts.append(other_settings(others, current, concerns_every_row, digits))
     return "\n".join(part for part in parts if part)
 
 

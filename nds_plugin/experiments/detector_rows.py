@@ -98,4 +98,7 @@ class DetectorRows:
     ) -> str:
         begun = {entry["client"] for entry in current}  # a table without a cell says nothing
         shown = {client: table for client, table in tables.items() if client in begun}
-        return page_text(shown, current, others, concerns_every_row, stem=stem, overrides=overrides)
+        digits = max(table.digits for table in tables.values())
+        return page_text(
+            shown, current, others, concerns_every_row, stem=stem, digits=digits, overrides=overrides
+        )
