@@ -33,6 +33,7 @@ def test_every_part_runs_at_a_tiny_size_and_is_told_in_one_line_and_on_a_page(tm
     assert "| scoring | bare passes a second |" in (tmp_path / "page.md").read_text()
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_why_it_does_nothing_and_ends_well() -> None:
     done = gpu_check()
     assert done.returncode == 0

@@ -10,6 +10,7 @@ import socket
 from nds_plugin.engine.config import EngineConfig
 from nds_plugin.errors import NDSError
 
+_BY_NAME = ("auto", "local")  # Ray's own: the cluster of this machine, and one of this process
 _SECONDS = 5.0  # that a head may take to answer; our choice
 
 
@@ -21,6 +22,7 @@ def join(config: EngineConfig) -> None:
     """
     import ray
 
+    _refuse_form(config.ray_address)
     if not ray.is_initialized():
         _connect(config.ray_address)
     _refuse_too_small(config)
@@ -31,7 +33,7 @@ def _connect(address: str) -> None:
 
     # Ray would hide GPUs from tasks that ask for none, and says so in a warning.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if address not in ("auto", "local"):
+    if address not in _BY_NAME:
         _refuse_silent(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
@@ -51,13 +53,17 @@ def _connect(address: str) -> None:
         ) from None
 
 
-def _refuse_silent(address: str) -> None:
-    """Ray itself tries for a minute, and then ends the process."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal() or address.startswith("ray://"):
+def _refuse_form(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if address not in _BY_NAME and ("/" in host or not host or not port.isdecimal()):
         raise NDSError(
             f"--ray-address (NDS.RAY.ADDRESS) must be HOST:PORT of a cluster's head, auto or local, got {address!r}."
         )
+
+
+def _refuse_silent(address: str) -> None:
+    """Ray itself tries for a minute, and then ends the process."""
+    host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), _SECONDS).close()
     except OSError as error:

@@ -14,6 +14,7 @@ from torch import nn
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.checkpoints import read_checkpoint, write_checkpoint
+from nds_plugin.images.checkpoint_forms import State
 from nds_plugin.images.networks import resolve_precision
 from nds_plugin.job.training_folder import FINAL, train_once
 from nds_plugin.selection.streams import ShuffledStream
@@ -44,7 +45,11 @@ class Labelled:
 
 
 class Classifier(nn.Module):
-    """The network with one output per class; with ``linear`` all but these stay as they were pretrained."""
+    """The network with one output per class; with ``linear`` all but these stay as they were pretrained.
+
+    A linear classifier sees features of mean 0 and deviation 1, by a batch norm without weights as in MAE (He et al., 2022):
+    else one learning rate would not suit features of 0.3 and of 3 alike.
+    """
 
     def __init__(self, network: NetworkConfig, config: FinetuneConfig, classes: int, seed: int) -> None:
         super().__init__()
@@ -52,7 +57,9 @@ class Classifier(nn.Module):
         self.config = config
         if config.linear:
             self.network.requires_grad_(False)
-            self.network.fc.requires_grad_(True)
+            last: Any = self.network.fc.requires_grad_(True)
+            norm = nn.BatchNorm1d(last.in_features, affine=False, momentum=None)  # None: over all batches
+            self.network.fc = nn.Sequential(norm, last)  # type: ignore[assignment]
 
     @property
     def trunk(self) -> SmallImageResNet:
@@ -64,7 +71,21 @@ class Classifier(nn.Module):
         super().train(mode)
         if self.config.linear:
             self.network.eval()
+            self.network.fc.train(mode)
         return self
+
+    def weights(self) -> State:
+        """Of the plain network, on the CPU: the norm of a linear classifier is in its last layer."""
+        state = {name: value.detach().cpu() for name, value in self.network.state_dict().items()}
+        if not self.config.linear:
+            return state
+        head: Any = self.network.fc
+        norm, last = head
+        scale = (norm.running_var + norm.eps).rsqrt()
+        weight = (last.weight * scale).detach().cpu()
+        bias = (last.bias - last.weight @ (norm.running_mean * scale)).detach().cpu()
+        kept = {name: value for name, value in state.items() if not name.startswith("fc.")}
+        return {**kept, "fc.weight": weight, "fc.bias": bias}
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The loss of a batch."""
@@ -118,8 +139,9 @@ def finetune(
         size, last = config.batch_size, config.iterations
         batches = Batches(target.rows, stream, run.seed, size, start, last, labels=target.labels)
         training.run(batches.loader(run.workers, run.device), start)
-        state = {name: value.cpu() for name, value in model.network.state_dict().items()}
-        write_checkpoint(folder / FINAL, {"model": state, "meta": {"classes": list(target.classes)}})
+        write_checkpoint(
+            folder / FINAL, {"model": model.weights(), "meta": {"classes": list(target.classes)}}
+        )
 
     return train_once(
         run.processes, folder, key, work, resume=run.resume, config=run.text, iterations=config.iterations

@@ -117,7 +117,7 @@ class MainJob:
         fingerprints = [self.host.dataset(name).fingerprint() for name in self.nds.TARGET.TRAIN]
         job = self.job
         identity = [job.network.identity(), job.finetune.identity(), job.cfg.SEED, fingerprints]
-        key = content_hash(["ssl finetune", *identity, start])
+        key = content_hash(["ssl finetune 2", *identity, start])
         train, test = self._target(self.nds.TARGET.TRAIN), self._target(self.nds.TARGET.TEST)
         document = self._classify(key, train, test, pretrained) if self.host.rank == 0 else {}
         self.host.barrier()

@@ -80,6 +80,7 @@ def test_the_version_is_told() -> None:
     assert nds("--version").stdout == f"nds_plugin {__version__}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_tells_its_options_without_any_extra(verb: str) -> None:
     done = nds(*verb.split(), "--help", without=OPTIONAL)

@@ -89,6 +89,7 @@ def test_the_samples_config_is_run_by_its_bare_name_from_an_empty_folder(
     assert "16 images in drawn.parquet" in said
 
 
+@pytest.mark.slow
 def test_the_server_and_the_client_are_commands_of_their_own(environment: Path, tmp_path: Path) -> None:
     assert _run(tmp_path, environment / "nds-serve", "--help").startswith("usage: nds-serve ")
     assert _run(tmp_path, environment / "nds-client", "--help").startswith("usage: nds-client ")

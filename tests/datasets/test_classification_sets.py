@@ -263,6 +263,7 @@ def test_a_changed_list_makes_the_store_anew(tmp_path: Path) -> None:
 # As targets.
 
 
+@pytest.mark.slow
 def test_experts_are_scored_on_a_target_by_its_name(
     tmp_path: Path, user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,7 @@ print(refused)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compressed", [False, True])
 def test_a_damaged_file_is_refused_or_read_and_never_ends_the_process(
     tmp_path: Path, compressed: bool

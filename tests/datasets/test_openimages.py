@@ -84,6 +84,7 @@ def test_it_is_a_source_with_links_and_main_classes(tmp_path: Path) -> None:
     assert index[len(index) - 1].label == list(CLASSES).index("/m/01yrx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_boxes_and_masks_lie_on_their_objects_however_the_file_is_turned(
     tmp_path: Path, orientation: int
@@ -177,6 +178,7 @@ def test_images_that_come_later_are_noticed_and_turned(tmp_path: Path, split: Sp
     assert records(tmp_path, split) == whole
 
 
+@pytest.mark.slow
 def test_headers_are_read_the_same_by_any_number_of_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,6 +158,7 @@ def test_the_table_has_the_papers_counts_beside_those_found(root: Path, user: Us
     assert table["nds_coco_2017_train"][:3] == ["118,287", str(images), "*~"]
 
 
+@pytest.mark.slow
 def test_counts_without_a_store_say_what_was_counted(root: Path, user: User) -> None:
     printed = " ".join(user.runs("prepare_datasets", "--check", "stanford_dogs", "cub_200").split())
     assert (
@@ -300,6 +301,7 @@ def test_build_of_all_where_nothing_is_ends_with_an_error(tmp_path: Path, user: 
     assert line == "none of the datasets is there: --check shows where they are expected."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_a_damaged_dataset_does_not_stop_the_others(root: Path, jobs: int) -> None:
     cut(root / "stanford_dogs" / "test_list.mat")
@@ -411,6 +413,7 @@ def test_ctrl_c_ends_all_processes_in_one_line_and_leaves_no_scratch(
     assert not scratch.exists()
 
 
+@pytest.mark.slow
 def test_datasets_whose_readers_need_no_torch_are_prepared_without_it(root: Path) -> None:
     oxford_pets(root)
     code = (

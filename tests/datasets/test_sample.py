@@ -39,6 +39,7 @@ def decoded(polygons: list[list[float]], height: int, width: int) -> np.ndarray:
     return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_and_another_seed_other_pictures(root: Path, tmp_path: Path) -> None:
     sample.generate(tmp_path / "again", seed=3, **SMALL)
     assert contents(tmp_path / "again") == contents(root)
@@ -145,6 +146,7 @@ def small_squares(domain: sample.Domain, numbers: range) -> np.ndarray:
     return (small - small.mean(axis=(1, 2, 3), keepdims=True)) / small.std(axis=(1, 2, 3), keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["street", "meadow", "room", "city"])
 def test_up_can_be_learnt_the_nearest_turned_picture_tells_how_a_new_one_is_turned(name: str) -> None:
     domain = sample.DOMAINS[name]

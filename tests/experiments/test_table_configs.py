@@ -26,6 +26,7 @@ DETECTORS = [grid for grid in GRIDS.values() if grid.kind == "detector"]
 ROWS = [(grid, row) for grid in DETECTORS for row in grid.rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("grid", "row"), ROWS, ids=[f"{grid.name}-{row.name}" for grid, row in ROWS])
 def test_a_config_says_what_its_row_says(grid: Grid, row: Row) -> None:
     nds = row_config(row).NDS
@@ -37,6 +38,7 @@ def test_a_config_says_what_its_row_says(grid: Grid, row: Row) -> None:
     assert f"output/{grid.folder}/{row.name}/seed0" == row_config(row).OUTPUT_DIR
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("grid", "row"), ROWS, ids=[f"{grid.name}-{row.name}" for grid, row in ROWS])
 def test_the_file_that_shows_a_row_is_its_config_wherever_it_is_kept(
     grid: Grid, row: Row, tmp_path: Path
@@ -46,6 +48,7 @@ def test_the_file_that_shows_a_row_is_its_config_wherever_it_is_kept(
     assert load_config(str(tmp_path / "row.yaml")).dump() == row_config(row).dump()
 
 
+@pytest.mark.slow
 def test_the_hashes_of_the_rows_are_those_of_the_cells_that_are_kept() -> None:
     """Or finished cells would be run again: hashes of the time when each row was a file of its own."""
     found = {grid.name: {row.name: config_hash(row_config(row)) for row in grid.rows} for grid in DETECTORS}

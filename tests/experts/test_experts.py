@@ -272,6 +272,7 @@ def labelled(folder: Path, labels: list[int]) -> tuple[SourceIndex, Partition]:
     return index, Partition(np.arange(len(labels)) % 2, index.table, index.hash, method="kmeans", seed=0)
 
 
+@pytest.mark.slow
 def test_supervised_experts_skip_images_without_a_label(tmp_path: Path) -> None:
     index, partition = labelled(tmp_path, [0, 1, 2, NO_LABEL, NO_LABEL, 0])
     config = replace(TINY, task="supervised", steps=1, shared_steps=1)

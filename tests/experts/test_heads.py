@@ -217,6 +217,7 @@ def test_a_backbone_that_was_exchanged_is_refused(experts: ExpertSet, target: Pa
 # --- training
 
 
+@pytest.mark.slow
 def test_a_set_that_is_there_is_kept_and_a_share_and_a_seed_are_other_sets(
     source: tuple[SourceIndex, Partition], experts: ExpertSet, tmp_path: Path
 ) -> None:

@@ -54,6 +54,7 @@ def _job(folder: Path, *extra: str) -> SourceIndex:
     return selection_steps(load_config("nds_sample.yaml", options), Timings()).source.index()
 
 
+@pytest.mark.slow
 def test_the_tool_and_the_main_job_index_the_same_images(
     dataset: Path, tmp_path: Path, user: User, caplog: pytest.LogCaptureFixture
 ) -> None:

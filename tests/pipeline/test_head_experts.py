@@ -20,6 +20,8 @@ from nds_plugin.images.networks import build_network
 from nds_plugin.job.selection_summary import Timings
 from nds_plugin.pipeline.selection_steps import Selected
 
+pytestmark = pytest.mark.slow
+
 TINY = [
     *("DATASETS.TRAIN", "('tiny_city_train',)", "DATASETS.TEST", "('tiny_city_val',)"),
     *("NDS.SOURCE.DATASETS", "('tiny_street_train', 'tiny_room_train')", "NDS.TARGET.NUM_IMAGES", "8"),
@@ -98,7 +100,6 @@ def test_the_features_are_those_of_the_heads_network_unless_another_is_named(
         assert heads(work, network, f"NDS.PARTITION.{key}", str(other)).paths["partition"] != own
 
 
-@pytest.mark.slow
 def test_another_network_or_fit_makes_other_experts(work: Path, network: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
     write_network(other, build_network(4, seed=1).state_dict(), {"key": "k", "outputs": 4})

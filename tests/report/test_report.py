@@ -120,6 +120,7 @@ def test_images_of_a_cluster_are_its_own_seeded_and_do_not_repeat(partition: Par
     assert 5 not in mosaic.cluster_images(partition, 0, 99, seed=0)
 
 
+@pytest.mark.slow
 def test_the_sheet_repeats_and_changes_with_the_seed(
     index: SourceIndex, partition: Partition, tmp_path: Path
 ) -> None:
@@ -286,6 +287,7 @@ def test_text_is_escaped_everywhere(tmp_path: Path) -> None:
     assert checker.text.count(evil) >= 18
 
 
+@pytest.mark.slow
 def test_large_photographs_are_compressed_until_the_page_can_be_mailed(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pictures = []

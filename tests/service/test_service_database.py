@@ -151,6 +151,7 @@ def test_the_whole_search_works_on_the_database(url: str, service_store: Path) -
         assert client.delete(f"/searches/{made['id']}", headers=headers).status_code == 204
 
 
+@pytest.mark.slow
 def test_two_servers_share_one_postgresql(postgres: str, service_store: Path, tmp_path: Path) -> None:
     store = copied(service_store, tmp_path / "copy")
     with running(store, "--database", postgres) as first, running(store, "--database", postgres) as second:
@@ -166,6 +167,7 @@ def test_two_servers_share_one_postgresql(postgres: str, service_store: Path, tm
     assert not list(store.glob("*.sqlite"))
 
 
+@pytest.mark.slow
 def test_a_database_that_goes_away_is_a_503_until_it_is_back(service_store: Path) -> None:
     with running_postgres() as url:
         app = create_app(Settings(service_store, database=url))

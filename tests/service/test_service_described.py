@@ -25,6 +25,8 @@ from nds_plugin.source.folder import index_folder
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
 
+pytestmark = pytest.mark.slow
+
 Z = [0.9, 0.4, 0.1]
 
 

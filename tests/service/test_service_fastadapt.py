@@ -130,6 +130,7 @@ def _hostile(tmp_path: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(_hostile(Path("."))))
 def test_a_hostile_pickle_is_refused_in_one_line_and_at_once(name: str, tmp_path: Path) -> None:
     data = _hostile(tmp_path)[name]

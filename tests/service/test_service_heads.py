@@ -25,6 +25,8 @@ from nds_plugin.service.client.cache import current_set, fetch_experts
 from nds_plugin.service.client.http import Service
 from nds_plugin.service.published.publishing import publish
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def parts(service_store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -57,7 +59,6 @@ def test_both_kinds_are_listed_with_what_they_weigh(server: str, parts: dict[str
     assert heads["bytes"] < networks["bytes"] / 3  # four networks there, one here
 
 
-@pytest.mark.slow
 def test_a_client_fetches_one_backbone_with_heads_and_scores_them(
     server: str, parts: dict[str, Path], service_store: Path, cache: Path, tmp_path: Path
 ) -> None:
@@ -75,7 +76,6 @@ def test_a_client_fetches_one_backbone_with_heads_and_scores_them(
     assert Scores.load(tmp_path / "scores.json").z == expected.z
 
 
-@pytest.mark.slow
 def test_the_paper_authors_client_is_refused_heads_in_one_line(
     server: str, cache: Path, tmp_path: Path
 ) -> None:

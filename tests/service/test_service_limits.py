@@ -245,6 +245,7 @@ def exchange(address: tuple[str, int], data: bytes) -> bytes:
         return received
 
 
+@pytest.mark.slow
 def test_an_endless_head_is_cut_off(address: tuple[str, int]) -> None:
     with socket.create_connection(address, timeout=10) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
@@ -292,6 +293,7 @@ def test_after_all_this_the_server_answers_as_before(address: tuple[str, int]) -
     assert httpx.get(f"http://127.0.0.1:{address[1]}/api/v1/health").json()["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_download_that_is_not_read_ends_on_a_real_connection(store: Path) -> None:
     import uvicorn
 

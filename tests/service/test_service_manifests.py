@@ -95,6 +95,7 @@ def test_any_text_survives_every_format(tmp_path: Path) -> None:
     assert found["coco"] == [{name: ids for name, ids in by_source.items() if ids}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [1, 2, BATCH - 1, BATCH, BATCH + 1, 5 * BATCH + 7])
 @pytest.mark.parametrize("step", [1, 97])
 def test_no_image_is_lost_at_the_edges_of_batches(tmp_path: Path, images: int, step: int) -> None:

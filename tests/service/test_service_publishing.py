@@ -71,6 +71,7 @@ def test_where_the_publishers_files_lie_is_not_published(service_store: Path) ->
         assert path.suffix in (".safetensors", "") or private not in path.read_bytes(), path
 
 
+@pytest.mark.slow
 def test_the_same_parts_make_the_same_set_and_other_links_another(folder: Path) -> None:
     first = publish_all(folder)
     assert publish_all(folder) == first
@@ -233,6 +234,7 @@ def test_experts_in_the_authors_form_are_published_too(folder: Path) -> None:
     assert published.expert_path("nds_0123456789abcdef_expert_0000.pth").read_bytes() == b"bytes"
 
 
+@pytest.mark.slow
 def test_a_killed_publisher_leaves_the_store_as_it_was_and_the_next_one_cleans_up(folder: Path) -> None:
     first = publish_all(folder)
     other = other_experts(folder / "experts0", folder / "experts1")
@@ -271,6 +273,7 @@ def test_a_damaged_set_is_refused_when_it_is_read(service_store: Path, tmp_path:
         Store(store).current()
 
 
+@pytest.mark.slow
 def test_publishing_a_damaged_set_again_mends_it(folder: Path) -> None:
     set_id = publish_all(folder)
     place = folder / "store" / "sets" / set_id

@@ -110,6 +110,7 @@ def test_features_are_unit_vectors_of_the_central_crops(
     assert np.allclose(features[74], expected / np.linalg.norm(expected), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (64, 0), (1000, 0), (32, 1), (64, 2)])
 def test_features_do_not_depend_on_batch_size_or_workers(
     index: SourceIndex, network: FeatureNetwork, plain: Plain, batch_size: int, num_workers: int
@@ -223,6 +224,7 @@ def test_an_image_that_can_be_read_again_gets_its_feature(
     assert extract_features(source, network, CROP, cache_dir=cache)[1].all()
 
 
+@pytest.mark.slow
 def test_the_key_follows_images_network_and_crop_and_old_shards_go(
     index: SourceIndex, network: FeatureNetwork, tmp_path: Path
 ) -> None:
@@ -254,6 +256,7 @@ def test_numbers_out_of_range_are_refused(index: SourceIndex, network: FeatureNe
         extract_features(index, network, **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101"])
 def test_torchvision_checkpoints_give_the_features_before_the_last_layer(name: str, tmp_path: Path) -> None:
     original = resnet(name)
@@ -288,6 +291,7 @@ def to_detectron2(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return renamed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_a_converted_pickle_is_read_as_torchvisions_network(name: str, protocol: int, tmp_path: Path) -> None:
@@ -309,6 +313,7 @@ def detectron2_features(network: torch.nn.Module, inputs: torch.Tensor, config: 
     return out["res5"].mean(dim=(2, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [18, 50])
 def test_a_default_detectron2_checkpoint_gives_detectron2s_own_features(depth: int, tmp_path: Path) -> None:
     network, config = detectron2_resnet(depth, msra=depth >= 50)
@@ -384,6 +389,7 @@ def test_a_pickle_changes_none_of_the_functions_that_read_it(tmp_path: Path) -> 
         load_arrays(path)
 
 
+@pytest.mark.slow
 def test_files_that_hold_no_usable_network_are_refused(tmp_path: Path) -> None:
     state = resnet().state_dict()
 

@@ -83,11 +83,13 @@ def sources(exports: Path) -> list[str]:
     return SourceIndex.load(exports / "out" / "index.parquet").sources
 
 
+@pytest.mark.slow
 def test_two_exports_of_one_layout_are_joined_as_two_sources(exports: Path, user: User) -> None:
     user.runs("partition_source", *coco(exports, "projA"), *coco(exports, "projB"), *settings(exports))
     assert sources(exports) == ["projA_train__annotations.coco", "projB_train__annotations.coco"]
 
 
+@pytest.mark.slow
 def test_names_are_given_in_the_order_of_the_command_line(exports: Path, user: User) -> None:
     folder = ["--folder", str(exports / "projA" / "train"), "--name", "photos"]
     user.runs("partition_source", *folder, *coco(exports, "projB"), "--name", "boxes", *settings(exports))

@@ -27,6 +27,8 @@ from nds_plugin.source.partitioning import (
 )
 from nds_plugin.source.two_passes import TwoPasses
 
+pytestmark = pytest.mark.slow
+
 COUNT, BROKEN = 150, (3, 70)
 CONFIG = PartitionConfig(num_clusters=3)
 SAMPLED = replace(CONFIG, sample_per_cluster=20, sample_least=1)

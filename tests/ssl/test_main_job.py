@@ -21,6 +21,8 @@ from nds_plugin.ssl.config import load_config
 from nds_plugin.ssl.main_job import MainJob
 from nds_plugin.ssl.pretrain import DETECTRON2
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -133,7 +135,6 @@ def test_a_checkpoint_holds_queue_and_key_network(finished: tuple[Path, dict]) -
     assert not torch.equal(state["model"]["key.conv1.weight"], state["model"]["query.conv1.weight"])
 
 
-@pytest.mark.slow
 def test_two_processes_end_where_one_does_and_go_on_from_its_checkpoint(
     finished: tuple[Path, dict], config: Path, tmp_path: Path
 ) -> None:

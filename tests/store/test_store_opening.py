@@ -57,6 +57,7 @@ def _as_nobody(path: Path, cache: Path) -> tuple[Path, int]:
     return Path(found), int(count)
 
 
+@pytest.mark.slow
 def test_who_cannot_write_uses_the_store_that_is_there_and_builds_in_the_cache(shared: Path) -> None:
     data, cache = shared / "data", shared / "cache"
     cache.mkdir()

@@ -43,15 +43,23 @@ def with_node(cluster: Any, **more: Any) -> Any:
     raise AssertionError
 
 
+def wait_for(marker: Path, seconds: float = 240) -> None:
+    """Until the file is there."""
+    deadline = time.monotonic() + seconds
+    while not marker.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 def _held(
     work: Callable[[Any, Any, Path], None], node: str, marker: Path, shared: Any, argument: Any, path: Path
 ) -> None:
-    """The work; on the doomed node the task only says that it is there."""
+    """The work, once a task is at the doomed node, which only says that it is there."""
     import ray
 
     if ray.get_runtime_context().get_node_id() == node:
         marker.touch()
         time.sleep(600)
+    wait_for(marker)  # else the others could be done with all before that node has started a process
     work(shared, argument, path)
 
 
@@ -81,9 +89,7 @@ class KillingExecutor(RayExecutor):
             killer.join()
 
     def _kill(self, node: Any) -> None:
-        deadline = time.monotonic() + 240
-        while not self.marker.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(self.marker)
         self.cluster.remove_node(node, allow_graceful=False)
 
 

@@ -97,6 +97,7 @@ def test_the_stock_test_loader_and_catalog_take_it() -> None:
     assert next(iter(loader))[0]["image_id"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_datasets")
 def test_it_goes_to_a_spawned_worker_as_a_path() -> None:
     dicts = _stored(STREET)

@@ -115,6 +115,7 @@ def written(form: str, state: State, folder: Path) -> str:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_the_backbone_of_a_detector_computes_what_the_network_of_any_maker_did(
     form: str, original: torch.nn.Module, state: State, tmp_path: Path

@@ -21,6 +21,7 @@ def config(tiny_datasets: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return write_config(tmp_path_factory.mktemp("mm") / "tiny.py", tiny_datasets)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cityscapes", "voc", "modanet", "sample", "mini"])
 @pytest.mark.parametrize("selector", ["nds", "uniform", "full", "none"])
 def test_every_config_loads_under_every_name(selector: str, name: str) -> None:
@@ -32,6 +33,7 @@ def test_every_config_loads_under_every_name(selector: str, name: str) -> None:
         assert job.settings(tuple(job.nds.TARGET.TRAIN)).sources == tuple(job.nds.SOURCE.DATASETS)
 
 
+@pytest.mark.slow
 def test_the_whole_source_is_trained_on_by_a_schedule_of_its_own() -> None:
     assert load_config("full_cityscapes.py").nds.PRETRAIN.train_cfg.max_iters == 90000
     assert load_config("nds_cityscapes.py").nds.PRETRAIN.train_cfg.max_iters == 17500
@@ -43,6 +45,7 @@ def test_a_boxes_only_target_is_pretrained_for_with_masks() -> None:
     assert merged(job.cfg, job.nds.PRETRAIN).model.roi_head.mask_head.num_classes == 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -18,6 +18,8 @@ from nds_plugin.selection.select import select, selector_weights
 from nds_plugin.selection.selection import Selection
 from nds_plugin.selection.selectors.nds import NDS
 
+pytestmark = pytest.mark.slow
+
 SCORING = {"num_workers": 0, "max_images": 6}
 
 

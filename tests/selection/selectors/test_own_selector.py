@@ -71,6 +71,7 @@ def test_the_example_has_a_key_in_the_config(example: type[ImageSelector]) -> No
     assert read_settings(example, cfg.NDS, "NEAREST_CENTRE") == example(added=2.0)
 
 
+@pytest.mark.slow
 def test_the_example_works_from_the_shell_as_an_entry_point_of_an_installed_package(tmp_path: Path) -> None:
     installed = tmp_path / "installed"
     (installed / "my_package").mkdir(parents=True)

@@ -193,6 +193,7 @@ SPOILT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SPOILT)
 def test_a_spoilt_gate_is_refused_by_the_client_and_made_again_by_its_maker(
     case: str, tmp_path: Path, network: FeatureNetwork, source: tuple[SourceIndex, Partition], night: Path
