@@ -1,6 +1,7 @@
 # install: the environment in .venv      demo: the main job at CPU size, with a report
 # test: the tests                        test-fast: those that take seconds
 # check: linters and types               test-oldest: these, with the oldest versions that are promised
+#                                        test-ray: clusters of Ray whose nodes are killed
 # bench: the benchmarks                  gpu-check: all that needs a GPU, in under eight minutes on one
 # demo-service: the web service on the sample, http://127.0.0.1:8000
 # docs: the pages and the API reference, into site/
@@ -34,7 +35,7 @@ ONEDL := build/onedl
 ONEDL_MMDET := onedl-mmengine==0.10.12 onedl-mmcv==2.3.6 onedl-mmdetection==3.5.1 imaug
 ONEDL_NEEDS := scikit-image imageio
 
-.PHONY: install demo demo-service test test-fast test-oldest check bench gpu-check docs clean
+.PHONY: install demo demo-service test test-fast test-oldest test-ray check bench gpu-check docs clean
 
 install: $(VENV)/.installed
 
@@ -95,6 +96,9 @@ test-oldest: install
 	$(PYTHON) .ci/oldest.py >.oldest.txt
 	PIP_CONSTRAINT=$(CURDIR)/.oldest.txt $(MAKE) VENV=$(OLDEST) PYTHON3=$(OLDEST_PYTHON) \
 		TORCH="torch torchvision numpy" TEST_OPTIONS="-o filterwarnings=default" test-fast
+
+test-ray: install
+	NDS_RAY_TESTS=1 $(PYTHON) -m pytest tests/engine/test_ray.py
 
 check: install
 	$(VENV)/bin/ruff check .

@@ -181,5 +181,7 @@ def has_image_ending(name: str) -> bool:
 def _image_endings() -> frozenset[str]:
     formats = Image.registered_extensions()  # which also loads all of Pillow's readers
     return frozenset(
-        ending for ending, kind in formats.items() if kind in Image.OPEN and kind not in NOT_DECODED
+        ending
+        for ending, kind in formats.items()
+        if ending and kind in Image.OPEN and kind not in NOT_DECODED  # SPIDER files may have none
     )

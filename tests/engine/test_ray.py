@@ -44,7 +44,7 @@ pytestmark = [
     ),
 ]
 
-SHARD = 64
+SHARD = 32  # more shards than nodes in each pass, so that a new node gets one
 CONFIG = PartitionConfig(num_clusters=3, sample_per_cluster=40, sample_least=1)
 NETWORKS = ExpertConfig(crop_size=CROP, steps=2, shared_steps=1, batch_size=2, precision="fp32")
 SCORING = ScoringConfig(precision="fp32", num_workers=0)
@@ -189,11 +189,11 @@ def test_the_job_itself_is_killed_and_the_next_start_goes_on(
 
 def test_a_shard_that_always_fails_is_named_with_its_nodes(cluster: Any, tmp_path: Path) -> None:
     executor = RayExecutor(EngineConfig(engine="ray", ray_address=cluster.address))
-    index = coloured(tmp_path / "images", 64)
+    index = coloured(tmp_path / "images", 32)
     for path in index.column("file_name"):
         Path(path).unlink()
     with pytest.raises(
-        NDSError, match=r"features 1 of 1.*node \S+ \(\S+, [0-9a-f]{8}\): 64 of 64 images cannot be"
+        NDSError, match=r"features 1 of 1.*node \S+ \(\S+, [0-9a-f]{8}\): 32 of 32 images cannot be"
     ) as e:
         partitioned(index, tmp_path, executor)
     assert "\n" not in str(e.value)

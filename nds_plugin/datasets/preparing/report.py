@@ -38,13 +38,6 @@ def check_report(states: Sequence[DatasetState], root: Path, width: int) -> str:
 def build_report(outcomes: Sequence[Outcome], width: int) -> str:
     """How the stores came out, a line for each, why some did not, and what is not there."""
     there = [outcome for outcome in outcomes if outcome.state != ABSENT]
-    table = tabulate(
-        [_outcome_cells(outcome) for outcome in there],
-        headers=["dataset", "store", "images", "objects", "MB", "seconds"],
-        tablefmt="simple",
-        disable_numparse=True,
-        colalign=("left", "left", *("right",) * 4),
-    )
     reasons: dict[str, list[str]] = {}
     for outcome in there:
         if outcome.reason:
@@ -55,7 +48,18 @@ def build_report(outcomes: Sequence[Outcome], width: int) -> str:
     if absent:
         where = "--check shows where each is expected."
         notes.append(_marked("-", f"not there: {', '.join(absent)}. {where}", width))
-    return "\n\n".join([*([table] if there else []), *(["\n".join(notes)] if notes else [])])
+    parts = ([_outcome_table(there)] if there else []) + (["\n".join(notes)] if notes else [])
+    return "\n\n".join(parts)
+
+
+def _outcome_table(outcomes: Sequence[Outcome]) -> str:
+    return tabulate(
+        [_outcome_cells(outcome) for outcome in outcomes],
+        headers=["dataset", "store", "images", "objects", "MB", "seconds"],
+        tablefmt="simple",
+        disable_numparse=True,
+        colalign=("left", "left", *("right",) * 4),
+    )
 
 
 def _shortened(names: Sequence[str]) -> list[str]:
