@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -149,13 +148,16 @@ def drive(rows: int, address: str, folder: Path, image: Path) -> None:
     index = SourceIndex(pa.table(columns).select(SCHEMA.names))
     executor = RayExecutor(EngineConfig(engine="ray", ray_address=address))
     partition(index, folder, executor, 4096)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # Not getrusage: its ru_maxrss survives exec and would be the parent's.
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    print(next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024)
 
 
 def measure_engine(
     images: int = 1000, rows: int = 300_000, shard_size: int = 128, repeats: int = 2
 ) -> dict[str, Any]:
     """All figures of this page."""
+    import ray
     import torch
 
     from nds_plugin.engine.config import EngineConfig
@@ -184,6 +186,7 @@ def measure_engine(
         first = next(iter(index.column("file_name")))
         peaks = [driver_peak(n, nodes.address, work / f"d{n}", Path(first)) for n in (3000, rows)]
         same = hashes(work / "local") == hashes(work / "ray")
+        ray.shutdown()  # else the node is not given up
         nodes.shutdown()
     best = {engine: min(found[1:]) for engine, found in seconds.items()}
     print(f"seconds of each turn: {seconds}")
