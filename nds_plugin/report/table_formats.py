@@ -53,7 +53,7 @@ def source_label(dataset: str) -> str:
 def paper_form(table: ResultTable) -> str:
     """The rows as the paper's supplementary material prints them: means with one decimal, tabs between."""
     lines = [["Data (# Images)", "Method", *(_PAPER.get(c, c) for c in table.columns)]]
-    for row, label in zip(table.rows, _budget_column(table)):
+    for row, label in zip(table.rows, _budget_column(table.rows)):
         means = [row.values[c].mean for c in table.columns]
         shown = [MISSING if mean is None else f"{mean:.1f}" for mean in means]
         lines.append([label, _method(table, row), *shown])
@@ -201,12 +201,23 @@ def _document(table: ResultTable, form: str) -> str:
 
 def _values(table: ResultTable, names: dict[str, str]) -> tuple[list[str], list[list[str]]]:
     header = ["Data", "Method", "seeds", *(names.get(c, c) for c in table.columns)]
+    shown = _shown(table)
     body = [
         [label, _method(table, row), f"{len(row.seeds)}/{len(row.seeds) + len(row.status)}"]
         + [_value(table, row, c) for c in table.columns]
-        for row, label in zip(table.rows, _budget_column(table))
+        for row, label in zip(shown, _budget_column(shown))
     ]
     return header, body
+
+
+def _shown(table: ResultTable) -> tuple[TableRow, ...]:
+    """Rows of which something is known; the others are named in the note on missing cells. All, if none is begun."""
+    known = tuple(row for row in table.rows if row.paper or not _is_empty(row))
+    return known or table.rows
+
+
+def _is_empty(row: TableRow) -> bool:
+    return not row.seeds and set(row.status.values()) == {MISSING}
 
 
 def _differences(
@@ -218,7 +229,7 @@ def _differences(
     body = [
         [budget_label(row.budget), _method(table, row), str(pairs)]
         + [_difference(row.differences[c], pairs, table.digits) for c in columns]
-        for row in table.rows
+        for row in _shown(table)
         if row.differences
         for pairs in [max(d.n for d in row.differences.values())]
     ]
@@ -251,7 +262,7 @@ def _difference_caption() -> str:
 
 
 def _notes(table: ResultTable) -> list[str]:
-    labels = [_method(table, row) for row in table.rows]
+    labels = [_method(table, row) for row in _shown(table)]
     notes = [f"{mark} {meaning}" for mark, meaning in _MARKS if any(m.endswith(mark) for m in labels)]
     if table.missing:
         whole = len(table.rows) * len(table.seeds)
@@ -267,7 +278,7 @@ def _missing(table: ResultTable) -> str:
     for row in table.rows:
         name = f"{_method(table, row)} {budget_label(row.budget)}"
         seeds = ", ".join(f"{s}{'' if why == MISSING else f' ({why})'}" for s, why in row.status.items())
-        if not row.seeds and set(row.status.values()) == {MISSING}:
+        if _is_empty(row):
             empty.append(name)
         elif row.status:
             partly.append(f"{name} seed{'s' if len(row.status) > 1 else ''} {seeds}")
@@ -278,9 +289,9 @@ def _method(table: ResultTable, row: TableRow) -> str:
     return method_label(row.selector, table.source, table.from_random)
 
 
-def _budget_column(table: ResultTable) -> list[str]:
+def _budget_column(rows: Sequence[TableRow]) -> list[str]:
     """Labels of the budgets, each once where rows of one budget follow each other."""
-    labels = [budget_label(row.budget) for row in table.rows]
+    labels = [budget_label(row.budget) for row in rows]
     return [label if i == 0 or labels[i - 1] != label else "" for i, label in enumerate(labels)]
 
 
