@@ -36,13 +36,14 @@ from nds_plugin.source.two_passes import TwoPasses
 pytest.importorskip("ray", reason="the extra ray is not installed")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not os.environ.get("NDS_RAY_TESTS"), reason="starts clusters of Ray for minutes: set NDS_RAY_TESTS=1"
-    ),
     pytest.mark.filterwarnings(
         "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning"
     ),
 ]
+
+in_test_ray = pytest.mark.skipif(
+    not os.environ.get("NDS_RAY_TESTS"), reason="kills nodes of Ray for minutes: make test-ray"
+)
 
 SHARD = 32  # more shards than nodes in each pass, so that a new node gets one
 CONFIG = PartitionConfig(num_clusters=3, sample_per_cluster=40, sample_least=1)
@@ -126,12 +127,12 @@ def hashes(folder: Path, *patterns: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("step", "what", "patterns"),
     [
-        ("partition", "features", ("partition*", "partition/*")),
+        pytest.param("partition", "features", ("partition*", "partition/*"), marks=in_test_ray),
         ("partition", "assign", ("partition*", "partition/*")),
         ("heads", "heads", ("heads/*",)),
-        ("networks", "experts", ("networks/*",)),
+        pytest.param("networks", "experts", ("networks/*",), marks=in_test_ray),
         ("scores", "scoring", ("scores.json",)),
-        ("description", "scoring", ("description.json",)),
+        pytest.param("description", "scoring", ("description.json",), marks=in_test_ray),
     ],
 )
 def test_a_node_is_killed_and_the_bytes_are_those_of_one_process(
@@ -169,6 +170,7 @@ test_ray.partitioned(index, Path(sys.argv[2]), RayExecutor(EngineConfig(engine="
 """
 
 
+@in_test_ray
 def test_the_job_itself_is_killed_and_the_next_start_goes_on(
     cluster: Any, made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -194,7 +194,9 @@ def test_missing_and_failed_cells_are_marked() -> None:
     assert "10 of 15 cells are missing" in shown
     assert "NDS 20 % seed 2 (failed)" in shown
     assert "; all of ImageNet Initialization 0, Oracle ‡ 20 %, Full source 100 %." in shown
-    assert not any(line.startswith("100 %") for line in shown.splitlines())  # of which there is nothing to show
+    assert not any(
+        line.startswith("100 %") for line in shown.splitlines()
+    )  # of which there is nothing to show
     assert "2/3" in next(line for line in shown.splitlines() if " NDS " in line)
 
 
