@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -25,11 +26,14 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a tool: a user's mistake ends in one line on stderr and exit status 2."""
+    """Run a tool: a user's mistake ends in one line on stderr and exit status 2, Ctrl-C in one and 130."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         main()
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from the steps that are finished.", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     except BrokenPipeError:  # whoever read the output has seen enough: "... | head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None

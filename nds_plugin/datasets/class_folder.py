@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 import os
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from nds_plugin.source.folder import index_folder
 from nds_plugin.source.index import NO_LABEL, SourceIndex
 
 PARTS = ("all", "train", "test")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class ClassFolder:
         if not kept.any():
             raise NDSError(f"folder {self.name!r}: no class in {self.path} is like {self.classes_like!r}.")
         classes = sorted(set(owners[kept]) - {""})
+        self._warn_of_empty(classes)
         position = {owner: i for i, owner in enumerate(classes)}
         place = np.zeros(len(owners), dtype=np.int64)  # of an image within its class
         for owner in {*classes, ""}:
@@ -83,6 +86,21 @@ class ClassFolder:
         labels = pa.array([position.get(owner, NO_LABEL) for owner in owners], pa.int32())
         table = index.table.set_column(index.table.column_names.index("label"), "label", labels)
         return SourceIndex(table.filter(pa.array(kept)), classes)
+
+    def _warn_of_empty(self, classes: list[str]) -> None:
+        folders = (entry.name for entry in os.scandir(self.path) if entry.is_dir())
+        empty = sorted(
+            name
+            for name in folders
+            if name not in classes
+            and fnmatch.fnmatchcase(name, self.classes_like)
+            and not name.startswith(".")
+        )
+        if empty and classes:
+            logger.warning(
+                "folder %r: no image in %d of its folders, which make no class: %s",
+                self.name, len(empty), ", ".join(empty[:5]),
+            )  # fmt: skip
 
     def classes(self) -> list[str]:
         return list(self.index().classes)

@@ -173,13 +173,15 @@ def _node(cls: type[S], tree: Node, node: str) -> S:
 
 
 def _documents(path: Path, above: tuple[Path, ...] = ()) -> Iterator[dict[str, Any]]:
-    """The config files that a file is based on by ``_BASE_``, then itself."""
+    """The config files that a file is based on by ``_BASE_`` (beside it, else in configs/ssl/), then itself."""
     if path.resolve() in above:
         raise NDSError(f"config {path} is based on itself: {' -> '.join(map(str, (*above, path)))}.")
     document = read_document(path, str(above[-1]) if above else "")
     base = document.pop("_BASE_", None)
     if base is not None:
-        yield from _documents(path.parent / str(base), (*above, path.resolve()))
+        beside, installed = path.parent / str(base), CONFIGS.folder / str(base)
+        found = beside if beside.exists() or not installed.is_file() else installed
+        yield from _documents(found, (*above, path.resolve()))
     yield document
 
 
@@ -198,6 +200,9 @@ def _lay(tree: Node, given: Mapping[str, Any], above: str, where: str) -> None:
 
 def _set(tree: Node, key: str, value: Any, where: str) -> None:
     *parents, leaf = key.split(".")
+    if len(parents) == 2 and parents[0] in _FREE and parents[1] in tree[parents[0]]:
+        tree[parents[0]][parents[1]] = {**_mapping(tree[parents[0]][parents[1]], key), leaf: value}
+        return
     place = tree
     for parent in parents:
         if not isinstance(place.get(parent), Node):

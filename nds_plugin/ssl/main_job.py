@@ -41,6 +41,7 @@ from nds_plugin.ssl.pretrain import (
     DETECTRON2,
     WEIGHTS,
     check_pretraining,
+    check_selected,
     decoded,
     pretrain,
     pretraining_key,
@@ -112,13 +113,14 @@ class MainJob:
             The results document (see ``results.json``) on the main process, {} on the others.
         """
         agreed(self.host, self._checked)
+        # Before pretraining, so that an image that cannot be read is told before it.
+        train, test = self._target(self.nds.TARGET.TRAIN), self._target(self.nds.TARGET.TEST)
         pretrained = self._pretrain() if self.job.pretrains else None
         start = pretrained.key if pretrained else self._initial()
         fingerprints = [self.host.dataset(name).fingerprint() for name in self.nds.TARGET.TRAIN]
         job = self.job
         identity = [job.network.identity(), job.finetune.identity(), job.cfg.SEED, fingerprints]
         key = content_hash(["ssl finetune 2", *identity, start])
-        train, test = self._target(self.nds.TARGET.TRAIN), self._target(self.nds.TARGET.TEST)
         document = self._classify(key, train, test, pretrained) if self.host.rank == 0 else {}
         self.host.barrier()
         return document
@@ -135,7 +137,17 @@ class MainJob:
                     f"the target's datasets {names[0]!r} and {name!r} have different classes ({len(first)} and "
                     f"{len(index.classes)}): they must be the same, in the same order."
                 )
+        files = [self._files(part) for part in (self.nds.TARGET.TRAIN, self.nds.TARGET.TEST)]
+        if both := files[0] & files[1]:
+            logger.warning(
+                "%d of %d test images are training images, too, so that the accuracy is none: do NDS.TARGET.TRAIN and "
+                "TEST name the same images, or do FOLDERS lack PART?",
+                len(both), len(files[1]),
+            )  # fmt: skip
         return ""
+
+    def _files(self, names: tuple[str, ...]) -> set[str]:
+        return {str(file) for name in names for file in self.host.dataset(name).index().column("file_name")}
 
     def _initial(self) -> str:
         """Hash of the weights that all starts from, empty for random ones."""
@@ -157,6 +169,7 @@ class MainJob:
         rows, placed = selected_rows(
             selected, job.pretrain.size, self.work, seed, self.nds.LOADER.MAX_UNREADABLE
         )
+        check_selected(job.pretrain, len(placed.cluster))
         key = pretraining_key(job.network, job.pretrain, selected.key, seed, self._initial())
         kept = KeptPretraining(job.artefacts, key) if self.nds.WORK_DIR else None
         # Jobs that would train the very same wait for the first of them.

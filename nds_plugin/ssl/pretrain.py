@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from nds_plugin.ssl.rotnet import RotNet
 from nds_plugin.ssl.settings import NetworkConfig, PretrainConfig
 from nds_plugin.ssl.train import Run, Training
 
+logger = logging.getLogger(__name__)
 DETECTRON2 = "detectron2.pth"
 LEARNERS: dict[str, Any] = {"moco": MoCo, "rotnet": RotNet}
 WEIGHTS = "MODEL.WEIGHTS"
@@ -46,6 +48,24 @@ def check_pretraining(config: PretrainConfig, world_size: int) -> None:
                 "batch take the place of the oldest."
             )
     check_groups(config.batch_size, config.bn_groups, world_size)
+
+
+def check_selected(config: PretrainConfig, images: int) -> None:
+    """Refuse a selection that does not fill a batch, and warn of one that MoCo's queue holds several times.
+
+    Raises:
+        NDSError: fewer images than a batch has.
+    """
+    if images < config.batch_size:
+        raise NDSError(
+            f"the selection has {images} images, fewer than PRETRAIN.BATCH_SIZE {config.batch_size}: a batch would hold "
+            "some of them twice. Raise NDS.BUDGET, or lower PRETRAIN.BATCH_SIZE."
+        )
+    if config.method == "moco" and images < config.queue:
+        logger.warning(
+            "PRETRAIN.QUEUE %d is larger than the selection of %d images: images are contrasted with older views of "
+            "themselves. Lower it.", config.queue, images,
+        )  # fmt: skip
 
 
 def selected_rows(

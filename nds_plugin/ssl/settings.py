@@ -62,6 +62,11 @@ class TrainingConfig(Settings):
         choices=PRECISIONS,
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.schedule == "steps" and not self.steps:
+            raise NDSError(f"{self.what}: SCHEDULE steps needs STEPS, the iterations at which it steps.")
+
 
 @dataclass(frozen=True)
 class PretrainConfig(TrainingConfig):
