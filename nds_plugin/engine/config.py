@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from nds_plugin.errors import NDSError
 from nds_plugin.settings import Settings, setting
 
 LOCAL, RAY = "local", "ray"
@@ -54,6 +55,13 @@ class EngineConfig(Settings):
         decides=False,
         config=".SHARD_SIZE",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ray_gpus > 1 and self.ray_gpus != int(self.ray_gpus):
+            raise NDSError(
+                f"--ray-gpus (NDS.RAY.GPUS) must be a share of one GPU or a whole number, got {self.ray_gpus:g}."
+            )
 
     @property
     def whole_batches(self) -> int:

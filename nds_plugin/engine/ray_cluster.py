@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -25,7 +26,8 @@ def join(config: EngineConfig) -> None:
     _refuse_form(config.ray_address)
     if not ray.is_initialized():
         _connect(config.ray_address)
-    _refuse_too_small(config)
+    if told := too_small(config):
+        raise NDSError(told)
 
 
 def _connect(address: str) -> None:
@@ -33,8 +35,11 @@ def _connect(address: str) -> None:
 
     # Ray would hide GPUs from tasks that ask for none, and says so in a warning.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if address not in _BY_NAME:
-        _refuse_silent(address)
+    # Ray's own variable stands for auto.
+    meant = os.environ.get("RAY_ADDRESS") or address if address == "auto" else address
+    if meant not in _BY_NAME:
+        _refuse_form(meant)
+        _refuse_silent(meant)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except ConnectionError:
@@ -62,26 +67,42 @@ def _refuse_form(address: str) -> None:
 
 
 def _refuse_silent(address: str) -> None:
-    """Ray itself tries for a minute, and then ends the process."""
+    """Ray itself tries for a minute or more, and then ends the process."""
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), _SECONDS).close()
+        with socket.create_connection((host, int(port)), _SECONDS) as connection:
+            speaks = "RAY_USE_TLS" in os.environ or _speaks_grpc(connection)
     except OSError as error:
         raise NDSError(
             f"no Ray cluster answers at {address} ({error.strerror or error}): is its head running (ray start --head), "
             "and its port open?"
         ) from None
+    if not speaks:
+        raise NDSError(
+            f"what listens at {address} is no Ray cluster: give the port that ray start --head names (6379 by default)."
+        )
 
 
-def _refuse_too_small(config: EngineConfig) -> None:
-    """Refuse tasks for which no node is large enough: Ray would wait for one for ever."""
+def _speaks_grpc(connection: socket.socket) -> bool:
+    """Whether the other side greets as an HTTP/2 server does, such as a Ray head: by a frame of settings (RFC 9113)."""
+    start = b""
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+    with contextlib.suppress(TimeoutError):  # of the connection
+        while len(start) < 9 and (more := connection.recv(9 - len(start))):
+            start += more
+    return len(start) == 9 and start[3] == 4
+
+
+def too_small(config: EngineConfig) -> str:
+    """Why no node can run a task, for which Ray would wait for ever; empty if one can."""
     import ray
 
     wanted = {"CPU": float(config.ray_cpus), "GPU": config.ray_gpus}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(all(node.get(name, 0.0) >= value for name, value in wanted.items()) for node in nodes):
         has = "; ".join(f"{node.get('CPU', 0):g} cores, {node.get('GPU', 0):g} GPUs" for node in nodes)
-        raise NDSError(
+        return (
             f"no node of the Ray cluster has the {config.ray_cpus} cores and {config.ray_gpus:g} GPUs of a task: its "
             f"{len(nodes)} nodes have {has}: lower --ray-cpus and --ray-gpus (NDS.RAY.CPUS, NDS.RAY.GPUS)."
         )
+    return ""

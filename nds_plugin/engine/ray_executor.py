@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -34,9 +35,15 @@ from nds_plugin.engine.executor import (
     log_kept,
 )
 from nds_plugin.engine.processes import Processes
-from nds_plugin.engine.ray_cluster import join
+from nds_plugin.engine.ray_cluster import join, too_small
 from nds_plugin.errors import NDSError, one_line
 
+_WAIT = 60.0  # seconds without a finished task after which the nodes are looked at; our choice
+_PATIENCE = 10  # such looks without a node that could run a task before a pass ends; our choice
+_PAUSES = (
+    1.0,
+    10.0,
+)  # seconds before the second and the third attempt: a node that fails at once is always free; our choice
 _AHEAD = 8  # shards that wait at Ray beyond two for each task that can run at once; our choice
 
 logger = logging.getLogger(__name__)
@@ -77,6 +84,7 @@ class _Task:
 
     shard: Shard[Any]
     errors: list[str] = field(default_factory=list)
+    ready_at: float = 0.0
 
 
 class _Run:
@@ -85,7 +93,8 @@ class _Run:
     def __init__(self, todo: Pass, config: EngineConfig, bar: tqdm) -> None:
         import ray
 
-        self.todo, self.bar = todo, bar
+        self.todo, self.bar, self.config = todo, bar, config
+        self.looks, self.looked_at = 0, time.monotonic()
         self.cpus, gpus = config.ray_cpus, config.ray_gpus if todo.on_gpu else 0.0
         self.perform = ray.remote(_perform).options(
             num_cpus=self.cpus, num_gpus=gpus, max_retries=0, name=todo.what
@@ -108,11 +117,15 @@ class _Run:
                 more = waiting if len(self.failed) < MOST_FAILED else iter(())
                 for task in itertools.islice(itertools.chain(self._again(), more), max(0, room)):
                     self._submit(task)
-                if not self.running:
+                if not self.running and not self.again:
                     break
-                ready, _ = ray.wait(list(self.running), num_returns=1)
+                if not self.running:
+                    time.sleep(0.1)  # until the pause of a failed shard is over
+                    continue
+                ready, _ = ray.wait(list(self.running), num_returns=1, timeout=1.0 if self.again else _WAIT)
                 for reference in ready:
                     self._finish(reference, self.running.pop(reference))
+                self._look(bool(ready))
         finally:
             for reference in self.running:  # an error or Ctrl-C: nobody waits for them any more
                 ray.cancel(reference, force=True)
@@ -129,8 +142,26 @@ class _Run:
                 yield _Task(shard)
 
     def _again(self) -> Iterable[_Task]:
-        while self.again:
+        while self.again and self.again[0].ready_at <= time.monotonic():
             yield self.again.popleft()
+
+    def _look(self, moving: bool) -> None:
+        """While nothing finishes, whether there is a node left for the tasks.
+
+        Raises:
+            NDSError: there has been none for long.
+        """
+        now = time.monotonic()
+        if moving:
+            self.looks, self.looked_at = 0, now
+        elif now - self.looked_at >= _WAIT:
+            self.looked_at = now
+            told = too_small(self.config)
+            self.looks = self.looks + 1 if told else 0
+            if self.looks >= _PATIENCE:
+                raise NDSError(f"{self.todo.what}: {told} Finished shards are kept.")
+            if told:
+                logger.warning("%s: waiting, since %s", self.todo.what, told)
 
     def _window(self) -> int:
         """Shards that are at Ray at once: enough for all nodes, which come and go, and to make more come."""
@@ -159,7 +190,9 @@ class _Run:
         task.errors.append(error)
         log_attempt(task.shard.name, task.errors)
         if len(task.errors) < ATTEMPTS:
+            task.ready_at = time.monotonic() + _PAUSES[len(task.errors) - 1]
             self.again.append(task)
+            self.again = collections.deque(sorted(self.again, key=lambda waiting: waiting.ready_at))
         else:
             self.failed.append(Failure(task.shard.name, str(task.shard.path), tuple(task.errors)))
 

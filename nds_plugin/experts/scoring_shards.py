@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
@@ -20,7 +19,7 @@ from nds_plugin.experts.forward import Forward
 from nds_plugin.experts.passes import Pass
 from nds_plugin.files.artifacts import atomic_write, content_hash
 from nds_plugin.source.centroids import has_key
-from nds_plugin.source.feature_shards import refuse_unseen
+from nds_plugin.source.feature_shards import why_unreadable
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def forward_in_shards(
     readers = shards.executor.readers(forward.config.num_workers)
     shared = replace(forward, config=replace(forward.config, num_workers=readers))
     cut = [_shards(forward, experts, number, paths, shards) for number, paths in enumerate(groups)]
-    todo = engine.Pass("scoring", _score, lambda shard: has_key(shard.path, shard.argument.key), shared)
+    todo = engine.Pass("scoring", _score, _is_done, shared)
     shards.executor.map(todo, (shard for group in cut for shard in group), sum(map(len, groups)))
     return (_joined(group) for group in cut)
 
@@ -94,14 +93,20 @@ def _shards(
 
 def _score(forward: Forward, images: _Images, path: Path) -> None:
     result = forward.run(images.paths, progress=False)
-    readable = np.ones(len(images.paths), dtype=bool)
-    readable[list(result.errors)] = False
-    refuse_unseen(readable, list(result.errors.values()))
     tensors = {f"{name}": torch.cat(parts).contiguous() for name, parts in result.outputs.items() if parts}
     tensors["rows"] = torch.tensor(result.rows, dtype=torch.int64)
     said = {"key": images.key, "errors": json.dumps(result.errors), "precision": result.precision}
     with atomic_write(path) as file:
         file.write(save({name: tensor.cpu() for name, tensor in tensors.items()}, said))
+
+
+def _is_done(shard: engine.Shard[_Images]) -> bool:
+    """Whether a file is there, and no image that could not be read now can, here at least."""
+    if not has_key(shard.path, shard.argument.key):
+        return False
+    with safe_open(shard.path, "pt") as file:
+        broken = json.loads(file.metadata()["errors"])
+    return all(why_unreadable(shard.argument.paths[int(row)]) for row in broken)
 
 
 def _joined(shards: list[engine.Shard[_Images]]) -> Pass:

@@ -29,7 +29,7 @@ from nds_plugin.experts.manifest import BACKBONE, HEAD, HEADS, KIND, MANIFEST, s
 from nds_plugin.experts.settings import HeadConfig
 from nds_plugin.experts.tasks import ROTATIONS, RotationTask
 from nds_plugin.experts.train_experts import is_complete
-from nds_plugin.files.artifacts import atomic_write, content_hash, file_hash, write_json
+from nds_plugin.files.artifacts import array_hash, atomic_write, content_hash, file_hash, write_json
 from nds_plugin.images.backbones import FeatureNetwork
 from nds_plugin.images.crop_geometry import resize_size
 from nds_plugin.images.crops import MAX_UNREADABLE
@@ -37,7 +37,7 @@ from nds_plugin.source.centroids import has_key
 from nds_plugin.source.extraction import Extraction
 from nds_plugin.source.feature_shards import FeatureShards
 from nds_plugin.source.features import SHARD_SIZE, feature_shards, network_hash
-from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.index import SourceIndex, take_rows
 from nds_plugin.source.partition import Partition
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def train_heads(
         FourRotations(network), config.crop_size, executor.device, config.batch_size,
         executor.readers(config.num_workers), unit_length=False,
     )  # fmt: skip
-    drawn = SourceIndex(index.table.take(chosen), index.classes)
+    drawn = SourceIndex(take_rows(index.table, chosen), index.classes)
     shards = feature_shards(drawn, how, cache, shard_size, executor=executor)
     places = [np.searchsorted(chosen, members) for members in rows]
     readable = shards.readable()
@@ -179,6 +179,8 @@ def _fit_all(
         Shard(name, folder / f"fit_{number:05d}.safetensors", members)
         for number, (name, members) in enumerate(rows.items())
     ]
+    # Of what is there now: an image may have been repaired since a run that was killed.
+    key = content_hash([key, array_hash(readable)])
     shared = _Fits(shards, mean, scale, config.c, key)
     executor.map(
         Pass("heads", _fit, lambda shard: has_key(shard.path, key), shared, on_gpu=False), fits, len(fits)

@@ -137,6 +137,11 @@ def content_hash(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def array_hash(array: Any) -> str:
+    """SHA-256 of the bytes of a NumPy array."""
+    return hashlib.sha256(array.tobytes()).hexdigest()
+
+
 def write_json(path: str | os.PathLike[str], kind: str, key: str, payload: Mapping[str, Any]) -> None:
     """Write a JSON artefact atomically. NaN and infinities are refused."""
     document = {"kind": kind, "version": VERSION, "key": key, **payload}

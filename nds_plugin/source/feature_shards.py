@@ -6,7 +6,7 @@ import io
 import itertools
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ class CountedReadable:
 
     def __init__(self, count: int, limit: float) -> None:
         self._readable = np.ones(count, dtype=bool)
+        self._broken = 0
         self._limit = limit
 
     def add(self, start: int, readable: npt.NDArray[np.bool_], path: Path, detail: str) -> None:
@@ -86,7 +87,11 @@ class CountedReadable:
         Raises:
             NDSError: more images than allowed are unreadable, or all.
         """
-        self._readable[start : start + len(readable)] = readable
+        rows = slice(start, start + len(readable))
+        self._broken += int((~readable).sum()) - int((~self._readable[rows]).sum())
+        self._readable[rows] = readable
+        if self._broken <= self._limit * len(self._readable) and self._broken < len(self._readable):
+            return
         try:
             check_readable(self._readable, self._limit, detail)
         except NDSError:
@@ -146,7 +151,8 @@ def make_feature_shards(
 
 def _slice(paths: pa.ChunkedArray, start: int, size: int) -> pa.Array:
     """Some of the paths: copied, since a view pickles with all of its array."""
-    return paths.take(pa.array(np.arange(start, min(start + size, len(paths))))).combine_chunks()
+    count = min(size, len(paths) - start)
+    return paths.slice(start, count).take(pa.array(np.arange(count))).combine_chunks()
 
 
 def why_unreadable(path: str) -> str:
@@ -158,24 +164,13 @@ def why_unreadable(path: str) -> str:
     return ""
 
 
-def refuse_unseen(readable: npt.NDArray[np.bool_], errors: Sequence[str]) -> None:
-    """Refuse a shard of which nothing can be read: its node does not see the images' folder.
-
-    Raises:
-        NDSError: no image of a shard that holds a batch or more.
-    """
-    if len(readable) >= MICRO_BATCH:
-        check_readable(readable, 1.0, *errors[:1])
-
-
 def _extract(how: Extraction, argument: tuple[int, pa.Array], path: Path) -> None:
     """Make one file."""
     files = argument[1].to_pylist()
     with tqdm(
         total=len(files), desc=f"features {path.stem[-5:]}", unit="image", disable=None, leave=False
     ) as progress:
-        features, errors = Extractor(how).run(files, progress)
-    refuse_unseen(_readable(features), errors)
+        features, _ = Extractor(how).run(files, progress)
     # Not straight into the file: numpy's own writing does not say that it was the disk that is full.
     buffer = io.BytesIO()
     np.save(buffer, features, allow_pickle=False)

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import pyarrow as pa
 
 from nds_plugin.errors import NDSError
-from nds_plugin.files.locations import StrPath
+from nds_plugin.files.locations import StrPath, is_file, join
+from nds_plugin.files.part_files import part_name
 from nds_plugin.files.parts import Parts, regrouped, write_head, write_part
 from nds_plugin.source.census import SourceCodes
 from nds_plugin.source.index import KIND, SCHEMA, SourceIndex, index_hash
@@ -36,8 +37,14 @@ def write_index(
         rows: images of a part.
 
     Raises:
-        NDSError: no image, a column missing, or an identity that occurs twice in a part; it cannot be written.
+        NDSError: the folder holds parts already; no image, a column missing, or an identity that occurs twice in a
+            part; it cannot be written.
     """
+    if is_file(join(folder, part_name(0))):
+        raise NDSError(
+            f"{folder}: holds parts of an index already, perhaps of a start that was stopped: remove the folder, or name a "
+            "new one."
+        )
     number = 0
     for number, table in enumerate(regrouped(map(_checked, tables), rows)):
         write_index_part(folder, number, SourceIndex(table, classes), key)

@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from nds_plugin.engine.executor import Executor, Pass, Shard
-from nds_plugin.files.artifacts import content_hash, is_valid, read_header, write_table
+from nds_plugin.files.artifacts import array_hash, content_hash, is_valid, read_header, write_table
 from nds_plugin.files.part_files import HEAD
 from nds_plugin.source.centroids import Centroids, has_key
 from nds_plugin.source.extraction import Extraction, Extractor
-from nds_plugin.source.feature_shards import CountedReadable, FeatureShards, refuse_unseen, why_unreadable
+from nds_plugin.source.feature_shards import CountedReadable, FeatureShards, why_unreadable
 from nds_plugin.source.features import feature_shards, log_unreadable
-from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.index import SourceIndex, take_rows
 from nds_plugin.source.partition import KIND, Partition
 from nds_plugin.source.partition_parts import seal_partition, write_partition_part
 from nds_plugin.source.partitioning import (
@@ -85,10 +85,12 @@ class TwoPasses:
         check_num_clusters(self.config.num_clusters, len(index))
         rows = sample_rows(len(index), self.config)
         whole = len(rows) == len(index)
-        sample = index if whole else SourceIndex(index.table.take(rows), index.classes)
+        sample = index if whole else SourceIndex(take_rows(index.table, rows), index.classes)
         embedded = feature_shards(sample, self.how, self.features, self.shard_size, executor=self.executor)
-        centroids = self._fit(sample, embedded, key)
-        self._assign(index, centroids, embedded if whole else None, key)
+        # Of what is there now: an image may have been repaired since a run that was killed.
+        of_sample = content_hash([key, array_hash(embedded.readable())])
+        centroids = self._fit(sample, embedded, of_sample)
+        self._assign(index, centroids, embedded if whole else None, of_sample)
         found = np.concatenate([_column(path, "cluster") for path in self._files("assigned", len(index))])
         readable = found >= 0
         check_readable(readable)
@@ -148,7 +150,7 @@ class TwoPasses:
         """The files of the second pass again, with the partition's own numbers of clusters."""
         lookup = np.full(int(found.max()) + 2, -1, np.int32)  # -1, the last, stays -1
         lookup[found] = partition.cluster
-        key = content_hash([KIND, key, self.shard_size, self.config.keep_features])
+        key = content_hash([KIND, key, self.shard_size, self.config.keep_features, array_hash(found)])
         files = zip(self._files("assigned", len(found)), self._files("", len(found)))
         shards = (Shard(to.name, to, (number, source)) for number, (source, to) in enumerate(files))
         shared = _Numbering(lookup, key, partition.index_hash, partition.method, partition.seed)
@@ -165,9 +167,7 @@ _OF_IMAGES = ["source", "image_id", "file_name", "label"]
 
 
 def _slice(index: SourceIndex, start: int, size: int) -> pa.Table:
-    """Some rows of an index: copied, since a view pickles with all of its table."""
-    rows = pa.array(np.arange(start, min(start + size, len(index))))
-    return index.table.select(_OF_IMAGES).take(rows)
+    return take_rows(index.table.select(_OF_IMAGES), np.arange(start, min(start + size, len(index))))
 
 
 @dataclass(frozen=True)
@@ -199,8 +199,7 @@ def _assign(shared: _Assigning, part: _Slice, path: Path) -> None:
         features = part.embedded.part(part.number)
         labels = centroids.labels[part.start : part.start + len(features)]
     else:
-        features, errors = _embed(shared.how, part)
-        refuse_unseen(~np.isnan(features[:, 0]), errors)
+        features = _embed(shared.how, part)
     number, distance = centroids.assign(features, part.images.column("label").to_numpy(), labels)
     table = part.images.select(["source", "image_id"])
     table = table.append_column("cluster", pa.array(number, pa.int32()))
@@ -211,11 +210,11 @@ def _assign(shared: _Assigning, part: _Slice, path: Path) -> None:
     write_table(path, ASSIGNED_KIND, part.key, table, {"unreadable": int((number < 0).sum())})
 
 
-def _embed(how: Extraction, part: _Slice) -> tuple[npt.NDArray[np.float32], list[str]]:
+def _embed(how: Extraction, part: _Slice) -> npt.NDArray[np.float32]:
     files = part.images.column("file_name").to_pylist()
     desc = f"images from {part.start}"
     with tqdm(total=len(files), desc=desc, unit="image", disable=None, leave=False) as progress:
-        return Extractor(how).run(files, progress)
+        return Extractor(how).run(files, progress)[0]
 
 
 def _is_assigned(shard: Shard[_Slice]) -> bool:

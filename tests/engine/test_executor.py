@@ -161,3 +161,12 @@ def test_bad_settings_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(NDSError, match=message):
         EngineConfig(**values)
     assert EngineConfig(shard_size=200).whole_batches == 192
+
+
+def test_a_share_of_a_gpu_is_one_of_one_gpu() -> None:
+    assert EngineConfig(ray_gpus=0.5).ray_gpus == 0.5
+    assert EngineConfig(ray_gpus=2.0).ray_gpus == 2.0
+    with pytest.raises(
+        NDSError, match=r"--ray-gpus .* must be a share of one GPU or a whole number, got 1\.5"
+    ):
+        EngineConfig(ray_gpus=1.5)

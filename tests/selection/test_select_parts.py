@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +219,19 @@ def test_a_partition_of_another_index_is_refused(folder: Path, index: SourceInde
     other = write_index(tmp_path / "again", [index.table], "k", ("cat",))
     with pytest.raises(NDSError, match="it was made from another one"):
         cut.check_matches(other)
+
+
+def test_an_index_is_not_written_over_the_parts_of_another_start(index: SourceIndex, tmp_path: Path) -> None:
+    def killed() -> Iterator[pa.Table]:
+        yield index.table.slice(0, 40)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_index(tmp_path / "index", killed(), "k", rows=20)
+    with pytest.raises(
+        NDSError, match="holds parts of an index already.*remove the folder, or name a new one"
+    ):
+        write_index(tmp_path / "index", [index.table.slice(0, 100)], "k", rows=50)
 
 
 def test_an_image_that_is_drawn_twice_is_refused(index: SourceIndex, tmp_path: Path) -> None:

@@ -165,10 +165,25 @@ def test_a_folder_that_is_not_there_is_refused_and_not_taken_for_broken_images(t
     for path in index.column("file_name")[64:128]:
         Path(path).unlink()
     with pytest.raises(
-        NDSError, match="64 of 64 images cannot be read, all of them: is the image folder right"
+        NDSError, match="64 of 150 images cannot be read, more than 10%: is the image folder right"
     ):
-        feature_shards(index, extraction(), tmp_path / "features", 64, max_unreadable=0.9)
+        feature_shards(index, extraction(), tmp_path / "features", 64, max_unreadable=0.1)
     assert len(list((tmp_path / "features").iterdir())) == 1
+
+
+@pytest.mark.parametrize("config", [CONFIG, SAMPLED], ids=["whole", "sampled"])
+def test_an_image_repaired_between_two_starts_is_as_if_it_had_never_been_broken(
+    tmp_path: Path, config: PartitionConfig
+) -> None:
+    broken, sound = tmp_path / "broken", coloured(tmp_path / "sound", 150)
+    index = coloured(broken, 150, BROKEN)
+    passes(tmp_path / "found", config).run(index, "key")  # and is killed before the partition is saved
+    for number in BROKEN:
+        (broken / f"{number:04d}.png").write_bytes((tmp_path / f"sound/{number:04d}.png").read_bytes())
+    found = passes(tmp_path / "found", config).run(index, "key")
+    expected = passes(tmp_path / "expected", config).run(sound, "key")
+    assert found.cluster.tolist() == expected.cluster.tolist()
+    assert StreamedPartition.open(tmp_path / "found/partition").hash == found.hash
 
 
 def test_a_partition_is_read_as_any_other(index: SourceIndex, tmp_path: Path) -> None:
