@@ -103,6 +103,7 @@ def prepare_shared(
     if agreed(executor.processes, lambda: valid_header(path, key) is not None):
         logger.info("shared network: kept %s", path)
         return path
+    logger.info("shared network: %d steps of %d images", config.shared_steps, config.batch_size)
     done = Pass("shared network", _train_shared, lambda shard: valid_header(shard.path, key) is not None, key)
     argument = (index, _on(config, executor), executor.device, executor.progress)
     executor.map(done, [Shard("the shared network", path, argument)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import os
 from typing import Any, TypeVar
 
@@ -37,6 +38,8 @@ def join_processes(on_gpus: bool) -> None:
         raise NDSError(
             f"the processes could not connect to each other ({' '.join(str(error).split())[:200]}): start them with torchrun."
         ) from None
+    if dist.get_rank() > 0:  # the first tells what all do
+        logging.getLogger().setLevel(logging.WARNING)
 
 
 def gathered(tensor: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,9 @@ class Training:
         """
         model: nn.Module = self.model
         if self.processes.world_size > 1:
-            model = DistributedDataParallel(model, broadcast_buffers=False)
+            with warnings.catch_warnings():  # its successor, forward_sync_buffers, is of newer versions only
+                warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
+                model = DistributedDataParallel(model, broadcast_buffers=False)
         model.train()
         last, began, told = self.config.iterations, time.perf_counter(), start
         quiet = None if self.processes.rank == 0 else True

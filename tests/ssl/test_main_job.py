@@ -208,3 +208,13 @@ def test_a_detector_starts_from_the_weights(finished: tuple[Path, dict]) -> None
     assert stem.count_nonzero() == kept["conv1.weight"].count_nonzero()  # zeros around it
     ours = "backbone.bottom_up.res4.0.shortcut.norm.running_var"
     assert torch.equal(found.state[ours], kept["layer3.0.downsample.1.running_var"])
+
+
+def test_the_config_of_the_docs_is_one(tmp_path: Path) -> None:
+    block = (ROOT / "docs/ssl.md").read_text().split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "own.yaml").write_text(block)
+    job = load_config(str(tmp_path / "own.yaml"), ["FOLDERS.photos.FOLDER", "/data/others"])
+    assert job.cfg.FOLDERS["photos"] == {"FOLDER": "/data/others"}
+    assert job.nds.EXPERTS.KIND == "head"
+    job.settings()
+    assert job.pretrain.batch_size == 256  # of the base
