@@ -118,3 +118,33 @@ def test_more_broken_images_than_allowed_stop_the_job(tmp_path: Path) -> None:
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2])
     assert "cannot be read, more than NDS.LOADER.MAX_UNREADABLE" in refused(config, tmp_path)
+
+
+def test_a_broken_image_of_the_target_is_told_before_pretraining(tmp_path: Path) -> None:
+    config = write_folders(tmp_path / "data")
+    path = tmp_path / "data/target/bee/01.png"
+    path.write_bytes(path.read_bytes()[:-40])
+    text = refused(config, tmp_path)
+    assert "target_train: 1 of 12 images cannot be read, and none may be missing" in text
+    assert str(path) in text
+
+
+def test_a_selection_smaller_than_a_batch(config: Path, tmp_path: Path) -> None:
+    text = refused(config, tmp_path, "NDS.BUDGET.IMAGES", "7")
+    assert "the selection has 7 images, fewer than PRETRAIN.BATCH_SIZE 8" in text
+
+
+def test_a_schedule_of_steps_without_a_step(config: Path, tmp_path: Path) -> None:
+    text = refused(config, tmp_path, "PRETRAIN.SCHEDULE", "steps")
+    assert text == "pretraining: SCHEDULE steps needs STEPS, the iterations at which it steps."
+
+
+def test_what_may_be_meant_is_done_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = write_folders(tmp_path / "data")
+    (tmp_path / "data/target/dog").mkdir()
+    changes = ["NDS.TARGET.TEST", "('target_train',)", "FINETUNE.ITERATIONS", "1", "PRETRAIN.ITERATIONS", "1"]
+    MainJob(load_config(str(config), ["OUTPUT_DIR", str(tmp_path / "run"), *changes])).run()
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told[0] == "folder 'target_train': no image in 1 of its folders, which make no class: dog"
+    assert told[1].startswith("12 of 12 test images are training images, too")
+    assert told[2].startswith("PRETRAIN.QUEUE 16 is larger than the selection of 12 images")
