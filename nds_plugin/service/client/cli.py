@@ -16,7 +16,6 @@ import argparse
 import functools
 import logging
 import os
-import sys
 from collections.abc import Sequence
 
 from nds_plugin import command_line
@@ -31,11 +30,7 @@ DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 def main(argv: Sequence[str] | None = None, program: str = "nds-client") -> None:
     """Entry point of ``nds-client``."""
-    try:
-        command_line.run(functools.partial(_main, argv, program))
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on where it stopped.", file=sys.stderr)
-        raise SystemExit(130) from None
+    command_line.run(functools.partial(_main, argv, program))
 
 
 def _main(argv: Sequence[str] | None, program: str) -> None:
