@@ -93,13 +93,24 @@ def _speaks_grpc(connection: socket.socket) -> bool:
     return len(start) == 9 and start[3] == 4
 
 
+def large_enough(config: EngineConfig) -> list[str]:
+    """The nodes that can run a task."""
+    import ray
+
+    wanted = {"CPU": float(config.ray_cpus), "GPU": config.ray_gpus}
+    return [
+        str(node["NodeID"])
+        for node in ray.nodes()
+        if node["Alive"] and all(node["Resources"].get(name, 0.0) >= value for name, value in wanted.items())
+    ]
+
+
 def too_small(config: EngineConfig) -> str:
     """Why no node can run a task, for which Ray would wait for ever; empty if one can."""
     import ray
 
-    wanted = {"CPU": float(config.ray_cpus), "GPU": config.ray_gpus}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(all(node.get(name, 0.0) >= value for name, value in wanted.items()) for node in nodes):
+    if not large_enough(config):
         has = "; ".join(f"{node.get('CPU', 0):g} cores, {node.get('GPU', 0):g} GPUs" for node in nodes)
         return (
             f"no node of the Ray cluster has the {config.ray_cpus} cores and {config.ray_gpus:g} GPUs of a task: its "

@@ -35,7 +35,7 @@ from nds_plugin.engine.executor import (
     log_kept,
 )
 from nds_plugin.engine.processes import Processes
-from nds_plugin.engine.ray_cluster import join, too_small
+from nds_plugin.engine.ray_cluster import join, large_enough, too_small
 from nds_plugin.errors import NDSError, one_line
 
 _WAIT = 60.0  # seconds without a finished task after which the nodes are looked at; our choice
@@ -80,10 +80,11 @@ class RayExecutor(Executor):
 
 @dataclass
 class _Task:
-    """A shard on its way, with the errors of its earlier attempts."""
+    """A shard on its way, with the errors of its earlier attempts and the nodes where the work itself failed."""
 
     shard: Shard[Any]
     errors: list[str] = field(default_factory=list)
+    failed_on: set[str] = field(default_factory=set)
     ready_at: float = 0.0
 
 
@@ -96,9 +97,8 @@ class _Run:
         self.todo, self.bar, self.config = todo, bar, config
         self.looks, self.looked_at = 0, time.monotonic()
         self.cpus, gpus = config.ray_cpus, config.ray_gpus if todo.on_gpu else 0.0
-        self.perform = ray.remote(_perform).options(
-            num_cpus=self.cpus, num_gpus=gpus, max_retries=0, name=todo.what
-        )
+        self.perform = ray.remote(_perform)
+        self.options = {"num_cpus": self.cpus, "num_gpus": gpus, "max_retries": 0, "name": todo.what}
         self.shared: Any = None
         self.running: dict[Any, _Task] = {}
         self.again: collections.deque[_Task] = collections.deque()
@@ -172,17 +172,21 @@ class _Run:
 
     def _submit(self, task: _Task) -> None:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         if self.shared is None:
             self.shared = ray.put(self.todo.shared)
-        shard = task.shard
-        reference = self.perform.remote(
+        shard, options = task.shard, dict(self.options)
+        if elsewhere := _others(task, self.config):
+            node = elsewhere[len(task.errors) % len(elsewhere)]
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
+        reference = self.perform.options(**options).remote(
             self.todo.work, self.shared, shard.argument, shard.path, os.getcwd(), __version__
         )
         self.running[reference] = task
 
     def _finish(self, reference: Any, task: _Task) -> None:
-        error = self._error(reference, task.shard)
+        error = self._error(reference, task)
         if not error:
             self.done.append(task.shard.name)
             self._there(task.shard)
@@ -196,30 +200,37 @@ class _Run:
         else:
             self.failed.append(Failure(task.shard.name, str(task.shard.path), tuple(task.errors)))
 
-    def _error(self, reference: Any, shard: Shard[Any]) -> str:
+    def _error(self, reference: Any, task: _Task) -> str:
         """What went wrong with a task that has ended; empty for nothing."""
         import ray
 
+        shard = task.shard
         try:
             found: Outcome = ray.get(reference)
         except ray.exceptions.RayError as error:
             return _lost(error)
+        if not found.error and self.todo.is_done(shard):
+            return ""
+        task.failed_on.add(found.node_id)
         if found.error:
             if found.traceback:
                 logger.debug("%s on %s:\n%s", shard.name, found.node, found.traceback)
             return f"{found.node}: {found.error}"
-        if not self.todo.is_done(shard):
-            if shard.path.is_file():
-                return f"{found.node} wrote {shard.path}, which is not valid here: does that node see all images of the source?"
-            return (
-                f"{found.node} wrote {shard.path}, which is not seen from {platform.node()}: the folder must be on a "
-                "file system that all nodes share."
-            )
-        return ""
+        if shard.path.is_file():
+            return f"{found.node} wrote {shard.path}, which is not valid here: does that node see all images of the source?"
+        return (
+            f"{found.node} wrote {shard.path}, which is not seen from {platform.node()}: the folder must be on a "
+            "file system that all nodes share."
+        )
 
     def _there(self, shard: Shard[Any]) -> None:
         self.todo.finished(shard)
         self.bar.update(shard.size)
+
+
+def _others(task: _Task, config: EngineConfig) -> list[str]:
+    """Nodes for the next attempt of a shard that failed: those large enough where it has not failed."""
+    return [node for node in large_enough(config) if node not in task.failed_on] if task.failed_on else []
 
 
 def _lost(error: Exception) -> str:
@@ -233,6 +244,7 @@ class Outcome:
     """How a task has ended: on which node, and with what error."""
 
     node: str
+    node_id: str
     error: str = ""
     traceback: str = ""
 
@@ -241,22 +253,25 @@ def _perform(
     work: Callable[[Any, Any, Path], None], shared: Any, argument: Any, path: Path, folder: str, version: str
 ) -> Outcome:
     """Run on a node. Paths mean what they mean in the folder that the job was started in."""
-    node = _node()
+    import ray
+
+    node, node_id = _node(), ray.get_runtime_context().get_node_id()
     if version != __version__:
         return Outcome(
-            node, f"has nds_plugin {__version__}, the job {version}: install the same on all nodes."
+            node, node_id, f"has nds_plugin {__version__}, the job {version}: install the same on all nodes."
         )
     with contextlib.suppress(OSError):
         os.chdir(folder)
     try:
         work(shared, argument, path)
     except NDSError as error:
-        return Outcome(node, one_line(error))
+        return Outcome(node, node_id, one_line(error))
     except Exception as error:
         last = traceback.extract_tb(sys.exc_info()[2])[-1]
         where = f"{Path(last.filename).name}:{last.lineno}"
-        return Outcome(node, f"{type(error).__name__} in {where}: {error}", traceback.format_exc())
-    return Outcome(node)
+        told = f"{type(error).__name__} in {where}: {error}"
+        return Outcome(node, node_id, told, traceback.format_exc())
+    return Outcome(node, node_id)
 
 
 def _node() -> str:

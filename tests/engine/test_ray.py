@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import subprocess
@@ -198,6 +199,22 @@ def test_a_folder_that_is_nowhere_is_told_as_in_one_process(cluster: Any, tmp_pa
         NDSError, match="32 of 32 images cannot be read, all of them: is the image folder right"
     ):
         partitioned(index, tmp_path, executor)
+
+
+def test_a_shard_that_fails_on_a_node_is_done_by_another(
+    cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import ray_nodes
+
+    node = cluster.head_node.node_id
+    executor = RayExecutor(EngineConfig(engine="ray", ray_address=cluster.address))
+    work = functools.partial(ray_nodes.refused_by, node)
+    shards = [Shard(f"piece {i}", tmp_path / f"{i}.txt", i) for i in range(3)]
+    done = executor.map(Pass("pieces", work, lambda shard: shard.path.exists()), shards)
+    assert sorted(done) == ["piece 0", "piece 1", "piece 2"]
+    told = [record.getMessage() for record in caplog.records if "failed (attempt" in record.getMessage()]
+    assert told
+    assert all("attempt 1 of 3" in line and "OSError" in line and "not mounted" in line for line in told)
 
 
 def test_a_folder_that_the_nodes_do_not_share_is_told(cluster: Any, tmp_path: Path) -> None:

@@ -95,3 +95,13 @@ class KillingExecutor(RayExecutor):
 
 def nothing(shared: Any, argument: Any, path: Path) -> None:
     """Work that leaves no file, as on a node that does not share the folder."""
+
+
+def refused_by(node: str, shared: Any, argument: Any, path: Path) -> None:
+    """Work that fails on one node alone, as where a folder is not mounted."""
+    import ray
+
+    if ray.get_runtime_context().get_node_id() == node:
+        raise OSError("not mounted")
+    time.sleep(2)  # so that the other node is always the free one
+    path.write_text("done", encoding="utf-8")
