@@ -122,7 +122,7 @@ def selection_parts(run: Mapping[str, Any], path: Path, seed: int) -> dict[str, 
             **_cost(selection.get("cost") or {}),
         },
         "sources": selection.get("sources", []),
-        "transfer": run["transfer"] or {},
+        "transfer": run.get("transfer") or {},  # a classifier has none
         "timings": run["times"],
         "versions": {**run["versions"], **{k: _listed(v) for k, v in run["machine"].items()}},
         "config": run["config"],
