@@ -129,6 +129,7 @@ def touch(shared: Any, argument: Any, path: Path) -> None:  # noqa: ARG001
 def drive(rows: int, address: str, folder: Path, image: Path) -> None:
     """A driver's whole work on a partition of ``rows`` images, on Ray; prints its peak memory in MB."""
     from ray import cloudpickle
+    from scale import told_by
 
     import nds_plugin.source.two_passes as module
     from nds_plugin.engine.config import EngineConfig
@@ -148,9 +149,7 @@ def drive(rows: int, address: str, folder: Path, image: Path) -> None:
     index = SourceIndex(pa.table(columns).select(SCHEMA.names))
     executor = RayExecutor(EngineConfig(engine="ray", ray_address=address))
     partition(index, folder, executor, 4096)
-    # Not getrusage: its ru_maxrss survives exec and would be the parent's.
-    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    print(next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024)
+    print(told_by("/proc/self/status", "VmHWM") / 1024)
 
 
 def measure_engine(

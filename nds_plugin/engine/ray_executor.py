@@ -6,7 +6,6 @@ Nodes and this process therefore see the same folders, by the same paths.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import itertools
 import logging
@@ -40,10 +39,8 @@ from nds_plugin.errors import NDSError, one_line
 
 _WAIT = 60.0  # seconds without a finished task after which the nodes are looked at; our choice
 _PATIENCE = 10  # such looks without a node that could run a task before a pass ends; our choice
-_PAUSES = (
-    1.0,
-    10.0,
-)  # seconds before the second and the third attempt: a node that fails at once is always free; our choice
+# Seconds before the second and the third attempt, since a node that fails at once is always free; our choice.
+_PAUSES = (1.0, 10.0)
 _AHEAD = 8  # shards that wait at Ray beyond two for each task that can run at once; our choice
 
 logger = logging.getLogger(__name__)
@@ -101,7 +98,7 @@ class _Run:
         self.options = {"num_cpus": self.cpus, "num_gpus": gpus, "max_retries": 0, "name": todo.what}
         self.shared: Any = None
         self.running: dict[Any, _Task] = {}
-        self.again: collections.deque[_Task] = collections.deque()
+        self.again: list[_Task] = []
         self.done: list[str] = []
         self.failed: list[Failure] = []
         self.kept = 0
@@ -142,8 +139,9 @@ class _Run:
                 yield _Task(shard)
 
     def _again(self) -> Iterable[_Task]:
-        while self.again and self.again[0].ready_at <= time.monotonic():
-            yield self.again.popleft()
+        for task in [waiting for waiting in self.again if waiting.ready_at <= time.monotonic()]:
+            self.again.remove(task)
+            yield task
 
     def _look(self, moving: bool) -> None:
         """While nothing finishes, whether there is a node left for the tasks.
@@ -196,7 +194,6 @@ class _Run:
         if len(task.errors) < ATTEMPTS:
             task.ready_at = time.monotonic() + _PAUSES[len(task.errors) - 1]
             self.again.append(task)
-            self.again = collections.deque(sorted(self.again, key=lambda waiting: waiting.ready_at))
         else:
             self.failed.append(Failure(task.shard.name, str(task.shard.path), tuple(task.errors)))
 

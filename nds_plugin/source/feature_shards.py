@@ -21,7 +21,8 @@ from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import atomic_write, content_hash
 from nds_plugin.images.reading import ImageError, load_image
 from nds_plugin.source.extraction import MICRO_BATCH, Extraction, Extractor, Features
-from nds_plugin.source.partitioning import check_readable
+from nds_plugin.source.index import copied_slice
+from nds_plugin.source.partitioning import check_broken
 
 _SHARD_NAME = re.compile(r"[0-9a-f]{16}_\d{5,}\.npy$")
 
@@ -69,7 +70,7 @@ class FeatureShards:
 
 
 class CountedReadable:
-    """Which images of a pass could be read so far, held against the share that must be.
+    """How many images of a pass could not be read so far, held against the share that must be.
 
     Args:
         count: images of the pass.
@@ -77,23 +78,18 @@ class CountedReadable:
     """
 
     def __init__(self, count: int, limit: float) -> None:
-        self._readable = np.ones(count, dtype=bool)
+        self._count, self._limit = count, limit
         self._broken = 0
-        self._limit = limit
 
-    def add(self, start: int, readable: npt.NDArray[np.bool_], path: Path, detail: str) -> None:
+    def add(self, readable: npt.NDArray[np.bool_], path: Path, detail: str) -> None:
         """Add a shard's; its file goes where it is one too many, so that a lost folder does not stay in it.
 
         Raises:
             NDSError: more images than allowed are unreadable, or all.
         """
-        rows = slice(start, start + len(readable))
-        self._broken += int((~readable).sum()) - int((~self._readable[rows]).sum())
-        self._readable[rows] = readable
-        if self._broken <= self._limit * len(self._readable) and self._broken < len(self._readable):
-            return
+        self._broken += int((~readable).sum())
         try:
-            check_readable(self._readable, self._limit, detail)
+            check_broken(self._broken, self._count, self._limit, detail)
         except NDSError:
             path.unlink(missing_ok=True)
             raise
@@ -133,26 +129,20 @@ def make_feature_shards(
         Shard(
             f"features {number + 1} of {len(files)}",
             file,
-            (start, _slice(paths, start, size)),
+            copied_slice(paths, start, size).combine_chunks(),
             min(size, len(paths) - start),
         )
         for number, (start, file) in enumerate(zip(starts, files))
     )
 
-    def finished(shard: Shard[tuple[int, pa.Array]]) -> None:
+    def finished(shard: Shard[pa.Array]) -> None:
         readable = _readable(np.load(shard.path, mmap_mode="r"))
         if not readable.all():
-            broken = shard.argument[1][int(np.argmin(readable))].as_py()
-            counted.add(shard.argument[0], readable, shard.path, why_unreadable(broken))
+            broken = shard.argument[int(np.argmin(readable))].as_py()
+            counted.add(readable, shard.path, why_unreadable(broken))
 
     executor.map(Pass("features", _extract, _is_done, how, finished), shards, len(paths))
     return FeatureShards(files, size)
-
-
-def _slice(paths: pa.ChunkedArray, start: int, size: int) -> pa.Array:
-    """Some of the paths: copied, since a view pickles with all of its array."""
-    count = min(size, len(paths) - start)
-    return paths.slice(start, count).take(pa.array(np.arange(count))).combine_chunks()
 
 
 def why_unreadable(path: str) -> str:
@@ -164,9 +154,9 @@ def why_unreadable(path: str) -> str:
     return ""
 
 
-def _extract(how: Extraction, argument: tuple[int, pa.Array], path: Path) -> None:
+def _extract(how: Extraction, argument: pa.Array, path: Path) -> None:
     """Make one file."""
-    files = argument[1].to_pylist()
+    files = argument.to_pylist()
     with tqdm(
         total=len(files), desc=f"features {path.stem[-5:]}", unit="image", disable=None, leave=False
     ) as progress:
@@ -178,9 +168,9 @@ def _extract(how: Extraction, argument: tuple[int, pa.Array], path: Path) -> Non
         file.write(buffer.getbuffer())
 
 
-def _is_done(shard: Shard[tuple[int, pa.Array]]) -> bool:
+def _is_done(shard: Shard[pa.Array]) -> bool:
     """Whether a file is there and whole, and no image that could not be read now can."""
-    files = shard.argument[1]
+    files = shard.argument
     try:
         found = np.load(shard.path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:

@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,8 @@ SCHEMA = pa.schema(
         ("checksum", pa.string()),
     ]
 )
+
+Rows = TypeVar("Rows", pa.Table, pa.ChunkedArray)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def refuse_repeated(table: pa.Table, what: str) -> None:
 
 
 def take_rows(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
-    """Ascending rows of a table, copied: a view pickles with all of its table.
+    """Ascending rows of a table.
 
     Arrow's own ``take`` joins a column's chunks first, which texts of more than 2 GB do not survive.
     """
@@ -98,6 +100,12 @@ def take_rows(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
             found.append(batch.take(pa.array(rows[low:high] - start)))
         start += len(batch)
     return pa.Table.from_batches(found, table.schema)
+
+
+def copied_slice(rows: Rows, start: int, size: int) -> Rows:
+    """Some rows that follow each other, copied: a view pickles with all of what it is of."""
+    part = rows.slice(start, size)
+    return part.take(pa.array(np.arange(len(part))))
 
 
 class SourceIndex:

@@ -225,18 +225,26 @@ def check_num_clusters(num_clusters: int, images: int) -> None:
 
 
 def check_readable(readable: npt.NDArray[np.bool_], limit: float = MAX_UNREADABLE, detail: str = "") -> None:
-    """Refuse images of which more than a share cannot be read, or all.
+    """Refuse images of which more than a share cannot be read, or all; see :func:`check_broken`.
 
     Args:
         readable: shape (N,).
+    """
+    check_broken(int((~readable).sum()), len(readable), limit, detail)
+
+
+def check_broken(broken: int, count: int, limit: float, detail: str = "") -> None:
+    """Refuse ``count`` images of which more than a share cannot be read, or all.
+
+    Args:
+        broken: how many cannot.
         limit: the share that may be unreadable.
         detail: added to the message, such as the first image's error.
     """
-    broken = int((~readable).sum())
-    if broken > limit * len(readable) or broken == len(readable):
-        share = "all of them" if broken == len(readable) else f"more than {limit:.0%}"
+    if broken > limit * count or broken == count:
+        share = "all of them" if broken == count else f"more than {limit:.0%}"
         raise NDSError(
-            f"{broken} of {len(readable)} images cannot be read, {share}: is the "
+            f"{broken} of {count} images cannot be read, {share}: is the "
             f"image folder right?{detail and f' First: {detail}'}"
         )
 

@@ -25,7 +25,7 @@ from nds_plugin.source.centroids import Centroids, has_key
 from nds_plugin.source.extraction import Extraction, Extractor
 from nds_plugin.source.feature_shards import CountedReadable, FeatureShards, why_unreadable
 from nds_plugin.source.features import feature_shards, log_unreadable
-from nds_plugin.source.index import SourceIndex, take_rows
+from nds_plugin.source.index import SourceIndex, copied_slice, take_rows
 from nds_plugin.source.partition import KIND, Partition
 from nds_plugin.source.partition_parts import seal_partition, write_partition_part
 from nds_plugin.source.partitioning import (
@@ -133,7 +133,7 @@ class TwoPasses:
         def shards() -> Iterator[Shard[_Slice]]:
             for number, path in enumerate(self._files("assigned", len(index))):
                 start = number * self.shard_size
-                images = _slice(index, start, self.shard_size)
+                images = copied_slice(index.table.select(_OF_IMAGES), start, self.shard_size)
                 argument = _Slice(number, start, images, embedded, key)
                 yield Shard(f"images {start} to {start + len(images) - 1}", path, argument, len(images))
 
@@ -141,7 +141,7 @@ class TwoPasses:
             readable = _column(shard.path, "cluster") >= 0
             if not readable.all():
                 broken = shard.argument.images.column("file_name")[int(np.argmin(readable))].as_py()
-                counted.add(shard.argument.start, readable, shard.path, why_unreadable(broken))
+                counted.add(readable, shard.path, why_unreadable(broken))
 
         shared = _Assigning(self.how, centroids, self.config.keep_features)
         self.executor.map(Pass("assign", _assign, _is_assigned, shared, finished), shards(), len(index))
@@ -164,10 +164,6 @@ class TwoPasses:
 
 
 _OF_IMAGES = ["source", "image_id", "file_name", "label"]
-
-
-def _slice(index: SourceIndex, start: int, size: int) -> pa.Table:
-    return take_rows(index.table.select(_OF_IMAGES), np.arange(start, min(start + size, len(index))))
 
 
 @dataclass(frozen=True)

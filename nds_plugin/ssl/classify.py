@@ -21,7 +21,7 @@ from nds_plugin.selection.streams import ShuffledStream
 from nds_plugin.source.index import NO_LABEL, SourceIndex
 from nds_plugin.ssl.augment import WORDS, Augmentation, augment, plain
 from nds_plugin.ssl.batches import Batch, Batches
-from nds_plugin.ssl.network import SmallImageResNet, build_network, load_trunk, read_trunk
+from nds_plugin.ssl.network import SmallImageResNet, build_network, load_trunk, read_trunk, trunk
 from nds_plugin.ssl.pixels import MappedRows
 from nds_plugin.ssl.settings import FinetuneConfig, NetworkConfig
 from nds_plugin.ssl.train import Run, Training
@@ -76,16 +76,14 @@ class Classifier(nn.Module):
 
     def weights(self) -> State:
         """Of the plain network, on the CPU: the norm of a linear classifier is in its last layer."""
-        state = {name: value.detach().cpu() for name, value in self.network.state_dict().items()}
         if not self.config.linear:
-            return state
+            return {name: value.detach().cpu() for name, value in self.network.state_dict().items()}
         head: Any = self.network.fc
         norm, last = head
         scale = (norm.running_var + norm.eps).rsqrt()
         weight = (last.weight * scale).detach().cpu()
         bias = (last.bias - last.weight @ (norm.running_mean * scale)).detach().cpu()
-        kept = {name: value for name, value in state.items() if not name.startswith("fc.")}
-        return {**kept, "fc.weight": weight, "fc.bias": bias}
+        return {**trunk(self.network), "fc.weight": weight, "fc.bias": bias}
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The loss of a batch."""
