@@ -10,9 +10,9 @@ import pytest
 from as_user import ROOT
 
 from nds_plugin.datasets.catalogue import DATASETS, find, find_split, select
+from nds_plugin.datasets.preparing.pages import BEGIN, END, catalogue_markdown, with_catalogue
 from nds_plugin.datasets.public import MissingFilesError
 from nds_plugin.errors import NDSError, UnknownNameError
-from nds_plugin.datasets.preparing.pages import BEGIN, END, catalogue_markdown, with_catalogue
 
 # Table 3 of the paper: title, role, classes, images of the splits in its order (training, validation or test).
 TABLE_3 = [

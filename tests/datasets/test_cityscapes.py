@@ -228,9 +228,9 @@ def test_the_truth_scores_100_in_coco_style(
     from detectron2.structures import Boxes, Instances
 
     from nds_plugin.d2 import register_all
+    from nds_plugin.d2.data.registration import dataset_dicts
     from nds_plugin.d2.train.evaluation import build_evaluator
     from nds_plugin.job.results import summarise
-    from nds_plugin.d2.data.registration import dataset_dicts
 
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tree))
     register_all()

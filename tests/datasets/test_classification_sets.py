@@ -34,11 +34,11 @@ from scipy.io import loadmat
 from tiny_experts import trained
 
 from nds_plugin.datasets.catalogue import find
-from nds_plugin.datasets.whole_images.image_classification import ImageClassification
 from nds_plugin.datasets.store_index import index_store
+from nds_plugin.datasets.whole_images.image_classification import ImageClassification
 from nds_plugin.errors import NDSError
-from nds_plugin.images.reading import load_image
 from nds_plugin.experts.scores import Scores
+from nds_plugin.images.reading import load_image
 from nds_plugin.store import open_or_build
 
 # torchvision 0.18's datasets take no loader.
@@ -286,8 +286,8 @@ def test_experts_are_scored_on_a_target_by_its_name(
 def test_a_target_is_a_registered_dataset_with_its_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nds_plugin.pipeline.files_host import FilesHost
     from nds_plugin.d2.data.registration import index_dataset, register_all
+    from nds_plugin.pipeline.files_host import FilesHost
 
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     cub_200(tmp_path)

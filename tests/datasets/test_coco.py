@@ -1,24 +1,21 @@
+"""Reading a COCO file: what comes back, and the faults that are told."""
+
 from __future__ import annotations
 
 import json
 import logging
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 import pytest
-from coco_files import document, write_coco, write_image
-from PIL import Image
+from coco_files import document, write_coco
 
-from nds_plugin.images import reading as images
 from nds_plugin.datasets.coco import json_stream
-from nds_plugin.datasets.coco.split import check_files, coco_name, index_coco, index_folder, main_classes
 from nds_plugin.datasets.coco.store import open_coco
 from nds_plugin.errors import NDSError
-from nds_plugin.source.index import NO_LABEL
 from nds_plugin.store.records import RecordDecoder
 
 
@@ -220,7 +217,10 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
             _set("annotations", 1, "segmentation", {"size": [48, 64], "counts": ""}),
             "annotation 2 of image 12 has a segmentation that is neither",
         ),
-        (_set("images", 0, "id", 2**70), "the ids of 'images' must be numbers of 64 bits, got 1180591620717411303424"),
+        (
+            _set("images", 0, "id", 2**70),
+            "the ids of 'images' must be numbers of 64 bits, got 1180591620717411303424",
+        ),
         (_set("categories", 0, "id", 2**70), "the ids of 'categories' must be numbers of 64 bits"),
         (
             _set("annotations", 0, "category_id", 2**70),
@@ -379,203 +379,6 @@ def test_run_lengths_read_as_pycocotools_wrote_them() -> None:
         assert runs(mask_util.encode(pixels)["counts"]).tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("licence", [[], {}, [7]])
-def test_a_licence_that_is_no_id_is_none(tmp_path: Path, licence: Any) -> None:
-    content = document()
-    content["images"][0]["license"] = licence
-    content["licenses"].append({"id": licence, "name": "x"})
-    index = index_coco(write_coco(tmp_path, content), tmp_path)
-    assert index.column("license").tolist() == ["", "", ""]
-
-
-def test_index_holds_the_main_class_link_and_licence(tmp_path: Path) -> None:
-    path = write_coco(tmp_path / "tiny" / "annotations", document())
-    index = index_coco(path, tmp_path / "images")
-    assert index.sources == ["tiny_train"]
-    assert index.classes == ("cat", "dog")
-    assert index.column("image_id").tolist() == ["3", "12", "20"]
-    # Image 3: the crowd of cats is larger, but does not count. Image 12: two small cats beat a dog.
-    assert index.column("label").tolist() == [1, 0, NO_LABEL]
-    assert index.column("url").tolist() == ["http://f/a", "http://x/b", ""]
-    assert index.column("license").tolist() == ["", "CC BY 4.0", ""]
-    assert index[0].file_name == str(tmp_path / "images" / "a.jpg")
-    assert (index[0].width, index[0].height) == (60, 40)
-
-
-def test_index_needs_no_annotations_and_takes_the_box_for_a_missing_area(tmp_path: Path) -> None:
-    content = document()
-    for annotation in content["annotations"]:
-        del annotation["area"]
-    labels = index_coco(write_coco(tmp_path, content), tmp_path).column("label").tolist()
-    assert labels == [1, 0, NO_LABEL]
-    bare = {"images": content["images"]}
-    index = index_coco(write_coco(tmp_path, bare), tmp_path, source="unlabelled")
-    assert index.column("label").tolist() == [NO_LABEL] * 3
-    assert index.sources == ["unlabelled"]
-
-
-def test_coco_name_names_dataset_and_split() -> None:
-    assert coco_name("coco/annotations/instances_train2017.json") == "coco_instances_train2017"
-    assert coco_name("/data/ccp/train.json") == "ccp_train"
-    assert coco_name("/train.json") == "train"
-
-
-def test_main_classes_agree_with_a_plain_loop() -> None:
-    rng = np.random.Generator(np.random.PCG64(0))
-    images, classes = rng.integers(0, 40, 300), rng.integers(0, 6, 300)
-    areas = rng.integers(1, 4, 300).astype(np.float64)  # small whole numbers: many ties
-    expected = []
-    for image in range(50):
-        sums = np.bincount(classes[images == image], areas[images == image], minlength=6)
-        expected.append(int(sums.argmax()) if sums.any() else NO_LABEL)
-    assert main_classes(images, classes, areas, 50).tolist() == expected
-    empty = np.zeros(0)
-    assert main_classes(empty.astype(int), empty.astype(int), empty, 2).tolist() == [NO_LABEL] * 2
-
-
-def test_missing_files_are_listed_in_index_order(tmp_path: Path) -> None:
-    index = index_coco(write_coco(tmp_path, document()), tmp_path / "images")
-    everything = [str(tmp_path / "images" / name) for name in ("a.jpg", "b.jpg", "c.jpg")]
-    assert check_files(index) == everything
-    write_image(tmp_path / "images" / "b.jpg")
-    assert check_files(index) == [everything[0], everything[2]]
-    assert check_files(index, sample=2) == [everything[0], everything[2]]
-    assert check_files(index, sample=10) == [everything[0], everything[2]]
-    assert check_files(index, sample=1) == [everything[0]]
-
-
-def test_folder_index_is_sorted_relative_and_recursive(tmp_path: Path) -> None:
-    root = tmp_path / "photos"
-    write_image(root / "z.PNG", 20, 10)
-    write_image(root / "day 1" / "a.jpg", 30, 40)
-    write_image(root / ".hidden" / "x.jpg")
-    write_image(root / "._ghost.jpg")
-    (root / "notes.txt").write_text("no image")
-    index = index_folder(root)
-    assert index.column("image_id").tolist() == ["day 1/a.jpg", "z.PNG"]
-    assert index.column("width").tolist() == [30, 20]
-    assert index.column("height").tolist() == [40, 10]
-    assert index.sources == ["photos"]
-    assert check_files(index) == []
-    assert index_folder(tmp_path / "photos", source="mine").sources == ["mine"]
-
-
-def test_folder_sizes_are_those_shown(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
-    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
-    index = index_folder(tmp_path)
-    assert (index[0].width, index[0].height) == (20, 30)
-
-
-def test_a_folder_reached_twice_counts_once(tmp_path: Path) -> None:
-    write_image(tmp_path / "a" / "x.jpg")
-    (tmp_path / "a" / "loop").symlink_to(tmp_path / "a", target_is_directory=True)
-    assert len(index_folder(tmp_path)) == 1
-
-
-def test_unreadable_files_are_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_image(tmp_path / "good.jpg")
-    (tmp_path / "empty.jpg").write_bytes(b"")
-    (tmp_path / "text.png").write_text("hello")
-    with caplog.at_level(logging.WARNING):
-        index = index_folder(tmp_path)
-    assert index.column("image_id").tolist() == ["good.jpg"]
-    (record,) = caplog.records
-    assert "2 of 3 images" in record.getMessage()
-    assert "empty.jpg" in record.getMessage()
-    assert "text.png" in record.getMessage()
-
-
-def test_a_decompression_bomb_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    write_image(tmp_path / "good.png", 10, 10)
-    write_image(tmp_path / "large.png", 50, 50)
-    monkeypatch.setattr(images, "MAX_PIXELS", 2000)
-    index = index_folder(tmp_path)
-    assert index.column("image_id").tolist() == ["good.png"]
-    assert "large.png" in caplog.text
-
-
-def test_folders_without_images_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(NDSError, match=r"image folder .*none does not exist"):
-        index_folder(tmp_path / "none")
-    with pytest.raises(NDSError, match=r"no image in this folder .*it holds no file"):
-        index_folder(tmp_path)
-    (tmp_path / "bad.jpg").write_bytes(b"")
-    with pytest.raises(NDSError, match=r"is not a folder"):
-        index_folder(tmp_path / "bad.jpg")
-    with pytest.raises(NDSError, match=r"none of the 1 images in .* can be read, first: bad\.jpg"):
-        index_folder(tmp_path)
-
-
-def test_reading_and_indexing_need_neither_torch_nor_detectron2() -> None:
-    code = (
-        "import sys, nds_plugin.datasets.coco.split, nds_plugin.datasets.label_space;"
-        "import nds_plugin.datasets.cityscapes.split;"
-        "assert not {'torch', 'detectron2', 'pycocotools'} & set(sys.modules), 'imported'"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-
-
-def test_real_files_are_indexed_whole(nds_data: Path) -> None:
-    folder = nds_data / "detection" / "coco_mini"
-    index = index_coco(folder / "train.json", folder / "images")
-    assert len(index) == len(json.loads((folder / "train.json").read_text())["images"])
-    assert len(index.classes) == 80
-    assert check_files(index) == []
-    assert index.column("label").max() < 80
-
-
-def _as_text(content: dict[str, Any], key: str, *owners: str) -> dict[str, Any]:
-    for owner in owners:
-        for item in content[owner]:
-            item[key] = str(item[key])
-    return content
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (
-            _as_text(document(), "category_id", "annotations"),
-            "annotations name their categories by text, but the ids of 'categories' are whole numbers",
-        ),
-        (
-            _as_text(document(), "id", "categories"),
-            "annotations name their categories by whole numbers, but the ids of 'categories' are text",
-        ),
-        (
-            _as_text(document(), "image_id", "annotations"),
-            "annotations name their images by text, but the ids of 'images' are whole numbers",
-        ),
-        (
-            _as_text(document(), "id", "images"),
-            "annotations name their images by whole numbers, but the ids of 'images' are text",
-        ),
-    ],
-)
-@pytest.mark.parametrize("chunk", [1, 20_000])
-def test_numbers_never_meet_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: Any, message: str, chunk: int
-) -> None:
-    monkeypatch.setattr("nds_plugin.datasets.coco.store._CHUNK", chunk)
-    with pytest.raises(NDSError, match=re.escape(message)):
-        open_coco(write_coco(tmp_path, content))
-
-
-def test_pieces_of_a_file_have_ids_of_one_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nds_plugin.datasets.coco.store._CHUNK", 2)
-    for change in ("category_id", "image_id"):
-        content = document()
-        content["annotations"][4][change] = str(content["annotations"][4][change])
-        with pytest.raises(
-            NDSError, match=f"the {change!r} values of 'annotations' must be all whole numbers or all text, got both"
-        ):
-            open_coco(write_coco(tmp_path, content))
-
-
 def test_whole_floats_are_the_numbers_that_they_are(tmp_path: Path) -> None:
     expected = records(write_coco(tmp_path, document(), "plain.json"))
     content = document()
@@ -595,46 +398,3 @@ def test_a_list_that_comes_twice_is_refused(tmp_path: Path) -> None:
         NDSError, match=r"twice\.json is not COCO json: the key 'images' occurs more than once"
     ):
         open_coco(path)
-
-
-def test_messages_name_the_rows_and_numbers_of_the_file(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    content = document()
-    content["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]  # left out: later rows keep their numbers
-    content["annotations"][2]["category_id"] = 77
-    with pytest.raises(NDSError, match=r"1 of 5 annotations .* first annotations\[2\] with category_id 77"):
-        open_coco(write_coco(tmp_path, content))
-    content["annotations"][2] |= {"category_id": 2, "image_id": 99}
-    with pytest.raises(NDSError, match=r"1 of 5 annotations .* first annotations\[2\] with image_id 99"):
-        open_coco(write_coco(tmp_path, content))
-    content["annotations"][2] |= {"image_id": 12, "segmentation": {"size": [4, 6], "counts": [24]}}
-    with pytest.raises(NDSError, match=r"first annotations\[2\] of image 12"):
-        open_coco(write_coco(tmp_path, content))
-    del content["annotations"][2]["segmentation"]
-    content["annotations"][2] |= {"id": None, "bbox": [0, 0, 0, 0]}
-    assert open_coco(write_coco(tmp_path, content)).num_annotations == 3
-    assert "of 5 boxes, 1 (first: annotations[2] of image 12" in caplog.text
-    assert "1 instances left out" in caplog.text
-    assert "annotation -1" not in caplog.text
-
-
-def test_an_absolute_file_name_is_taken_as_detectron2_takes_it(tmp_path: Path) -> None:
-    """As ``os.path.join`` does: in the index, in the dicts of the main job, and in its evaluation."""
-    from detectron2.data.datasets import load_coco_json
-
-    from nds_plugin.d2.data.registration import dataset_dicts, index_dataset, registered_temporarily
-
-    content = document()
-    write_image(tmp_path / "far" / "b.jpg")
-    write_image(tmp_path / "images" / "a.jpg", 60, 40)
-    write_image(tmp_path / "images" / "c.jpg")
-    content["images"][0]["file_name"] = str(tmp_path / "far" / "b.jpg")
-    path = write_coco(tmp_path, content)
-    index = index_coco(path, tmp_path / "images")
-    assert check_files(index) == []
-    with registered_temporarily("absolute", json_file=str(path), image_root=str(tmp_path / "images")):
-        names = [record["file_name"] for record in dataset_dicts("absolute")]
-        assert names == list(index.column("file_name")) == list(index_dataset("absolute").column("file_name"))
-    stock = [record["file_name"] for record in load_coco_json(str(path), str(tmp_path / "images"))]
-    assert sorted(names) == sorted(stock)

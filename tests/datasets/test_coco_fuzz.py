@@ -33,8 +33,8 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.structures import Boxes, BoxMode, Instances
 from pycocotools import mask as mask_util
 
-from nds_plugin.d2.train.evaluation import build_evaluator, check_ground_truth
 from nds_plugin.d2.data.registration import dataset_dicts, registered_temporarily
+from nds_plugin.d2.train.evaluation import build_evaluator, check_ground_truth
 from nds_plugin.datasets.coco.store import open_coco
 from nds_plugin.errors import NDSError
 from nds_plugin.images.reading import ImageError

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from as_user import ROOT, cut, full_disk, logging_kept, tool
-from killing import killed_when
+from as_user import cut, full_disk, logging_kept, tool
 from imagenet_trees import FORMS, PER_BATCH, as_images, as_npz, batches, write_tree
+from killing import killed_when
 
-from nds_plugin.source.folder import check_files
 from nds_plugin.datasets.imagenet.batches import BatchFile, read_batch
 from nds_plugin.datasets.imagenet.downsampled import DOWNSAMPLED_IMAGENET, class_names
 from nds_plugin.datasets.public import Split
 from nds_plugin.datasets.store_index import index_store
 from nds_plugin.errors import NDSError
-from nds_plugin.images.reading import ImageError, load_image, read_header
-from nds_plugin.source.index import SourceIndex
 from nds_plugin.images.packed import split_name, write_packed
+from nds_plugin.images.reading import ImageError, load_image, read_header
+from nds_plugin.source.folder import check_files
+from nds_plugin.source.index import SourceIndex
 from nds_plugin.store import AnnotationStore, open_or_build
 
 SPLITS = {split.name: split for split in DOWNSAMPLED_IMAGENET.splits}

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from nds_plugin.source.class_names import normalise
 from nds_plugin.datasets.label_space import DROPPED, unite
 from nds_plugin.errors import NDSError
+from nds_plugin.source.class_names import normalise
 
 COCO = ["person", "traffic light", "car"]
 DRIVING = ["Car", "traffic_light", "rider"]

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nds_plugin.files.artifacts import read_json
 from nds_plugin.datasets.coco import modanet
 from nds_plugin.datasets.coco.modanet import Draw, draw, draw_path, saved_draw
 from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import read_json
 from nds_plugin.store import AnnotationStore, open_or_build
 
 NAMES = (
@@ -202,8 +202,8 @@ def test_too_few_images_to_draw_from_is_said(tree: Path, monkeypatch: pytest.Mon
 def test_val_is_a_source_of_images_without_annotations(tree: Path) -> None:
     pytest.importorskip("detectron2")
     from nds_plugin.d2 import register_all
-    from nds_plugin.d2.train.evaluation import check_ground_truth
     from nds_plugin.d2.data.registration import index_dataset
+    from nds_plugin.d2.train.evaluation import check_ground_truth
 
     register_all()
     assert len(index_dataset("modanet_val")) == 2

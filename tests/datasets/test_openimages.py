@@ -18,9 +18,9 @@ from PIL import Image, ImageOps
 from pycocotools import mask as mask_util
 
 from nds_plugin.datasets.image_headers import read_headers
-from nds_plugin.datasets.openimages.split import OPENIMAGES, openimages_hierarchy, openimages_split
 from nds_plugin.datasets.openimages.hierarchy import read_hierarchy
 from nds_plugin.datasets.openimages.read import turn_corners
+from nds_plugin.datasets.openimages.split import OPENIMAGES, openimages_hierarchy, openimages_split
 from nds_plugin.datasets.public import Split
 from nds_plugin.datasets.seen_files import SeenFiles
 from nds_plugin.datasets.store_index import index_store
@@ -251,7 +251,9 @@ def test_a_full_disk_is_one_line_and_leaves_no_store(tmp_path: Path) -> None:
 
 
 def test_names_that_are_none_are_refused() -> None:
-    with pytest.raises(UnknownNameError, match="unknown split of OpenImages 'val'. Known: test, train, validation"):
+    with pytest.raises(
+        UnknownNameError, match="unknown split of OpenImages 'val'. Known: test, train, validation"
+    ):
         openimages_split("val")
     with pytest.raises(NDSError, match="unmasked boxes are an addition to masks"):
         openimages_split("train", unmasked=True)

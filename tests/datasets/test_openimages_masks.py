@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from as_user import ROOT
 from killing import killed_when
 from openimages_builds import BITS, MASKS, XYWH_ABS, build, flags, records
 from openimages_trees import CLASSES, CORNERS, some_images
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from nds_plugin.datasets.openimages.split import openimages_split
 from nds_plugin.datasets.openimages.png import MaskJob, run_lengths
+from nds_plugin.datasets.openimages.split import openimages_split
 from nds_plugin.images.reading import read_header
 from nds_plugin.store import rle
 from nds_plugin.store.records import RecordDecoder

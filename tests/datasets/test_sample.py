@@ -11,11 +11,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from nds_plugin.files.artifacts import file_hash
 from nds_plugin.datasets.sample import generate as sample
 from nds_plugin.datasets.sample.canvas import MIN_VISIBLE_PIXELS
 from nds_plugin.datasets.sample.polygons import mask_to_polygons
 from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import file_hash
 
 SMALL = {"train_images": 6, "val_images": 2}
 
