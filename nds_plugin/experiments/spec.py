@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 
@@ -32,20 +33,35 @@ def _paper_rows(
     return (Row(client, "none", 0, "none", base), *drawn, Row(client, "full", full, "full", base))
 
 
+_FEW = 25  # images of a client that has few
 _MINI = ("uniform", "nds", "gate", "knn", "domain_classifier")
 
 
-def _mini_rows(client: str, base: str, oracle: Own, selectors: Sequence[str] = _MINI) -> tuple[Row, ...]:
-    def row(selector: str, percent: int, own: Own = ()) -> Row:
-        return Row(client, selector, percent / 100, f"{client}_{selector}_{percent}", base, own)
+def _mini_row(client: str, base: str, selector: str, budget: float = 0, own: Own = ()) -> Row:
+    name = f"{client}_{selector}" + (f"_{round(100 * budget)}" if 0 < budget < 1 else "")
+    return Row(client, selector, budget, name, base, own)
 
+
+def _mini_rows(client: str, base: str, oracle: Own, selectors: Sequence[str] = _MINI) -> tuple[Row, ...]:
+    row = functools.partial(_mini_row, client, base)
     return (
-        Row(client, "none", 0, f"{client}_none", base),
-        *(row(selector, 10) for selector in ("uniform", "nds")),
-        *(row(selector, 20) for selector in selectors),
-        row("oracle", 20, oracle),
-        *(row(selector, 40) for selector in ("uniform", "nds")),
-        Row(client, "full", 1, f"{client}_full", base),
+        row("none"),
+        *(row(selector, 0.1) for selector in ("uniform", "nds")),
+        *(row(selector, 0.2) for selector in selectors),
+        row("oracle", 0.2, oracle),
+        *(row(selector, 0.4) for selector in ("uniform", "nds")),
+        row("full", 1),
+    )
+
+
+def _few_rows(client: str, base: str, oracle: Own) -> tuple[Row, ...]:
+    """The rows of a client that has only so many images, to be scored and fine-tuned on."""
+    row = functools.partial(_mini_row, f"{client}_{_FEW}", base)
+    images = (("NDS.TARGET.NUM_IMAGES", _FEW),)
+    return (
+        row("none", own=images),
+        *(row(selector, 0.2, images) for selector in ("uniform", "nds")),
+        row("oracle", 0.2, (*images, *oracle)),
     )
 
 
@@ -67,20 +83,19 @@ _CITYSCAPES_ORACLE = (("NDS.ORACLE.SOURCES", _DRIVING),)
 # The clothing datasets are no upper bound: see docs/benchmark.md, "Noise and room".
 _CCP_ORACLE = (("NDS.ORACLE.CLASSES", ("person", "Person")), ("NDS.ORACLE.REST", 0.001))
 
+_IMAGENET = ("uniform", "nds", "histogram", "gate", "knn", "domain_classifier")
+_IMAGENET_CLIENTS = {  # the classes of each, how many test images, the ending of its config, its oracle
+    "cityscapes": (CITYSCAPES, 200, "", _CITYSCAPES_ORACLE),
+    "ccp_modanet13": (CCP, 120, "-ccp", _CCP_ORACLE),
+    "dawn": (DAWN, 100, "-dawn", _CITYSCAPES_ORACLE),
+}
 _IMAGENET_ROWS = tuple(
     row
-    for client, ending, oracle in (
-        ("cityscapes", "", _CITYSCAPES_ORACLE),
-        ("ccp_modanet13", "-ccp", _CCP_ORACLE),
-        ("dawn", "-dawn", _CITYSCAPES_ORACLE),
-    )
-    for row in _mini_rows(
-        client,
-        f"mini_imagenet/Base-mini-imagenet{ending}.yaml",
-        oracle,
-        ("uniform", "nds", "histogram", "gate", "knn", "domain_classifier"),
-    )
+    for client, (_, _, ending, oracle) in _IMAGENET_CLIENTS.items()
+    for base in (f"mini_imagenet/Base-mini-imagenet{ending}.yaml",)
+    for row in (*_mini_rows(client, base, oracle, _IMAGENET), *_few_rows(client, base, oracle))
 )
+_IMAGENET_TABLES = [(client, name) for client in _IMAGENET_CLIENTS for name in (client, f"{client}_{_FEW}")]
 
 GRIDS = {
     "1": ssl_table("1", "moco"),
@@ -120,13 +135,13 @@ GRIDS = {
     ),
     "mini_imagenet": Grid(
         "mini_imagenet",
-        "Transfer to 100 images of a client by selecting from the joined photographs; CPU size, from ImageNet weights; "
-        "classes by mask AP.",
+        f"Transfer to 100 images of a client ({_FEW} where its name says so) by selecting from the joined photographs; "
+        "CPU size, from ImageNet weights; classes by mask AP.",
         "source",
         _IMAGENET_ROWS,
         (0, 1, 2),
-        {"cityscapes": CITYSCAPES, "ccp_modanet13": CCP, "dawn": DAWN},
-        {"cityscapes": 200, "ccp_modanet13": 120, "dawn": 100},
+        {name: _IMAGENET_CLIENTS[client][0] for client, name in _IMAGENET_TABLES},
+        {name: _IMAGENET_CLIENTS[client][1] for client, name in _IMAGENET_TABLES},
         digits=2,
         own_experts=True,
         kept="benchmark_imagenet.json",
