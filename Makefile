@@ -64,15 +64,15 @@ $(ONEDL)/.installed: $(VENV)/.installed
 demo: install
 	$(PYTHON) tools/train_net.py --config none_sample.yaml OUTPUT_DIR $(DEMO)/none NDS.WORK_DIR $(DEMO)/nds
 	$(PYTHON) tools/train_net.py --config uniform_sample.yaml OUTPUT_DIR $(DEMO)/uniform NDS.WORK_DIR $(DEMO)/nds
-	$(PYTHON) tools/train_net.py --config nds_sample_heads.yaml OUTPUT_DIR $(DEMO)/selected NDS.WORK_DIR $(DEMO)/nds
+	$(PYTHON) tools/train_net.py --config nds_sample.yaml OUTPUT_DIR $(DEMO)/selected NDS.WORK_DIR $(DEMO)/nds
 	$(PYTHON) tools/compare_runs.py $(DEMO)/none $(DEMO)/uniform $(DEMO)/selected --output $(DEMO)/report.html
 
 # A file server plays the provider of the images; configs/service/sample.yaml has its links, with its port.
 demo-service: install
-	$(PYTHON) tools/partition_source.py $(SERVICE_DOMAINS:%=--dataset nds_sample_%_train) --method superclass \
-		--num-clusters 6 --crop-size 48 --shared-steps 80 --shared-batch 16 --output $(SERVICE)
+	$(PYTHON) tools/partition_source.py $(SERVICE_DOMAINS:%=--dataset nds_sample_%_train) \
+		--num-clusters 6 --crop-size 64 --output $(SERVICE)
 	$(PYTHON) tools/train_experts.py --index $(SERVICE)/index.parquet --partition $(SERVICE)/partition.parquet \
-		--crop-size 48 --shared-steps 80 --batch-size 16 --steps 40 --output $(SERVICE)/experts
+		--crop-size 64 --share 0.25 --output $(SERVICE)/experts
 	$(PYTHON) tools/serve.py publish --store $(SERVICE)/store --index $(SERVICE)/index.parquet \
 		--partition $(SERVICE)/partition.parquet --experts $(SERVICE)/experts --sources configs/service/sample.yaml
 	@echo 'To play a client, in another terminal:'

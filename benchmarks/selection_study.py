@@ -37,7 +37,7 @@ logger = logging.getLogger("selection_study")
 
 DRIVING = ("camvid", "highway", "carla", "urban_cam", "road_signs")
 INDOOR, ANIMALS = ("indoor_home", "amenity", "doors"), ("animals", "pets_det")
-CLIENTS = {"cityscapes": ("nds_mini.yaml", DRIVING), "ccp": ("nds_mini_ccp.yaml", ("uwear",))}
+CLIENTS = {"cityscapes": ("mini/Base-mini.yaml", DRIVING), "ccp": ("mini/Base-mini-ccp.yaml", ("uwear",))}
 # Clients of a domain that the source holds: the validation images of one of its datasets. Only to confirm on
 # them (--client) what was seen on the two above.
 HELD_OUT = {

@@ -20,7 +20,7 @@ _EXTRA = (
 )
 # By the name that is imported. pyproject.toml has the extras with their versions.
 _COMMANDS = {
-    **dict.fromkeys(("torch", "torchvision", "sklearn"), _EXTRA.format("experts")),
+    **dict.fromkeys(("torch", "torchvision", "sklearn", "timm"), _EXTRA.format("experts")),
     **dict.fromkeys(
         (
             "fastapi",
@@ -44,7 +44,6 @@ _COMMANDS = {
         "python -m pip install --no-deps mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7, then python -m pip install "
         "addict yapf rich terminaltables opencv-python-headless",
     ),
-    "timm": _EXTRA.format("timm"),
     "ray": _EXTRA.format("ray"),
     "shapely": _EXTRA.format("cityscapes"),
     "cityscapesscripts": "python -m pip install --no-deps cityscapesscripts",

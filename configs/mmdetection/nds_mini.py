@@ -27,8 +27,7 @@ nds = dict(
     work_dir="output/mini_mm/nds",
     source=dict(datasets=[f"nds_data_{name}_train" for name in sources]),
     target=dict(train=["nds_data_cityscapes_train"], test=["nds_data_cityscapes_val"], num_images=100),
-    # 1,000 x 16 = 16,000 crops for the shared network, 5.4 epochs; 80 x 16 = 1,280 for each of 8 experts.
-    experts=dict(shared_steps=1000, steps=80),
+    experts=dict(crop_size=128, share=0.5),  # half of each cluster, four rotations an image
     # 800 x 8 = 6,400 images: 11 epochs of the 20 %, 2.2 of the full source.
     pretrain=dict(
         train_cfg=dict(max_iters=800),

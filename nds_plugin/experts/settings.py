@@ -11,7 +11,7 @@ from nds_plugin.errors import NDSError
 from nds_plugin.experts.manifest import ARCH, EXPERT_KINDS, HEAD, NETWORK
 from nds_plugin.experts.scores import METRICS
 from nds_plugin.files.artifacts import file_hash
-from nds_plugin.images.named_network import NAMES, NamedNetwork
+from nds_plugin.images.named_network import DEFAULT_NETWORK, NAMES, NamedNetwork
 from nds_plugin.images.precisions import PRECISIONS
 from nds_plugin.settings import Settings, setting
 
@@ -27,9 +27,9 @@ class ExpertKind(Settings):
     what: ClassVar[str] = "expert"
 
     kind: str = setting(
-        NETWORK,
-        "network: a ResNet-18 per cluster (the paper's); head: a linear classifier per cluster, all on one "
-        "frozen network",
+        HEAD,
+        "head: a linear classifier per cluster, all on one frozen network; network: a ResNet-18 per cluster (the "
+        "paper's)",
         choices=EXPERT_KINDS,
     )
 
@@ -104,7 +104,12 @@ class HeadConfig(NamedNetwork):
 
     what: ClassVar[str] = "expert"
 
-    network: str = setting("", f"of kind head, the frozen network under all heads: {NAMES}", decides=False)
+    network: str = setting(
+        "",
+        f"of kind head, the frozen network under all heads: {NAMES}; {DEFAULT_NETWORK} where neither network nor "
+        "weights are given",
+        decides=False,
+    )
     task: str = setting("rotation", "the proxy task; heads know rotation alone", choices=("rotation",))
     crop_size: int = setting(224, "side of the crops in pixels", least=8)
     c: float = setting(0.001, "inverse strength of the regularisation of heads", above=0)
@@ -124,6 +129,8 @@ class HeadConfig(NamedNetwork):
                 "layer of a client's labels would be the same for all clusters; use experts of kind 'network'."
             )
         super().__post_init__()
+        if not self.is_named:
+            object.__setattr__(self, "network", DEFAULT_NETWORK)
 
 
 EXPERT_CONFIGS: dict[str, type[ExpertConfig] | type[HeadConfig]] = {NETWORK: ExpertConfig, HEAD: HeadConfig}
@@ -140,7 +147,7 @@ class ScoringConfig(Settings):
     what: ClassVar[str] = "scoring"
 
     # Not decisive: all metrics are kept in ``Scores.details``.
-    metric: str = setting("accuracy", "which score is taken for z", choices=METRICS, decides=False)
+    metric: str = setting("log_likelihood", "which score is taken for z", choices=METRICS, decides=False)
     max_images: int | None = setting(None, "score only so many images, a random draw", least=1, none=0)
     seed: int = setting(0, "seed of that draw, and of the folds of the supervised task", least=0, config="")
     precision: str = setting("auto", _PRECISION_HELP, choices=PRECISIONS, config="")

@@ -129,7 +129,8 @@ def load_feature_network(
 
 
 def load_named(named: NamedNetwork) -> FeatureNetwork:
-    """The network that settings name, see :func:`load_feature_network`."""
+    """The network that settings name, or the default one; see :func:`load_feature_network`."""
+    named = named.or_default()
     return load_feature_network(named.weights or None, network=named.network)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,6 +11,9 @@ from nds_plugin.errors import NDSError
 from nds_plugin.settings import Settings, setting
 
 PACKAGE = "package:"
+# What looks at images where nothing else is named: small, quick on a CPU, and its ImageNet weights are on the package
+# index (the extra `experts` brings them).
+DEFAULT_NETWORK = "package:efficientnet-lite0"
 NAMES = (
     "a file of a ResNet (shared.safetensors, too), package:efficientnet-lite0, or timm's name of a network"
 )
@@ -35,13 +38,19 @@ class NamedNetwork(Settings):
 
     what: ClassVar[str] = "network"
 
-    network: str = setting("", NAMES, decides=False)
+    network: str = setting(
+        "", f"{NAMES}; {DEFAULT_NETWORK} where neither network nor weights are given", decides=False
+    )
     weights: str = setting("", _WEIGHTS, decides=False)
 
     @property
     def is_named(self) -> bool:
         """Whether there is one."""
         return bool(self.network or self.weights)
+
+    def or_default(self) -> NamedNetwork:
+        """Itself, or the default network where none is named."""
+        return self if self.is_named else replace(self, network=DEFAULT_NETWORK)
 
     @property
     def file(self) -> str:

@@ -105,11 +105,6 @@ class PipelineSettings:
             )
         experts = self.experts
         if isinstance(experts, HeadConfig):
-            if not experts.is_named and (Need.EXPERTS in self.selector.needs or not self.partition.is_named):
-                raise NDSError(
-                    "NDS.EXPERTS.KIND head needs NDS.EXPERTS.NETWORK, the frozen network that the heads stand on, such "
-                    "as package:efficientnet-lite0."
-                )
             experts.check_file("NDS.EXPERTS")
         elif not self.partition.is_named and not experts.shared_steps:
             raise NDSError(

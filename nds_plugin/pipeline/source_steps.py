@@ -118,7 +118,7 @@ class SourceSteps:
     def check_networks(self) -> None:
         """Load what the settings name, so that a mistake is told before any work; of one process."""
         experts = self.settings.experts
-        heads_on = experts if isinstance(experts, HeadConfig) and experts.is_named else None
+        heads_on = experts if isinstance(experts, HeadConfig) else None
         for network in (self.settings.feature_network, heads_on):
             if network:
                 self.named(network).dimension(experts.crop_size)

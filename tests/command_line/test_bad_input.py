@@ -265,6 +265,8 @@ def test_train_experts_refuses(case: str, here: Path, user: User) -> None:
         two_domains(here / "others", 5)[0].save("other.parquet", "i")
     inputs = ["--index", "index.parquet", "--partition", "partition.parquet", "--output", "new"]
     small = [
+        "--kind",
+        "network",
         "--crop-size",
         "32",
         "--steps",
@@ -288,7 +290,9 @@ def test_a_full_disk_keeps_the_finished_experts_and_leaves_no_half_one(here: Pat
     settings = {"crop_size": 32, "steps": 2, "shared_steps": 2, "batch_size": 2, "base_lr": 0.02}
     flags = [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", value)]
     with full_disk(1_000_000):
-        line = user.fails("train_experts", *inputs, *flags, "--precision", "fp32", "--device", "cpu")
+        line = user.fails(
+            "train_experts", *inputs, "--kind", "network", *flags, "--precision", "fp32", "--device", "cpu"
+        )
     assert line.startswith(f"disk full while writing {EXPERT}: nothing was changed; free some space")
     assert all((here / "experts" / name).read_bytes() == data for name, data in kept.items())
     assert not (here / EXPERT).exists()

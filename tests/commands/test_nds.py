@@ -238,7 +238,7 @@ def test_every_extra_that_a_line_names_is_one_of_the_package() -> None:
     tomllib = pytest.importorskip("tomllib", reason="Python 3.11 or later reads pyproject.toml itself")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     named = {c.rpartition("[")[2].split("]")[0] for c in extras._COMMANDS.values() if "]'" in c}
-    assert named >= {"experts", "server", "client", "detectron2", "timm", "cityscapes"}
+    assert named >= {"experts", "server", "client", "detectron2", "cityscapes"}
     assert named <= set(project["optional-dependencies"])
     assert not [d for d in project["dependencies"] if d.startswith(("torch", "scikit-learn", "fvcore"))]
     assert not [r for rows in project["optional-dependencies"].values() for r in rows if "torch==" in r]

@@ -188,7 +188,7 @@ def test_a_row_of_each_selector_of_the_mini_table_trains_two_iterations(tmp_path
 @pytest.mark.slow
 def test_rows_from_imagenet_weights_train_two_iterations(tmp_path: Path) -> None:
     """One of each client; dawn has boxes and no masks."""
-    pytest.importorskip("timm", reason="timm is not installed: pip install nds_plugin[timm]")
+    pytest.importorskip("timm", reason="timm is not installed: pip install nds_plugin[experts]")
     names = ("cityscapes_nds_20", "ccp_modanet13_none", "dawn_histogram_20")
     rows = [find_row(name, "mini_imagenet") for name in names]
     sources = row_config(rows[0]).NDS.SOURCE.DATASETS

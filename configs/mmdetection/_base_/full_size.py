@@ -36,6 +36,7 @@ nds = dict(
     temperature=0.1,
     source=dict(datasets=["coco_2017_train"]),
     partition=dict(num_clusters=50),
+    # For networks (nds.preset="paper"); heads, the default, have no schedule.
     # Shared network: 40,000 steps x 64 crops = 2.56 M crops, 22 epochs of COCO's 118,287 images.
     # Each expert: 5,000 steps x 64 crops = 0.32 M crops; 50 experts see 16 M.
     experts=dict(shared_steps=40000, steps=5000, batch_size=64),

@@ -46,7 +46,6 @@ optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=0.001,
 nds = dict(
     budget=dict(share=0.2),
     partition=dict(num_clusters=8),
-    experts=dict(crop_size=64, batch_size=16, base_lr=0.02),
     loader=dict(max_unreadable=0.02),
     pretrain=dict(
         train_dataloader=dict(batch_size=8, dataset=dict(pipeline=train_pipeline)),

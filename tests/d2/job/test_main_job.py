@@ -22,7 +22,8 @@ SMALL = [
     *("DATASETS.TRAIN", "('nds_data_city_train',)", "DATASETS.TEST", "('nds_data_city_val',)"),
     *("NDS.SOURCE.DATASETS", "('nds_data_street_train', 'nds_data_room_train')"),
     *("NDS.PARTITION.NUM_CLUSTERS", "2", "NDS.EXPERTS.STEPS", "3", "NDS.EXPERTS.SHARED_STEPS", "3"),
-    *("NDS.EXPERTS.BATCH_SIZE", "4", "NDS.EXPERTS.CROP_SIZE", "32", "NDS.BUDGET.SHARE", "0.5"),
+    *("NDS.EXPERTS.KIND", "network", "NDS.EXPERTS.BATCH_SIZE", "4", "NDS.EXPERTS.CROP_SIZE", "32"),
+    *("NDS.BUDGET.SHARE", "0.5"),
     *(
         "NDS.TARGET.NUM_IMAGES",
         "12",

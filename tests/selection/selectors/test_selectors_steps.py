@@ -26,6 +26,7 @@ TINY = [
     *("NDS.SOURCE.DATASETS", "('tiny_street_train', 'tiny_room_train')", "NDS.TARGET.NUM_IMAGES", "8"),
     *("NDS.PARTITION.NUM_CLUSTERS", "3", "NDS.PARTITION.METHOD", "kmeans", "NDS.EXPERTS.STEPS", "1"),
     *("NDS.EXPERTS.SHARED_STEPS", "1", "NDS.EXPERTS.BATCH_SIZE", "2", "NDS.EXPERTS.CROP_SIZE", "32"),
+    *("NDS.EXPERTS.KIND", "network"),
     *(
         "NDS.BUDGET.SHARE",
         "0.5",
@@ -137,8 +138,7 @@ def test_a_preset_lies_under_what_stands_beside_its_name(tmp_path: Path) -> None
     in_the_file = load_config(str(file))
     assert in_the_file.NDS.PARTITION.NUM_CLUSTERS == 6
     assert in_the_file.NDS.UNIT == "image"
-    heads = load_config("nds_mini.yaml", ["NDS.PRESET", "heads"]).NDS
-    assert (heads.EXPERTS.KIND, heads.EXPERTS.NETWORK) == ("head", "package:efficientnet-lite0")
+    assert (base.NDS.EXPERTS.KIND, in_the_file.NDS.EXPERTS.KIND) == ("head", "network")
     assert set(PRESETS["paper"]) >= {"NDS.SCORING.METRIC", "NDS.NORMALISATION", "NDS.EXPERTS.TASK"}
 
 
