@@ -300,6 +300,8 @@ def test_partition_and_experts_run_on_it_by_its_name(
     files = ("--index", str(out / "index.parquet"), "--partition", str(out / "partition.parquet"))
     for task in ("rotation", "supervised"):
         steps = ("--steps", "2", "--batch-size", "4", "--num-workers", "0")
-        told = run("train_experts", *files, *steps, "--task", task, "--output", str(out / task))
+        told = run(
+            "train_experts", *files, "--kind", "network", *steps, "--task", task, "--output", str(out / task)
+        )
         assert told.count("cluster ") == 2
         assert "expert set " in told

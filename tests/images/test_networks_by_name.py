@@ -49,7 +49,9 @@ def no_timm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_timm_its_networks_are_refused_with_the_line_that_installs_it(no_timm: None) -> None:
     for arguments in ({"network": LITE0}, {"weights": PACKAGE}, {"network": PACKAGE}):
-        with pytest.raises(NDSError, match=r"needs the package timm, .*: python -m pip install .*\[timm\]'"):
+        with pytest.raises(
+            NDSError, match=r"needs the package timm, .*: python -m pip install .*\[experts\]'"
+        ):
             load_feature_network(**arguments)
     with pytest.raises(NDSError, match=f"the network '{PACKAGE}' needs the package timm"):
         load_feature_network(network=PACKAGE)

@@ -32,7 +32,7 @@ def config(name: str = LITE0, weights: str = "", norm: str = "FrozenBN", freeze_
 
 def test_without_timm_the_backbone_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(NDSError, match=r"pip install .*\[timm\]"):
+    with pytest.raises(NDSError, match=r"pip install .*\[experts\]"):
         build_model(config())
 
 

@@ -150,7 +150,9 @@ def test_what_does_not_belong_together_is_refused(
         similar_scores(scores.with_metric("log_likelihood"), accuracy_alone, "cosine")
     with pytest.raises(NDSError, match="described by different experts"):
         Description.join([description, replace(description, expert_set="e" * 64)], "p")
-    with pytest.raises(NDSError, match="needs scores of a described source, these are of metric accuracy"):
+    with pytest.raises(
+        NDSError, match="needs scores of a described source, these are of metric log_likelihood"
+    ):
         select(*source, SelectionConfig(ScalableNDS(), count=3), replace(scores, partition=""))
     with pytest.raises(NDSError, match="needs scores of experts, these are of metric similarity"):
         select(*source, SelectionConfig(NDS(), count=3), similar_scores(scores, description, "cosine"))

@@ -91,7 +91,7 @@ def test_an_oracle_needs_no_network(files: Path, tmp_path: Path, monkeypatch: py
 def test_mistakes_are_one_line(files: Path, tmp_path: Path, user: User) -> None:
     index, out = ["--index", files / "index.parquet"], ["--output", tmp_path / "x.parquet"]
     line = user.fails("weigh_images", *index, "--selector", "knn", *out)
-    assert "--selector knn needs --network and the target's --images, --coco or --dataset" in line
+    assert "--selector knn needs the target's --images, --coco or --dataset" in line
     line = user.fails("draw_subset", *index, "--selector", "knn", "--images", "3", *out)
     assert "the knn selector needs weights of the source's images" in line
     line = user.fails("draw_subset", *index, "--selector", "gate", "--images", "3", *out)
@@ -99,8 +99,6 @@ def test_mistakes_are_one_line(files: Path, tmp_path: Path, user: User) -> None:
     source = [*index, "--partition", files / "partition.parquet"]
     line = user.fails("train_gate", *source, "--l2", "1.0", "--selector", "histogram", *out, "--network", "x")
     assert "--l2 does nothing for the selector histogram" in line
-    line = user.fails("train_gate", *source, *out)
-    assert "give the network whose features the gate looks at by --network" in line
     line = user.fails("score_gate", "--gate", tmp_path, "--images", files / "photos", "--output", "x.json")
     assert "gate file not found" in line
     line = user.fails(
