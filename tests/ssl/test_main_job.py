@@ -62,6 +62,8 @@ def test_a_job_leaves_weights_and_the_accuracy_of_its_classifier(finished: tuple
     assert summary["mean_per_class"] == pytest.approx(np.mean(list(summary["per_class"].values())))
     assert list(summary["per_class"]) == ["ape", "bee", "cow"]
     assert document["selection"]["images"] == 12
+    assert document["precision"] == {"pretrain": "fp32", "finetune": "fp32"}
+    assert document["unreadable_images"] == 0
     assert {"pretrain", "finetune", "evaluate"} <= document["times"].keys()
     assert (output / "pretrain" / DETECTRON2).is_file()
 
