@@ -65,6 +65,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.num_gpus < 1:
         raise NDSError(f"--num-gpus must be 1 or more, got {args.num_gpus}.")
     if args.num_gpus > 1:
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            raise NDSError(
+                f"--num-gpus {args.num_gpus} under torchrun, which has started the processes already: leave --num-gpus out."
+            )
         if device.type == "cuda" and torch.cuda.device_count() < args.num_gpus:
             raise NDSError(
                 f"--num-gpus is {args.num_gpus}, but torch sees {torch.cuda.device_count()} GPUs here."

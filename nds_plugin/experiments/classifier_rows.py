@@ -24,11 +24,28 @@ from nds_plugin.ssl.config import JobConfig, load_config
 from nds_plugin.ssl.main_job import check_config
 from nds_plugin.ssl.network import SmallImageResNet
 
-# Images a second in training. On a GPU assumed, for a ResNet-18 that sees 32 x 32 positions after its stem, in 16
-# bits; there is no published figure. On one core measured in seconds of the processor: Xeon with bf16 units, 16 channels,
-# the stem "half".
-GPU_IMAGES = {"moco": 2_500.0, "rotnet": 1_000.0, "": 2_500.0}
-CPU_IMAGES = {"moco": 727.0, "rotnet": 341.0, "": 800.0}
+
+@dataclass(frozen=True)
+class Speed:
+    """Images a second in training, and the side of the grid of positions that the network saw after its stem.
+
+    The work grows with the number of positions: of 64 x 64 a second sees a quarter of the images of 32 x 32.
+    """
+
+    images: float
+    side: int
+
+    def at(self, side: float) -> float:
+        """Images a second at another side."""
+        return self.images * (self.side / side) ** 2
+
+
+# By method of pretraining; the classifier's is "". On a GPU assumed for a ResNet-18 in 16 bits; there is no published
+# figure. On one core measured in seconds of the processor: Xeon with bf16 units, 16 channels, the configs of ssl_mini
+# (a linear classifier).
+GPU_SPEED = {"moco": Speed(2_500.0, 32), "rotnet": Speed(1_000.0, 32), "": Speed(2_500.0, 32)}
+CPU_SPEED = {"moco": Speed(727.0, 16), "rotnet": Speed(341.0, 16), "": Speed(800.0, 32)}
+_STRIDE = {"small": 1, "half": 2, "imagenet": 4}  # of a stem and its pooling
 # What the results depend on of cfg.NDS, beside what the selector's own steps read.
 _PLAIN_KEYS = ("SELECTOR", "TARGET")
 _DRAWN_KEYS = (*_PLAIN_KEYS, "MODE", "BUDGET", "SOURCE")
@@ -42,20 +59,28 @@ class SSLWork(Work):
 
     Attributes:
         method: of pretraining.
+        pretrain_side, finetune_side: of the grid of positions after the stem.
     """
 
     method: str = ""
+    pretrain_side: float = 32
+    finetune_side: float = 32
 
     @property
     def pretrain_hours(self) -> float:
-        return self.pretrain.images / self._speed(self.method) / 3600 if self.pretrain else 0.0
+        return (
+            self.pretrain.images / self._speed(self.method, self.pretrain_side) / 3600
+            if self.pretrain
+            else 0.0
+        )
 
     @property
     def finetune_hours(self) -> float:
-        return (self.finetune.images + self.test_images / 3) / self._speed("") / 3600
+        images = self.finetune.images + self.test_images / 3
+        return images / self._speed("", self.finetune_side) / 3600
 
-    def _speed(self, method: str) -> float:
-        return (GPU_IMAGES if self.on_gpu else CPU_IMAGES)[method]
+    def _speed(self, method: str, side: float) -> float:
+        return (GPU_SPEED if self.on_gpu else CPU_SPEED)[method].at(side)
 
 
 class ClassifierRows:
@@ -102,7 +127,7 @@ class ClassifierRows:
 
     def arithmetic(self, rows: Sequence[PlannedRow]) -> list[str]:
         on_gpu = rows[0].work.on_gpu
-        speeds = GPU_IMAGES if on_gpu else CPU_IMAGES
+        speeds = GPU_SPEED if on_gpu else CPU_SPEED
         origin = (
             "assumed for a ResNet-18 on one GPU in 16 bits, no published figure"
             if on_gpu
@@ -110,8 +135,9 @@ class ClassifierRows:
         )
         row = next((row for row in rows if row.work.pretrain), rows[0])
         lines = [
-            f"How: images a second {origin}: MoCo {speeds['moco']:,.0f}, RotNet (four rotations of each) "
-            f"{speeds['rotnet']:,.0f}, classifier {speeds['']:,.0f}. A pretraining that several targets share is counted once."
+            f"How: images a second {origin}: MoCo {_told(speeds['moco'])}, RotNet (four rotations of each) "
+            f"{_told(speeds['rotnet'])}, classifier {_told(speeds[''])} positions after the stem; the time grows with "
+            "their number. A pretraining that several targets share is counted once."
         ]
         if row.work.pretrain:
             hours = row.work.pretrain_hours
@@ -247,7 +273,13 @@ def planned_work(cfg: JobConfig, test_images: int, trains: bool) -> SSLWork:
         states=2,
         on_gpu=cfg.cfg.DEVICE != "cpu",
         method=cfg.pretrain.method,
+        pretrain_side=cfg.pretrain.size / _STRIDE[cfg.network.stem],
+        finetune_side=cfg.finetune.size / _STRIDE[cfg.network.stem],
     )
+
+
+def _told(speed: Speed) -> str:
+    return f"{speed.images:,.0f} at {speed.side} x {speed.side}"
 
 
 def _stage(config: Any) -> Stage:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+from nds_plugin.engine.processes import Processes
 from nds_plugin.files.artifacts import is_valid, read_json, write_json
+from nds_plugin.files.locking import held
 from nds_plugin.files.temporary import new_link
 from nds_plugin.job.training_folder import FINAL, FINISHED, KIND, set_aside
 
@@ -18,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class KeptPretraining:
-    """One pretraining in the folder of artefacts; only the main process calls it.
+    """One pretraining in the folder of artefacts; only the main process takes and keeps.
 
     Args:
         work: the folder of artefacts.
@@ -28,6 +31,18 @@ class KeptPretraining:
     def __init__(self, work: Path, key: str) -> None:
         self.folder = work / f"pretraining-{key[:10]}"
         self._key = key
+
+    @contextlib.contextmanager
+    def alone(self, processes: Processes) -> Iterator[None]:
+        """Jobs that would train the very same wait for the first of them.
+
+        The lock lies beside the folder: :meth:`keep` sets aside what a job left that was killed in it.
+        """
+        lock = self.folder.with_name(f".{self.folder.name}.lock")
+        waiting = f"waiting for another process that works on {self.folder}."
+        with held(lock, waiting) if processes.rank == 0 else contextlib.nullcontext():
+            processes.barrier()
+            yield
 
     def take(self, output: Path) -> None:
         """Put the weights into a job's folder as if they were trained there, unless it has its own."""

@@ -28,12 +28,23 @@ class WorkFolder:
         self.paths: dict[str, str] = {}
         self._processes = processes
 
-    def artefact(self, name: str, kind: str, key: str, suffix: str, make: Callable[[Path], None]) -> Path:
-        """The path of an artefact; the main process makes it where it is missing, all wait for it."""
+    def artefact(
+        self,
+        name: str,
+        kind: str,
+        key: str,
+        suffix: str,
+        make: Callable[[Path], None],
+        lacking: Callable[[Path], bool] = lambda _: False,
+    ) -> Path:
+        """The path of an artefact; the main process makes it where it is missing, all wait for it.
+
+        ``lacking`` says whether something beside a valid one is missing, so that it is made again.
+        """
         path = self.folder / f"{name}-{key[:10]}{suffix}"
         self.paths[name] = str(path)
         if self._processes.rank == 0:
-            if is_valid(path, kind, key):
+            if is_valid(path, kind, key) and not lacking(path):
                 logger.info("%s: kept %s", name, path)
             else:
                 with self.timed(name):

@@ -3,13 +3,16 @@
 The numbers come from the position of the image in the stream (:func:`nds_plugin.ssl.batches.units`), so that an
 image looks the same on any number of processes and after a resume. Crops are taken by bilinear sampling. Colours
 are changed in a fixed order, brightness, contrast, saturation, hue, and hue by a rotation in YIQ (our choice:
-torchvision draws the order and rotates in HSV).
+torchvision draws the order and rotates in HSV). All is computed in 32 bits, whatever the networks compute in.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Concatenate, ParamSpec
 
 import torch
 import torch.nn.functional as F
@@ -41,14 +44,31 @@ class Augmentation:
     blur_share: float = 0.0
 
 
-# He et al. (2020) and Chen et al. (2020), as their published code has them.
+# The numbers are those of the published code of He et al. (2020) and Chen et al. (2020). Two things differ: version 1
+# makes images grey before it changes their colours, here it is after that in both; and the kernel of their blur has no
+# end, here it is a tenth of the image wide.
 MOCO = {
     1: Augmentation(0.2, jitter=0.4, hue=0.4, grey_share=0.2),
     2: Augmentation(0.2, jitter=0.4, hue=0.1, jitter_share=0.8, grey_share=0.2, blur_share=0.5),
 }
 _BLUR = (0.1, 2.0)  # range of sigma, in pixels
+P = ParamSpec("P")
 
 
+def in_32_bits(
+    function: Callable[Concatenate[torch.Tensor, P], torch.Tensor],
+) -> Callable[Concatenate[torch.Tensor, P], torch.Tensor]:
+    """A function of tensors that autocast leaves alone: the 8 bits of bf16 are too few for places and colours of pixels."""
+
+    @functools.wraps(function)
+    def wrapped(first: torch.Tensor, /, *args: P.args, **kwargs: P.kwargs) -> torch.Tensor:
+        with torch.autocast(first.device.type, enabled=False):
+            return function(first, *args, **kwargs)
+
+    return wrapped
+
+
+@in_32_bits
 def augment(pixels: torch.Tensor, units: torch.Tensor, size: int, how: Augmentation) -> torch.Tensor:
     """Views of images.
 
@@ -87,6 +107,7 @@ def normalised(images: torch.Tensor) -> torch.Tensor:
     return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
+@in_32_bits
 def crops(images: torch.Tensor, units: torch.Tensor, size: int, min_crop: float) -> torch.Tensor:
     """Random crops of share ``min_crop`` to 1 and sides 3:4 to 4:3, mirrored half of the time.
 

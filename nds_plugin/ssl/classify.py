@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from nds_plugin.errors import NDSError
-from nds_plugin.files.checkpoints import read_checkpoint, write_checkpoint
+from nds_plugin.files.checkpoints import read_checkpoint
 from nds_plugin.images.checkpoint_forms import State
-from nds_plugin.images.networks import resolve_precision
-from nds_plugin.job.training_folder import FINAL, train_once
+from nds_plugin.job.training_folder import train_once
 from nds_plugin.selection.streams import ShuffledStream
 from nds_plugin.source.index import NO_LABEL, SourceIndex
 from nds_plugin.ssl.augment import WORDS, Augmentation, augment, plain
@@ -92,11 +92,11 @@ class Classifier(nn.Module):
         return F.cross_entropy(self.network(inputs).float(), batch.labels)
 
 
-def check_labels(index: SourceIndex, name: str, *, training: bool) -> None:
+def check_labels(index: SourceIndex, name: str) -> None:
     """Refuse images that no classifier can learn from, or be tested on.
 
     Raises:
-        NDSError: no classes, images without one, or in training a class of one image.
+        NDSError: no classes, or images without one.
     """
     labels = index.column("label")
     if len(index.classes) < 2 or (labels == NO_LABEL).all():
@@ -107,12 +107,23 @@ def check_labels(index: SourceIndex, name: str, *, training: bool) -> None:
     bare = int((labels == NO_LABEL).sum())
     if bare:
         raise NDSError(f"dataset {name!r}: {bare} of {len(index)} images have no class: leave them out.")
-    counts = np.bincount(labels, minlength=len(index.classes))
-    single = [index.classes[i] for i in np.flatnonzero(counts == 1)]
-    if training and single:
+
+
+def check_counts(labels: npt.NDArray[np.integer], classes: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse classes that cannot be learnt.
+
+    Args:
+        labels: of all training images, of all datasets. classes: names. names: of the datasets, for the message.
+
+    Raises:
+        NDSError: a class of fewer than two images.
+    """
+    counts = np.bincount(labels, minlength=len(classes))
+    few = [f"{name}: {count}" for name, count in zip(classes, counts) if count < 2]
+    if few:
         raise NDSError(
-            f"dataset {name!r}: {len(single)} classes have a single image ({', '.join(single[:5])}): a class needs at least "
-            "2 to be learnt; add images or leave the class out."
+            f"NDS.TARGET.TRAIN ({', '.join(names)}): {len(few)} classes have fewer than 2 images ({', '.join(few[:5])}), "
+            "the least that a class can be learnt from: add images or leave the class out."
         )
 
 
@@ -137,9 +148,7 @@ def finetune(
         size, last = config.batch_size, config.iterations
         batches = Batches(target.rows, stream, run.seed, size, start, last, labels=target.labels)
         training.run(batches.loader(run.workers, run.device), start)
-        write_checkpoint(
-            folder / FINAL, {"model": model.weights(), "meta": {"classes": list(target.classes)}}
-        )
+        training.finish(model.weights(), {"classes": list(target.classes)})
 
     return train_once(
         run.processes, folder, key, work, resume=run.resume, config=run.text, iterations=config.iterations
@@ -150,21 +159,27 @@ def finetune(
 def evaluate(
     weights: Path, network: NetworkConfig, config: FinetuneConfig, test: Labelled, device: torch.device
 ) -> dict[str, Any]:
-    """Top-1 accuracy and its mean over the classes, in percent, on central crops.
+    """Top-1 accuracy and its mean over the classes, in percent, on central crops, computed in 32 bits.
 
     Returns:
         ``top1``, ``mean_per_class``, ``per_class`` (None for a class without test images), ``images``.
+
+    Raises:
+        NDSError: outputs that are no numbers.
     """
     model = build_network(network, len(test.classes), 0)
     model.load_state_dict(read_checkpoint(weights)["model"])
     model.to(device).eval()
-    dtype = resolve_precision(config.precision, device)
     found = []
     for start in range(0, len(test.labels), _TEST_BATCH):
         places = np.arange(start, min(start + _TEST_BATCH, len(test.labels)))
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            outputs = model(plain(test.rows.rows(places).to(device), config.size))
-        found.append(outputs.float().argmax(1).cpu().numpy())
+        outputs = model(plain(test.rows.rows(places).to(device), config.size))
+        if not outputs.isfinite().all():
+            raise NDSError(
+                f"{weights}: the classifier's outputs for test images are no numbers: train it with a lower "
+                "FINETUNE.BASE_LR."
+            )
+        found.append(outputs.argmax(1).cpu().numpy())
     return accuracies(np.concatenate(found), test.labels, test.classes)
 
 

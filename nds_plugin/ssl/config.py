@@ -30,6 +30,8 @@ _NODES: dict[str, type[Settings]] = {
     "FINETUNE": FinetuneConfig,
 }
 _FREE = ("FOLDERS",)  # keys below are names of the user's
+_NAMES = (("SOURCE", "DATASETS"), ("TARGET", "TRAIN"), ("TARGET", "TEST"), ("TARGET", "DATASETS"))
+_SEEDS = 2**63  # torch takes twice as many; MoCo's second head takes the next one
 
 
 class Node(dict[str, Any]):
@@ -152,15 +154,27 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> JobConfig:
 def _checked(tree: Node) -> JobConfig:
     if tree.NDS.SELECTOR not in (*SELECTORS, NO_PRETRAINING):
         raise unknown_name("NDS.SELECTOR", tree.NDS.SELECTOR, (*SELECTORS, NO_PRETRAINING))
-    for key in ("SEED", "NUM_WORKERS"):
-        if tree[key] < 0:
-            raise NDSError(f"{key} must be 0 or more, got {tree[key]}.")
+    if not 0 <= tree.SEED < _SEEDS:
+        raise NDSError(f"SEED must be 0 or more and below 2^63, got {tree.SEED}.")
+    if tree.NUM_WORKERS < 0:
+        raise NDSError(f"NUM_WORKERS must be 0 or more, got {tree.NUM_WORKERS}.")
+    for node, key in _NAMES:
+        _check_names(tree.NDS[node][key], f"NDS.{node}.{key}")
     return JobConfig(
         tree,
         _node(NetworkConfig, tree, "MODEL"),
         _node(PretrainConfig, tree, "PRETRAIN"),
         _node(FinetuneConfig, tree, "FINETUNE"),
     )
+
+
+def _check_names(names: tuple[Any, ...], key: str) -> None:
+    for name in names:
+        if not isinstance(name, str):
+            raise NDSError(f"{key} must be a list of names of datasets, got {name!r} in it.")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise NDSError(f"{key} names {twice!r} more than once: name each dataset once.")
 
 
 def _node(cls: type[S], tree: Node, node: str) -> S:

@@ -47,4 +47,7 @@ def _folder(name: str, told: Any) -> FolderOfClasses:
     for key in told:
         if key not in _KEYS:
             raise NDSError(f"FOLDERS.{name}: unknown key {key}.{did_you_mean(str(key), _KEYS)}")
+        kind, words = (int, "a whole number") if key == "TEST_EVERY" else (str, "text")
+        if type(told[key]) is not kind:
+            raise NDSError(f"FOLDERS.{name}.{key} must be {words}, got {told[key]!r}.")
     return FolderOfClasses(name, **{_KEYS[key]: value for key, value in told.items()})

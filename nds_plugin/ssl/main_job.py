@@ -23,15 +23,21 @@ from nds_plugin.files.artifacts import (
     write_json,
 )
 from nds_plugin.files.checkpoints import read_checkpoint, write_checkpoint
-from nds_plugin.images.networks import choose_device
+from nds_plugin.images.networks import choose_device, resolve_precision
 from nds_plugin.job.kept_pretraining import KeptPretraining
 from nds_plugin.job.results import KIND as RESULTS_KIND
 from nds_plugin.job.results import machine, versions
-from nds_plugin.job.selection_summary import Timings, alone, kept_results, selection_summary
+from nds_plugin.job.selection_summary import (
+    Timings,
+    alone,
+    kept_results,
+    only_job_in,
+    selection_summary,
+)
 from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
 from nds_plugin.pipeline.work_folder import WorkFolder
 from nds_plugin.report.run_files import located
-from nds_plugin.ssl.classify import Labelled, check_labels, evaluate, finetune
+from nds_plugin.ssl.classify import Labelled, check_counts, check_labels, evaluate, finetune
 from nds_plugin.ssl.config import JobConfig
 from nds_plugin.ssl.host import SSLHost
 from nds_plugin.ssl.network import build_network, for_detectron2, load_trunk, read_trunk
@@ -45,7 +51,7 @@ from nds_plugin.ssl.pretrain import (
     decoded,
     pretrain,
     pretraining_key,
-    selected_rows,
+    selected_images,
 )
 from nds_plugin.ssl.train import Run
 
@@ -54,11 +60,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Pretrained:
-    """What pretraining leaves: the selection, the weights, their key."""
+    """What pretraining leaves: the selection, the weights, their key, and how many images could not be read."""
 
     selected: Selected
     weights: Path
     key: str
+    unreadable: int
 
 
 def check_config(job: JobConfig, world_size: int) -> None:
@@ -74,13 +81,18 @@ def check_config(job: JobConfig, world_size: int) -> None:
         raise NDSError("NDS.TARGET must name the target's training and test datasets: TRAIN and TEST.")
     for name in (*job.nds.SOURCE.DATASETS, *target.TRAIN, *target.TEST, *target.DATASETS):
         host.dataset(name)
+    device = choose_device(job.cfg.DEVICE)
+    for node in ("PRETRAIN", "FINETUNE") if job.pretrains else ("FINETUNE",):
+        try:
+            resolve_precision(job.cfg[node].PRECISION, device)
+        except NDSError as error:
+            raise NDSError(f"{node}.PRECISION: {error}") from None
     if job.pretrains:
         check_pretraining(job.pretrain, world_size)
         job.settings()
     if job.network.weights:
         network = build_network(job.network, 1, 0)
         load_trunk(network, read_trunk(job.network.weights, WEIGHTS), f"{WEIGHTS} {job.network.weights}")
-    choose_device(job.cfg.DEVICE)
     for folder in {job.output, job.artefacts}:
         check_writable(folder)
 
@@ -111,7 +123,14 @@ class MainJob:
 
         Returns:
             The results document (see ``results.json``) on the main process, {} on the others.
+
+        Raises:
+            NDSError: another job runs in the same folder, or bad input of any step.
         """
+        with only_job_in(self.job.output, self.host):
+            return self._run_alone()
+
+    def _run_alone(self) -> dict[str, Any]:
         agreed(self.host, self._checked)
         # Before pretraining, so that an image that cannot be read is told before it.
         train, test = self._target(self.nds.TARGET.TRAIN), self._target(self.nds.TARGET.TEST)
@@ -120,7 +139,7 @@ class MainJob:
         fingerprints = [self.host.dataset(name).fingerprint() for name in self.nds.TARGET.TRAIN]
         job = self.job
         identity = [job.network.identity(), job.finetune.identity(), job.cfg.SEED, fingerprints]
-        key = content_hash(["ssl finetune 2", *identity, start])
+        key = content_hash(["ssl finetune 3", *identity, start])
         document = self._classify(key, train, test, pretrained) if self.host.rank == 0 else {}
         self.host.barrier()
         return document
@@ -131,12 +150,15 @@ class MainJob:
         first = self.host.dataset(names[0]).index().classes
         for name in names:
             index = self.host.dataset(name).index()
-            check_labels(index, name, training=name in self.nds.TARGET.TRAIN)
+            check_labels(index, name)
             if index.classes != first:
                 raise NDSError(
                     f"the target's datasets {names[0]!r} and {name!r} have different classes ({len(first)} and "
                     f"{len(index.classes)}): they must be the same, in the same order."
                 )
+        training = [self.host.dataset(name).index() for name in self.nds.TARGET.TRAIN]
+        labels = np.concatenate([index.column("label") for index in training])
+        check_counts(labels, first, self.nds.TARGET.TRAIN)
         files = [self._files(part) for part in (self.nds.TARGET.TRAIN, self.nds.TARGET.TEST)]
         if both := files[0] & files[1]:
             logger.warning(
@@ -166,25 +188,25 @@ class MainJob:
         with alone(steps.folder, self.host) if steps.settings.selector.needs else contextlib.nullcontext():
             selected = steps.run()
         seed = job.cfg.SEED
-        rows, placed = selected_rows(
-            selected, job.pretrain.size, self.work, seed, self.nds.LOADER.MAX_UNREADABLE
+        most = self.nds.LOADER.MAX_UNREADABLE
+        images = selected_images(selected, job.pretrain.size, self.work, seed, most)
+        check_selected(job.pretrain, len(images.rows))
+        key = pretraining_key(
+            job.network, job.pretrain, selected.key, images.unreadable, seed, self._initial()
         )
-        check_selected(job.pretrain, len(placed.cluster))
-        key = pretraining_key(job.network, job.pretrain, selected.key, seed, self._initial())
         kept = KeptPretraining(job.artefacts, key) if self.nds.WORK_DIR else None
-        # Jobs that would train the very same wait for the first of them.
-        with alone(kept.folder, self.host) if kept else contextlib.nullcontext():
+        with kept.alone(self.host) if kept else contextlib.nullcontext():
             if kept and self.host.rank == 0:
                 kept.take(folder)
             self.host.barrier()
             with self.timed("pretrain"):
                 run = self._run(self.host)
-                weights = pretrain(folder, key, job.network, job.pretrain, rows, placed, run)
+                weights = pretrain(folder, key, job.network, job.pretrain, images, run)
             if kept and self.host.rank == 0:
                 kept.keep(folder)
         if self.host.rank == 0 and not _is_newer(folder / DETECTRON2, weights):
             export_for_detectron2(weights, folder / DETECTRON2)
-        return _Pretrained(selected, weights, key)
+        return _Pretrained(selected, weights, key, len(images.unreadable))
 
     def _run(self, processes: Processes) -> Run:
         cfg = self.job.cfg
@@ -236,6 +258,11 @@ class MainJob:
             "target": list(self.nds.TARGET.TRAIN),
             "test": list(self.nds.TARGET.TEST),
             "summary": found,
+            "precision": {
+                "pretrain": _precision(pretrained.weights) if pretrained else None,
+                "finetune": _precision(weights),
+            },
+            "unreadable_images": pretrained.unreadable if pretrained else None,
             "selection": plain(selection_summary(selected, path.parent)),
             "times": plain(self.timed.seconds),
             "versions": versions(),
@@ -250,6 +277,11 @@ def export_for_detectron2(weights: Path, path: Path) -> None:
     """Write the weights of a pretraining as a file for ``MODEL.WEIGHTS`` of Detectron2."""
     state = for_detectron2(read_checkpoint(weights)["model"])
     write_checkpoint(path, {"model": state, "__author__": "nds_plugin"})
+
+
+def _precision(weights: Path) -> str:
+    """The number format that weights were trained in."""
+    return str(read_checkpoint(weights)["meta"]["precision"])
 
 
 def _is_newer(path: Path, than: Path) -> bool:

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nds_plugin.ssl.augment import MOCO, WORDS, augment
+from nds_plugin.ssl.augment import MOCO, WORDS, augment, in_32_bits
 from nds_plugin.ssl.batches import Batch
 from nds_plugin.ssl.network import SmallImageResNet, build_network
 from nds_plugin.ssl.processes import gathered
 from nds_plugin.ssl.settings import NetworkConfig, PretrainConfig
 
 
+@in_32_bits
 def contrast(
     queries: torch.Tensor, keys: torch.Tensor, queue: torch.Tensor, temperature: float
 ) -> torch.Tensor:

@@ -22,6 +22,8 @@ _LAYERS: dict[int, tuple[Any, tuple[int, ...]]] = {
 _STEMS = {"small": (3, 1), "half": (3, 2), "imagenet": (7, 2)}  # side of the kernel, stride
 _STAGES = 4
 _BOTTOM_UP = "backbone.bottom_up."
+_STEM = "conv1.weight"
+_PAD = 2  # zeros on each side of a 3x3 kernel in a 7x7 one
 
 
 class GroupedBatchNorm(nn.BatchNorm2d):
@@ -110,10 +112,14 @@ def trunk(network: nn.Module) -> State:
 def load_trunk(network: SmallImageResNet, state: Mapping[str, torch.Tensor], origin: str) -> None:
     """Put the weights of a ResNet into a network; its last layer stays as it is.
 
+    A 3x3 stem that :func:`for_detectron2` made a 7x7 one becomes itself again.
+
     Raises:
         NDSError: they are of another depth, width or stem, or not numbers that a network can start from.
     """
     own = trunk(network)
+    if _STEM in state and own[_STEM].shape[-1] == 3:
+        state = {**state, _STEM: _without_zeros(state[_STEM])}
     lacking = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     extra = [name for name in state if name not in own]
     other = [name for name in own if name in state and state[name].shape != own[name].shape]
@@ -135,9 +141,15 @@ def read_trunk(path: str, what: str) -> State:
     """The ResNet in a file of any known form, under torchvision's names.
 
     Raises:
-        NDSError: no such file, or no ResNet in it.
+        NDSError: no such file, no ResNet in it, or one whose batch norms have no statistics.
     """
-    return find_resnet(read_forms(path, what).arrays, f"{what} {path}").trunk
+    found = find_resnet(read_forms(path, what).arrays, f"{what} {path}")
+    if found.folded:
+        raise NDSError(
+            f"{what} {path}: the statistics of its batch norms are folded away, as in MSRA's R-50.pkl, so that no "
+            "training can start from them: give the weights of torchvision, timm or a training of your own."
+        )
+    return found.trunk
 
 
 def for_detectron2(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -152,5 +164,13 @@ def for_detectron2(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
     }
     stem = f"{_BOTTOM_UP}stem.conv1.weight"
     if found[stem].shape[-1] == 3:
-        found[stem] = F.pad(found[stem], (2, 2, 2, 2))
+        found[stem] = F.pad(found[stem], (_PAD,) * 4)
     return found
+
+
+def _without_zeros(stem: torch.Tensor) -> torch.Tensor:
+    """The middle of a 7x7 kernel where there is nothing but zeros around it; any other kernel as it is."""
+    if stem.shape[-2:] != (7, 7):
+        return stem
+    middle = stem[..., _PAD:-_PAD, _PAD:-_PAD]
+    return middle if middle.count_nonzero() == stem.count_nonzero() else stem

@@ -150,6 +150,24 @@ def decode(names: Sequence[str], side: int, path: Path, what: str) -> dict[int, 
     return unreadable
 
 
+def is_whole(path: Path, shape: tuple[int, int, int, int]) -> bool:
+    """Whether a file is an array of images of this shape."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return False
+    return isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.shape == shape
+
+
+def is_readable(name: str, side: int) -> bool:
+    """Whether an image can be decoded."""
+    try:
+        square(name, side)
+    except ImageError:
+        return False
+    return True
+
+
 def replaced(
     count: int, unreadable: Sequence[int], cluster: npt.NDArray[np.integer], seed: int
 ) -> npt.NDArray[np.int64]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,23 @@ import numpy as np
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import content_hash, read_json, write_json
-from nds_plugin.files.checkpoints import write_checkpoint
-from nds_plugin.job.training_folder import FINAL, train_once
+from nds_plugin.job.training_folder import train_once
 from nds_plugin.pipeline.selection_steps import Selected
 from nds_plugin.pipeline.work_folder import WorkFolder
 from nds_plugin.selection.placed import PlacedSelection
 from nds_plugin.ssl.batches import Batches, check_groups
 from nds_plugin.ssl.moco import MoCo
 from nds_plugin.ssl.network import load_trunk, read_trunk, trunk
-from nds_plugin.ssl.pixels import KIND, MappedRows, decode, packed_rows, replaced, stored_side
+from nds_plugin.ssl.pixels import (
+    KIND,
+    MappedRows,
+    decode,
+    is_readable,
+    is_whole,
+    packed_rows,
+    replaced,
+    stored_side,
+)
 from nds_plugin.ssl.rotnet import RotNet
 from nds_plugin.ssl.settings import NetworkConfig, PretrainConfig
 from nds_plugin.ssl.train import Run, Training
@@ -47,6 +56,11 @@ def check_pretraining(config: PretrainConfig, world_size: int) -> None:
                 f"PRETRAIN.QUEUE {config.queue} must be a multiple of PRETRAIN.BATCH_SIZE {config.batch_size}: the keys of a "
                 "batch take the place of the oldest."
             )
+        if config.bn_groups == 1:
+            logger.warning(
+                "PRETRAIN.BN_GROUPS is 1: the statistics of the batch norms tell MoCo which key belongs to a query, so that "
+                "it may learn little else. Take 2 or more."
+            )
     check_groups(config.batch_size, config.bn_groups, world_size)
 
 
@@ -68,10 +82,25 @@ def check_selected(config: PretrainConfig, images: int) -> None:
         )  # fmt: skip
 
 
-def selected_rows(
+@dataclass(frozen=True)
+class Images:
+    """What is pretrained on.
+
+    Attributes:
+        rows: the images of a selection.
+        placed: the selection laid over exactly these.
+        unreadable: places of those that could not be read, whose rows are those of others.
+    """
+
+    rows: MappedRows
+    placed: PlacedSelection
+    unreadable: tuple[int, ...] = ()
+
+
+def selected_images(
     selected: Selected, size: int, work: WorkFolder, seed: int, max_unreadable: float
-) -> tuple[MappedRows, PlacedSelection]:
-    """The images of a selection as mapped rows, and the selection laid over exactly these.
+) -> Images:
+    """The images of a selection.
 
     Raises:
         NDSError: more photographs than allowed that cannot be read.
@@ -86,12 +115,17 @@ def selected_rows(
     names = [str(name) for name in index.column("file_name")[chosen]]
     rows = packed_rows(names)
     if rows is not None:
-        return rows, placed
+        return Images(rows, placed)
     path = decoded(work, "pixels", [selected.key, index.hash], names, size, what, max_unreadable)
-    unreadable = [int(place) for place in read_json(path, KIND)["unreadable"]]
-    return MappedRows.of_file(
-        path.with_suffix(".npy"), replaced(len(names), unreadable, placed.cluster, seed)
-    ), placed
+    told = read_json(path, KIND)["unreadable"]
+    unreadable = tuple(int(place) for place in told)
+    if unreadable:
+        logger.warning(
+            "%s: %d of %d images of the selection cannot be read, others of their clusters stand in for them; first: %s",
+            what, len(unreadable), len(names), next(iter(told.values())),
+        )  # fmt: skip
+    of_each = replaced(len(names), unreadable, placed.cluster, seed)
+    return Images(MappedRows.of_file(path.with_suffix(".npy"), of_each), placed, unreadable)
 
 
 def decoded(
@@ -105,14 +139,23 @@ def decoded(
 ) -> Path:
     """Photographs decoded once into ``<name>-<key>.npy``; the path of the JSON file beside it.
 
+    They are decoded again where one that could not be read has been repaired since.
+
     Raises:
         NDSError: more than a share of them cannot be read.
     """
-    key = content_hash([KIND, made_from, stored_side(size)])
+    side = stored_side(size)
+    key = content_hash([KIND, made_from, side])
+
+    def is_out_of_date(path: Path) -> bool:
+        if not is_whole(path.with_suffix(".npy"), (len(names), side, side, 3)):
+            return True
+        return any(is_readable(names[int(place)], side) for place in read_json(path, KIND)["unreadable"])
 
     def make(path: Path) -> None:
-        unreadable = decode(names, stored_side(size), path.with_suffix(".npy"), what)
+        unreadable = decode(names, side, path.with_suffix(".npy"), what)
         if len(unreadable) > int(max_unreadable * len(names)):
+            path.with_suffix(".npy").unlink()
             allowed = f"more than NDS.LOADER.MAX_UNREADABLE allows ({max_unreadable:g})"
             if max_unreadable == 0:
                 allowed = "and none may be missing: repair them, or take them out"
@@ -123,18 +166,25 @@ def decoded(
         told = {str(place): why for place, why in sorted(unreadable.items())}
         write_json(path, KIND, key, {"images": len(names), "unreadable": told})
 
-    return work.artefact(name, KIND, key, ".json", make)
+    return work.artefact(name, KIND, key, ".json", make, is_out_of_date)
 
 
 def pretraining_key(
-    network: NetworkConfig, config: PretrainConfig, selection_key: str, seed: int, start: str
+    network: NetworkConfig,
+    config: PretrainConfig,
+    selection_key: str,
+    unreadable: Sequence[int],
+    seed: int,
+    start: str,
 ) -> str:
     """Hash of everything that the weights depend on.
 
     Args:
+        unreadable: see :class:`Images`.
         start: hash of the weights that it starts from; empty for none.
     """
-    return content_hash(["ssl", network.identity(), config.identity(), selection_key, seed, start])
+    made_from = [network.identity(), config.identity(), selection_key, list(unreadable), seed, start]
+    return content_hash(["ssl 2", *made_from])
 
 
 def pretrain(
@@ -142,32 +192,30 @@ def pretrain(
     key: str,
     network: NetworkConfig,
     config: PretrainConfig,
-    rows: MappedRows,
-    placed: PlacedSelection,
+    images: Images,
     run: Run,
 ) -> Path:
     """Pretrain unless that is done; the path of the weights, those of the trunk.
 
     Args:
         folder: of the training. key: see :func:`pretraining_key`.
-        rows, placed: what is drawn from, and how.
+        images: that are drawn from.
     """
     processes = run.processes
 
     def work(go_on: bool) -> None:
         training, learner = prepared(folder, network, config, run)
         start = training.start(go_on)
-        stream, size, last = placed.stream(run.seed), config.batch_size, config.iterations
+        stream, size, last = images.placed.stream(run.seed), config.batch_size, config.iterations
         share: dict[str, Any] = {
             "rank": processes.rank,
             "world_size": processes.world_size,
             "groups": config.bn_groups,
         }
-        batches = Batches(rows, stream, run.seed, size, start, last, keys=learner.views > 1, **share)
+        batches = Batches(images.rows, stream, run.seed, size, start, last, keys=learner.views > 1, **share)
         training.run(batches.loader(run.workers, run.device), start)
         if processes.rank == 0:
-            meta = {"network": asdict(network), "method": config.method}
-            write_checkpoint(folder / FINAL, {"model": trunk(learner.trunk), "meta": meta})
+            training.finish(trunk(learner.trunk), {"network": asdict(network), "method": config.method})
 
     return train_once(
         processes, folder, key, work, resume=run.resume, config=run.text, iterations=config.iterations

@@ -66,6 +66,15 @@ class TrainingConfig(Settings):
         super().__post_init__()
         if self.schedule == "steps" and not self.steps:
             raise NDSError(f"{self.what}: SCHEDULE steps needs STEPS, the iterations at which it steps.")
+        for step in self.steps:
+            if type(step) is not int or step < 1:
+                raise NDSError(
+                    f"{self.what}: STEPS must be iterations, whole numbers of 1 or more, got {step!r}."
+                )
+        if self.warmup >= self.iterations:
+            raise NDSError(
+                f"{self.what}: WARMUP {self.warmup} must be shorter than the training, which has ITERATIONS {self.iterations}."
+            )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from nds_plugin.engine.processes import Processes
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import atomic_write
 from nds_plugin.files.checkpoints import read_checkpoint, write_checkpoint
-from nds_plugin.images.networks import repeatable, resolve_precision
-from nds_plugin.job.training_folder import LAST
+from nds_plugin.images.checkpoint_forms import State, broken_weight
+from nds_plugin.images.networks import precision_name, repeatable, resolve_precision
+from nds_plugin.job.training_folder import FINAL, LAST
 from nds_plugin.ssl.batches import Batch
 from nds_plugin.ssl.network import GroupedBatchNorm
 from nds_plugin.ssl.processes import averaged
@@ -96,11 +97,31 @@ class Training:
             return 0
         name = (self.folder / LAST).read_text(encoding="utf-8").strip()
         state = read_checkpoint(self.folder / name)
+        self._check_fits(state, self.folder / name)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        for group in self.optimizer.param_groups:  # after --resume the config may be another one, and counts
+            group.update(momentum=self.config.momentum, weight_decay=self.config.weight_decay)
+        if self.scaler.is_enabled() and state["scaler"]:  # empty where no scaler was needed until then
+            self.scaler.load_state_dict(state["scaler"])
         logger.info("%s: going on after iteration %d.", self.folder.name, state["iteration"])
         return int(state["iteration"])
+
+    def _check_fits(self, state: Mapping[str, Any], path: Path) -> None:
+        """Refuse the checkpoint of another network or method, or of a longer training: those of --resume alone may be."""
+        own, other = self.model.state_dict(), state["model"]
+        wrong = [name for name in (*own, *other) if name not in own or name not in other]
+        wrong += [name for name in own if name in other and own[name].shape != other[name].shape]
+        if wrong:
+            raise NDSError(
+                f"--resume: {path} does not fit this config ({wrong[0]} is {_shape(other, wrong[0])} there, "
+                f"{_shape(own, wrong[0])} here): set network, method and queue as they were, or start without --resume."
+            )
+        if state["iteration"] > self.config.iterations:
+            raise NDSError(
+                f"--resume: {path} is after iteration {state['iteration']}, but the {self.config.what} has ITERATIONS "
+                f"{self.config.iterations}: raise it, or start without --resume."
+            )
 
     def run(self, batches: Iterable[Batch], start: int) -> None:
         """Train on the batches of iterations ``start`` and later.
@@ -172,6 +193,19 @@ class Training:
                     old.unlink()
         self.processes.barrier()
 
+    def finish(self, weights: State, meta: Mapping[str, Any]) -> None:
+        """Write the final weights, and how they came about.
+
+        Raises:
+            NDSError: they are no numbers, or cannot be written.
+        """
+        if (broken := broken_weight(weights)) is not None:
+            raise NDSError(
+                f"{self.folder.name}: {broken} after the last iteration: take a lower BASE_LR, or WARMUP."
+            )
+        told = {**meta, "precision": precision_name(self.dtype)}
+        write_checkpoint(self.folder / FINAL, {"model": weights, "meta": told})
+
     def state(self, iteration: int) -> dict[str, Any]:
         """What a checkpoint holds."""
         return {
@@ -180,3 +214,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
+
+
+def _shape(state: Mapping[str, torch.Tensor], name: str) -> str:
+    return f"of shape {tuple(state[name].shape)}" if name in state else "missing"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from imagenet_trees import write_tree
 
 from nds_plugin.experiments.benchmark_page import generated_part
-from nds_plugin.experiments.classifier_rows import ClassifierRows, by_target
+from nds_plugin.experiments.classifier_rows import CPU_SPEED, ClassifierRows, by_target, planned_work
 from nds_plugin.experiments.reproduce import Reproduction
 from nds_plugin.experiments.results import ResultsFile, fields
 from nds_plugin.experiments.row_files import row_yaml
@@ -56,12 +57,12 @@ def test_what_is_no_part_of_a_row_is_not_in_its_hash(tmp_path: Path) -> None:
             Cell(row, 5), tmp_path, ["NUM_WORKERS", "3", "PRETRAIN.CHECKPOINT_PERIOD", "7"]
         )
         assert hashed(row, *moved) == hashed(row)
-        for change in (["PRETRAIN.ITERATIONS", "3"], ["FINETUNE.BASE_LR", "0.5"], ["MODEL.WIDTH", "8"]):
+        for change in (["PRETRAIN.ITERATIONS", "300"], ["FINETUNE.BASE_LR", "0.5"], ["MODEL.WIDTH", "8"]):
             assert hashed(row, *change) != hashed(row)
     assert hashed(uniform, "NDS.PARTITION.NUM_CLUSTERS", "3") == hashed(uniform)
     assert hashed(nds, "NDS.PARTITION.NUM_CLUSTERS", "3") != hashed(nds)
     random = find_row("pets_none")
-    assert hashed(random, "PRETRAIN.ITERATIONS", "3") == hashed(random)
+    assert hashed(random, "PRETRAIN.ITERATIONS", "300") == hashed(random)
 
 
 def test_targets_are_columns_and_random_initialisation_is_in_the_table_of_each_method() -> None:
@@ -112,6 +113,18 @@ def test_a_plan_counts_a_shared_pretraining_once(tmp_path: Path) -> None:
     assert "assumed" in plan
 
 
+def test_a_plan_counts_the_positions_that_the_network_sees() -> None:
+    """Table 1 pretrains at 64 pixels and fine-tunes at 128, with a stem of stride 2: 32 x 32 and 64 x 64."""
+    row = next(row for row in GRIDS["1"].rows if row.selector == "nds")
+    work = replace(planned_work(KIND.row_config(row), 3000, True), on_gpu=True)
+    assert work.pretrain_hours == pytest.approx(200_000 * 256 / 2500 / 3600)
+    assert work.finetune_hours == pytest.approx((10_000 * 128 + 1000) / (2500 / 4) / 3600)
+    mini = planned_work(KIND.row_config(find_row("moco_pets_nds_20")), 0, True)
+    assert not mini.on_gpu
+    assert mini.pretrain_hours == pytest.approx(3000 * 128 / CPU_SPEED["moco"].images / 3600)
+    assert mini.finetune_hours == pytest.approx(300 * 32 / CPU_SPEED[""].images / 3600)
+
+
 def test_the_page_is_made_from_the_kept_cells(tmp_path: Path) -> None:
     kept = ROOT / "docs/ssl_mini.json"
     for entry in ResultsFile(kept, KIND.means).read()["cells"]:
@@ -129,6 +142,8 @@ def test_cells_run_and_share_their_pretraining(
     small = [
         "PRETRAIN.ITERATIONS",
         "2",
+        "PRETRAIN.WARMUP",
+        "0",
         "PRETRAIN.BATCH_SIZE",
         "8",
         "PRETRAIN.QUEUE",

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from nds_plugin.engine.processes import OneProcess
 from nds_plugin.files.artifacts import is_valid, read_json, write_json
+from nds_plugin.files.locking import try_lock
 from nds_plugin.job.kept_pretraining import KeptPretraining
 from nds_plugin.job.training_folder import FINAL, FINISHED, KIND, STARTED, set_aside
 
@@ -84,3 +86,15 @@ def test_a_run_of_its_own_stays_where_it_can_go_on_if_nothing_can_be_taken(
     monkeypatch.setattr(os, "link", _refuse)
     kept.take(second)
     assert (second / "last_checkpoint").read_text() == "model_0000003.pth"
+
+
+def test_the_lock_stays_where_it_is_when_what_a_killed_job_left_is_set_aside(tmp_path: Path) -> None:
+    kept = KeptPretraining(tmp_path / "nds", "k" * 64)
+    kept.folder.mkdir(parents=True)
+    (kept.folder / FINAL).write_bytes(b"linked by a job that was killed before it wrote the note")
+    with kept.alone(OneProcess()):
+        locks = list((tmp_path / "nds").rglob("*.lock"))
+        kept.keep(_finished(tmp_path / "first", "k" * 64))
+        assert (kept.folder / FINAL).read_bytes() == b"weights"
+        assert [try_lock(lock) for lock in locks] == [None]
+        assert list((tmp_path / "nds").rglob("*.lock")) == locks

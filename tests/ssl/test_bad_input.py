@@ -9,10 +9,15 @@ import pytest
 from imagenet_trees import write_tree
 from ssl_jobs import write_folders, write_images
 
+from nds_plugin.commands.train_ssl import main
+from nds_plugin.engine.processes import OneProcess
 from nds_plugin.errors import NDSError
+from nds_plugin.job import selection_summary
 from nds_plugin.ssl.config import load_config
 from nds_plugin.ssl.main_job import MainJob
 from nds_plugin.ssl.pixels import check_packed, decode, packed_rows, replaced
+from nds_plugin.ssl.pretrain import check_pretraining
+from nds_plugin.ssl.settings import PretrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +42,28 @@ def test_a_target_without_classes(config: Path, tmp_path: Path) -> None:
 def test_a_class_of_one_image(tmp_path: Path) -> None:
     config = write_folders(tmp_path / "data")
     write_images(tmp_path / "data/target/eel", 1, 5)
-    assert "1 classes have a single image (eel)" in refused(config, tmp_path)
+    assert "(target_train): 1 classes have fewer than 2 images (eel: 1)" in refused(config, tmp_path)
+
+
+def test_a_class_without_a_training_image(tmp_path: Path) -> None:
+    config = write_folders(tmp_path / "data")
+    write_images(tmp_path / "data/target/eel", 2, 5)  # too few for one in the part test
+    swapped = ["NDS.TARGET.TRAIN", "('target_test',)", "NDS.TARGET.TEST", "('target_train',)"]
+    assert "1 classes have fewer than 2 images (eel: 0)" in refused(config, tmp_path, *swapped)
+
+
+def test_the_images_of_all_training_datasets_count_together(tmp_path: Path) -> None:
+    config = write_folders(tmp_path / "data")
+    for i, folder in enumerate(("one", "two")):
+        for name in ("ape", "bee", "cow"):
+            write_images(tmp_path / "data" / folder / name, 1, 20 + i)
+    both = tmp_path / "both.yaml"
+    folders = "".join(f"  {name}: {{FOLDER: {tmp_path}/data/{name}}}\n" for name in ("one", "two"))
+    both.write_text(f"_BASE_: {config}\nFOLDERS:\n{folders}", encoding="utf-8")
+    words = ["OUTPUT_DIR", str(tmp_path / "run"), "NDS.SELECTOR", "none", "FINETUNE.ITERATIONS", "1"]
+    found = MainJob(load_config(str(both), [*words, "NDS.TARGET.TRAIN", "('one', 'two')"])).run()
+    assert found["summary"]["images"] == 6
+    assert "(ape: 1, bee: 1, cow: 1)" in refused(both, tmp_path, "NDS.TARGET.TRAIN", "('one',)")
 
 
 def test_a_batch_larger_than_the_queue(config: Path, tmp_path: Path) -> None:
@@ -80,6 +106,23 @@ def test_a_source_of_another_size_is_refused_before_it_is_selected_from(
         (["MODEL.WEIGHTS", "nowhere.pth"], "no such file"),
         (["PRETRAIN.BN_GROUPS", "3"], "cannot be cut into 3 groups"),
         (["DEVICE", "tpu"], "unknown device"),
+        (["PRETRAIN.PRECISION", "fp16"], "PRETRAIN.PRECISION: precision 'fp16' needs a GPU"),
+        (["FINETUNE.PRECISION", "fp16"], "FINETUNE.PRECISION: precision 'fp16' needs a GPU"),
+        (["SEED", str(2**70)], "SEED must be 0 or more and below 2^63"),
+        (["NDS.TARGET.TRAIN", "(5,)"], "NDS.TARGET.TRAIN must be a list of names of datasets, got 5"),
+        (["NDS.TARGET.TRAIN", "('target_train', 'target_train')"], "'target_train' more than once"),
+        (["NDS.SOURCE.DATASETS", "(['source'],)"], "NDS.SOURCE.DATASETS must be a list of names of datasets"),
+        (["FOLDERS.source.TEST_EVERY", "'2'"], "FOLDERS.source.TEST_EVERY must be a whole number, got '2'"),
+        (["FOLDERS.source.TEST_EVERY", "2.5"], "FOLDERS.source.TEST_EVERY must be a whole number, got 2.5"),
+        (["FOLDERS.source.FOLDER", "5"], "FOLDERS.source.FOLDER must be text, got 5"),
+        (["FOLDERS.source.CLASSES", "['a', 'b']"], "FOLDERS.source.CLASSES must be text, got ['a', 'b']"),
+        (["FOLDERS.source.PART", "None"], "FOLDERS.source.PART must be text, got None"),
+        (["PRETRAIN.STEPS", "('a',)"], "pretraining: STEPS must be iterations, whole numbers of 1 or more"),
+        (
+            ["FINETUNE.STEPS", "(-3,)"],
+            "fine-tuning: STEPS must be iterations, whole numbers of 1 or more, got -3",
+        ),
+        (["FINETUNE.WARMUP", "4"], "fine-tuning: WARMUP 4 must be shorter than the training"),
         (["FINETUNE"], "not a pair"),
     ],
 )
@@ -137,6 +180,34 @@ def test_a_selection_smaller_than_a_batch(config: Path, tmp_path: Path) -> None:
 def test_a_schedule_of_steps_without_a_step(config: Path, tmp_path: Path) -> None:
     text = refused(config, tmp_path, "PRETRAIN.SCHEDULE", "steps")
     assert text == "pretraining: SCHEDULE steps needs STEPS, the iterations at which it steps."
+
+
+def test_a_second_job_in_the_same_folder(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection_summary, "PATIENCE", 0.5)
+    with selection_summary.only_job_in(tmp_path / "run", OneProcess()):
+        text = refused(config, tmp_path)
+    assert text.startswith(f"another job runs in OUTPUT_DIR {tmp_path / 'run'}")
+
+
+def test_processes_that_torchrun_started_start_no_others(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr("os.execv", lambda *_: pytest.fail("torchrun was started again"))
+    with pytest.raises(NDSError, match="--num-gpus 2 under torchrun"):
+        main([str(config), "--num-gpus", "2"])
+
+
+def test_moco_without_groups_of_batch_norms_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    check_pretraining(PretrainConfig(bn_groups=1, method="rotnet"), 1)
+    check_pretraining(PretrainConfig(bn_groups=2), 1)
+    assert not caplog.records
+    check_pretraining(PretrainConfig(bn_groups=1), 1)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith("PRETRAIN.BN_GROUPS is 1")
 
 
 def test_what_may_be_meant_is_done_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -62,6 +62,8 @@ def test_a_job_leaves_weights_and_the_accuracy_of_its_classifier(finished: tuple
     assert summary["mean_per_class"] == pytest.approx(np.mean(list(summary["per_class"].values())))
     assert list(summary["per_class"]) == ["ape", "bee", "cow"]
     assert document["selection"]["images"] == 12
+    assert document["precision"] == {"pretrain": "fp32", "finetune": "fp32"}
+    assert document["unreadable_images"] == 0
     assert {"pretrain", "finetune", "evaluate"} <= document["times"].keys()
     assert (output / "pretrain" / DETECTRON2).is_file()
 
@@ -208,6 +210,20 @@ def test_a_detector_starts_from_the_weights(finished: tuple[Path, dict]) -> None
     assert stem.count_nonzero() == kept["conv1.weight"].count_nonzero()  # zeros around it
     ours = "backbone.bottom_up.res4.0.shortcut.norm.running_var"
     assert torch.equal(found.state[ours], kept["layer3.0.downsample.1.running_var"])
+
+
+def test_the_commands_of_the_docs_give_the_detector_the_network_that_it_has() -> None:
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    from nds_plugin.d2.config.nodes import load_config as detectron2_config
+
+    part = (ROOT / "docs/ssl.md").read_text().split("## A detector that starts from the weights")[1]
+    ssl, detector = (line.split()[1:] for line in part.splitlines() if line.startswith("    nds train"))
+    assert ssl[0] == "train-ssl"
+    assert detector[:2] == ["train", "--config"]
+    job, cfg = load_config(ssl[1], ssl[2:]), detectron2_config(detector[2], detector[3:])
+    assert job.network.depth == cfg.MODEL.RESNETS.DEPTH
+    assert cfg.MODEL.RESNETS.RES2_OUT_CHANNELS == cfg.MODEL.RESNETS.STEM_OUT_CHANNELS == job.network.width
+    assert Path(cfg.MODEL.WEIGHTS) == job.output / "pretrain" / DETECTRON2
 
 
 def test_the_config_of_the_docs_is_one(tmp_path: Path) -> None:

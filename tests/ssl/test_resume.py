@@ -1,0 +1,97 @@
+"""Going on from a checkpoint, with the same config and, by --resume, with another; and the end of a training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nds_plugin.engine.processes import OneProcess
+from nds_plugin.errors import NDSError
+from nds_plugin.files.checkpoints import read_checkpoint
+from nds_plugin.job.training_folder import FINAL
+from nds_plugin.ssl.network import trunk
+from nds_plugin.ssl.pretrain import prepared
+from nds_plugin.ssl.settings import NetworkConfig, PretrainConfig
+from nds_plugin.ssl.train import Run, Training
+
+CONFIG = PretrainConfig(
+    size=16, batch_size=8, queue=16, dim=4, bn_groups=2, iterations=6, weight_decay=1e-4, precision="fp32"
+)
+NETWORK = NetworkConfig(width=4, stem="half")
+
+
+def training(folder: Path, network: NetworkConfig = NETWORK, **changes: Any) -> Training:
+    run = Run(3, OneProcess(), torch.device("cpu"))
+    return prepared(folder, network, replace(CONFIG, **changes), run)[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a training of six iterations that ended after its third."""
+    found = tmp_path_factory.mktemp("run") / "pretrain"
+    training(found).save(3)
+    return found
+
+
+def test_weight_decay_and_momentum_are_those_of_the_config_and_not_of_the_checkpoint(folder: Path) -> None:
+    again = training(folder, weight_decay=0.5, momentum=0.1)
+    assert again.start(True) == 3
+    assert [(g["weight_decay"], g["momentum"]) for g in again.optimizer.param_groups] == [(0.5, 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("network", "changes", "named"),
+    [
+        (NetworkConfig(width=8, stem="half"), {}, "query.conv1.weight"),
+        (NETWORK, {"queue": 24}, "queue"),
+        (NETWORK, {"method": "rotnet"}, "network.conv1.weight"),
+        (NETWORK, {"version": 2}, "query.fc.0.weight"),
+    ],
+    ids=["width", "queue", "method", "version"],
+)
+def test_the_checkpoint_of_another_network_or_method_is_refused(
+    folder: Path, network: NetworkConfig, changes: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(NDSError, match="does not fit this config") as caught:
+        training(folder, network, **changes).start(True)
+    assert "\n" not in str(caught.value)
+    assert "model_0000003.pth" in str(caught.value)
+    assert f"({named} is" in str(caught.value)
+
+
+def test_the_checkpoint_of_a_longer_training_is_refused(folder: Path) -> None:
+    with pytest.raises(NDSError, match=r"is after iteration 3, but the pretraining has ITERATIONS 2"):
+        training(folder, iterations=2).start(True)
+    assert training(folder, iterations=3).start(True) == 3
+
+
+def test_a_training_that_needs_a_scaler_goes_on_from_one_that_had_none_and_the_other_way_round(
+    folder: Path, tmp_path: Path
+) -> None:
+    scaled = training(folder)
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, enabled=True)
+    assert scaled.start(True) == 3
+    assert scaled.scaler.get_scale() == 8.0
+    scaled.folder = tmp_path
+    scaled.save(4)
+    assert training(tmp_path).start(True) == 4
+    again = training(tmp_path)
+    again.scaler = torch.amp.GradScaler("cpu", enabled=True)
+    again.start(True)
+    assert again.scaler.get_scale() == 8.0
+
+
+def test_weights_that_the_last_step_broke_are_not_kept(tmp_path: Path) -> None:
+    found = training(tmp_path)
+    weights = trunk(found.model.trunk)
+    found.finish(weights, {"method": "moco"})
+    assert read_checkpoint(tmp_path / FINAL)["meta"] == {"method": "moco", "precision": "fp32"}
+    (tmp_path / FINAL).unlink()
+    weights["layer1.0.conv1.weight"].view(-1)[0] = torch.inf
+    with pytest.raises(NDSError, match=r"layer1\.0\.conv1\.weight holds NaN or an infinity after the last"):
+        found.finish(weights, {})
+    assert not (tmp_path / FINAL).exists()
