@@ -139,7 +139,7 @@ def test_views_are_blurred_by_sigmas_of_0_1_to_2_pixels() -> None:
         (replace(NOTHING, hue=0.1), 1.0),
         (replace(NOTHING, jitter=0.4, hue=0.1, jitter_share=0.8), 0.8),
         (replace(NOTHING, grey_share=0.2), 0.2),
-        (replace(NOTHING, blur_share=0.5), 0.5),
+        (replace(NOTHING, blur_share=0.5), 0.5),  # a sigma below a quarter of a pixel changes nothing
     ],
 )
 def test_the_share_of_images_that_is_asked_for_is_changed(how: Augmentation, share: float) -> None:
