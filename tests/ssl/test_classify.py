@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import pytest
 import torch
 
-from nds_plugin.ssl.classify import Classifier
+from nds_plugin.files.checkpoints import write_checkpoint
+from nds_plugin.ssl.classify import Classifier, Labelled, evaluate
 from nds_plugin.ssl.network import build_network
+from nds_plugin.ssl.pixels import MappedRows
 from nds_plugin.ssl.settings import FinetuneConfig, NetworkConfig
 
 NETWORK = NetworkConfig(width=4)
@@ -39,3 +45,75 @@ def test_a_linear_classifier_learns_the_same_from_features_of_any_size() -> None
     (small, images), (large, _) = trained(scale=0.3), trained(scale=3.0)
     with torch.no_grad():
         assert torch.allclose(small.network(images), large.network(images), atol=0.02)
+
+
+# -- accuracy ---------------------------------------------------------------------------------------
+
+COLOURS = ("red", "green", "blue", "violet")  # violet is a class that is never the answer
+
+
+@pytest.fixture(scope="module")
+def colour_namer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a network that says which of an image's channels is the brightest: all its layers pass these on."""
+    network = build_network(NETWORK, len(COLOURS), 0)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.weight.zero_()
+        passed = [
+            network.conv1,
+            *(layer[0].downsample[0] for layer in (network.layer2, network.layer3, network.layer4)),
+        ]
+        for conv in passed:
+            middle = conv.kernel_size[0] // 2
+            for channel in range(3):
+                conv.weight[channel, channel, middle, middle] = 1.0
+        network.fc.weight.zero_()
+        network.fc.bias.copy_(torch.tensor([0.0, 0.0, 0.0, -1.0]))
+        network.fc.weight[:3, :3] = torch.eye(3)
+    path = tmp_path_factory.mktemp("weights") / "namer.pth"
+    write_checkpoint(path, {"model": network.state_dict()})
+    return path
+
+
+def accuracy(weights: Path, folder: Path, labels: list[int], answers: list[int]) -> dict:
+    """What is found on images of these classes, that are of the colours of these answers."""
+    pixels = np.full((len(labels), 10, 10, 3), 20, dtype=np.uint8)
+    pixels[np.arange(len(labels)), :, :, answers] = 240
+    np.save(folder / "rows.npy", pixels)
+    rows = MappedRows.of_file(folder / "rows.npy", np.arange(len(labels)))
+    test = Labelled(rows, np.array(labels), COLOURS)
+    return evaluate(weights, NETWORK, FinetuneConfig(size=8, precision="fp32"), test, torch.device("cpu"))
+
+
+def test_top_1_counts_images_and_its_mean_per_class_counts_classes(
+    colour_namer: Path, tmp_path: Path
+) -> None:
+    labels = [0, 1, 1, 1, 2, 2, 2, 2, 2, 2]
+    answers = [1, 1, 1, 0, 2, 2, 2, 2, 2, 0]
+    found = accuracy(colour_namer, tmp_path, labels, answers)
+    assert found["images"] == 10
+    assert found["top1"] == pytest.approx(70)
+    assert found["per_class"]["red"] == 0
+    assert found["per_class"]["green"] == pytest.approx(200 / 3)
+    assert found["per_class"]["blue"] == pytest.approx(500 / 6)
+    assert found["mean_per_class"] == pytest.approx((0 + 200 / 3 + 500 / 6) / 3)
+
+
+def test_a_class_without_test_images_has_no_accuracy_and_no_part_in_the_mean(
+    colour_namer: Path, tmp_path: Path
+) -> None:
+    found = accuracy(colour_namer, tmp_path, [2, 0, 0, 0, 0], [2, 0, 1, 1, 1])
+    assert found["per_class"] == {"red": 25, "green": None, "blue": 100, "violet": None}
+    assert found["mean_per_class"] == pytest.approx(62.5)
+    assert found["top1"] == pytest.approx(40)
+
+
+def test_an_accuracy_is_that_of_all_images_in_their_order(colour_namer: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 600)  # of more than two batches
+    answers = np.where(rng.random(600) < 0.75, labels, (labels + 1) % 3)
+    found = accuracy(colour_namer, tmp_path, labels.tolist(), answers.tolist())
+    assert found["top1"] == pytest.approx(100 * (labels == answers).mean())
+    for number, name in enumerate(COLOURS[:3]):
+        assert found["per_class"][name] == pytest.approx(100 * (answers == labels)[labels == number].mean())

@@ -1,0 +1,99 @@
+"""The learning rate as a function of the iteration, and SGD by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nds_plugin.engine.processes import OneProcess
+from nds_plugin.selection.streams import ShuffledStream
+from nds_plugin.ssl.batches import Batch, Batches
+from nds_plugin.ssl.pixels import MappedRows
+from nds_plugin.ssl.settings import TrainingConfig
+from nds_plugin.ssl.train import Training, learning_rate
+
+COSINE = TrainingConfig(iterations=24, base_lr=0.1, warmup=4)
+STEPS = TrainingConfig(iterations=24, base_lr=0.1, warmup=4, schedule="steps", steps=(10, 20))
+
+
+def rates(config: TrainingConfig) -> list[float]:
+    return [learning_rate(config, iteration) for iteration in range(config.iterations)]
+
+
+@pytest.mark.parametrize("config", [COSINE, STEPS])
+def test_a_warm_up_rises_in_equal_steps_to_the_full_rate(config: TrainingConfig) -> None:
+    assert rates(config)[:5] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "steps"])
+def test_without_a_warm_up_the_first_rate_is_the_full_one(schedule: str) -> None:
+    config = TrainingConfig(iterations=24, base_lr=0.1, schedule=schedule, steps=(10,))
+    assert learning_rate(config, 0) == pytest.approx(0.1)
+
+
+def test_a_cosine_is_half_in_the_middle_and_0_where_the_training_ends() -> None:
+    assert learning_rate(COSINE, 14) == pytest.approx(0.05)
+    assert learning_rate(COSINE, 9) == pytest.approx(0.05 * (1 + math.cos(math.pi / 4)))
+    assert learning_rate(COSINE, 23) == pytest.approx(0.05 * (1 + math.cos(math.pi * 19 / 20)))
+    assert learning_rate(COSINE, 24) == pytest.approx(0.0, abs=1e-12)
+    after = rates(COSINE)[4:]
+    assert after == sorted(after, reverse=True)
+    assert len(set(after)) == len(after)
+
+
+def test_steps_divide_by_10_at_each_of_their_iterations() -> None:
+    assert rates(STEPS)[4:] == pytest.approx([0.1] * 6 + [0.01] * 10 + [0.001] * 4)
+
+
+class Slope(nn.Module):
+    """A loss whose gradient is always (1, -2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([3.0, 5.0]))
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return (self.weight * torch.tensor([1.0, -2.0])).sum()
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> MappedRows:
+    path = tmp_path_factory.mktemp("rows") / "rows.npy"
+    np.save(path, np.zeros((8, 8, 8, 3), dtype=np.uint8))
+    return MappedRows.of_file(path, np.arange(8))
+
+
+def trained(rows: MappedRows, folder: Path, config: TrainingConfig) -> list[float]:
+    """The weights after a training."""
+    model = Slope()
+    batches = Batches(rows, ShuffledStream(np.arange(8), 1), 1, 4, 0, config.iterations)
+    Training(model, config, folder, OneProcess(), torch.device("cpu")).run(batches, 0)
+    return model.weight.detach().tolist()
+
+
+@pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.9, 0.0), (0.0, 0.1), (0.9, 0.1)])
+@pytest.mark.parametrize("schedule", ["cosine", "steps"])
+def test_a_training_is_sgd_with_the_rates_the_momentum_and_the_weight_decay_that_are_asked_for(
+    rows: MappedRows, tmp_path: Path, schedule: str, momentum: float, decay: float
+) -> None:
+    config = TrainingConfig(
+        size=8, batch_size=4, iterations=6, base_lr=0.1, warmup=1, schedule=schedule, steps=(4,),
+        momentum=momentum, weight_decay=decay, precision="fp32",
+    )  # fmt: skip
+    used = {
+        "cosine": [0.05] + [0.05 * (1 + math.cos(math.pi * done / 5)) for done in range(5)],
+        "steps": [0.05, 0.1, 0.1, 0.1, 0.01, 0.01],
+    }
+    expected = []
+    for start, gradient in ((3.0, 1.0), (5.0, -2.0)):
+        weight, speed = start, 0.0
+        for rate in used[schedule]:
+            speed = momentum * speed + gradient + decay * weight
+            weight -= rate * speed
+        expected.append(weight)
+    assert trained(rows, tmp_path, config) == pytest.approx(expected, rel=1e-5)
