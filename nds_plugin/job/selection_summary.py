@@ -1,4 +1,4 @@
-"""Around the selecting half of a main job: its times, its turn in a shared folder, and what results.json keeps of it."""
+"""Around the selecting half of a main job: its times, and what results.json keeps of it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nds_plugin.engine.processes import Processes
-from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import HEADER_FIELDS, read_json, write_json
-from nds_plugin.files.locking import HeldLock, folder_lock, try_lock
 from nds_plugin.job.results import KIND
 from nds_plugin.pipeline.selection_steps import Selected
 from nds_plugin.report.run_files import file_references, located
 from nds_plugin.selection.tables import cluster_table, effective_numbers, source_shares
-
-PATIENCE = 10.0  # seconds: loader processes outlive a job that was killed for a while, and hold its lock
-_POLL = 0.2
 
 
 class Timings:
@@ -34,40 +28,6 @@ class Timings:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-@contextlib.contextmanager
-def alone(folder: Path, processes: Processes) -> Iterator[None]:
-    """Jobs that share the folder and start together would all train the same experts: one at a time."""
-    with folder_lock(folder) if processes.rank == 0 else contextlib.nullcontext():
-        processes.barrier()
-        yield
-
-
-@contextlib.contextmanager
-def only_job_in(output: Path, processes: Processes) -> Iterator[None]:
-    """Refuse to be the second job in a folder of results: each would set the other's trainings aside.
-
-    Raises:
-        NDSError: another job runs in it.
-    """
-    lock = _claimed(output) if processes.rank == 0 else None
-    try:
-        yield
-    finally:
-        if lock is not None:
-            lock.release()
-
-
-def _claimed(output: Path) -> HeldLock:
-    give_up = time.monotonic() + PATIENCE
-    while (lock := try_lock(output / ".job.lock")) is None:  # .lock itself is that of a table's runner
-        if time.monotonic() >= give_up:
-            raise NDSError(
-                f"another job runs in OUTPUT_DIR {output}: give this one another folder, or start it after that job."
-            )
-        time.sleep(_POLL)
-    return lock
 
 
 def kept_results(path: Path, selected: Selected | None) -> dict[str, Any]:

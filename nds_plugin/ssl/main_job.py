@@ -27,13 +27,8 @@ from nds_plugin.images.networks import choose_device, resolve_precision
 from nds_plugin.job.kept_pretraining import KeptPretraining
 from nds_plugin.job.results import KIND as RESULTS_KIND
 from nds_plugin.job.results import machine, versions
-from nds_plugin.job.selection_summary import (
-    Timings,
-    alone,
-    kept_results,
-    only_job_in,
-    selection_summary,
-)
+from nds_plugin.job.selection_summary import Timings, kept_results, selection_summary
+from nds_plugin.job.taking_turns import alone, only_job_in
 from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
 from nds_plugin.pipeline.work_folder import WorkFolder
 from nds_plugin.report.run_files import located

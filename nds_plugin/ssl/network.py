@@ -30,7 +30,7 @@ class GroupedBatchNorm(nn.BatchNorm2d):
     """Batch norm whose statistics are those of parts of the batch, as if each part were on a GPU of its own.
 
     The parts are consecutive. The running statistics are means over the parts, so that they do not depend on
-    how many processes share the parts (:func:`average_statistics`).
+    how many processes share the parts (:func:`Training.average`).
     """
 
     groups = 1

@@ -12,7 +12,7 @@ from ssl_jobs import write_folders, write_images
 from nds_plugin.commands.train_ssl import main
 from nds_plugin.engine.processes import OneProcess
 from nds_plugin.errors import NDSError
-from nds_plugin.job import selection_summary
+from nds_plugin.job import taking_turns
 from nds_plugin.ssl.config import load_config
 from nds_plugin.ssl.main_job import MainJob
 from nds_plugin.ssl.pixels import check_packed, decode, packed_rows, replaced
@@ -185,10 +185,10 @@ def test_a_schedule_of_steps_without_a_step(config: Path, tmp_path: Path) -> Non
 def test_a_second_job_in_the_same_folder(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(selection_summary, "PATIENCE", 0.5)
-    with selection_summary.only_job_in(tmp_path / "run", OneProcess()):
+    monkeypatch.setattr(taking_turns, "PATIENCE", 0.5)
+    with taking_turns.only_job_in(tmp_path / "run", OneProcess()):
         text = refused(config, tmp_path)
-    assert text.startswith(f"another job runs in OUTPUT_DIR {tmp_path / 'run'}")
+    assert text.startswith(f"another job runs in the output folder {tmp_path / 'run'}")
 
 
 def test_processes_that_torchrun_started_start_no_others(

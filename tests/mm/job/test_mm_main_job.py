@@ -15,9 +15,11 @@ pytest.importorskip("mmengine", reason="MMDetection is not installed (make insta
 
 from mm_jobs import own_files, write_config
 
+from nds_plugin.engine.processes import OneProcess
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import read_header, read_json
 from nds_plugin.files.checkpoints import read_checkpoint
+from nds_plugin.job import taking_turns
 from nds_plugin.job.results import KIND as RESULTS_KIND
 from nds_plugin.job.selection_summary import Timings
 from nds_plugin.job.training_folder import FINAL, FINISHED, KIND
@@ -69,6 +71,14 @@ def test_a_job_leaves_results_with_selection_transfer_and_versions(finished: tup
     shared = [match for match in document["transfer"]["classes"] if match["source"]]
     assert shared
     json.loads((main_job.job.work_dir / "results.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_a_second_job_in_the_same_folder_is_refused(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taking_turns, "PATIENCE", 0.3)
+    with taking_turns.only_job_in(tmp_path, OneProcess()), pytest.raises(NDSError, match="another job runs"):
+        job(config, tmp_path, selector="none").run()
 
 
 def test_the_report_of_a_job_is_made_as_in_detectron2(finished: tuple[MainJob, dict]) -> None:
