@@ -92,7 +92,7 @@ def real_clients(data: Path, work: Path) -> Iterator[Client]:
     partition = partition_by_features(index, features, readable, PartitionConfig(num_clusters=CLUSTERS))
     experts = train_experts(index, partition, config, work)
     for name, folder in CLIENTS.items():
-        scores = score_experts(experts, read(folder), ScoringConfig(num_workers=0))
+        scores = score_experts(experts, read(folder), ScoringConfig("accuracy", num_workers=0))
         yield Client(name, scores.z, scores.images, partition.cluster)
 
 

@@ -182,7 +182,7 @@ def time_ours(
     with forward_clock(device) as seconds:
         start, cpu = time.perf_counter(), cpu_seconds()
         scores = score_experts(
-            experts, paths, ScoringConfig(precision=precision, num_workers=workers), device
+            experts, paths, ScoringConfig("accuracy", precision=precision, num_workers=workers), device
         )
         total = time.perf_counter() - start
     logger.info("ours: %.2f s of processor time", cpu_seconds() - cpu)

@@ -1,15 +1,12 @@
 #!/usr/bin/env python
 """Cut a source of images into K clusters.
 
-COCO, with the features of a network you have:
-
     python tools/partition_source.py --coco annotations/instances_train2017.json train2017 \\
-        --num-clusters 50 --weights resnet50.pth --output output/coco
+        --num-clusters 50 --output output/coco
 
-CPU-sized, on a folder of photographs, with features of a rotation network trained on them:
+CPU-sized, on a folder of photographs:
 
-    python tools/partition_source.py --folder photos --num-clusters 8 --crop-size 64 \\
-        --shared-steps 150 --output output/photos
+    python tools/partition_source.py --folder photos --num-clusters 8 --crop-size 128 --output output/photos
 
 The same as ``nds partition``.
 """

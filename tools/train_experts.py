@@ -1,13 +1,10 @@
 #!/usr/bin/env python
-"""Train the experts of a partition: one ResNet-18 per cluster.
+"""Train the experts of a partition: a linear head per cluster on one frozen network, or a ResNet-18 per cluster.
 
     python tools/train_experts.py --index output/index.parquet --partition output/partition.parquet \\
-        --output output/experts --device cuda
+        --output output/experts
 
-CPU-sized:
-
-    python tools/train_experts.py --index output/index.parquet --partition output/partition.parquet \\
-        --output output/experts --crop-size 64 --steps 60 --shared-steps 100 --batch-size 16
+CPU-sized: the same with --crop-size 128. The paper's, a ResNet-18 per cluster: with --kind network.
 
 The same as ``nds experts``.
 """

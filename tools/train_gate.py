@@ -2,9 +2,9 @@
 """Train a gate: a classifier of a partition's clusters on the features of one network.
 
     python tools/train_gate.py --index output/index.parquet --partition output/partition.parquet \\
-        --network output/experts/shared.safetensors --output output/gate
+        --output output/gate
 
-CPU-sized: the same, with the --crop-size that the network was trained with.
+CPU-sized: the same with --crop-size 128. --network and --crop-size should be those of the partition.
 
 The same as ``nds gate train``.
 """

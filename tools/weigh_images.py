@@ -2,7 +2,7 @@
 """Weigh the single images of a source for a target: nearest neighbours, a domain classifier, an oracle.
 
     python tools/weigh_images.py --index output/index.parquet --selector knn --images my_photos \\
-        --network output/experts/shared.safetensors --output weights.parquet
+        --output weights.parquet
     python tools/draw_subset.py --index output/index.parquet --selector knn --image-weights weights.parquet \\
         --images 23000 --output selection.parquet
 

@@ -49,9 +49,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_settings(parser, ExpertKind)
     names = {kind: {item.name for item in settings_of(config)} for kind, config in EXPERT_CONFIGS.items()}
     both = parser.add_argument_group(
-        "experts", "the defaults shown are those of networks; heads have their own"
+        "experts", "the defaults shown are those of heads; networks have their own"
     )
-    add_settings(both, ExpertConfig, names[NETWORK] & names[HEAD], optional=True)
+    add_settings(both, HeadConfig, names[NETWORK] & names[HEAD], optional=True)
     networks = parser.add_argument_group("experts of kind network")
     add_settings(networks, ExpertConfig, names[NETWORK] - names[HEAD], optional=True)
     heads = parser.add_argument_group("experts of kind head")

@@ -9,7 +9,7 @@ For the selector histogram, the clusters' centroids, with which there is nothing
 
 CPU-sized: both with --crop-size 128. --network and --crop-size should be those of the partition.
 
-A client scores a gate by `nds gate score` with one forward pass an image, where K experts take 4 K.
+A client scores a gate by `nds gate score` with one forward pass an image, where heads take four and K networks 4 (K + 1).
 """
 
 from __future__ import annotations

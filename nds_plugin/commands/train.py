@@ -16,8 +16,9 @@ changed at the end of the command by KEY VALUE (docs/configuration.md lists them
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def setup(args: argparse.Namespace) -> Any:
-    """The config of the run, frozen, with logging set up."""
+@contextlib.contextmanager
+def prepared(args: argparse.Namespace) -> Iterator[Any]:
+    """The config of the run, frozen, with logging set up, in a folder where no other job runs.
+
+    Raises:
+        NDSError: another job runs in it.
+    """
     from nds_plugin.d2 import load_config  # before Detectron2, whose import it keeps quiet
 
     # isort: split
@@ -70,29 +76,35 @@ def setup(args: argparse.Namespace) -> Any:
     from detectron2.utils import comm
     from detectron2.utils.logger import setup_logger
 
+    from nds_plugin.d2.data.host import DetectronHost
+    from nds_plugin.job.taking_turns import only_job_in
+
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="nds_plugin")
-    return cfg
+    # config.yaml of the job that runs stays as it is
+    turn = contextlib.nullcontext() if args.eval_only else only_job_in(Path(cfg.OUTPUT_DIR), DetectronHost())
+    with turn:
+        default_setup(cfg, args)
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="nds_plugin")
+        yield cfg
 
 
 def work(args: argparse.Namespace) -> None:
     """What every process of the job runs."""
-    cfg = setup(args)
-    from nds_plugin.d2.job.main_job import evaluate_only
-    from nds_plugin.d2.job.main_job import run as run_main_job
-    from nds_plugin.report.runs import write_runs_report
+    with prepared(args) as cfg:
+        from nds_plugin.d2.job.main_job import evaluate_only
+        from nds_plugin.d2.job.main_job import run as run_main_job
+        from nds_plugin.report.runs import write_runs_report
 
-    if args.eval_only:
-        weights = cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None
-        report(evaluate_only(cfg, weights))
-        return
-    document = run_main_job(cfg, resume=args.resume)
-    if document:  # on the main process
-        page = write_runs_report({cfg.NDS.SELECTOR: document}, Path(cfg.OUTPUT_DIR) / "report.html")
-        report({document["test"]: document["summary"], **document["other_tests"]})
-        logging.getLogger("nds_plugin").info("Report: %s", page)
+        if args.eval_only:
+            weights = cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None
+            report(evaluate_only(cfg, weights))
+            return
+        document = run_main_job(cfg, resume=args.resume)
+        if document:  # on the main process
+            page = write_runs_report({cfg.NDS.SELECTOR: document}, Path(cfg.OUTPUT_DIR) / "report.html")
+            report({document["test"]: document["summary"], **document["other_tests"]})
+            logging.getLogger("nds_plugin").info("Report: %s", page)
 
 
 def report(rows: dict[str, Any]) -> None:

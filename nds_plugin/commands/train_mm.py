@@ -27,6 +27,7 @@ from typing import Any
 from nds_plugin.command_line import documented_parser, run
 from nds_plugin.errors import NDSError
 from nds_plugin.extras import needed_for
+from nds_plugin.job.taking_turns import only_job_in
 from nds_plugin.report.runs import results_table, write_runs_report
 
 logger = logging.getLogger("nds_plugin")
@@ -111,11 +112,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.eval_only is not None:
         report(main_job.evaluate_only(args.eval_only or None))
         return
-    document = main_job.run()
-    if document:
-        page = write_runs_report({document["selector"]: document}, job.work_dir / "report.html")
-        report({document["test"]: document["summary"], **document["other_tests"]})
-        logger.info("Report: %s", page)
+    with only_job_in(job.work_dir, main_job.host):
+        document = main_job.run()
+        if document:
+            page = write_runs_report({document["selector"]: document}, job.work_dir / "report.html")
+            report({document["test"]: document["summary"], **document["other_tests"]})
+            logger.info("Report: %s", page)
 
 
 if __name__ == "__main__":

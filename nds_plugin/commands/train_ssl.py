@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from nds_plugin.command_line import documented_parser, run
 from nds_plugin.errors import CommandLineError, NDSError
 from nds_plugin.extras import needed_for
+from nds_plugin.job.taking_turns import only_job_in
 
 logger = logging.getLogger("nds_plugin")
 
@@ -76,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_config(job, args.num_gpus)
         start_processes(args)
     join_processes(device.type == "cuda")
-    document = MainJob(job, resume=args.resume).run()
+    main_job = MainJob(job, resume=args.resume)
+    with only_job_in(job.output, main_job.host):
+        document = main_job.run()
     if document:
         found = document["summary"]
         logger.info(

@@ -98,8 +98,8 @@ class ExpertConfig(Settings):
 class HeadConfig(NamedNetwork):
     """On which network head experts stand and how they are trained; the values are our choice.
 
-    The features of the images that heads are fitted on are held in memory: 16 D bytes an image (20 KB of
-    1,280 features).
+    The features of the images that heads are fitted on lie on disk, 16 D bytes an image (20 KB of 1,280 features);
+    those of a cluster are in memory while its head is fitted.
     """
 
     what: ClassVar[str] = "expert"

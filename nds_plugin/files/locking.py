@@ -53,6 +53,10 @@ def folder_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
         yield
 
 
+class NoLocksError(CannotWriteError):
+    """The file system has no locks."""
+
+
 class HeldLock:
     """A lock file that this process holds; :meth:`release` gives it up."""
 
@@ -85,7 +89,7 @@ class HeldLock:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise cannot_write(self._path, error) from None
-            raise CannotWriteError(
+            raise NoLocksError(
                 f"cannot lock {self._path}: {error.strerror}. Its file system has no file locks (on NFS: mount it "
                 "with locks, or with local_lock=flock); else make the file on a machine whose disk has them, and "
                 "copy it there."

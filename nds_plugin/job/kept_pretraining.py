@@ -33,14 +33,15 @@ class KeptPretraining:
         self._key = key
 
     @contextlib.contextmanager
-    def alone(self, processes: Processes) -> Iterator[None]:
-        """Jobs that would train the very same wait for the first of them.
+    def alone(self, output: Path, processes: Processes) -> Iterator[None]:
+        """Jobs that would train the very same wait for the first of them, where its weights can be taken into ``output``.
 
         The lock lies beside the folder: :meth:`keep` sets aside what a job left that was killed in it.
         """
         lock = self.folder.with_name(f".{self.folder.name}.lock")
         waiting = f"waiting for another process that works on {self.folder}."
-        with held(lock, waiting) if processes.rank == 0 else contextlib.nullcontext():
+        takes = processes.rank == 0 and _disk(output) == _disk(self.folder)  # else there is no second name
+        with held(lock, waiting) if takes else contextlib.nullcontext():
             processes.barrier()
             yield
 
@@ -78,3 +79,11 @@ class KeptPretraining:
             os.replace(name, target / FINAL)
         write_json(target / FINISHED, KIND, self._key, {**read_json(source / FINISHED, KIND), **extra})
         return True
+
+
+def _disk(folder: Path) -> int:
+    """Device of a folder, or of the nearest one above it that is there."""
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return existing.stat().st_dev

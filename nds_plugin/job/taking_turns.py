@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from nds_plugin.engine.processes import Processes
 from nds_plugin.errors import NDSError
-from nds_plugin.files.locking import HeldLock, folder_lock, try_lock
+from nds_plugin.files.locking import HeldLock, NoLocksError, folder_lock, try_lock
+
+logger = logging.getLogger(__name__)
 
 PATIENCE = 10.0  # seconds: loader processes outlive a job that was killed for a while, and hold its lock
 _POLL = 0.2
@@ -27,6 +30,8 @@ def alone(folder: Path, processes: Processes) -> Iterator[None]:
 def only_job_in(output: Path, processes: Processes) -> Iterator[None]:
     """Refuse to be the second job in a folder of results: each would set the other's trainings aside.
 
+    Where the file system has no locks, a warning.
+
     Raises:
         NDSError: another job runs in it.
     """
@@ -38,12 +43,20 @@ def only_job_in(output: Path, processes: Processes) -> Iterator[None]:
             lock.release()
 
 
-def _claimed(output: Path) -> HeldLock:
+def _claimed(output: Path) -> HeldLock | None:
     give_up = time.monotonic() + PATIENCE
-    while (lock := try_lock(output / ".job.lock")) is None:  # .lock itself is that of a table's runner
-        if time.monotonic() >= give_up:
-            raise NDSError(
-                f"another job runs in the output folder {output}: give this one another folder, or start it after that job."
-            )
-        time.sleep(_POLL)
+    path = output / ".job.lock"  # .lock itself is that of a table's runner
+    try:
+        while (lock := try_lock(path)) is None:
+            if time.monotonic() >= give_up:
+                raise NDSError(
+                    f"another job runs in the output folder {output}: give this one another folder, or start it after "
+                    f"that job; where none runs, remove {path}."
+                )
+            time.sleep(_POLL)
+    except NoLocksError:
+        logger.warning(
+            "%s is on a file system without locks: see to it that no other job runs in it.", output
+        )
+        return None
     return lock

@@ -7,7 +7,7 @@ from typing import Any
 from nds_plugin.errors import unknown_name
 
 # paper: rotation networks of k-means clusters of whole images, z their accuracy, w by softmax after
-# min-max. Beside it the defaults are what drew best for the clients that were measured (docs/selectors.md). K and the scaling are what we take for the paper's (docs/method.md, last section).
+# min-max. The defaults are head experts by log-likelihood, which drew more of most clients' own domain (docs/selectors.md). K and the scaling are what we take for the paper's (docs/method.md, last section).
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "NDS.UNIT": "image",

@@ -49,6 +49,7 @@ class ScoringSteps:
         """The experts of the source's clusters."""
         config = self.settings.experts
         if isinstance(config, HeadConfig):
+            logger.info("experts: heads on %s", config.network or config.weights)
             return self._heads(index, partition, config)
         key = experts_key(index, partition, config)
         folder = self.work.folder / f"experts-{key[:10]}"

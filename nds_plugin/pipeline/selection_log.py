@@ -49,9 +49,10 @@ def warn_if_indistinct(scores: Scores) -> None:
     if len(scores.z) > 1 and float(np.std(scores.z, ddof=1)) <= 1.5 * error:
         logger.warning(
             "The scores of the %d experts lie within %.4f of each other, at a standard error of %.4f: they hardly "
-            "tell the clusters apart. Score more images (NDS.SCORING.MAX_IMAGES), train the experts longer, or "
-            "try NDS.SCORING.METRIC log_likelihood.",
+            "tell the clusters apart. Score more images (NDS.SCORING.MAX_IMAGES), or cut the source differently "
+            "(NDS.PARTITION)%s.",
             len(scores.z),
             spread,
             error,
+            ", or try NDS.SCORING.METRIC log_likelihood" if "accuracy" in scores.metric else "",
         )

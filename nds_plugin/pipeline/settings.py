@@ -52,7 +52,7 @@ class PipelineSettings:
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     unit: str = UNITS[0]
     partition: PartitionConfig = field(default_factory=PartitionConfig)
-    experts: ExpertConfig | HeadConfig = field(default_factory=ExpertConfig)
+    experts: ExpertConfig | HeadConfig = field(default_factory=HeadConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
     objects: ObjectConfig = field(default_factory=ObjectConfig)

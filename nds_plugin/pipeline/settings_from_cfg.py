@@ -39,7 +39,7 @@ def pipeline_settings(cfg: Any, targets: Sequence[str]) -> PipelineSettings:
         selection=selection,
         unit=nds.UNIT,
         partition=read_settings(PartitionConfig, nds, "PARTITION") if needs else PartitionConfig(),
-        experts=expert_config(cfg) if needs else ExpertConfig(),
+        experts=expert_config(cfg) if needs else HeadConfig(),
         scoring=read_settings(ScoringConfig, nds, "SCORING", num_workers=workers)
         if needs_scores(selection.selector)
         else ScoringConfig(),

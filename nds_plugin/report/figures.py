@@ -85,7 +85,7 @@ def weight_bars(
     z: npt.ArrayLike | None = None,
     stderr: npt.ArrayLike | None = None,
     labels: Sequence[str] | None = None,
-    metric: str = "accuracy",
+    metric: str = "",
 ) -> Path:
     """Bars of w, and z with standard errors where there are scores, over all clusters, best first.
 
@@ -112,7 +112,14 @@ def weight_bars(
         axes.errorbar(scores[order], places, xerr=errors, fmt="o", color=BLUE, markersize=5, capsize=2)
         _bar_axes(
             axes,
-            f"score z ({metric.replace('_', ' ')}" + (", ± standard error)" if errors is not None else ")"),
+            ", ".join(
+                [
+                    "score z",
+                    *filter(
+                        None, [metric.replace("_", " "), "± standard error" if errors is not None else ""]
+                    ),
+                ]
+            ),
         )
         _name_bars(axes, places, names)
     axes = figure.add_subplot(1, panels, panels)

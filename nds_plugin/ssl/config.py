@@ -141,10 +141,14 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> JobConfig:
     documents = list(_documents(Path(path)))
     tree = defaults()
     named = [document["NDS"]["PRESET"] for document in documents if "PRESET" in (document.get("NDS") or {})]
-    for key, value in preset(dict(given).get("NDS.PRESET") or (named[-1] if named else "")).items():
+    on_the_line = dict(given).get("NDS.PRESET")
+    in_the_file = named[-1] if named and on_the_line is None else ""
+    for key, value in preset(in_the_file).items():
         _set(tree, key, value, "preset")
     for document in documents:
         _lay(tree, document, "", f"config {path}")
+    for key, value in preset(on_the_line or "").items():
+        _set(tree, key, value, "preset")
     for key, value in [*([("NDS.SELECTOR", selector)] if selector else []), *given]:
         _set(tree, key, _value(value), "command line")
     tree["OUTPUT_DIR"] = tree.OUTPUT_DIR or default_output(path, tree.NDS.SELECTOR)

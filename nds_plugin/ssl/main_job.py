@@ -28,7 +28,7 @@ from nds_plugin.job.kept_pretraining import KeptPretraining
 from nds_plugin.job.results import KIND as RESULTS_KIND
 from nds_plugin.job.results import machine, versions
 from nds_plugin.job.selection_summary import Timings, kept_results, selection_summary
-from nds_plugin.job.taking_turns import alone, only_job_in
+from nds_plugin.job.taking_turns import alone
 from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
 from nds_plugin.pipeline.work_folder import WorkFolder
 from nds_plugin.report.run_files import located
@@ -120,12 +120,8 @@ class MainJob:
             The results document (see ``results.json``) on the main process, {} on the others.
 
         Raises:
-            NDSError: another job runs in the same folder, or bad input of any step.
+            NDSError: bad input of any step.
         """
-        with only_job_in(self.job.output, self.host):
-            return self._run_alone()
-
-    def _run_alone(self) -> dict[str, Any]:
         agreed(self.host, self._checked)
         # Before pretraining, so that an image that cannot be read is told before it.
         train, test = self._target(self.nds.TARGET.TRAIN), self._target(self.nds.TARGET.TEST)
@@ -190,7 +186,7 @@ class MainJob:
             job.network, job.pretrain, selected.key, images.unreadable, seed, self._initial()
         )
         kept = KeptPretraining(job.artefacts, key) if self.nds.WORK_DIR else None
-        with kept.alone(self.host) if kept else contextlib.nullcontext():
+        with kept.alone(folder, self.host) if kept else contextlib.nullcontext():
             if kept and self.host.rank == 0:
                 kept.take(folder)
             self.host.barrier()

@@ -92,7 +92,7 @@ def test_the_lock_stays_where_it_is_when_what_a_killed_job_left_is_set_aside(tmp
     kept = KeptPretraining(tmp_path / "nds", "k" * 64)
     kept.folder.mkdir(parents=True)
     (kept.folder / FINAL).write_bytes(b"linked by a job that was killed before it wrote the note")
-    with kept.alone(OneProcess()):
+    with kept.alone(tmp_path / "run", OneProcess()):
         locks = list((tmp_path / "nds").rglob("*.lock"))
         kept.keep(_finished(tmp_path / "first", "k" * 64))
         assert (kept.folder / FINAL).read_bytes() == b"weights"

@@ -186,9 +186,13 @@ def test_a_second_job_in_the_same_folder(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(taking_turns, "PATIENCE", 0.5)
-    with taking_turns.only_job_in(tmp_path / "run", OneProcess()):
-        text = refused(config, tmp_path)
-    assert text.startswith(f"another job runs in the output folder {tmp_path / 'run'}")
+    folder = tmp_path / "run"
+    with (
+        taking_turns.only_job_in(folder, OneProcess()),
+        pytest.raises(NDSError, match=f"^another job runs in the output folder {folder}"),
+    ):
+        main([str(config), "OUTPUT_DIR", str(folder)])
+    assert not (folder / "pretrain").exists()
 
 
 def test_processes_that_torchrun_started_start_no_others(
@@ -219,3 +223,11 @@ def test_what_may_be_meant_is_done_with_a_warning(tmp_path: Path, caplog: pytest
     assert told[0] == "folder 'target_train': no image in 1 of its folders, which make no class: dog"
     assert told[1].startswith("12 of 12 test images are training images, too")
     assert told[2].startswith("PRETRAIN.QUEUE 16 is larger than the selection of 12 images")
+
+
+def test_a_preset_of_the_command_line_lies_over_the_file_and_under_the_other_keys() -> None:
+    words = ["NDS.PRESET", "paper", "NDS.TEMPERATURE", "0.5"]
+    nds = load_config("nds_mini.yaml", words).nds
+    assert (nds.EXPERTS.KIND, nds.SCORING.METRIC, nds.PARTITION.NUM_CLUSTERS) == ("network", "accuracy", 50)
+    assert nds.TEMPERATURE == 0.5
+    assert load_config("nds_mini.yaml").nds.EXPERTS.KIND == "head"

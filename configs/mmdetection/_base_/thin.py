@@ -46,6 +46,8 @@ optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=0.001,
 nds = dict(
     budget=dict(share=0.2),
     partition=dict(num_clusters=8),
+    # For networks (nds.experts.kind="network"); heads, the default, have no schedule.
+    experts=dict(shared_steps=150, steps=60, batch_size=16, base_lr=0.02),
     loader=dict(max_unreadable=0.02),
     pretrain=dict(
         train_dataloader=dict(batch_size=8, dataset=dict(pipeline=train_pipeline)),

@@ -35,7 +35,7 @@ from nds_plugin.job.kept_pretraining import KeptPretraining
 from nds_plugin.job.results import KIND as RESULTS_KIND
 from nds_plugin.job.results import summarise, write_results
 from nds_plugin.job.selection_summary import Timings, kept_results, selection_summary
-from nds_plugin.job.taking_turns import alone, only_job_in
+from nds_plugin.job.taking_turns import alone
 from nds_plugin.job.training_folder import FINAL
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
 from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
@@ -100,16 +100,8 @@ def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
 
     Returns:
         The results document (see ``results.json``) on the main process, {} on the others.
-
-    Raises:
-        NDSError: another job runs in the same folder, or bad input of any step.
     """
     check_job(cfg)
-    with only_job_in(Path(cfg.OUTPUT_DIR), DetectronHost()):
-        return _run_alone(cfg, resume)
-
-
-def _run_alone(cfg: CN, resume: bool) -> dict[str, Any]:
     if comm.is_main_process():
         check_target(cfg)
         check_source_files(cfg)
@@ -148,7 +140,7 @@ def _pretrain(cfg: CN, timed: Timings, resume: bool) -> _Pretrained:
     key = training.training_key(pretrain_cfg, inputs)
     # What follows new scores during training is this client's own.
     kept = KeptPretraining(steps.folder, key) if cfg.NDS.WORK_DIR and not hooks else None
-    with kept.alone(steps.host) if kept else contextlib.nullcontext():
+    with kept.alone(Path(pretrain_cfg.OUTPUT_DIR), steps.host) if kept else contextlib.nullcontext():
         if kept and comm.is_main_process():
             kept.take(Path(pretrain_cfg.OUTPUT_DIR))
         comm.synchronize()

@@ -16,6 +16,7 @@ from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.mm.config.nds_part import nds_part
 from nds_plugin.mm.operators import require_mmdet, use_torchvision_operators
 from nds_plugin.pipeline.config_lookup import Configs, default_output
+from nds_plugin.pipeline.presets import preset
 from nds_plugin.pipeline.settings import PipelineSettings
 from nds_plugin.pipeline.settings_from_cfg import pipeline_settings
 from nds_plugin.selection.selectors.uniform import Full
@@ -80,6 +81,10 @@ def load_config(name: str, options: Mapping[str, Any] | None = None, work_dir: s
         if selector is not None:
             cfg.merge_from_dict({"nds.selector": selector})
         _check_options(cfg, options or {}, where)
+        named = preset(
+            (options or {}).get("nds.preset", ""), "nds.preset"
+        )  # over the file, under the other options
+        cfg.merge_from_dict({key.lower(): value for key, value in named.items()})
         cfg.merge_from_dict(dict(options or {}))
     except NDSError:
         raise

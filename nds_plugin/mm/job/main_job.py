@@ -24,7 +24,7 @@ from nds_plugin.job.results import KIND as RESULTS_KIND
 from nds_plugin.job.results import summarise, write_results
 from nds_plugin.job.selection_summary import Timings, kept_results, selection_summary
 from nds_plugin.job.shared_classes import over_shared, renamed_classes, shared_classes
-from nds_plugin.job.taking_turns import alone, only_job_in
+from nds_plugin.job.taking_turns import alone
 from nds_plugin.job.training_folder import FINAL
 from nds_plugin.job.transfer import checkpoint_classes
 from nds_plugin.mm.config.loading import JobConfig
@@ -96,14 +96,7 @@ class MainJob:
 
         Returns:
             The results document (see ``results.json``) on the main process, {} on the others.
-
-        Raises:
-            NDSError: another job runs in the same folder, or bad input of any step.
         """
-        with only_job_in(self.job.work_dir, self.host):
-            return self._run_alone()
-
-    def _run_alone(self) -> dict[str, Any]:
         agreed(self.host, self._checked)
         pretrained = self._pretrain() if self.settings else None
         classes = stored(self.host, self.targets[0]).classes()
@@ -158,7 +151,7 @@ class MainJob:
         key = training_key(cfg, inputs)
         # What follows new scores during training is this client's own.
         kept = KeptPretraining(steps.folder, key) if self.nds.WORK_DIR and not hooks else None
-        with kept.alone(self.host) if kept else contextlib.nullcontext():
+        with kept.alone(Path(cfg.work_dir), self.host) if kept else contextlib.nullcontext():
             if kept and self.host.rank == 0:
                 kept.take(Path(cfg.work_dir))
             self.host.barrier()

@@ -1,7 +1,7 @@
 """Training and scoring of the gate, the one network that stands in for K experts.
 
 NDS's protocol is kept: the images stay with the client and K numbers leave it. z_k is the mean
-posterior of cluster k over the client's images, one forward pass an image instead of 4 (K + 1).
+posterior of cluster k over the client's images, one forward pass an image, where heads take 4 and K networks 4 (K + 1).
 """
 
 from __future__ import annotations

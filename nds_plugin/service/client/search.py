@@ -100,6 +100,8 @@ def disclosure(body: dict[str, Any], scores: Scores | None, options: SearchOptio
         lines.append(
             "Exact accuracies are multiples of 1/(4n), which can tell the number n of your images; noise hides it "
             "(--privacy laplace:0.01)."
+            if body["scores"]["metric"] == "accuracy"
+            else "For a guarantee score with --metric accuracy, and give --privacy laplace:0.01."
         )
     return "\n".join(lines)
 

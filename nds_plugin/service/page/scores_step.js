@@ -22,7 +22,7 @@ export async function scoresView() {
       h("h2", { id: "run" }, "Run this where your images are"),
       copyBlock(command("score", "--images my_photos", "--output scores.json"), "the command"),
       h("p", { class: "hint" }, `It downloads ${expertsOf(set)} (${bytes(set.bytes)}, once), checks their hashes, tries them on the `
-        + `images of the folder my_photos, and writes scores.json. nds-client comes with nds_plugin and needs PyTorch${timm(set)}; a GPU helps, but is not needed.`),
+        + `images of the folder my_photos, and writes scores.json. nds-client comes with nds_plugin and needs PyTorch (the extra experts); a GPU helps, but is not needed.`),
       byHand(set), set.kind === "network" ? authors() : null),
     h("section", { "aria-labelledby": "hand-in" },
       h("h2", { id: "hand-in" }, "Hand in the scores"),
@@ -31,9 +31,6 @@ export async function scoresView() {
     withoutScores(set),
   ];
 }
-
-/** What the network under heads needs beside PyTorch: torchvision's ResNets need nothing. */
-const timm = ({ kind, manifest }) => (kind === "head" && !/^resnet(18|34|50|101)$/.test(manifest.arch) ? " and timm (the extra timm)" : "");
 
 function inputs(set, show) {
   const file = h("input", { type: "file", accept: ".json,.pickle,.pkl,application/json", id: "scores-file" });

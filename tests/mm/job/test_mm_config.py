@@ -39,6 +39,13 @@ def test_the_whole_source_is_trained_on_by_a_schedule_of_its_own() -> None:
     assert load_config("nds_cityscapes.py").nds.PRETRAIN.train_cfg.max_iters == 17500
 
 
+def test_a_preset_of_the_command_line_lies_over_the_file_and_under_the_other_options() -> None:
+    nds = load_config("nds_mini.py", {"nds.preset": "paper", "nds.temperature": 0.5}).nds
+    assert (nds.EXPERTS.KIND, nds.SCORING.METRIC, nds.PARTITION.NUM_CLUSTERS) == ("network", "accuracy", 50)
+    assert nds.TEMPERATURE == 0.5
+    assert load_config("nds_mini.py").nds.EXPERTS.KIND == "head"
+
+
 def test_a_boxes_only_target_is_pretrained_for_with_masks() -> None:
     job = load_config("nds_voc.py")
     assert job.cfg.model.roi_head.get("mask_head") is None

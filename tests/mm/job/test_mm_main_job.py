@@ -15,6 +15,7 @@ pytest.importorskip("mmengine", reason="MMDetection is not installed (make insta
 
 from mm_jobs import own_files, write_config
 
+from nds_plugin.commands import train_mm
 from nds_plugin.engine.processes import OneProcess
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import read_header, read_json
@@ -78,7 +79,7 @@ def test_a_second_job_in_the_same_folder_is_refused(
 ) -> None:
     monkeypatch.setattr(taking_turns, "PATIENCE", 0.3)
     with taking_turns.only_job_in(tmp_path, OneProcess()), pytest.raises(NDSError, match="another job runs"):
-        job(config, tmp_path, selector="none").run()
+        train_mm.main([str(config), "--work-dir", str(tmp_path)])
 
 
 def test_the_report_of_a_job_is_made_as_in_detectron2(finished: tuple[MainJob, dict]) -> None:
