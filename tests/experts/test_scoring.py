@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
-FP32 = ScoringConfig(precision="fp32", num_workers=0)
+FP32 = ScoringConfig("accuracy", precision="fp32", num_workers=0)
 
 
 @pytest.fixture(scope="module")

@@ -114,7 +114,7 @@ def test_the_client_sends_what_it_sends_for_other_sources(
         publish(store, **new)
         told = call(address, "search", "--scores", str(scores), "--share", "0.5", "--yes")
     assert scores.read_bytes() == before
-    assert "accuracy, 3 numbers, one per expert" in told
+    assert "log_likelihood, 3 numbers, one per expert" in told
 
 
 def test_what_does_not_belong_together_is_not_published(

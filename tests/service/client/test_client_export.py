@@ -83,7 +83,10 @@ def test_the_other_clients_scores_give_the_same_selection_as_ours(tmp_path: Path
     index, partition = two_domains(tmp_path)
     write_domain(tmp_path / "client", 12, bright_top=True, seed=5)
     ours = score_experts(
-        experts, tmp_path / "client", ScoringConfig(precision="fp32", num_workers=0), progress=False
+        experts,
+        tmp_path / "client",
+        ScoringConfig("accuracy", precision="fp32", num_workers=0),
+        progress=False,
     )
     export_fastadapt(experts, tmp_path / "fastadapt", progress=False)
     z = _foreign_z(tmp_path / "fastadapt", tmp_path / "client", experts.crop_size)

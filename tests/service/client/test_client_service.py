@@ -95,7 +95,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.fixture(scope="module")
 def local_scores(world: World) -> Scores:
     """What scoring gives without any service."""
-    config = ScoringConfig(num_workers=0)
+    config = ScoringConfig("accuracy", num_workers=0)
     return score_experts(ExpertSet.load(world.parts["experts"]), world.client_images, config, progress=False)
 
 
@@ -215,7 +215,17 @@ def test_score_search_download_gives_what_the_same_steps_give_without_a_service(
     world: World, user: User, local_scores: Scores
 ) -> None:
     assert "street" in user.does("sources")
-    user.does("score", "--images", world.client_images, "--output", "scores.json", "--num-workers", 0)
+    user.does(
+        "score",
+        "--images",
+        world.client_images,
+        "--output",
+        "scores.json",
+        "--metric",
+        "accuracy",
+        "--num-workers",
+        0,
+    )
     scores = Scores.load(user.home / "scores.json")
     assert (scores.z, scores.expert_set) == (local_scores.z, local_scores.expert_set)
     search = _search_id(user.does("search", "--scores", "scores.json", "--budget", 40, "--seed", 3, "--yes"))
