@@ -117,6 +117,10 @@ def named_network(args: argparse.Namespace) -> FeatureNetwork | None:
             "--shared-batch is of a shared network: give --shared-steps, too, or leave it out."
         )
     if args.shared_steps is not None:
+        if args.shared_steps < 1:
+            raise CommandLineError(
+                f"--shared-steps must be 1 or more, got {args.shared_steps}: leave it out for the default network."
+            )
         if given.is_named:
             raise CommandLineError(
                 "--shared-steps trains a network for the features: leave it out, or --network and --weights."

@@ -237,7 +237,7 @@ PARTITION: dict[str, tuple[list[str], str]] = {
         ["--shared-steps", "4", "--network", "resnet18"],
         "--shared-steps trains a network for the features",
     ),
-    "no steps": (["--shared-steps", "0"], "shared_steps must be 1 or more, got 0"),
+    "no steps": (["--shared-steps", "0"], "--shared-steps must be 1 or more, got 0: leave it out"),
 }
 
 
