@@ -51,6 +51,12 @@ class CannotWriteError(NDSError):
     code = "cannot-write"
 
 
+class NoLocksError(CannotWriteError):
+    """A file system without file locks."""
+
+    code = "no-locks"
+
+
 class MissingPackageError(NDSError):
     """An optional package that is not installed."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock, Timeout
 
-from nds_plugin.errors import CannotWriteError
+from nds_plugin.errors import NoLocksError
 from nds_plugin.files.artifacts import cannot_write, check_writable
 
 logger = logging.getLogger(__name__)
@@ -51,10 +51,6 @@ def folder_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     check_writable(folder)
     with held(Path(folder) / NAME, f"waiting for another process that works in {folder}."):
         yield
-
-
-class NoLocksError(CannotWriteError):
-    """The file system has no locks."""
 
 
 class HeldLock:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nds_plugin.engine.processes import Processes
-from nds_plugin.errors import NDSError
-from nds_plugin.files.locking import HeldLock, NoLocksError, folder_lock, try_lock
+from nds_plugin.errors import NDSError, NoLocksError
+from nds_plugin.files.locking import HeldLock, folder_lock, try_lock
 
 logger = logging.getLogger(__name__)
 

@@ -43,7 +43,7 @@ def test_the_page_says_what_heads_are_and_searches_by_their_scores(
         to_scores(visitor)
         text = visitor.page.locator("main").inner_text()
         assert "It downloads 1 network with 3 experts (45 MB, once)" in text
-        assert "needs PyTorch; a GPU helps" in text  # a ResNet of torchvision needs no timm
+        assert "needs PyTorch (the extra experts); a GPU helps" in text
         assert "paper authors' client (Neural" not in text
         to_result(visitor, scores)
         assert visitor.troubles == []
