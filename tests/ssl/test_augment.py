@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms.v2 import functional as reference
 
 from nds_plugin.images.networks import MEAN, STD
-from nds_plugin.ssl.augment import MOCO, WORDS, Augmentation, augment, blur, crops, grey_of, jitter
+from nds_plugin.ssl.augment import (
+    MOCO,
+    WORDS,
+    Augmentation,
+    augment,
+    blur,
+    crops,
+    grey_of,
+    hue_matrices,
+    jitter,
+    plain,
+)
 from nds_plugin.ssl.batches import units
 
 NOTHING = Augmentation(1.0)  # but mirrored, and crops of other sides
@@ -226,3 +238,36 @@ def test_the_same_image_at_the_same_position_always_looks_the_same(version: int)
     assert torch.equal(augment(pixels, numbers(20), 16, how), found)
     for one, other in ((found[1:], found[:-1]), (augment(pixels, numbers(20, seed=1), 16, how), found)):
         assert differs(one, other).all()
+
+
+def test_a_view_depends_on_its_own_numbers_alone() -> None:
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8))
+    numbers = torch.from_numpy(units(0, 0, 6))[:, :WORDS]
+    for version, how in MOCO.items():
+        whole = augment(pixels, numbers, 16, how)
+        alone = augment(pixels[2:3], numbers[2:3], 16, how)
+        assert torch.allclose(whole[2:3], alone, atol=1e-5), version
+
+
+def test_a_crop_of_everything_is_the_image_and_its_mirror_image() -> None:
+    image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    numbers = torch.full((2, WORDS), 0.5)
+    numbers[:, 1] = 0.5  # ratio 1
+    numbers[0, 4] = 0.0
+    found = crops(image, numbers, 16, 1.0)
+    assert torch.allclose(found[0], image[0].flip(-1), atol=1e-5)
+    assert torch.allclose(found[1], image[1], atol=1e-5)
+
+
+def test_turning_the_hue_leaves_luminance_and_a_whole_turn_leaves_all() -> None:
+    image = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    turned = torch.einsum("bij,bjhw->bihw", hue_matrices(torch.tensor([0.3, 1.0])), image)
+    assert torch.allclose(grey_of(turned), grey_of(image), atol=1e-5)
+    assert torch.allclose(turned[1], image[1], atol=1e-4)
+    assert not torch.allclose(turned[0], image[0], atol=0.05)
+
+
+def test_without_changes_a_view_is_the_plain_image() -> None:
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8))
+    found = augment(pixels, torch.full((3, WORDS), 0.5), 16, Augmentation(1.0))
+    assert torch.allclose(found, plain(pixels, 16), atol=1e-4)

@@ -11,7 +11,6 @@ import torch
 from nds_plugin.errors import NDSError
 from nds_plugin.selection.sampler import StreamSampler
 from nds_plugin.selection.streams import ShuffledStream
-from nds_plugin.ssl.augment import MOCO, WORDS, Augmentation, augment, crops, grey_of, hue_matrices, plain
 from nds_plugin.ssl.batches import Batches, units
 from nds_plugin.ssl.pixels import MappedRows
 
@@ -88,39 +87,6 @@ def test_groups_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(NDSError, match=told):
         Batches(rows, STREAM, 5, 8, 0, 1, groups=groups, world_size=world_size)
-
-
-def test_a_view_depends_on_its_own_numbers_alone() -> None:
-    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8))
-    numbers = torch.from_numpy(units(0, 0, 6))[:, :WORDS]
-    for version, how in MOCO.items():
-        whole = augment(pixels, numbers, 16, how)
-        alone = augment(pixels[2:3], numbers[2:3], 16, how)
-        assert torch.allclose(whole[2:3], alone, atol=1e-5), version
-
-
-def test_a_crop_of_everything_is_the_image_and_its_mirror_image() -> None:
-    image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    numbers = torch.full((2, WORDS), 0.5)
-    numbers[:, 1] = 0.5  # ratio 1
-    numbers[0, 4] = 0.0
-    found = crops(image, numbers, 16, 1.0)
-    assert torch.allclose(found[0], image[0].flip(-1), atol=1e-5)
-    assert torch.allclose(found[1], image[1], atol=1e-5)
-
-
-def test_turning_the_hue_leaves_luminance_and_a_whole_turn_leaves_all() -> None:
-    image = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    turned = torch.einsum("bij,bjhw->bihw", hue_matrices(torch.tensor([0.3, 1.0])), image)
-    assert torch.allclose(grey_of(turned), grey_of(image), atol=1e-5)
-    assert torch.allclose(turned[1], image[1], atol=1e-4)
-    assert not torch.allclose(turned[0], image[0], atol=0.05)
-
-
-def test_without_changes_a_view_is_the_plain_image() -> None:
-    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8))
-    found = augment(pixels, torch.full((3, WORDS), 0.5), 16, Augmentation(1.0))
-    assert torch.allclose(found, plain(pixels, 16), atol=1e-4)
 
 
 def test_rows_of_several_files_are_those_of_each(tmp_path) -> None:
