@@ -2,7 +2,8 @@
 
     nds export --experts experts --format fastadapt
 
-Only experts of `nds experts --kind network` can be written so. One file per expert goes to experts/fastadapt (or --output); `nds serve publish` hands that folder out, too.
+Only experts of `nds experts --kind network` can be written so. One file per expert goes to experts/fastadapt (or
+--output); `nds serve publish` hands that folder out, too.
 A client of the authors then runs, in their repository, on the downloaded folder:
 
     python main.py --imagedir my_photos --experts_dir fastadapt

@@ -112,25 +112,31 @@ def source_index(args: argparse.Namespace) -> SourceIndex:
 def named_network(args: argparse.Namespace) -> FeatureNetwork | None:
     """The network of --network and --weights or the default one, found to take the crops; None with --shared-steps."""
     given = command_line.settings_from(args, NamedNetwork)
-    if args.shared_steps is None and args.shared_batch is not None:
-        raise CommandLineError(
-            "--shared-batch is of a shared network: give --shared-steps, too, or leave it out."
-        )
+    _check_shared(args, given)
     if args.shared_steps is not None:
-        if args.shared_steps < 1:
-            raise CommandLineError(
-                f"--shared-steps must be 1 or more, got {args.shared_steps}: leave it out for the default network."
-            )
-        if given.is_named:
-            raise CommandLineError(
-                "--shared-steps trains a network for the features: leave it out, or --network and --weights."
-            )
         return None
     from nds_plugin.images.backbones import load_named
 
     network = load_named(given)
     network.dimension(args.crop_size)
     return network
+
+
+def _check_shared(args: argparse.Namespace, given: NamedNetwork) -> None:
+    """Refuse options of a shared network that none is trained by, or beside another network."""
+    if args.shared_steps is None:
+        if args.shared_batch is not None:
+            raise CommandLineError(
+                "--shared-batch is of a shared network: give --shared-steps, too, or leave it out."
+            )
+    elif args.shared_steps < 1:
+        raise CommandLineError(
+            f"--shared-steps must be 1 or more, got {args.shared_steps}: leave it out for the default network."
+        )
+    elif given.is_named:
+        raise CommandLineError(
+            "--shared-steps trains a network for the features: leave it out, or --network and --weights."
+        )
 
 
 def shared_network(args: argparse.Namespace, index: SourceIndex, executor: Executor) -> FeatureNetwork:

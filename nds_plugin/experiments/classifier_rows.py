@@ -22,7 +22,7 @@ from nds_plugin.report.table_formats import markdown
 from nds_plugin.selection.selectors import SELECTORS, Need
 from nds_plugin.ssl.config import JobConfig, load_config
 from nds_plugin.ssl.main_job import check_config
-from nds_plugin.ssl.network import SmallImageResNet
+from nds_plugin.ssl.network import SmallImageResNet, stem_stride
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,6 @@ class Speed:
 # (a linear classifier).
 GPU_SPEED = {"moco": Speed(2_500.0, 32), "rotnet": Speed(1_000.0, 32), "": Speed(2_500.0, 32)}
 CPU_SPEED = {"moco": Speed(727.0, 16), "rotnet": Speed(341.0, 16), "": Speed(800.0, 32)}
-_STRIDE = {"small": 1, "half": 2, "imagenet": 4}  # of a stem and its pooling
 # What the results depend on of cfg.NDS, beside what the selector's own steps read.
 _PLAIN_KEYS = ("SELECTOR", "TARGET")
 _DRAWN_KEYS = (*_PLAIN_KEYS, "MODE", "BUDGET", "SOURCE")
@@ -273,8 +272,8 @@ def planned_work(cfg: JobConfig, test_images: int, trains: bool) -> SSLWork:
         states=2,
         on_gpu=cfg.cfg.DEVICE != "cpu",
         method=cfg.pretrain.method,
-        pretrain_side=cfg.pretrain.size / _STRIDE[cfg.network.stem],
-        finetune_side=cfg.finetune.size / _STRIDE[cfg.network.stem],
+        pretrain_side=cfg.pretrain.size / stem_stride(cfg.network.stem),
+        finetune_side=cfg.finetune.size / stem_stride(cfg.network.stem),
     )
 
 

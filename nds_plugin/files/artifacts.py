@@ -104,6 +104,14 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         raise cannot_write(folder, error) from error
 
 
+def nearest_existing(folder: str | os.PathLike[str]) -> Path:
+    """A folder, or the nearest one above it that is there."""
+    existing = Path(folder).absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return existing
+
+
 def _put_in_place(name: str, path: Path, permissions: int) -> None:
     try:
         os.chmod(name, permissions)

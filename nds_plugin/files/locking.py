@@ -16,7 +16,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from nds_plugin.errors import NoLocksError
-from nds_plugin.files.artifacts import cannot_write, check_writable
+from nds_plugin.files.artifacts import cannot_write, check_writable, nearest_existing
 
 logger = logging.getLogger(__name__)
 
@@ -71,15 +71,18 @@ class HeldLock:
         """The descriptor: a process that inherits it holds the lock even after this one was killed."""
         return self._opened[-1]
 
-    def acquire(self, *, wait: bool) -> bool:
+    def acquire(self, patience: float) -> bool:
         """Whether the lock is held now.
+
+        Args:
+            patience: seconds to wait for it; for ever if below 0.
 
         Raises:
             NDSError: the file cannot be written, or its file system has no locks.
         """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(blocking=wait)
+            self._lock.acquire(timeout=patience)
         except Timeout:
             return False
         except OSError as error:
@@ -97,15 +100,15 @@ class HeldLock:
         self._lock.release()
 
 
-def try_lock(path: str | os.PathLike[str]) -> HeldLock | None:
-    """A lock that this process now holds, None where another one does.
+def try_lock(path: str | os.PathLike[str], patience: float = 0.0) -> HeldLock | None:
+    """A lock that this process now holds, None where another one still does after so many seconds.
 
     Raises:
         NDSError: the folder cannot be written, or its file system has no locks.
     """
     check_writable(Path(path).parent)
     lock = HeldLock(path)
-    return lock if lock.acquire(wait=False) else None
+    return lock if lock.acquire(patience) else None
 
 
 @contextlib.contextmanager
@@ -116,9 +119,9 @@ def held(path: str | os.PathLike[str], waiting: str) -> Iterator[None]:
         NDSError: the folder cannot be written, or its file system has no locks.
     """
     lock = HeldLock(path)
-    if not lock.acquire(wait=False):
+    if not lock.acquire(0):
         logger.info("%s", waiting)
-        lock.acquire(wait=True)
+        lock.acquire(-1)
     try:
         yield
     finally:
@@ -127,10 +130,7 @@ def held(path: str | os.PathLike[str], waiting: str) -> Iterator[None]:
 
 def can_write(folder: str | os.PathLike[str]) -> bool:
     """Whether files can be written in a folder, or it can be made."""
-    existing = Path(folder).absolute()
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    return os.access(existing, os.W_OK)
+    return os.access(nearest_existing(folder), os.W_OK)
 
 
 def user_cache() -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nds_plugin.engine.processes import Processes
-from nds_plugin.files.artifacts import is_valid, read_json, write_json
+from nds_plugin.files.artifacts import is_valid, nearest_existing, read_json, write_json
 from nds_plugin.files.locking import held
 from nds_plugin.files.temporary import new_link
 from nds_plugin.job.training_folder import FINAL, FINISHED, KIND, set_aside
@@ -40,10 +40,22 @@ class KeptPretraining:
         """
         lock = self.folder.with_name(f".{self.folder.name}.lock")
         waiting = f"waiting for another process that works on {self.folder}."
-        takes = processes.rank == 0 and _disk(output) == _disk(self.folder)  # else there is no second name
+        takes = processes.rank == 0 and disk(output) == disk(self.folder)  # else there is no second name
         with held(lock, waiting) if takes else contextlib.nullcontext():
             processes.barrier()
             yield
+
+    @contextlib.contextmanager
+    def shared(self, output: Path, processes: Processes) -> Iterator[None]:
+        """Around a job's pretraining: it takes what another job has kept, and keeps its own for others."""
+        is_main = processes.rank == 0
+        with self.alone(output, processes):
+            if is_main:
+                self.take(output)
+            processes.barrier()
+            yield
+            if is_main:
+                self.keep(output)
 
     def take(self, output: Path) -> None:
         """Put the weights into a job's folder as if they were trained there, unless it has its own."""
@@ -81,9 +93,6 @@ class KeptPretraining:
         return True
 
 
-def _disk(folder: Path) -> int:
-    """Device of a folder, or of the nearest one above it that is there."""
-    existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    return existing.stat().st_dev
+def disk(folder: Path) -> int:
+    """Device on which a folder is, or will be made."""
+    return nearest_existing(folder).stat().st_dev

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from nds_plugin.files.locking import HeldLock, folder_lock, try_lock
 logger = logging.getLogger(__name__)
 
 PATIENCE = 10.0  # seconds: loader processes outlive a job that was killed for a while, and hold its lock
-_POLL = 0.2
 
 
 @contextlib.contextmanager
@@ -44,19 +42,17 @@ def only_job_in(output: Path, processes: Processes) -> Iterator[None]:
 
 
 def _claimed(output: Path) -> HeldLock | None:
-    give_up = time.monotonic() + PATIENCE
     path = output / ".job.lock"  # .lock itself is that of a table's runner
     try:
-        while (lock := try_lock(path)) is None:
-            if time.monotonic() >= give_up:
-                raise NDSError(
-                    f"another job runs in the output folder {output}: give this one another folder, or start it after "
-                    f"that job; where none runs, remove {path}."
-                )
-            time.sleep(_POLL)
+        lock = try_lock(path, PATIENCE)
     except NoLocksError:
         logger.warning(
             "%s is on a file system without locks: see to it that no other job runs in it.", output
         )
         return None
+    if lock is None:
+        raise NDSError(
+            f"another job runs in the output folder {output}: give this one another folder, or start it after "
+            f"that job; where none runs, remove {path}."
+        )
     return lock

@@ -196,8 +196,8 @@ class SourceSteps:
         def lacks_features(path: Path) -> bool:
             return config.keep_features and not has_features(path.with_suffix(""))
 
-        made = self.work.made_together(
-            "partition", PARTITION_KIND, key, ".parquet", make, lacking=lacks_features
+        made = self.work.artefact(
+            "partition", PARTITION_KIND, key, ".parquet", make, lacks_features, together=True
         )
         partition = Partition.load(made)
         partition.check_matches(index)

@@ -36,53 +36,38 @@ class WorkFolder:
         suffix: str,
         make: Callable[[Path], None],
         lacking: Callable[[Path], bool] = lambda _: False,
+        *,
+        together: bool = False,
     ) -> Path:
         """The path of an artefact; the main process makes it where it is missing, all wait for it.
 
-        ``lacking`` says whether something beside a valid one is missing, so that it is made again.
+        Args:
+            lacking: whether something beside a valid one is missing, so that it is made again.
+            together: all processes call ``make``, and the main one writes.
         """
-        path = self.folder / f"{name}-{key[:10]}{suffix}"
-        self.paths[name] = str(path)
-        if self._processes.rank == 0:
-            if is_valid(path, kind, key) and not lacking(path):
-                logger.info("%s: kept %s", name, path)
-            else:
+        path, is_main = self._place(name, key, suffix), self._processes.rank == 0
+        if agreed(self._processes, lambda: is_valid(path, kind, key) and not lacking(path)):
+            done = "kept"
+        else:
+            if together or is_main:
                 with self.timed(name):
                     make(path)
-                logger.info("%s: wrote %s", name, path)
-        self._processes.barrier()
-        return path
-
-    def made_together(
-        self,
-        name: str,
-        kind: str,
-        key: str,
-        suffix: str,
-        make: Callable[[Path], None],
-        lacking: Callable[[Path], bool] = lambda _: False,
-    ) -> Path:
-        """The path of an artefact; all processes call ``make`` where it is missing, and the main one writes it.
-
-        ``lacking`` says whether something beside a valid one is missing that was asked for.
-        """
-        path = self.folder / f"{name}-{key[:10]}{suffix}"
-        self.paths[name] = str(path)
-        if agreed(self._processes, lambda: is_valid(path, kind, key) and not lacking(path)):
-            logger.info("%s: kept %s", name, path)
-            return path
-        with self.timed(name):
-            make(path)
-        self._processes.barrier()
-        logger.info("%s: wrote %s", name, path)
+            self._processes.barrier()
+            done = "wrote"
+        if is_main:
+            logger.info("%s: %s %s", name, done, path)
         return path
 
     def subfolder(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
         """The path of a folder whose ``make`` itself skips what is there; the main process calls it."""
-        path = self.folder / f"{name}-{key[:10]}"
-        self.paths[name] = str(path)
+        path = self._place(name, key)
         if self._processes.rank == 0:
             with self.timed(name):
                 make(path)
         self._processes.barrier()
+        return path
+
+    def _place(self, name: str, key: str, suffix: str = "") -> Path:
+        path = self.folder / f"{name}-{key[:10]}{suffix}"
+        self.paths[name] = str(path)
         return path

@@ -186,15 +186,10 @@ class MainJob:
             job.network, job.pretrain, selected.key, images.unreadable, seed, self._initial()
         )
         kept = KeptPretraining(job.artefacts, key) if self.nds.WORK_DIR else None
-        with kept.alone(folder, self.host) if kept else contextlib.nullcontext():
-            if kept and self.host.rank == 0:
-                kept.take(folder)
-            self.host.barrier()
-            with self.timed("pretrain"):
-                run = self._run(self.host)
-                weights = pretrain(folder, key, job.network, job.pretrain, images, run)
-            if kept and self.host.rank == 0:
-                kept.keep(folder)
+        shared = kept.shared(folder, self.host) if kept else contextlib.nullcontext()
+        with shared, self.timed("pretrain"):
+            run = self._run(self.host)
+            weights = pretrain(folder, key, job.network, job.pretrain, images, run)
         if self.host.rank == 0 and not _is_newer(folder / DETECTRON2, weights):
             export_for_detectron2(weights, folder / DETECTRON2)
         return _Pretrained(selected, weights, key, len(images.unreadable))

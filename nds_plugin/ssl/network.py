@@ -20,10 +20,16 @@ _LAYERS: dict[int, tuple[Any, tuple[int, ...]]] = {
     50: (Bottleneck, (3, 4, 6, 3)),
 }
 _STEMS = {"small": (3, 1), "half": (3, 2), "imagenet": (7, 2)}  # side of the kernel, stride
+_POOLED = "imagenet"  # the stem that a pooling of stride 2 follows
 _STAGES = 4
 _BOTTOM_UP = "backbone.bottom_up."
 _STEM = "conv1.weight"
 _PAD = 2  # zeros on each side of a 3x3 kernel in a 7x7 one
+
+
+def stem_stride(stem: str) -> int:
+    """Pixels from one position to the next after a stem and its pooling."""
+    return _STEMS[stem][1] * (2 if stem == _POOLED else 1)
 
 
 class GroupedBatchNorm(nn.BatchNorm2d):
@@ -74,7 +80,7 @@ class SmallImageResNet(ResNet):
         self.conv1 = nn.Conv2d(3, width, side, stride, padding=side // 2, bias=False)
         self.bn1 = GroupedBatchNorm(width)
         self.relu = nn.ReLU(inplace=True)
-        pooled = config.stem == "imagenet"
+        pooled = config.stem == _POOLED
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1) if pooled else nn.Identity()
         for stage in range(_STAGES):
             layer = self._make_layer(block, width * 2**stage, layers[stage], stride=1 if stage == 0 else 2)

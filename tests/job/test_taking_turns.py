@@ -57,6 +57,6 @@ def test_jobs_whose_disks_cannot_share_a_pretraining_do_not_wait_for_each_other(
     monkeypatch.setattr(kept_pretraining, "held", lambda *_: waited.append(1) or nullcontext())
     with kept.alone(tmp_path / "run", OneProcess()):
         assert waited
-    monkeypatch.setattr(kept_pretraining, "_disk", lambda folder: hash(folder))
+    monkeypatch.setattr(kept_pretraining, "disk", lambda folder: hash(folder))
     with kept.alone(tmp_path / "run", OneProcess()):
         assert len(waited) == 1

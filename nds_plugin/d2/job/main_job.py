@@ -140,13 +140,8 @@ def _pretrain(cfg: CN, timed: Timings, resume: bool) -> _Pretrained:
     key = training.training_key(pretrain_cfg, inputs)
     # What follows new scores during training is this client's own.
     kept = KeptPretraining(steps.folder, key) if cfg.NDS.WORK_DIR and not hooks else None
-    with kept.alone(Path(pretrain_cfg.OUTPUT_DIR), steps.host) if kept else contextlib.nullcontext():
-        if kept and comm.is_main_process():
-            kept.take(Path(pretrain_cfg.OUTPUT_DIR))
-        comm.synchronize()
+    with kept.shared(Path(pretrain_cfg.OUTPUT_DIR), steps.host) if kept else contextlib.nullcontext():
         weights = training.train(pretrain_cfg, key, resume=resume, timed=timed, extra_hooks=hooks)
-        if kept and comm.is_main_process():
-            kept.keep(Path(pretrain_cfg.OUTPUT_DIR))
     results = None
     if cfg.NDS.EVALUATE_PRETRAINED:
         with timed("evaluate_pretrained"):

@@ -81,9 +81,8 @@ def load_config(name: str, options: Mapping[str, Any] | None = None, work_dir: s
         if selector is not None:
             cfg.merge_from_dict({"nds.selector": selector})
         _check_options(cfg, options or {}, where)
-        named = preset(
-            (options or {}).get("nds.preset", ""), "nds.preset"
-        )  # over the file, under the other options
+        # A preset of the options lies over the file and under the other options.
+        named = preset((options or {}).get("nds.preset", ""), "nds.preset")
         cfg.merge_from_dict({key.lower(): value for key, value in named.items()})
         cfg.merge_from_dict(dict(options or {}))
     except NDSError:

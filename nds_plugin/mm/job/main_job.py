@@ -151,13 +151,8 @@ class MainJob:
         key = training_key(cfg, inputs)
         # What follows new scores during training is this client's own.
         kept = KeptPretraining(steps.folder, key) if self.nds.WORK_DIR and not hooks else None
-        with kept.alone(Path(cfg.work_dir), self.host) if kept else contextlib.nullcontext():
-            if kept and self.host.rank == 0:
-                kept.take(Path(cfg.work_dir))
-            self.host.barrier()
+        with kept.shared(Path(cfg.work_dir), self.host) if kept else contextlib.nullcontext():
             weights = self._train(cfg, key, space.classes, None, hooks)
-            if kept and self.host.rank == 0:
-                kept.keep(Path(cfg.work_dir))
         results = None
         if self.nds.EVALUATE_PRETRAINED:
             with self.timed("evaluate_pretrained"):
