@@ -26,9 +26,9 @@ from nds_plugin.commands.hosts import files_host
 from nds_plugin.files.artifacts import check_writable
 from nds_plugin.pipeline.naming import (
     add_target_arguments,
-    print_scores,
     target_from_arguments,
 )
+from nds_plugin.pipeline.scores_text import scores_text
 from nds_plugin.selection.selectors.base import TargetConfig
 
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     gate = Gate.load(args.gate)
     scores = score_gate(gate, target_from_arguments(args, files_host()), config, choose_device(args.device))
     scores.save(output)
-    print_scores(scores, args.output)
+    print(scores_text(scores, args.output))
 
 
 if __name__ == "__main__":

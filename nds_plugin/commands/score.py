@@ -34,9 +34,9 @@ from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.files.artifacts import check_writable
 from nds_plugin.pipeline.naming import (
     add_target_arguments,
-    print_scores,
     target_from_arguments,
 )
+from nds_plugin.pipeline.scores_text import scores_text
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with scoring_shards(executor, output, engine.whole_batches) as shards:
         scores = score_experts(experts, target_from_arguments(args, files_host()), config, shards=shards)
         scores.save(output)
-    print_scores(scores, args.output)
+    print(scores_text(scores, args.output))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ else is worth keeping: AP before fine-tuning, what was drawn, cost, times, versi
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 from nds_plugin.errors import NDSError
 from nds_plugin.experiments.rows import Cell
 from nds_plugin.files.artifacts import atomic_write, check_writable
+from nds_plugin.files.locking import held
 from nds_plugin.report.result_table import MEANS
 
 
@@ -159,8 +159,8 @@ class ResultsFile:
     def add(self, entry: Mapping[str, Any], detail: Mapping[str, Any]) -> None:
         """Put a cell in, in place of an earlier one of the same identity and config."""
         check_writable(self.path.parent)
-        with open(self.path.with_name(f".{self.path.name}.lock"), "a", encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        with held(lock, f"waiting for another process that writes {self.path}."):
             document = self.read()
             key = key_of(entry)
             kept = [old for old in document["cells"] if key_of(old) != key]

@@ -13,7 +13,7 @@ from nds_plugin.experts.scores import METRICS
 from nds_plugin.experts.scoring import score_groups
 from nds_plugin.experts.scoring_shards import ScoringShards
 from nds_plugin.experts.settings import ScoringConfig
-from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.index import SourceIndex, take_rows
 from nds_plugin.source.partition import Partition
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def describe_source(
     vectors: dict[str, list[list[float]]] = {}
     images = []
     clusters = range(partition.num_clusters)
-    groups = [SourceIndex(index.table.take(partition.members(k)), index.classes) for k in clusters]
+    groups = [SourceIndex(take_rows(index.table, partition.members(k)), index.classes) for k in clusters]
     found = score_groups(experts, groups, config, device, progress=False, shards=shards)
     bar = tqdm(clusters, desc="describing", unit="cluster", disable=None if progress else True)
     for cluster, scores in zip(bar, found):

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.files.artifacts import content_hash, read_json, write_json
 from nds_plugin.images.cost import Cost, keep_seconds, with_seconds
@@ -59,6 +61,15 @@ class Scores:
     def __post_init__(self) -> None:
         if self.metric not in _ALL_METRICS:
             raise unknown_name("metric", self.metric, METRICS)
+
+    @property
+    def indistinct(self) -> bool:
+        """The scores differ hardly more than by their errors, so that a draw by them follows chance.
+
+        By the standard deviation over the experts, not their range: the range of pure noise grows with K
+        (2.8 standard errors of 8 experts, 4.5 of 50). The factor 1.5 is our choice.
+        """
+        return len(self.z) > 1 and float(np.std(self.z, ddof=1)) <= 1.5 * float(np.mean(self.stderr))
 
     def save(self, path: str | os.PathLike[str], key: str | None = None) -> None:
         """Write the scores as JSON, the same bytes for the same inputs; the time that they took goes beside them.

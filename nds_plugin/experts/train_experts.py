@@ -36,7 +36,7 @@ from nds_plugin.experts.train_network import (
 from nds_plugin.files.artifacts import content_hash, file_hash, is_valid, write_json
 from nds_plugin.images.crop_geometry import resize_size
 from nds_plugin.images.networks import MEAN, STD
-from nds_plugin.source.index import NO_LABEL, SourceIndex
+from nds_plugin.source.index import NO_LABEL, SourceIndex, take_rows
 
 if TYPE_CHECKING:
     from nds_plugin.source.partition import Partition
@@ -226,7 +226,7 @@ def _training_set(
         if not known.all():
             logger.info("%s: skipped %d images without a label", what, int((~known).sum()))
         rows, labels = rows[known], labels[known]
-    paths = index.table.column("file_name").take(rows).to_pylist()
+    paths = take_rows(index.table.select(["file_name"]), rows).column(0).to_pylist()
     return TrainingSet(what, stream, paths, labels)
 
 

@@ -55,7 +55,7 @@ def atomic_write(
 ) -> Iterator[IO[Any]]:
     """Open a temporary file that becomes ``path`` when the block ends without an error.
 
-    No one but the owner can read the temporary file; ``permissions`` are those of ``path``.
+    Text is UTF-8, whatever the locale. No one but the owner can read the temporary file; ``permissions`` are those of ``path``.
 
     Raises:
         NDSError: the disk is full or the folder cannot be written; ``path`` is untouched.
@@ -68,7 +68,7 @@ def atomic_write(
         except OSError as error:
             raise cannot_write(path, error) from error
         try:
-            with os.fdopen(descriptor, mode) as file:
+            with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())

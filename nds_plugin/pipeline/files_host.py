@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from nds_plugin.datasets.catalogue import DATASETS, find_split
 from nds_plugin.datasets.coco.coco_2017 import DETECTRON2_NAMES
@@ -24,7 +23,7 @@ from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.files.artifacts import content_hash
 from nds_plugin.pipeline.host import Boxes, NamedDataset
 from nds_plugin.source.folder import image_size, index_folder
-from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.index import SourceIndex, take_rows
 from nds_plugin.store import AnnotationStore, StoreSpec
 from nds_plugin.store.opening import open_once
 from nds_plugin.store.records import RecordDecoder
@@ -158,7 +157,7 @@ class StoredDataset:
         index = index_store(self._open(), self.image_root, self.name)
         if self.subset is None:
             return index
-        return SourceIndex(index.table.take(pa.array(self.view().rows)), index.classes)
+        return SourceIndex(take_rows(index.table, self.view().rows), index.classes)
 
     def classes(self) -> list[str]:
         return list(self._open().classes)

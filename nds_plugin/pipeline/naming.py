@@ -6,7 +6,6 @@ import argparse
 from typing import Any
 
 from nds_plugin.errors import NDSError
-from nds_plugin.experts.scores import Scores
 from nds_plugin.pipeline.host import Datasets
 from nds_plugin.source.index import SourceIndex
 
@@ -90,19 +89,6 @@ def add_target_arguments(parser: argparse._ActionsContainer, required: bool = Tr
         "--coco", nargs=2, metavar=("JSON", "IMAGES"), help="a COCO file and its folder of images"
     )
     group.add_argument("--dataset", help=DATASET_HELP)
-
-
-def print_scores(scores: Scores, path: str) -> None:
-    """Print what a client's scoring found, cluster by cluster, and what it cost."""
-    for cluster, z, stderr in zip(scores.clusters, scores.z, scores.stderr):
-        print(f"cluster {cluster:4d}: {scores.metric} {z:.4f} +- {stderr:.4f}")
-    print(f"{scores.images} images scored, {scores.unreadable} unreadable; {scores.cost}; wrote {path}")
-    spread = max(scores.z) - min(scores.z)
-    if len(scores.z) > 1 and spread <= 2 * max(scores.stderr):
-        print(
-            f"All scores lie within {spread:.4f}, no more than twice a standard error: a draw by them follows "
-            "chance. Train for more steps, or score more images."
-        )
 
 
 def target_from_arguments(args: argparse.Namespace, host: Datasets) -> SourceIndex | str:

@@ -21,7 +21,7 @@ from nds_plugin.experts.settings import HeadConfig
 from nds_plugin.experts.train_experts import experts_key, is_complete, train_cluster_experts, write_manifest
 from nds_plugin.experts.train_heads import heads_key, train_heads
 from nds_plugin.files.artifacts import atomic_write, content_hash
-from nds_plugin.pipeline.selection_log import warn_if_indistinct
+from nds_plugin.pipeline.scores_text import warn_if_indistinct
 from nds_plugin.pipeline.source_steps import SourceSteps
 from nds_plugin.selection.selectors import Need
 from nds_plugin.selection.selectors.gate_network import score_gate, train_gate

@@ -67,8 +67,8 @@ def write_report(path: str | os.PathLike[str], run: Mapping[str, Any]) -> Path:
     if unknown:
         raise NDSError(f"report: unknown part {unknown[0]!r} of the run; known: {', '.join(PARTS)}.")
     page = render(run)
-    with atomic_write(path, "wb") as file:
-        file.write(page.encode("utf-8"))
+    with atomic_write(path, "w") as file:
+        file.write(page)
     logger.info("report: %s (%.0f KB)", path, len(page) / 1000)
     return Path(path)
 

@@ -20,7 +20,7 @@ from nds_plugin.selection.image_weights import ImageWeights
 from nds_plugin.selection.selection import COLUMNS, Selection
 from nds_plugin.selection.selectors import ClusterSelector, ImageSelector, Need, Selector
 from nds_plugin.selection.weights import image_rates
-from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.index import SourceIndex, take_rows
 from nds_plugin.source.partition import Partition
 
 
@@ -236,7 +236,7 @@ def _rows(
     index: SourceIndex, partition: Partition, p: npt.NDArray[np.float64], rows: npt.NDArray[np.int64]
 ) -> pa.Table:
     """The table of a selection; ``p`` is that of the rows."""
-    taken = index.table.take(pa.array(rows))
+    taken = take_rows(index.table, rows)
     columns = {name: taken.column(name) for name in ("source", "image_id", "url", "license", "checksum")}
     columns["cluster"] = pa.array(partition.cluster[rows].astype(np.int32))
     columns["p"] = pa.array(p)

@@ -146,5 +146,5 @@ def log_unreadable(readable: npt.NDArray[np.bool_], paths: pa.ChunkedArray) -> N
     rows = np.flatnonzero(~readable)
     if len(rows):
         more = f" and {len(rows) - _NAMED_IN_LOG} more" if len(rows) > _NAMED_IN_LOG else ""
-        named = ", ".join(paths.take(pa.array(rows[:_NAMED_IN_LOG])).to_pylist())
+        named = ", ".join(paths[int(row)].as_py() for row in rows[:_NAMED_IN_LOG])
         logger.warning("%d of %d images cannot be read: %s%s", len(rows), len(paths), named, more)

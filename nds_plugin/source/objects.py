@@ -16,7 +16,7 @@ import pyarrow as pa
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.images.reading import region_path
 from nds_plugin.settings import Settings, setting
-from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.index import SourceIndex, take_rows
 
 UNITS = ("image", "object")
 POOLS = ("sum", "mean")
@@ -86,7 +86,7 @@ def crop_objects(
     squares = _squares(boxes, sizes.astype(np.float64), config.context)
     once = np.sort(np.unique(np.column_stack([rows, squares]), axis=0, return_index=True)[1])
     rows, squares, labels = rows[once], squares[once], labels[once]
-    table = index.table.take(pa.array(rows))
+    table = take_rows(index.table, rows)
     names, ids = table.column("file_name").to_pylist(), table.column("image_id").to_pylist()
     columns = {
         "image_id": [

@@ -111,3 +111,13 @@ def test_a_parquet_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
 
 def test_hashes_do_not_depend_on_the_order_of_keys() -> None:
     assert artifacts.content_hash({"a": 1, "b": 2}) == artifacts.content_hash(json.loads('{"b": 2, "a": 1}'))
+
+
+def test_text_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom nds_plugin.files.artifacts import atomic_write\n"
+        "with atomic_write(sys.argv[1], 'w') as file: file.write('1 \\xb1 2 \\u2020')"
+    )
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], env=environment, check=True)
+    assert (tmp_path / "a").read_bytes() == "1 ± 2 †".encode()

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from nds_plugin.source.index import ImageRecord, SourceIndex
+from nds_plugin.source.features import log_unreadable
+from nds_plugin.source.index import ImageRecord, SourceIndex, take_rows
 
 RECORDS = [
     ImageRecord("s", f"é{i}", f"{i}.jpg", 40 + i, 30, label=i % 3, checksum="" if i % 2 else f"md5:{i}")
@@ -40,3 +42,17 @@ def test_text_that_moves_between_neighbours_changes_the_hash() -> None:
     ab = [ImageRecord("s", "ab", ""), ImageRecord("s", "c", "")]
     bc = [ImageRecord("s", "a", ""), ImageRecord("s", "bc", "")]
     assert _hash(ab, ()) != _hash(bc, ())
+
+
+def test_rows_of_a_column_with_more_text_than_arrow_joins(caplog: pytest.LogCaptureFixture) -> None:
+    """2.5 GB of paths, in memory once: the pieces are the same."""
+    piece = pa.array(["a.jpg", "b" * 128_000_000])
+    paths = pa.chunked_array([piece] * 20)
+    with pytest.raises(pa.ArrowInvalid):  # what is asked of take_rows
+        paths.take(pa.array([0, 2]))
+
+    taken = take_rows(pa.table({"file_name": paths}), np.array([0, 2, 2, 38]))
+    log_unreadable(np.arange(40) != 38, paths)
+
+    assert taken.column(0).to_pylist() == ["a.jpg"] * 4
+    assert "1 of 40 images cannot be read: a.jpg" in caplog.text

@@ -12,7 +12,7 @@ from nds_plugin.images.cost import Cost
 from nds_plugin.selection.selectors.base import Features, TargetConfig
 from nds_plugin.source.features import extract_features
 from nds_plugin.source.folder import index_folder
-from nds_plugin.source.index import SourceIndex, drawn_rows
+from nds_plugin.source.index import SourceIndex, drawn_rows, take_rows
 
 
 def target_features(
@@ -30,9 +30,8 @@ def target_features(
         NDSError: no images, or none that can be read.
     """
     index = images if isinstance(images, SourceIndex) else index_folder(images)
-    index = SourceIndex(
-        index.table.take(drawn_rows(len(index), config.max_images, config.seed)), index.classes
-    )
+    rows = drawn_rows(len(index), config.max_images, config.seed)
+    index = SourceIndex(take_rows(index.table, rows), index.classes)
     start = time.perf_counter()
     values, readable = extract_features(
         index, network, crop_size, device=device, num_workers=config.num_workers, max_unreadable=1.0

@@ -17,7 +17,8 @@ from nds_plugin.experts.manifest import MANIFEST, read_manifest
 from nds_plugin.experts.scores import Scores
 from nds_plugin.files.artifacts import check_writable
 from nds_plugin.pipeline.files_host import FilesHost
-from nds_plugin.pipeline.naming import print_scores, target_from_arguments
+from nds_plugin.pipeline.naming import target_from_arguments
+from nds_plugin.pipeline.scores_text import scores_text
 from nds_plugin.service.client.cache import current_set, fetch_experts, remote_set
 from nds_plugin.service.client.checks import known_placeholders
 from nds_plugin.service.client.download import FAILURES, DownloadConfig, Summary, download
@@ -96,7 +97,7 @@ def score(args: argparse.Namespace) -> None:
         ExpertSet.load(folder), target_from_arguments(args, FilesHost()), config, choose_device(args.device)
     )
     scores.save(args.output)
-    print_scores(scores, args.output)
+    print(scores_text(scores, args.output))
     print(f"Nothing was sent: nds-client search --scores {args.output} --budget N")
 
 

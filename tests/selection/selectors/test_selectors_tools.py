@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from as_user import ROOT, User, tool
 from tiny_experts import two_domains, write_domain
@@ -15,7 +17,7 @@ from nds_plugin.errors import NDSError, UnknownNameError
 from nds_plugin.experts.expert_set import write_network
 from nds_plugin.experts.scores import Scores
 from nds_plugin.images.networks import build_network
-from nds_plugin.pipeline.naming import print_scores
+from nds_plugin.pipeline.scores_text import scores_text
 from nds_plugin.selection.selection import Selection
 
 
@@ -107,14 +109,20 @@ def test_mistakes_are_one_line(files: Path, tmp_path: Path, user: User) -> None:
     assert "expected a file of kind 'image_weights', got 'partition'" in line
 
 
-@pytest.mark.parametrize(("z", "by_chance"), [([0.25, 0.25], True), ([0.4, 0.5], True), ([0.3, 0.6], False)])
-def test_scores_that_chance_alone_may_tell_apart_are_remarked_on(
-    z: list[float], by_chance: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    print_scores(Scores([0, 1], z, [0.05, 0.0], "accuracy", 10, "e" * 64, "rotation"), "scores.json")
-    told = capsys.readouterr().out
-    assert "wrote scores.json" in told
-    assert ("a draw by them follows chance" in told) == by_chance
+@pytest.mark.parametrize("experts", [8, 16, 50])
+def test_scores_of_pure_noise_are_remarked_on_however_many_experts_there_are(experts: int) -> None:
+    generator, error = np.random.Generator(np.random.PCG64(0)), 0.02
+
+    def told(z: npt.NDArray[np.float64]) -> str:
+        scores = Scores(
+            [*range(experts)], z.tolist(), [error] * experts, "accuracy", 10, "e" * 64, "rotation"
+        )
+        return scores_text(scores, "scores.json")
+
+    noise = generator.normal(0.5, error, experts)
+    assert "wrote scores.json" in told(noise)
+    assert "a draw by them follows chance" in told(noise)
+    assert "a draw by them follows chance" not in told(noise + np.linspace(0, 10 * error, experts))
 
 
 def _study() -> object:
