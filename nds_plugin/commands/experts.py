@@ -49,7 +49,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_settings(parser, ExpertKind)
     names = {kind: {item.name for item in settings_of(config)} for kind, config in EXPERT_CONFIGS.items()}
     both = parser.add_argument_group(
-        "experts", "the defaults shown are those of heads; networks have their own"
+        "experts",
+        "meanings and defaults of heads; those of networks are under NDS.EXPERTS in docs/configuration.md",
     )
     add_settings(both, HeadConfig, names[NETWORK] & names[HEAD], optional=True)
     networks = parser.add_argument_group("experts of kind network")

@@ -44,7 +44,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--eval-only", action="store_true", help="test the trained detector, or MODEL.WEIGHTS, and stop"
     )
     parser.add_argument(
-        "--num-gpus", type=int, default=1, help="GPUs of this machine; processes on CPUs (default: 1)"
+        "--num-gpus",
+        type=int,
+        default=1,
+        help="GPUs to use on this machine; where there are none, how many processes (default: 1)",
     )
     parser.add_argument("--num-machines", type=int, default=1, help="machines in all (default: 1)")
     parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")

@@ -110,13 +110,15 @@ class HeadConfig(NamedNetwork):
         "weights are given",
         decides=False,
     )
-    task: str = setting("rotation", "the proxy task; heads know rotation alone", choices=("rotation",))
+    task: str = setting("rotation", "the proxy task; networks also know supervised", choices=("rotation",))
     crop_size: int = setting(224, "side of the crops in pixels", least=8)
     c: float = setting(0.001, "inverse strength of the regularisation of heads", above=0)
     share: float = setting(
         1.0, "share of each cluster's images that its head is fitted on, a random draw", above=0, most=1
     )
-    seed: int = setting(0, "seed of that draw", least=0)
+    seed: int = setting(
+        0, "of heads, seed of the draw by share; of networks, of weights, order and crops", least=0
+    )
     batch_size: int = setting(
         128, "images that a worker decodes at a time", least=1, decides=False, config=""
     )

@@ -60,7 +60,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         "--name",
         action="append",
         default=[],
-        help="name for a --coco or --folder, once for each in their order (default: after the folder)",
+        help="name for a --coco or --folder, once for each in their order (default: the folder's; of a COCO file FOLDER_STEM)",
     )
 
 

@@ -58,14 +58,14 @@ class PartitionConfig(NamedNetwork):
     # Of a source that is no larger than the sample, they decide nothing; else see partition_key.
     sample_per_cluster: int = setting(
         2000,
-        "the centroids are those of a random sample of so many images a cluster; every image then goes to the "
-        "nearest",
+        "images per cluster in the random sample that the centroids are computed from; every image then goes to "
+        "the nearest",
         least=1,
         decides=False,
     )
     sample_least: int = setting(
         200_000,
-        "but of so many images in all, or of the whole source where it has fewer",
+        "least images of that sample in all; a smaller source is taken whole",
         least=1,
         decides=False,
     )
