@@ -42,7 +42,7 @@ _COMMANDS = {
     **dict.fromkeys(
         ("mmdet", "mmcv", "mmengine"),
         "python -m pip install --no-deps mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7, then python -m pip install "
-        "addict yapf rich terminaltables opencv-python-headless",
+        "addict yapf rich terminaltables opencv-python-headless six platformdirs",
     ),
     "ray": _EXTRA.format("ray"),
     "shapely": _EXTRA.format("cityscapes"),

@@ -8,7 +8,7 @@ from nds_plugin.errors import unknown_name
 
 # paper: rotation networks of k-means clusters of whole images, z their accuracy, w by softmax after
 # min-max. K and the scaling are what we take for the paper's (docs/method.md, last section). The defaults are head
-# experts by log-likelihood, which drew more of most clients' own domain (docs/selectors.md).
+# experts by log-likelihood, which drew more of most clients' own domain (docs/selection_study.md).
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "NDS.UNIT": "image",
