@@ -6,7 +6,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ import torch
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import atomic_write
 
+V = TypeVar("V")
 _PLAIN = (torch.Tensor, bool, int, float, str, bytes, type(None))
 
 
@@ -68,6 +69,13 @@ def why_broken(path: str | os.PathLike[str]) -> str | None:
     except (NDSError, zipfile.BadZipFile, OSError) as error:
         return str(error)
     return None
+
+
+def without_module_prefix(state: Mapping[str, V]) -> dict[str, V]:
+    """A state dict by the names of the model itself, where all have the prefix of torch's DataParallel."""
+    prefix = "module."
+    wrapped = all(name.startswith(prefix) for name in state)
+    return {name.removeprefix(prefix) if wrapped else name: value for name, value in state.items()}
 
 
 def plain_state(value: Any, key: str) -> Any:
