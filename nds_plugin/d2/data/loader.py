@@ -25,6 +25,7 @@ from nds_plugin.d2.data.mapper import NDSDatasetMapper
 from nds_plugin.d2.data.records import DRAW_BY_NAME, Records, is_wide, load_records
 from nds_plugin.d2.data.registration import check_registered
 from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.selection.config import LoaderConfig
 from nds_plugin.selection.placed import PlacedSelection
 from nds_plugin.selection.sampler import PositionedSampler
 from nds_plugin.selection.selection import Selection
@@ -151,7 +152,7 @@ def _build(
     num_workers: int = 0,
     filter_empty: bool = True,
     seed: int = 0,
-    max_unreadable: float = 0.01,
+    max_unreadable: float = LoaderConfig.max_unreadable,
     start_iter: int | None = None,
     updates: Sequence[tuple[int, Weights]] = (),
 ) -> ObservedLoader:

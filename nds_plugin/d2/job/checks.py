@@ -30,6 +30,8 @@ from nds_plugin.images.damage import unreadable_images
 from nds_plugin.images.networks import choose_device
 from nds_plugin.job.training_folder import has_begun
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
+from nds_plugin.pipeline.config_nodes import read_settings
+from nds_plugin.selection.config import LoaderConfig
 from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.source.class_names import match_classes
 from nds_plugin.source.folder import check_files
@@ -72,8 +74,7 @@ def check_config(cfg: CN, processes: int | None = None) -> None:
         )
     if any(iteration < 1 for iteration in nds.RESCORE.ITERS):
         raise NDSError(f"NDS.RESCORE.ITERS must be 1 or more, got {list(nds.RESCORE.ITERS)}.")
-    if not 0.0 <= nds.LOADER.MAX_UNREADABLE <= 1.0:
-        raise NDSError(f"NDS.LOADER.MAX_UNREADABLE must lie in [0, 1], got {nds.LOADER.MAX_UNREADABLE}.")
+    read_settings(LoaderConfig, nds, "LOADER")
     _check_stage(cfg, "", processes)
     if nds.SELECTOR != NO_PRETRAINING:
         _check_stage(merged(cfg, nds.PRETRAIN), "NDS.PRETRAIN.", processes)

@@ -34,7 +34,6 @@ _OWN: dict[str, Any] = {
     "PARTITION": {"WEIGHTS": ""},
     "TRANSFER": {"LOOSE_NAMES": False, "REQUIRE_SHARED_CLASSES": False},
     "EVALUATE_PRETRAINED": False,
-    "LOADER": {"MAX_UNREADABLE": 0.01},
     "RESCORE": {"ITERS": ()},
 }
 FREE = ("DATASETS", "PRETRAIN", "FULL.PRETRAIN")

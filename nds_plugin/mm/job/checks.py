@@ -22,7 +22,9 @@ from nds_plugin.mm.job.evaluation import has_masks
 from nds_plugin.mm.job.named_dataset import stored
 from nds_plugin.mm.model.mixed import NDSLoadAnnotations, NDSRoIHead
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
+from nds_plugin.pipeline.config_nodes import read_settings
 from nds_plugin.pipeline.files_host import FilesHost
+from nds_plugin.selection.config import LoaderConfig
 from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.source.class_names import match_classes
 from nds_plugin.source.folder import check_files
@@ -57,6 +59,7 @@ def check_config(job: JobConfig, host: FilesHost) -> None:
             "nds.rescore.iters needs nds.selector nds, nds.mode stream and nds.unit image: a subset is drawn "
             "already, and only weights of clusters of images can change during training."
         )
+    read_settings(LoaderConfig, nds, "LOADER")
     _check_stage(job.cfg, "")
     if nds.SELECTOR != NO_PRETRAINING:
         _check_stage(merged(job.cfg, nds.PRETRAIN), "nds.pretrain.")

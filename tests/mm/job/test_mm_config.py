@@ -62,6 +62,11 @@ def test_a_boxes_only_target_is_pretrained_for_with_masks() -> None:
         ({"nds.target.test": []}, "nds.target must name the target's training and test datasets"),
         ({"nds.preset": "papr"}, "unknown nds.preset 'papr'"),
         ({"nds.rescore.iters": [2]}, "nds.rescore.iters needs nds.selector nds"),
+        ({"nds.loader.max_unreadable": 1.5}, "NDS.LOADER.MAX_UNREADABLE must be 0 to 1, got 1.5"),
+        (
+            {"nds.selector": "none", "nds.loader.max_unreadable": -1},
+            "NDS.LOADER.MAX_UNREADABLE must be 0 to 1, got -1",
+        ),
         ({"default_scope": "mmseg"}, "default_scope is 'mmseg'"),
         ({"default_scope": None}, "default_scope is None"),
         ({"train_dataloader.sampler": {"type": "NDSInfinitSampler"}}, "Did you mean 'NDSInfiniteSampler'"),
