@@ -119,7 +119,8 @@ def check_target(job: JobConfig, host: FilesHost) -> None:
 
     Raises:
         NDSError: annotations that cannot be read or are none; missing images; a test image that cannot be
-            decoded; training and test datasets of different classes; ground truth that cannot be evaluated on.
+            decoded; training and test datasets of different classes; masks that do not fit their images; ground
+            truth that cannot be evaluated on.
     """
     names, tests = job.nds.TARGET.TRAIN, job.nds.TARGET.TEST
     classes = stored(host, names[0]).classes()
@@ -132,6 +133,7 @@ def check_target(job: JobConfig, host: FilesHost) -> None:
             )
         index = dataset.index()
         _check_images(name, index, 0.0 if name in tests else job.nds.LOADER.MAX_UNREADABLE)
+        dataset.check()
         if name in names and (index.column("label") == NO_LABEL).all():
             raise NDSError(
                 f"dataset {name!r}: none of its {len(index)} images has an annotation to learn from: "
