@@ -65,10 +65,14 @@ def test_a_boxes_only_target_is_pretrained_for_with_masks() -> None:
         ({"nds.target.test": []}, "nds.target must name the target's training and test datasets"),
         ({"nds.preset": "papr"}, "unknown nds.preset 'papr'"),
         ({"nds.rescore.iters": [2]}, "nds.rescore.iters needs nds.selector nds"),
-        ({"nds.loader.max_unreadable": 1.5}, "NDS.LOADER.MAX_UNREADABLE must be 0 to 1, got 1.5"),
+        (
+            {"nds.rescore.iters": [0], "nds.selector": "nds", "nds.mode": "stream"},
+            r"nds.rescore.iters must be whole numbers of 1 or more, got \[0\]",
+        ),
+        ({"nds.loader.max_unreadable": 1.5}, "nds.loader.max_unreadable must be 0 to 1, got 1.5"),
         (
             {"nds.selector": "none", "nds.loader.max_unreadable": -1},
-            "NDS.LOADER.MAX_UNREADABLE must be 0 to 1, got -1",
+            "nds.loader.max_unreadable must be 0 to 1, got -1",
         ),
         ({"default_scope": "mmseg"}, "default_scope is 'mmseg'"),
         ({"default_scope": None}, "default_scope is None"),
