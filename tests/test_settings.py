@@ -10,14 +10,14 @@ import pytest
 from nds_plugin.command_line import add_settings, settings_from
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.settings import ExpertConfig, ExpertKind, HeadConfig, ScoringConfig
-from nds_plugin.selection.config import SelectionConfig
+from nds_plugin.selection.config import LoaderConfig, SelectionConfig
 from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.settings import Settings, from_mapping, named, setting, settings_of
 from nds_plugin.source.objects import ObjectConfig
 from nds_plugin.source.partitioning import PartitionConfig
 
 STEPS: list[type[Settings]] = [
-    *(ExpertKind, ExpertConfig, HeadConfig, ScoringConfig, PartitionConfig, ObjectConfig),
+    *(ExpertKind, ExpertConfig, HeadConfig, ScoringConfig, PartitionConfig, ObjectConfig, LoaderConfig),
     *SELECTORS.values(),
     *(cls for selector in SELECTORS.values() for cls in selector.also),
 ]

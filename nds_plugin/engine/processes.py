@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
+TIMEOUT = datetime.timedelta(days=7)  # ranks wait while the main process makes an artefact
 
 
 class Processes(Protocol):

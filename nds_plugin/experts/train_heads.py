@@ -32,7 +32,7 @@ from nds_plugin.experts.train_experts import is_complete
 from nds_plugin.files.artifacts import array_hash, atomic_write, content_hash, file_hash, write_json
 from nds_plugin.images.backbones import FeatureNetwork
 from nds_plugin.images.crop_geometry import resize_size
-from nds_plugin.images.crops import MAX_UNREADABLE
+from nds_plugin.images.crops import UNREADABLE_OF_CLUSTER
 from nds_plugin.source.centroids import has_key
 from nds_plugin.source.extraction import Extraction
 from nds_plugin.source.feature_shards import FeatureShards
@@ -130,10 +130,10 @@ def _drawn_rows(partition: Partition, config: HeadConfig) -> list[npt.NDArray[np
 def _check_readable(places: Sequence[npt.NDArray[np.int64]], readable: npt.NDArray[np.bool_]) -> None:
     for cluster, members in enumerate(places):
         broken = int((~readable[members]).sum())
-        if broken > MAX_UNREADABLE * len(members):
+        if broken > UNREADABLE_OF_CLUSTER * len(members):
             raise NDSError(
                 f"cluster {cluster}: {broken} of its {len(members)} images cannot be read, more than "
-                f"{MAX_UNREADABLE:.0%}: repair or remove them, or partition again."
+                f"{UNREADABLE_OF_CLUSTER:.0%}: repair or remove them, or partition again."
             )
 
 

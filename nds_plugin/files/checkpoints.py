@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +16,8 @@ import torch
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import atomic_write
 
+logger = logging.getLogger(__name__)
+V = TypeVar("V")
 _PLAIN = (torch.Tensor, bool, int, float, str, bytes, type(None))
 
 
@@ -68,6 +72,33 @@ def why_broken(path: str | os.PathLike[str]) -> str | None:
     except (NDSError, zipfile.BadZipFile, OSError) as error:
         return str(error)
     return None
+
+
+def first_whole(paths: Iterable[Path]) -> tuple[Path | None, list[str]]:
+    """The checkpoint to resume at: the first that is whole.
+
+    Args:
+        paths: of checkpoints, the newest first.
+
+    Returns:
+        Its path, None where none is whole, and why each one before it is not, of which a WARNING tells.
+    """
+    tried: list[str] = []
+    for path in paths:
+        broken = why_broken(path)
+        if broken is None:
+            if tried:
+                logger.warning("Resuming at %s, because the newest is not usable: %s", path, tried[0])
+            return path, tried
+        tried.append(broken)
+    return None, tried
+
+
+def without_module_prefix(state: Mapping[str, V]) -> dict[str, V]:
+    """A state dict by the names of the model itself, where all have the prefix of torch's DataParallel."""
+    prefix = "module."
+    wrapped = all(name.startswith(prefix) for name in state)
+    return {name.removeprefix(prefix) if wrapped else name: value for name, value in state.items()}
 
 
 def plain_state(value: Any, key: str) -> Any:

@@ -21,7 +21,7 @@ from nds_plugin.errors import NDSError
 from nds_plugin.images.crop_geometry import random_crop, read_center_crop
 from nds_plugin.images.reading import ImageError, load_image
 
-MAX_UNREADABLE = 0.1  # share of a cluster's images; our choice
+UNREADABLE_OF_CLUSTER = 0.1  # share of a cluster's images; our choice
 CACHE_BYTES = 512 << 20  # decoded photos kept in memory, over all workers; our choice
 _ATTEMPTS = 64
 _ORDER, _CROP, _REPLACE = 0, 1, 2
@@ -177,10 +177,10 @@ class Unreadable:
             NDSError: over the limit, or a batch of fewer crops than wanted.
         """
         self.errors.update(batch.errors)
-        if len(self.errors) > MAX_UNREADABLE * len(self.paths) or len(batch.crops) < wanted:
+        if len(self.errors) > UNREADABLE_OF_CLUSTER * len(self.paths) or len(batch.crops) < wanted:
             raise NDSError(
                 f"{self.what}: {len(self.errors)} of its {len(self.paths)} images cannot be read, more than "
-                f"{MAX_UNREADABLE:.0%}; first: {next(iter(self.errors.values()))} Repair or remove them."
+                f"{UNREADABLE_OF_CLUSTER:.0%}; first: {next(iter(self.errors.values()))} Repair or remove them."
             )
 
     def names(self) -> list[str]:

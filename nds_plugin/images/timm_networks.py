@@ -17,6 +17,7 @@ from torch import nn
 
 from nds_plugin.errors import NDSError, did_you_mean
 from nds_plugin.extras import needed_for
+from nds_plugin.files.checkpoints import without_module_prefix
 from nds_plugin.images.checkpoint_forms import State, read_forms
 from nds_plugin.images.input_form import INTERPOLATIONS, InputForm
 from nds_plugin.images.named_network import PACKAGE
@@ -31,7 +32,6 @@ PACKAGES = {
     ),
 }
 _NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")
-_PREFIX = "module."
 
 
 def package_network(weights: str) -> str:
@@ -132,7 +132,7 @@ def load_timm(name: str, weights: str | os.PathLike[str] = "") -> nn.Module:
     if str(weights).startswith(PACKAGE):
         state = _from_package(str(weights), name)
     else:
-        state = _without_prefix(read_forms(weights, "feature network").arrays)
+        state = without_module_prefix(read_forms(weights, "feature network").arrays)
     body = build_timm(name, num_classes=0)
     body.load_state_dict(fitting(state, body.state_dict(), str(weights), name, _classifier(name)))
     return body
@@ -180,12 +180,6 @@ def _from_package(weights: str, name: str) -> State:
             f"--force-reinstall {distribution}."
         )
     return dict(zip(whole, state.values()))
-
-
-def _without_prefix(state: State) -> State:
-    if state and all(name.startswith(_PREFIX) for name in state):  # of torch's DataParallel
-        return {name[len(_PREFIX) :]: value for name, value in state.items()}
-    return state
 
 
 def fitting(

@@ -8,14 +8,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nds_plugin.engine.processes import Processes
-from nds_plugin.files.artifacts import is_valid, nearest_existing, read_json, write_json
+from nds_plugin.files.artifacts import (
+    content_hash,
+    file_hash,
+    is_valid,
+    nearest_existing,
+    read_json,
+    write_json,
+)
 from nds_plugin.files.locking import held
 from nds_plugin.files.temporary import new_link
 from nds_plugin.job.training_folder import FINAL, FINISHED, KIND, set_aside
+from nds_plugin.pipeline.host import Datasets
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +99,17 @@ class KeptPretraining:
             os.replace(name, target / FINAL)
         write_json(target / FINISHED, KIND, self._key, {**read_json(source / FINISHED, KIND), **extra})
         return True
+
+
+def source_labels(host: Datasets, names: Sequence[str], mapping: str) -> str:
+    """Hash of the source's annotations and class mapping: a selection says which images, not what is in them.
+
+    Args:
+        host: knows the datasets. names: of the source's.
+        mapping: file of the class mapping; empty for none.
+    """
+    hashes = [host.dataset(name).fingerprint() for name in names]
+    return content_hash([hashes, file_hash(mapping) if mapping else ""])
 
 
 def disk(folder: Path) -> int:

@@ -11,6 +11,7 @@ from nds_plugin.job.results import summarise
 from nds_plugin.source.class_names import NAME, SPELLING, SYNONYM, match_classes
 
 logger = logging.getLogger(__name__)
+KIND = "pretrained_results"  # of the file that keeps what such a test found
 
 
 def shared_classes(source: Sequence[str], target: Sequence[str]) -> tuple[list[int], list[str]]:

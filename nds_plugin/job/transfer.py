@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nds_plugin.errors import NDSError
-from nds_plugin.files.checkpoints import read_checkpoint
+from nds_plugin.files.checkpoints import read_checkpoint, without_module_prefix
 from nds_plugin.job.transfer_report import TransferReport
 from nds_plugin.source.class_names import ClassMatch, match_classes
 
@@ -68,7 +68,7 @@ def transfer_state(
         NDSError: parameters are missing or have other shapes; a list of classes does not fit
             its state; or ``require_shared`` and no class is shared.
     """
-    source_state = _without_module_prefix(source_state)
+    source_state = without_module_prefix(source_state)
     matches = match_classes(source_classes, target_classes, loose=loose)
     report = TransferReport(tuple(source_classes), tuple(target_classes), tuple(matches))
     if require_shared and not report.shared:
@@ -146,12 +146,6 @@ def checkpoint_classes(checkpoint: Mapping[str, Any]) -> list[str]:
     """Names of the classes that a checkpoint was trained on; empty where it does not say."""
     said = checkpoint.get("extra", {}).get("thing_classes")
     return list(said or checkpoint.get("meta", {}).get("dataset_meta", {}).get("classes") or ())
-
-
-def _without_module_prefix(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    if state and all(name.startswith("module.") for name in state):
-        return {name[len("module.") :]: value for name, value in state.items()}
-    return state
 
 
 def _class_rows(matches: Sequence[ClassMatch], source_classes: Sequence[str]) -> list[tuple[int, int]]:

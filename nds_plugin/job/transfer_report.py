@@ -6,12 +6,15 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
+from nds_plugin.files.artifacts import read_json, write_json
 from nds_plugin.source.class_names import LOOSE, ClassMatch
 
+FILE, KIND = "transfer.json", "transfer"
 GROUP_DEPTH = 3  # "backbone.bottom_up.res2" is one row of the log's table
 
 
@@ -71,6 +74,10 @@ class TransferReport:
             "missing": list(self.missing),
         }
 
+    def save(self, folder: Path) -> None:
+        """Keep it in the folder of the training that begins with the transfer."""
+        write_json(folder / FILE, KIND, "", self.to_dict())
+
     def table(self) -> str:
         """Two tables as text: the classes, and the parameters in groups of modules."""
         classes = [(m.target, m.source or "-", m.how) for m in self.matches]
@@ -106,6 +113,11 @@ class TransferReport:
         )
         if not self.shared:
             logger.warning("%s.", self.nothing_shared())
+
+
+def kept_report(folder: Path) -> dict[str, Any] | None:
+    """The report of the transfer into a training; None where there was none."""
+    return read_json(folder / FILE, KIND) if (folder / FILE).is_file() else None
 
 
 def _groups(items: Iterable[tuple[str, str]]) -> Counter[tuple[str, str]]:

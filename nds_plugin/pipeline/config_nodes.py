@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from nds_plugin.engine.config import EngineConfig
 from nds_plugin.experts.settings import ExpertConfig, ExpertKind, HeadConfig, ScoringConfig
-from nds_plugin.selection.config import SelectionConfig
+from nds_plugin.selection.config import LoaderConfig, SelectionConfig
 from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.settings import Setting, Settings, from_plain, settings_of, to_plain
 from nds_plugin.source.objects import ObjectConfig
@@ -25,6 +25,7 @@ def nodes() -> Iterator[tuple[str, type[Settings]]]:
     yield "EXPERTS", HeadConfig
     yield "SCORING", ScoringConfig
     yield "OBJECTS", ObjectConfig
+    yield "LOADER", LoaderConfig
     yield "RAY", EngineConfig
     for name, selector in SELECTORS.items():
         for cls in (selector, *selector.also):

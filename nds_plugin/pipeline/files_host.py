@@ -26,7 +26,7 @@ from nds_plugin.source.folder import image_size, index_folder
 from nds_plugin.source.index import SourceIndex, take_rows
 from nds_plugin.store import AnnotationStore, StoreSpec
 from nds_plugin.store.opening import open_once
-from nds_plugin.store.records import RecordDecoder
+from nds_plugin.store.records import RecordDecoder, check_masks
 from nds_plugin.store.view import StoreView
 
 
@@ -150,8 +150,11 @@ class StoredDataset:
     def records(self) -> Iterator[dict[str, Any]]:
         """The images with their annotations, one after the other."""
         view = self.view()
-        decode = RecordDecoder(view.store, self.image_root, None, image_size)
+        decode = self._decoder(view)
         return (decode(view.position(i)) for i in range(len(view)))
+
+    def _decoder(self, view: StoreView) -> RecordDecoder:
+        return RecordDecoder(view.store, self.image_root, None, image_size)
 
     def index(self) -> SourceIndex:
         index = index_store(self._open(), self.image_root, self.name)
@@ -186,7 +189,8 @@ class StoredDataset:
         )
 
     def check(self) -> None:
-        """Nothing here looks at masks."""
+        view = self.view()
+        check_masks(view, self._decoder(view))
 
     def why_no_object(self) -> str:
         crowds = sum(a.get("iscrowd", 0) for record in self.records() for a in record["annotations"])

@@ -8,7 +8,7 @@ from nds_plugin.engine.config import EngineConfig
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.experts.settings import ExpertConfig, HeadConfig, ScoringConfig
 from nds_plugin.images.named_network import NamedNetwork
-from nds_plugin.selection.config import SelectionConfig
+from nds_plugin.selection.config import LoaderConfig, SelectionConfig
 from nds_plugin.selection.drawing import check_budget
 from nds_plugin.selection.selectors import Need, Selector
 from nds_plugin.selection.selectors.base import TargetConfig
@@ -41,7 +41,7 @@ class PipelineSettings:
         described: by which experts the source is described.
         engine: where the passes over the source run.
         annotated_only: leave out the source's images without an annotated object.
-        max_unreadable: share of the source's image files that may be missing.
+        loader: which share of the source's image files may be missing.
 
     Raises:
         NDSError: names or numbers that the selector cannot work with.
@@ -60,7 +60,7 @@ class PipelineSettings:
     described: DescribedBy = field(default_factory=DescribedBy)
     engine: EngineConfig = field(default_factory=EngineConfig)
     annotated_only: bool = True
-    max_unreadable: float = 0.01
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
 
     def __post_init__(self) -> None:
         if not self.sources:

@@ -9,7 +9,7 @@ from nds_plugin.engine.config import EngineConfig
 from nds_plugin.experts.settings import EXPERT_CONFIGS, ExpertConfig, ExpertKind, HeadConfig, ScoringConfig
 from nds_plugin.pipeline.config_nodes import read_settings
 from nds_plugin.pipeline.settings import OBJECT, PipelineSettings
-from nds_plugin.selection.config import SelectionConfig
+from nds_plugin.selection.config import LoaderConfig, SelectionConfig
 from nds_plugin.selection.select import needs_scores
 from nds_plugin.selection.selectors import SELECTORS, Need, Selector
 from nds_plugin.selection.selectors.base import TargetConfig
@@ -51,7 +51,7 @@ def pipeline_settings(cfg: Any, targets: Sequence[str]) -> PipelineSettings:
         described=read_settings(DescribedBy, nds, "SNDS") if Need.DESCRIPTION in needs else DescribedBy(),
         engine=read_settings(EngineConfig, nds, "RAY"),
         annotated_only=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        max_unreadable=nds.LOADER.MAX_UNREADABLE,
+        loader=read_settings(LoaderConfig, nds, "LOADER"),
     )
 
 

@@ -85,7 +85,7 @@ class SourceSteps:
                 everything, index = len(index), index.annotated()
                 logger.info("index: %d of %d images have annotations", len(index), everything)
             missing = check_files(index, sample=_FILES_CHECKED)
-            allowed = int(self.settings.max_unreadable * min(len(index), _FILES_CHECKED))
+            allowed = int(self.settings.loader.max_unreadable * min(len(index), _FILES_CHECKED))
             if len(missing) > allowed:
                 raise NDSError(
                     f"{len(missing)} image files of the source are missing, first {missing[0]}: "

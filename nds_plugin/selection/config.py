@@ -1,4 +1,4 @@
-"""How a selection is drawn: by which selector, of how many images, under which seed."""
+"""How a selection is drawn: by which selector, of how many images, under which seed; and how its images are loaded."""
 
 from __future__ import annotations
 
@@ -10,6 +10,21 @@ from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.settings import Settings, setting
 
 MODES = ("subset", "stream")
+
+
+@dataclass(frozen=True)
+class LoaderConfig(Settings):
+    """What the loading of a selection's images may meet."""
+
+    what: ClassVar[str] = "loader"
+
+    max_unreadable: float = setting(
+        0.01,
+        "share of images that may be unreadable before the run stops; the others are replaced from their cluster",
+        least=0,
+        most=1,
+        decides=False,
+    )
 
 
 @dataclass(frozen=True)

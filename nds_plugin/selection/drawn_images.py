@@ -16,8 +16,10 @@ from torch.utils.data import Dataset
 
 from nds_plugin.errors import NDSError
 from nds_plugin.images.reading import ImageError
+from nds_plugin.selection.config import LoaderConfig
 from nds_plugin.selection.counter_rng import Purpose, stream_key
 from nds_plugin.selection.streams import redraw
+from nds_plugin.settings import named
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +38,15 @@ class DrawnImages(Dataset[Any], abc.ABC):
         seed: 0 or more.
         max_unreadable: share of the drawable images that may be unreadable.
         setting: what the user sets that share by, for messages.
+
+    Raises:
+        NDSError: a share that is none.
     """
 
     def __init__(
         self, cluster: npt.NDArray[np.integer], seed: int, max_unreadable: float, setting: str
     ) -> None:
+        named(LoaderConfig, "max_unreadable").check(max_unreadable, setting)
         self.cluster = np.asarray(cluster, dtype=np.int32)
         self._seed = seed
         self._drawable = int((self.cluster >= 0).sum())

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from nds_plugin.errors import NDSError
-from nds_plugin.selection.streams import IndexStream, ProbabilityStream, ShuffledStream, WeightedStream
+from nds_plugin.selection.streams import (
+    AspectGroupedStream,
+    IndexStream,
+    ProbabilityStream,
+    SegmentedStream,
+    ShuffledStream,
+    WeightedStream,
+)
 from nds_plugin.selection.weights import available_weights, cluster_sizes
 
 
@@ -62,3 +70,52 @@ class PlacedSelection:
         if len(weights) != len(self.weights):
             raise NDSError(f"{len(weights)} weights for the {len(self.weights)} clusters of the selection.")
         return dataclasses.replace(self, weights=np.asarray(weights, dtype=np.float64))
+
+
+def segmented(
+    first: IndexStream,
+    placed: PlacedSelection | None,
+    updates: Sequence[tuple[int, npt.NDArray[np.float64]]],
+    seed: int,
+    grouping: tuple[npt.NDArray[np.integer], int] | None = None,
+) -> SegmentedStream:
+    """A stream that goes on by other cluster weights from given positions on.
+
+    Args:
+        first: the stream of the beginning.
+        placed: what is drawn from later, too; None: nothing can change.
+        updates: (first position, cluster weights) of every change.
+        seed: of the draw.
+        grouping: groups of the images and images of a global batch, see :class:`AspectGroupedStream`.
+
+    Raises:
+        NDSError: images that cannot be reweighted, see :meth:`PlacedSelection.reweighted`.
+    """
+    segments = [(0, first)]
+    if placed is not None:
+        segments += [(position, placed.reweighted(w).stream(seed)) for position, w in updates]
+    if grouping is not None:
+        # Inside each segment: what was drawn before an update must not depend on the update.
+        segments = [(n, AspectGroupedStream(stream, *grouping, seed)) for n, stream in segments]
+    return SegmentedStream(segments)
+
+
+def draw_scalars(
+    drawn: npt.NDArray[np.integer], expected: npt.NDArray[np.float64], unreadable: float
+) -> dict[str, float]:
+    """What a log tells of a draw: by name, the shares of the clusters, their total variation distance, broken images.
+
+    Args:
+        drawn: images of each cluster so far, shape (K,).
+        expected: how many the selection says, shape (K,).
+        unreadable: images that were replaced.
+    """
+    shares, wanted = drawn / drawn.sum(), expected / expected.sum()
+    scalars = {
+        "nds/unreadable_images": float(unreadable),
+        "nds/draw_distance": float(0.5 * np.abs(shares - wanted).sum()),
+    }
+    for k in range(len(shares)):
+        scalars[f"nds/drawn/cluster_{k}"] = float(shares[k])
+        scalars[f"nds/expected/cluster_{k}"] = float(wanted[k])
+    return scalars

@@ -224,6 +224,16 @@ class SegmentedStream:
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
 
+def is_wide(sizes: npt.NDArray[np.integer]) -> npt.NDArray[np.int8]:
+    """The orientation by which batches are grouped: 1 where an image is wider than tall or its size is not known.
+
+    Args:
+        sizes: width and height of each image, 0 where not known, shape (N, 2).
+    """
+    width, height = sizes[:, 0], sizes[:, 1]
+    return ((width > height) | (width == 0)).astype(np.int8)
+
+
 class AspectGroupedStream:
     """Reorder a stream inside windows so that batches hold images of one orientation.
 
@@ -235,7 +245,7 @@ class AspectGroupedStream:
 
     Args:
         stream: the stream to reorder.
-        groups: group of each image, e.g. 1 where wider than high, shape (N,).
+        groups: group of each image, such as :func:`is_wide`, shape (N,).
         batch_size: images of a global batch.
         seed: of the order of the batches.
         batches: global batches in a window.

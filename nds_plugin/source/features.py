@@ -22,7 +22,7 @@ from nds_plugin.images.backbones import FeatureNetwork
 from nds_plugin.source.extraction import MICRO_BATCH, Extraction, Extractor, Features
 from nds_plugin.source.feature_shards import FeatureShards, make_feature_shards
 from nds_plugin.source.index import SourceIndex
-from nds_plugin.source.partitioning import MAX_UNREADABLE, check_readable
+from nds_plugin.source.partitioning import UNREADABLE_OF_SOURCE, check_readable
 
 SHARD_SIZE = 4096  # images in one file of the cache; a multiple of MICRO_BATCH
 _IN_KEY = 20_000  # SHARD_SIZE as it was when it decided the key; it decides nothing
@@ -40,7 +40,7 @@ def extract_features(
     batch_size: int = 128,
     num_workers: int = 0,
     cache_dir: str | os.PathLike[str] | None = None,
-    max_unreadable: float = MAX_UNREADABLE,
+    max_unreadable: float = UNREADABLE_OF_SOURCE,
     unit_length: bool = True,
 ) -> tuple[Features, npt.NDArray[np.bool_]]:
     """L2-normalised features of the central crop of every image, in the index's order, in memory.
@@ -84,7 +84,7 @@ def feature_shards(
     cache_dir: str | os.PathLike[str],
     shard_size: int,
     *,
-    max_unreadable: float = MAX_UNREADABLE,
+    max_unreadable: float = UNREADABLE_OF_SOURCE,
     executor: Executor | None = None,
 ) -> FeatureShards:
     """The same features in files, by an executor; never more than a shard is in memory.

@@ -19,7 +19,7 @@ from nds_plugin.source.index import NO_LABEL, SourceIndex
 from nds_plugin.source.partition import KIND, NO_CLUSTER, Partition
 
 METHODS = ("kmeans", "superclass")
-MAX_UNREADABLE = 0.1  # share of a source's images that may be unreadable; our choice
+UNREADABLE_OF_SOURCE = 0.1  # share of a source's images that may be unreadable; our choice
 
 _SAMPLE = 2
 
@@ -114,7 +114,7 @@ def partition_by_features(
         config: how.
 
     Raises:
-        NDSError: shapes differ, features are not finite, more than ``MAX_UNREADABLE`` of the
+        NDSError: shapes differ, features are not finite, more than ``UNREADABLE_OF_SOURCE`` of the
             images are unreadable, K is larger than the number of images (or classes).
     """
     fit = fit_centroids(index, features, readable, config)
@@ -224,7 +224,9 @@ def check_num_clusters(num_clusters: int, images: int) -> None:
         )
 
 
-def check_readable(readable: npt.NDArray[np.bool_], limit: float = MAX_UNREADABLE, detail: str = "") -> None:
+def check_readable(
+    readable: npt.NDArray[np.bool_], limit: float = UNREADABLE_OF_SOURCE, detail: str = ""
+) -> None:
     """Refuse images of which more than a share cannot be read, or all; see :func:`check_broken`.
 
     Args:

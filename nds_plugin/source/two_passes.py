@@ -29,7 +29,7 @@ from nds_plugin.source.index import SourceIndex, copied_slice, take_rows
 from nds_plugin.source.partition import KIND, Partition
 from nds_plugin.source.partition_parts import seal_partition, write_partition_part
 from nds_plugin.source.partitioning import (
-    MAX_UNREADABLE,
+    UNREADABLE_OF_SOURCE,
     PartitionConfig,
     check_num_clusters,
     check_readable,
@@ -128,7 +128,7 @@ class TwoPasses:
     def _assign(self, index: SourceIndex, centroids: Path, embedded: FeatureShards | None, key: str) -> None:
         """The second pass: a file of the nearest centroids for each shard of the index."""
         key = content_hash([ASSIGNED_KIND, key, self.shard_size, self.config.keep_features])
-        counted = CountedReadable(len(index), MAX_UNREADABLE)
+        counted = CountedReadable(len(index), UNREADABLE_OF_SOURCE)
 
         def shards() -> Iterator[Shard[_Slice]]:
             for number, path in enumerate(self._files("assigned", len(index))):

@@ -56,7 +56,6 @@ def defaults() -> Node:
         SOURCE=Node(DATASETS=()),
         # Of the classifier; DATASETS: of the images that are scored, those of TRAIN when empty.
         TARGET=Node(TRAIN=(), TEST=(), DATASETS=()),
-        LOADER=Node(MAX_UNREADABLE=0.01),
     )
     add_settings_nodes(nds)
     tree = Node(

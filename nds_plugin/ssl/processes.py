@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 import os
 from typing import Any, TypeVar
@@ -10,10 +9,10 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from nds_plugin.engine.processes import TIMEOUT
 from nds_plugin.errors import NDSError
 
 T = TypeVar("T")
-_TIMEOUT = datetime.timedelta(days=7)  # ranks wait while the main process makes an artefact
 
 
 def is_distributed() -> bool:
@@ -33,7 +32,7 @@ def join_processes(on_gpus: bool) -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     try:
         # gloo as well, for what is gathered between processes: texts and numbers on the CPU.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=_TIMEOUT)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=TIMEOUT)
     except (ValueError, RuntimeError) as error:
         raise NDSError(
             f"the processes could not connect to each other ({' '.join(str(error).split())[:200]}): start them with torchrun."

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
+from nds_plugin.images.reading import ImageError
 from nds_plugin.store.reader import AnnotationStore, Objects
 from nds_plugin.store.rle import resized
 from nds_plugin.store.schema import NO_CROWD_KEY, TEXT_RLE
+from nds_plugin.store.view import StoreView
 
 SizeOf = Callable[[str], tuple[int, int]]
 
@@ -101,6 +105,23 @@ class RecordDecoder:
         if self._class_map is not None:
             found = [annotation for annotation in found if annotation["category_id"] >= 0]
         return found
+
+
+def check_masks(view: StoreView, decode: RecordDecoder) -> None:
+    """See that run lengths fit the images whose size only their files tell; unreadable ones are passed over.
+
+    Args:
+        view: the images. decode: of the store that they lie in.
+
+    Raises:
+        NDSError: a mask is not of its image's size.
+    """
+    if len(view) == 0 or view.store.normalised or view.store.objects(0).rle_size is None:
+        return
+    unknown = np.flatnonzero((view.sizes() == 0).any(axis=1)).tolist()
+    for row in tqdm(unknown, desc=f"masks of {view.source}", unit="image", disable=None, delay=2):
+        with contextlib.suppress(ImageError):
+            decode(view.position(row))
 
 
 def _check_mask_sizes(objects: Objects, row: int, file_name: str, size: tuple[int, int]) -> None:

@@ -85,6 +85,8 @@ CONFIG: dict[str, tuple[list[str], str]] = {
     "no such device": (["MODEL.DEVICE", "gpu"], "unknown device 'gpu': expected 'cpu'"),
     "a selection given": (["NDS.SELECTION", "x.parquet"], "NDS.SELECTION x.parquet would not be looked at"),
     "scoring again in a subset": (["NDS.RESCORE.ITERS", "(2,)"], "NDS.RESCORE.ITERS needs NDS.SELECTOR nds, NDS.MODE stream"),
+    "scoring again before the first iteration": (["NDS.MODE", "stream", "NDS.RESCORE.ITERS", "(0,)"], r"NDS.RESCORE.ITERS must be whole numbers of 1 or more, got \[0\]"),
+    "more than all images unreadable": (["NDS.LOADER.MAX_UNREADABLE", "1.5"], "NDS.LOADER.MAX_UNREADABLE must be 0 to 1, got 1.5"),
     "no iterations": (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER must be 1 or more, got 0"),
     "no initial weights": (["MODEL.WEIGHTS", "nowhere.pth"], "MODEL.WEIGHTS: no such file: nowhere.pth"),
     "seed below 0": (["NDS.SEED", "-1"], "NDS.SEED must be 0 or more"),

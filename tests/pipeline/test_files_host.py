@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from coco_files import document, write_coco, write_image
 
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.scoring import ScoringConfig
@@ -87,6 +88,20 @@ def test_a_folder_of_images_is_a_target_like_any_other(
     selected = SelectionSteps(settings, files, tmp_path).run()
     assert len(selected.selection) == 5
     assert selected.selection.info["target_images"] == len(files.dataset(folder).index())
+
+
+def test_masks_that_do_not_fit_their_images_are_refused(tmp_path: Path) -> None:
+    content = document()
+    image = content["images"][0]
+    del image["width"], image["height"]
+    write_image(tmp_path / image["file_name"], 64, 48)
+    content["annotations"][0]["segmentation"] = {"size": [48, 64], "counts": [0, 48 * 64]}
+    host = FilesHost()
+    host.dataset(host.add_coco(write_coco(tmp_path, content, "fits.json"), tmp_path, "fits")).check()
+    content["annotations"][0]["segmentation"] = {"size": [24, 32], "counts": [0, 24 * 32]}
+    found = host.dataset(host.add_coco(write_coco(tmp_path, content, "small.json"), tmp_path, "small"))
+    with pytest.raises(NDSError, match="b.jpg: 1 of its 3 annotations .*expected 64 x 48, got 32 x 24"):
+        found.check()
 
 
 def test_a_name_is_taken_once_and_an_unknown_one_is_told(files: FilesHost, tmp_path: Path) -> None:

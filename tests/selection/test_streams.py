@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from nds_plugin.errors import NDSError
+from nds_plugin.selection.placed import PlacedSelection, draw_scalars, segmented
 from nds_plugin.selection.sampler import PositionedSampler, StreamSampler
 from nds_plugin.selection.streams import (
     AspectGroupedStream,
@@ -18,6 +19,7 @@ from nds_plugin.selection.streams import (
     SegmentedStream,
     ShuffledStream,
     WeightedStream,
+    is_wide,
     redraw,
 )
 from nds_plugin.selection.weights import image_probabilities
@@ -223,3 +225,31 @@ def test_an_empty_subset_is_refused() -> None:
 
 
 PINNED = {"weighted": [48, 38, 3, 0, 1, 44, 2, 19], "shuffled": [5, 0, 8, 3, 9, 18, 12, 2]}
+
+
+def test_new_weights_change_nothing_of_what_was_drawn_before_them_in_groups_either() -> None:
+    placed = PlacedSelection("stream", WEIGHTS, CLUSTER.astype(np.int32))
+    other = WEIGHTS[[1, 0, 2, 3]] * [0.5, 1.5, 1, 1]
+    first, grouping = placed.stream(4), (GROUPS, 4)
+    before = segmented(first, placed, [], 4, grouping)
+    changed = segmented(first, placed, [(70, other)], 4, grouping)
+    assert np.array_equal(changed.draw(0, 70), before.draw(0, 70))
+    later = AspectGroupedStream(WeightedStream(other, CLUSTER, 4), GROUPS, 4, 4)
+    assert np.array_equal(changed.draw(70, 300), later.draw(70, 300))
+    assert np.array_equal(segmented(first, None, [(70, other)], 4).draw(0, 300), first.draw(0, 300))
+
+
+def test_an_image_of_unknown_size_counts_as_wide() -> None:
+    assert is_wide(np.array([[4, 3], [3, 4], [3, 3], [0, 0]])).tolist() == [1, 0, 0, 1]
+
+
+def test_the_scalars_of_a_draw_are_shares_and_their_distance() -> None:
+    found = draw_scalars(np.array([3, 1]), np.array([2.0, 2.0]), 5)
+    assert found == {
+        "nds/unreadable_images": 5.0,
+        "nds/draw_distance": 0.25,
+        "nds/drawn/cluster_0": 0.75,
+        "nds/expected/cluster_0": 0.5,
+        "nds/drawn/cluster_1": 0.25,
+        "nds/expected/cluster_1": 0.5,
+    }

@@ -100,6 +100,7 @@ def test_a_source_of_another_size_is_refused_before_it_is_selected_from(
         (["PRETRAIN.ITERATIONS", "0"], "PRETRAIN.ITERATIONS must be 1 or more"),
         (["PRETRAIN.BASE_LR", "fast"], "PRETRAIN.BASE_LR must be a number"),
         (["NDS.SELECTOR", "best"], "NDS.SELECTOR"),
+        (["NDS.LOADER.MAX_UNREADABLE", "1.5"], "NDS.LOADER.MAX_UNREADABLE must be 0 to 1, got 1.5"),
         (["NDS.SOURCE.DATASETS", "('nowhere',)"], "unknown dataset 'nowhere'"),
         (["NDS.TARGET.TEST", "()"], "TRAIN and TEST"),
         (["MODEL.DEPTH", "34"], "18 or 50"),

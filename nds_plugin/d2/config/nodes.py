@@ -68,10 +68,6 @@ def add_nds_config(cfg: CN) -> None:
     # Also test the pretrained detector on the target before fine-tuning, over the shared classes.
     cfg.NDS.EVALUATE_PRETRAINED = False
 
-    cfg.NDS.LOADER = CN()
-    # Stop when more than this share of the images cannot be read; the others are replaced.
-    cfg.NDS.LOADER.MAX_UNREADABLE = 0.01
-
     # Iterations of pretraining after which the experts are scored again (MODE stream only).
     cfg.NDS.RESCORE = CN()
     cfg.NDS.RESCORE.ITERS = ()

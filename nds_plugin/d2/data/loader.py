@@ -22,13 +22,14 @@ from fvcore.common.registry import Registry
 from nds_plugin.d2.data.drawn_dataset import DrawnDataset
 from nds_plugin.d2.data.mapped_images import MappedImages
 from nds_plugin.d2.data.mapper import NDSDatasetMapper
-from nds_plugin.d2.data.records import DRAW_BY_NAME, Records, is_wide, load_records
+from nds_plugin.d2.data.records import DRAW_BY_NAME, Records, load_records, orientations
 from nds_plugin.d2.data.registration import check_registered
 from nds_plugin.errors import NDSError, unknown_name
-from nds_plugin.selection.placed import PlacedSelection
+from nds_plugin.selection.config import LoaderConfig
+from nds_plugin.selection.placed import PlacedSelection, segmented
 from nds_plugin.selection.sampler import PositionedSampler
 from nds_plugin.selection.selection import Selection
-from nds_plugin.selection.streams import AspectGroupedStream, IndexStream, SegmentedStream, ShuffledStream
+from nds_plugin.selection.streams import IndexStream, ShuffledStream
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ def _build(
     num_workers: int = 0,
     filter_empty: bool = True,
     seed: int = 0,
-    max_unreadable: float = 0.01,
+    max_unreadable: float = LoaderConfig.max_unreadable,
     start_iter: int | None = None,
     updates: Sequence[tuple[int, Weights]] = (),
 ) -> ObservedLoader:
@@ -163,14 +164,9 @@ def _build(
     placed = None if chosen is None else _placed(chosen, records, names)
     dicts = records.dicts
     cluster = np.zeros(len(dicts), dtype=np.int32) if placed is None else placed.cluster
-    segments = [(0, TRAIN_SAMPLERS.get(sampler)(placed, cluster, seed))]
-    if placed is not None:
-        segments += [(position, placed.reweighted(w).stream(seed)) for position, w in updates]
-    if aspect_ratio_grouping:
-        # Inside each segment: what was drawn before an update must not depend on the update.
-        wide = is_wide(dicts, names)
-        segments = [(n, AspectGroupedStream(s, wide, total_batch_size, seed)) for n, s in segments]
-    stream = SegmentedStream(segments)
+    first = TRAIN_SAMPLERS.get(sampler)(placed, cluster, seed)
+    grouping = (orientations(dicts, names), total_batch_size) if aspect_ratio_grouping else None
+    stream = segmented(first, placed, updates, seed, grouping)
     images = MappedImages(dicts.packed(), mapper, cluster, seed, max_unreadable)
 
     def build(start: int) -> Any:

@@ -12,6 +12,7 @@ from detectron2.utils.serialize import PicklableWrapper
 from nds_plugin.d2.data.mapper import check_image, read_image
 from nds_plugin.errors import NDSError
 from nds_plugin.images.reading import ImageError
+from nds_plugin.selection.config import LoaderConfig
 from nds_plugin.selection.drawn_images import DrawnImages
 
 
@@ -33,7 +34,7 @@ class MappedImages(DrawnImages):
         mapper: Callable[[dict[str, Any]], dict[str, Any] | None],
         cluster: npt.NDArray[np.integer],
         seed: int,
-        max_unreadable: float = 0.01,
+        max_unreadable: float = LoaderConfig.max_unreadable,
     ) -> None:
         if len(dicts) != len(cluster):
             raise NDSError(f"{len(dicts)} images but {len(cluster)} cluster numbers: they must match.")

@@ -18,6 +18,7 @@ from nds_plugin.d2.data.dicts import DatasetDicts
 from nds_plugin.d2.data.ground_truth import why_no_object
 from nds_plugin.d2.data.registration import check_registered, raw_dicts
 from nds_plugin.errors import NDSError
+from nds_plugin.selection.streams import is_wide
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +86,8 @@ def _log_instances(name: str, dicts: DatasetDicts) -> None:
     logger.info("%s: %d instances of %d classes:\n%s", name, int(counts.sum()), len(classes), table)
 
 
-def is_wide(records: DatasetDicts, names: Sequence[str]) -> npt.NDArray[np.int8]:
-    """1 where an image is wider than tall. Where the size is not known it is taken as wide, and counted."""
+def orientations(records: DatasetDicts, names: Sequence[str]) -> npt.NDArray[np.int8]:
+    """:func:`is_wide` of each image; a WARNING counts those whose size is not known."""
     sizes = records.sizes()
     if sizes is None:
         raise NDSError(
@@ -100,4 +101,4 @@ def is_wide(records: DatasetDicts, names: Sequence[str]) -> npt.NDArray[np.int8]
             int(unknown.sum()),
             len(unknown),
         )
-    return ((sizes[:, 0] > sizes[:, 1]) | unknown).astype(np.int8)
+    return is_wide(sizes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
@@ -12,13 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 from detectron2.structures import BoxMode
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from nds_plugin.d2.data.dicts import DatasetDicts
 from nds_plugin.errors import NDSError
-from nds_plugin.images.reading import ImageError
 from nds_plugin.source.folder import image_size
-from nds_plugin.store.records import RecordDecoder
+from nds_plugin.store.records import RecordDecoder, check_masks
 from nds_plugin.store.view import StoreView
 
 
@@ -128,18 +125,9 @@ class StoreDataset(Dataset[dict[str, Any]], DatasetDicts):
         return np.sum([view.class_counts(num_classes) for view in self.views], axis=0, dtype=np.int64)
 
     def check_masks(self) -> None:
-        """See that run lengths fit the images whose size only their files tell; unreadable ones are passed over.
-
-        Raises:
-            NDSError: a mask is not of its image's size.
-        """
+        """See that run lengths fit the images; see :func:`nds_plugin.store.records.check_masks`."""
         for view, decode in zip(self.views, self._decoders):
-            if view.store.normalised or view.store.objects(0).rle_size is None:
-                continue
-            unknown = np.flatnonzero((view.sizes() == 0).any(axis=1)).tolist()
-            for row in tqdm(unknown, desc=f"masks of {view.source}", unit="image", disable=None, delay=2):
-                with contextlib.suppress(ImageError):
-                    decode(view.position(row))
+            check_masks(view, decode)
 
     @classmethod
     def joined(cls, datasets: Sequence[StoreDataset]) -> StoreDataset:

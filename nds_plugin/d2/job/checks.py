@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+import functools
 from pathlib import Path
 
 import torch
@@ -26,17 +25,18 @@ from nds_plugin.d2.train.trainer import OPTIMIZERS
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.files.artifacts import check_writable
 from nds_plugin.images.checkpoint_forms import check_file
-from nds_plugin.images.damage import unreadable_images
 from nds_plugin.images.networks import choose_device
+from nds_plugin.job.checks import (
+    check_annotated,
+    check_decodable,
+    check_images,
+    check_same_classes,
+    check_settings,
+    check_shared_classes,
+)
 from nds_plugin.job.training_folder import has_begun
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
-from nds_plugin.selection.selectors import SELECTORS
-from nds_plugin.source.class_names import match_classes
-from nds_plugin.source.folder import check_files
-from nds_plugin.source.index import NO_LABEL, SourceIndex
-from nds_plugin.store.parts import default_processes
-
-logger = logging.getLogger(__name__)
+from nds_plugin.source.index import SourceIndex
 
 
 def check_config(cfg: CN, processes: int | None = None) -> None:
@@ -52,10 +52,7 @@ def check_config(cfg: CN, processes: int | None = None) -> None:
     """
     nds = cfg.NDS
     processes = comm.get_world_size() if processes is None else processes
-    if nds.SELECTOR not in (*SELECTORS, NO_PRETRAINING):
-        raise unknown_name("NDS.SELECTOR", nds.SELECTOR, (*SELECTORS, NO_PRETRAINING))
-    if nds.SEED < 0:
-        raise NDSError(f"NDS.SEED must be 0 or more, got {nds.SEED}: selections are kept by their seed.")
+    check_settings(nds)
     if nds.SELECTION:
         raise NDSError(
             f"NDS.SELECTION {nds.SELECTION} would not be looked at: this job makes its own selection; to train "
@@ -65,15 +62,6 @@ def check_config(cfg: CN, processes: int | None = None) -> None:
         raise NDSError("DATASETS.TRAIN and DATASETS.TEST must name the target's training and test datasets.")
     check_registered([*nds.SOURCE.DATASETS, *nds.TARGET.DATASETS, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     _check_device(cfg.MODEL.DEVICE)
-    if nds.RESCORE.ITERS and (nds.SELECTOR, nds.MODE, nds.UNIT) != ("nds", "stream", "image"):
-        raise NDSError(
-            "NDS.RESCORE.ITERS needs NDS.SELECTOR nds, NDS.MODE stream and NDS.UNIT image: a subset is drawn "
-            "already, and only weights of clusters of images can change during training."
-        )
-    if any(iteration < 1 for iteration in nds.RESCORE.ITERS):
-        raise NDSError(f"NDS.RESCORE.ITERS must be 1 or more, got {list(nds.RESCORE.ITERS)}.")
-    if not 0.0 <= nds.LOADER.MAX_UNREADABLE <= 1.0:
-        raise NDSError(f"NDS.LOADER.MAX_UNREADABLE must lie in [0, 1], got {nds.LOADER.MAX_UNREADABLE}.")
     _check_stage(cfg, "", processes)
     if nds.SELECTOR != NO_PRETRAINING:
         _check_stage(merged(cfg, nds.PRETRAIN), "NDS.PRETRAIN.", processes)
@@ -142,51 +130,22 @@ def check_target(cfg: CN) -> None:
     scored = {name: index_dataset(name) for name in cfg.NDS.TARGET.DATASETS if name not in train}
     first, classes = next((name, list(index.classes)) for name, index in train.items())
     for name, index in test.items():
-        if list(index.classes) != classes:
-            raise NDSError(
-                f"dataset {name!r} has the classes {_few(index.classes)}, but {first!r}, which is trained on, "
-                f"has {_few(classes)}: they must be the same, in the same order."
-            )
-        _check_images(name, index, 0.0)  # the evaluation needs them all
+        check_same_classes(name, index.classes, first, classes)
+        check_images(name, index, 0.0)  # the evaluation needs them all
         check_masks(name)
         check_ground_truth(name)
     for name, index in train.items():
-        _check_annotated(name, index)
+        check_annotated(name, index, functools.partial(_why_no_object, name))
     for name, index in {**train, **scored}.items():
-        _check_images(name, index, cfg.NDS.LOADER.MAX_UNREADABLE)
+        check_images(name, index, cfg.NDS.LOADER.MAX_UNREADABLE)
     for name in train:
         check_masks(name)
     for name, index in test.items():  # last, since it takes longest
-        _check_decodable(name, index)
+        check_decodable(name, index)
 
 
-def _check_annotated(name: str, index: SourceIndex) -> None:
-    if (index.column("label") == NO_LABEL).all():
-        raise NDSError(
-            f"dataset {name!r}: none of its {len(index)} images has an annotation to learn from: "
-            f"{why_no_object(dataset_dicts(name))}."
-        )
-
-
-def _check_images(name: str, index: SourceIndex, share: float) -> None:
-    missing, allowed = check_files(index), int(share * len(index))
-    if len(missing) > allowed:
-        raise NDSError(
-            f"dataset {name!r}: {len(missing)} of {len(index)} image files are missing ({allowed} allowed), first "
-            f"{missing[0]}: get them again, or point DETECTRON2_DATASETS at the right folder."
-        )
-
-
-def _check_decodable(name: str, index: SourceIndex) -> None:
-    """The evaluation skips no image: one that is damaged would end the job after all training."""
-    files = [str(file) for file in index.column("file_name")]
-    broken = unreadable_images(files, f"test images of {name}", default_processes())
-    if broken:
-        listed = "; ".join(broken[:5]) + ("; ..." if len(broken) > 5 else "")
-        raise NDSError(
-            f"dataset {name!r}: {len(broken)} of {len(files)} test images cannot be read, and the evaluation needs "
-            f"them all: {listed}: get them again, or take them out of the annotations."
-        )
+def _why_no_object(name: str) -> str:
+    return why_no_object(dataset_dicts(name))
 
 
 def check_source_files(cfg: CN) -> None:
@@ -209,29 +168,4 @@ def check_source(cfg: CN, index: SourceIndex) -> None:
     mapping, classes = cfg.NDS.SOURCE.LABEL_MAPPING, index.classes
     if mapping:
         classes = selection_label_space(cfg.NDS.SOURCE.DATASETS, mapping, partial=False).classes
-    check_shared_classes(classes, dataset_classes(cfg.DATASETS.TRAIN[0]), cfg)
-
-
-def check_shared_classes(source: Sequence[str], target: Sequence[str], cfg: CN) -> None:
-    """See that fine-tuning can take over class-specific rows by name.
-
-    Raises:
-        NDSError: no class is shared and NDS.TRANSFER.REQUIRE_SHARED_CLASSES is set; without it
-            a WARNING.
-    """
-    matches = match_classes(source, target, loose=cfg.NDS.TRANSFER.LOOSE_NAMES)
-    if any(match.source for match in matches):
-        return
-    message = (
-        f"source and target share no class (source: {_few(source)}; target: {_few(target)}): only backbone, "
-        "proposals and the heads' class-independent layers can be taken over"
-    )
-    if cfg.NDS.TRANSFER.REQUIRE_SHARED_CLASSES:
-        raise NDSError(
-            f"{message}; name them alike by NDS.SOURCE.LABEL_MAPPING, or drop NDS.TRANSFER.REQUIRE_SHARED_CLASSES."
-        )
-    logger.warning("%s.", message)
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")
+    check_shared_classes(classes, dataset_classes(cfg.DATASETS.TRAIN[0]), cfg.NDS)

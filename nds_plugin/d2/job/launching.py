@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import datetime
 import os
 import signal
 import sys
@@ -23,10 +22,10 @@ from torch.multiprocessing import get_context
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from nds_plugin.command_line import users_mistake
+from nds_plugin.engine.processes import TIMEOUT
 from nds_plugin.errors import NDSError
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
-TIMEOUT = datetime.timedelta(days=7)  # ranks wait while the main process makes an artefact
 
 
 def check_processes(args: argparse.Namespace, device: str) -> int:

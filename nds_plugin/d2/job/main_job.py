@@ -30,13 +30,14 @@ from nds_plugin.d2.train.pretrained import evaluate_pretrained
 from nds_plugin.engine.processes import agreed
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import KIND as SCORES_KIND
-from nds_plugin.files.artifacts import content_hash, file_hash, is_valid, read_json
-from nds_plugin.job.kept_pretraining import KeptPretraining
+from nds_plugin.files.artifacts import content_hash, is_valid, read_json
+from nds_plugin.job.kept_pretraining import KeptPretraining, source_labels
 from nds_plugin.job.results import KIND as RESULTS_KIND
 from nds_plugin.job.results import summarise, write_results
 from nds_plugin.job.selection_summary import Timings, kept_results, selection_summary
 from nds_plugin.job.taking_turns import alone
 from nds_plugin.job.training_folder import FINAL
+from nds_plugin.job.transfer_report import kept_report
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
 from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
 from nds_plugin.pipeline.settings import PipelineSettings
@@ -130,9 +131,10 @@ def _pretrain(cfg: CN, timed: Timings, resume: bool) -> _Pretrained:
         selected = steps.run()
     pretrain_cfg = training.pretrain_config(cfg, selected)
     hooks = [Rescore(cfg.NDS.RESCORE.ITERS, steps.rescore)] if cfg.NDS.RESCORE.ITERS else []
+    source = cfg.NDS.SOURCE
     inputs = [
         selected.key,
-        agreed(steps.host, lambda: _source_labels(cfg)),
+        agreed(steps.host, lambda: source_labels(steps.host, source.DATASETS, source.LABEL_MAPPING)),
         training.weights_fingerprint(pretrain_cfg),
     ]
     if hooks:  # what is scored again: the experts, the client's images, and how
@@ -147,13 +149,6 @@ def _pretrain(cfg: CN, timed: Timings, resume: bool) -> _Pretrained:
         with timed("evaluate_pretrained"):
             results = evaluate_pretrained(cfg, pretrain_cfg, weights, key)
     return _Pretrained(selected, pretrain_cfg, weights, key, results)
-
-
-def _source_labels(cfg: CN) -> str:
-    """Hash of the source's annotations and class mapping: a selection says which images, not what is in them."""
-    hashes = [dataset_fingerprint(name) for name in cfg.NDS.SOURCE.DATASETS]
-    mapping = cfg.NDS.SOURCE.LABEL_MAPPING
-    return content_hash([hashes, file_hash(mapping) if mapping else ""])
 
 
 def evaluate_only(cfg: CN, weights: str | None) -> dict[str, Any]:
@@ -204,7 +199,7 @@ def _results(
         "selection": selection_summary(pretrained.selected if pretrained else None, path.parent),
         "label_space": _label_space(cfg, pretrained.selected) if pretrained else None,
         "pretrained": before,
-        "transfer": training.transfer_report(finetune_cfg) if pretrained else None,
+        "transfer": kept_report(Path(finetune_cfg.OUTPUT_DIR)) if pretrained else None,
         "other_tests": {name: summarise(results[name], dataset_classes(name)) for name in others},
     }
     write_results(

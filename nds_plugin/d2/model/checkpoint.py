@@ -7,7 +7,6 @@ disk and renamed, and they hold only what ``torch.load(weights_only=True)`` acce
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Mapping
@@ -21,12 +20,10 @@ from torch import nn
 from nds_plugin.d2.model.initial_weights import locate, read_initial_weights
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import atomic_write
-from nds_plugin.files.checkpoints import plain_state, read_checkpoint, why_broken, write_checkpoint
-
-logger = logging.getLogger(__name__)
+from nds_plugin.files.checkpoints import first_whole, plain_state, read_checkpoint, write_checkpoint
+from nds_plugin.job.training_folder import LAST
 
 EXTRA = "extra"  # the key of the extra payload in a checkpoint file
-LAST = "last_checkpoint"
 _NOT_NUMBERED = -1.0
 _ITERATION = re.compile(r"_(\d+)\.pth$")
 
@@ -148,14 +145,9 @@ def find_whole_checkpoint(save_dir: str | os.PathLike[str]) -> str:
     Raises:
         NDSError: none is whole.
     """
-    tried: list[str] = []
-    for path in _candidates(Path(save_dir)):
-        broken = why_broken(path)
-        if broken is None:
-            if tried:
-                logger.warning("Resuming at %s, because the newest is not usable: %s", path, tried[0])
-            return str(path)
-        tried.append(broken)
+    found, tried = first_whole(_candidates(Path(save_dir)))
+    if found is not None:
+        return str(found)
     raise NDSError(
         f"{save_dir} has a {LAST} file, but no whole checkpoint to resume at ({'; '.join(tried) or 'none'}): "
         "restore one, or start anew in another OUTPUT_DIR."

@@ -24,6 +24,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 
 from nds_plugin.errors import NDSError
+from nds_plugin.files.checkpoints import without_module_prefix
 from nds_plugin.images.checkpoint_forms import (
     Checkpoint,
     State,
@@ -123,7 +124,7 @@ def read_initial_weights(path: str, network: Mapping[str, torch.Tensor]) -> Init
     if _by_heuristics(path, checkpoint):
         state = _aligned(checkpoint, network)
     else:
-        state = _without_module(checkpoint.arrays)
+        state = without_module_prefix(checkpoint.arrays)
     found = _found(state, network, backbone)
     fits = _ENOUGH * sum(not _UNCOUNTED.search(name) for name in backbone)
     if found and sum(not _UNCOUNTED.search(name) for name in found) >= fits:
@@ -220,12 +221,6 @@ def _aligned(checkpoint: Checkpoint, network: Mapping[str, torch.Tensor]) -> Sta
         return dict(align_and_update_state_dicts(dict(network), arrays, c2_conversion=_of_caffe2(checkpoint)))
     finally:
         aligning.setLevel(level)
-
-
-def _without_module(state: State) -> State:
-    if state and all(name.startswith("module.") for name in state):
-        return {name[len("module.") :]: value for name, value in state.items()}
-    return state
 
 
 def _found(state: State, network: Mapping[str, torch.Tensor], names: Sequence[str]) -> list[str]:

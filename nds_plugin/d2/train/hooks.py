@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from nds_plugin.d2.data.loader import ObservedLoader
 from nds_plugin.errors import NDSError
 from nds_plugin.selection.counter_rng import Purpose, stream_key
+from nds_plugin.selection.placed import draw_scalars
 from nds_plugin.selection.weights import available_weights, cluster_sizes
 
 logger = logging.getLogger(__name__)
@@ -87,14 +88,8 @@ class DrawMonitor(HookBase):
             return
         drawn = sum(d for d, _, _ in gathered)
         expected = sum(e for _, e, _ in gathered)
-        drawn_share, expected_share = drawn / drawn.sum(), expected / expected.sum()
-        scalars = {"nds/unreadable_images": sum(u for _, _, u in gathered)}
-        scalars["nds/draw_distance"] = 0.5 * np.abs(drawn_share - expected_share).sum()
-        for k in range(len(drawn)):
-            scalars[f"nds/drawn/cluster_{k}"] = drawn_share[k]
-            scalars[f"nds/expected/cluster_{k}"] = expected_share[k]
-        for name, value in scalars.items():
-            self.trainer.storage.put_scalar(name, float(value), smoothing_hint=False)
+        for name, value in draw_scalars(drawn, expected, sum(u for _, _, u in gathered)).items():
+            self.trainer.storage.put_scalar(name, value, smoothing_hint=False)
 
     def state_dict(self) -> dict[str, Any]:
         """The counts of this rank's share; only the main process's are in a checkpoint."""

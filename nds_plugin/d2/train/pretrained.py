@@ -23,11 +23,9 @@ from nds_plugin.d2.data.registration import dataset_classes
 from nds_plugin.d2.train.trainer import NDSTrainer
 from nds_plugin.files.artifacts import content_hash, is_valid, read_json, write_json
 from nds_plugin.files.checkpoints import read_checkpoint
-from nds_plugin.job.shared_classes import over_shared, renamed_classes, shared_classes
+from nds_plugin.job.shared_classes import KIND, over_shared, renamed_classes, shared_classes
 
 logger = logging.getLogger(__name__)
-
-KIND = "pretrained_results"
 
 
 class RenamedClasses(DatasetEvaluator):

@@ -25,7 +25,7 @@ from nds_plugin.d2.train.trainer import NDSTrainer
 from nds_plugin.datasets.image_subset import subset_name
 from nds_plugin.datasets.label_space import LabelSpace
 from nds_plugin.errors import NDSError
-from nds_plugin.files.artifacts import content_hash, file_hash, read_json, write_json
+from nds_plugin.files.artifacts import content_hash, file_hash
 from nds_plugin.files.checkpoints import read_checkpoint
 from nds_plugin.job.training_folder import KIND, train_once
 from nds_plugin.job.transfer import transfer_checkpoint
@@ -194,7 +194,7 @@ def transfer_into(cfg: CN, pretrained: Path, classes: Sequence[str], masks: bool
             require_shared=cfg.NDS.TRANSFER.REQUIRE_SHARED_CLASSES,
         )
         if comm.is_main_process():
-            write_json(Path(cfg.OUTPUT_DIR) / "transfer.json", "transfer", "", report.to_dict())
+            report.save(Path(cfg.OUTPUT_DIR))
 
     return initialise
 
@@ -213,12 +213,6 @@ def evaluate(cfg: CN, weights: Path | str) -> dict[str, Any]:
     results = NDSTrainer.test(cfg, model)
     # Detectron2 leaves out the dataset's name where there is only one.
     return results if len(cfg.DATASETS.TEST) > 1 else {cfg.DATASETS.TEST[0]: results}
-
-
-def transfer_report(cfg: CN) -> dict[str, Any] | None:
-    """The report of the transfer into a fine-tuning, if there was one."""
-    path = Path(cfg.OUTPUT_DIR) / "transfer.json"
-    return read_json(path, "transfer") if path.is_file() else None
 
 
 def target_fingerprint(cfg: CN) -> list[str]:

@@ -9,10 +9,9 @@ from typing import Any
 from mmengine.config import ConfigDict
 
 from nds_plugin.errors import NDSError, did_you_mean
-from nds_plugin.pipeline.config_nodes import config_keys, nodes
+from nds_plugin.pipeline.config_nodes import add_settings_nodes
 from nds_plugin.pipeline.presets import preset
 from nds_plugin.selection.selectors.nds import NDS
-from nds_plugin.settings import to_plain
 
 # What is not a setting of a step. FREE nodes hold keys of others: MMEngine's own, or names of datasets.
 _OWN: dict[str, Any] = {
@@ -35,7 +34,6 @@ _OWN: dict[str, Any] = {
     "PARTITION": {"WEIGHTS": ""},
     "TRANSFER": {"LOOSE_NAMES": False, "REQUIRE_SHARED_CLASSES": False},
     "EVALUATE_PRETRAINED": False,
-    "LOADER": {"MAX_UNREADABLE": 0.01},
     "RESCORE": {"ITERS": ()},
 }
 FREE = ("DATASETS", "PRETRAIN", "FULL.PRETRAIN")
@@ -44,13 +42,7 @@ FREE = ("DATASETS", "PRETRAIN", "FULL.PRETRAIN")
 def defaults() -> ConfigDict:
     """All keys with their defaults."""
     tree = ConfigDict(copy.deepcopy(_OWN))
-    for node, cls in nodes():
-        for key, item in config_keys(node, cls):
-            *parents, leaf = key.split(".")
-            place = tree
-            for parent in parents:
-                place = place.setdefault(parent, ConfigDict())
-            place[leaf] = to_plain(item, item.default)
+    add_settings_nodes(tree)
     return tree
 
 

@@ -16,6 +16,7 @@ from nds_plugin.files.artifacts import content_hash, read_header
 from nds_plugin.mm.data.identity import Identities, identities, refuse_twice
 from nds_plugin.selection.placed import PlacedSelection
 from nds_plugin.selection.selection import KIND, Selection
+from nds_plugin.selection.streams import is_wide
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def drawable(dataset: Any, path: str | None) -> Drawable:
     taken = pa.array(order)
     placed = selection.placed(found.sources.take(taken), found.image_ids.take(taken))
     _tell_missing(selection, found, len(order), path)
-    return Drawable(order, placed, _wide(found)[order], str(read_header(path, KIND)["key"]))
+    return Drawable(order, placed, is_wide(found.sizes)[order], str(read_header(path, KIND)["key"]))
 
 
 def _all_of(found: Identities) -> Drawable:
@@ -72,7 +73,7 @@ def _all_of(found: Identities) -> Drawable:
         raise NDSError("the dataset has no image to train on.")
     placed = PlacedSelection("subset", np.ones(1), np.zeros(count, np.int32))
     return Drawable(
-        np.arange(count), placed, _wide(found), content_hash(["all", found.image_ids.to_pylist()])
+        np.arange(count), placed, is_wide(found.sizes), content_hash(["all", found.image_ids.to_pylist()])
     )
 
 
@@ -93,8 +94,3 @@ def _tell_missing(selection: Selection, found: Identities, count: int, path: str
             len(selection),
             path,
         )
-
-
-def _wide(found: Identities) -> npt.NDArray[np.int8]:
-    width, height = found.sizes[:, 0], found.sizes[:, 1]
-    return ((width > height) | (width == 0)).astype(np.int8)

@@ -14,8 +14,9 @@ from torch.utils.data import Sampler
 
 from nds_plugin.errors import NDSError
 from nds_plugin.mm.data.drawable import Drawable, drawable
+from nds_plugin.selection.placed import segmented
 from nds_plugin.selection.sampler import PositionedSampler
-from nds_plugin.selection.streams import AspectGroupedStream, IndexStream, SegmentedStream
+from nds_plugin.selection.streams import IndexStream
 
 Weights = npt.NDArray[np.float64]
 
@@ -165,10 +166,5 @@ class NDSInfiniteSampler(Sampler[int]):
 
     def _built(self) -> IndexStream:
         placed = self.drawable.placed
-        segments = [(0, placed.stream(self.seed))]
-        segments += [(position, placed.reweighted(w).stream(self.seed)) for position, w in self.updates]
-        if self.aspect_ratio_grouping:
-            # Inside each segment: what was drawn before an update must not depend on the update.
-            wide, size = self.drawable.wide, self.total_batch_size
-            segments = [(n, AspectGroupedStream(s, wide, size, self.seed)) for n, s in segments]
-        return SegmentedStream(segments)
+        grouping = (self.drawable.wide, self.total_batch_size) if self.aspect_ratio_grouping else None
+        return segmented(placed.stream(self.seed), placed, self.updates, self.seed, grouping)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,15 @@ from nds_plugin.datasets.label_space import LabelSpace, unite
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.files.artifacts import check_writable
 from nds_plugin.files.checkpoints import why_broken
-from nds_plugin.images.damage import unreadable_images
+from nds_plugin.job.checks import (
+    check_annotated,
+    check_decodable,
+    check_images,
+    check_same_classes,
+    check_settings,
+    check_shared_classes,
+    few,
+)
 from nds_plugin.mm.config.loading import JobConfig, merged
 from nds_plugin.mm.data.sampler import NDSInfiniteSampler
 from nds_plugin.mm.job.evaluation import has_masks
@@ -23,14 +30,7 @@ from nds_plugin.mm.job.named_dataset import stored
 from nds_plugin.mm.model.mixed import NDSLoadAnnotations, NDSRoIHead
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
 from nds_plugin.pipeline.files_host import FilesHost
-from nds_plugin.selection.selectors import SELECTORS
-from nds_plugin.source.class_names import match_classes
-from nds_plugin.source.folder import check_files
-from nds_plugin.source.index import NO_LABEL, SourceIndex
-from nds_plugin.store.parts import default_processes
 from nds_plugin.store.view import StoreView
-
-logger = logging.getLogger(__name__)
 
 
 def check_config(job: JobConfig, host: FilesHost) -> None:
@@ -41,10 +41,7 @@ def check_config(job: JobConfig, host: FilesHost) -> None:
             folder that cannot be written, initial weights that are not there.
     """
     nds = job.nds
-    if nds.SELECTOR not in (*SELECTORS, NO_PRETRAINING):
-        raise unknown_name("nds.selector", nds.SELECTOR, (*SELECTORS, NO_PRETRAINING))
-    if not isinstance(nds.SEED, int) or nds.SEED < 0:
-        raise NDSError(f"nds.seed must be 0 or more, got {nds.SEED}: selections are kept by their seed.")
+    check_settings(nds, str.lower)
     if not nds.TARGET.TRAIN or not nds.TARGET.TEST:
         raise NDSError(
             "nds.target must name the target's training and test datasets: nds.target=dict(train=[...], test=[...])."
@@ -52,11 +49,6 @@ def check_config(job: JobConfig, host: FilesHost) -> None:
     for name in (*nds.SOURCE.DATASETS, *nds.TARGET.DATASETS, *nds.TARGET.TRAIN, *nds.TARGET.TEST):
         host.dataset(name)
         _check_own_files(name, nds.DATASETS.get(name))
-    if nds.RESCORE.ITERS and (nds.SELECTOR, nds.MODE, nds.UNIT) != ("nds", "stream", "image"):
-        raise NDSError(
-            "nds.rescore.iters needs nds.selector nds, nds.mode stream and nds.unit image: a subset is drawn "
-            "already, and only weights of clusters of images can change during training."
-        )
     _check_stage(job.cfg, "")
     if nds.SELECTOR != NO_PRETRAINING:
         _check_stage(merged(job.cfg, nds.PRETRAIN), "nds.pretrain.")
@@ -116,44 +108,24 @@ def check_target(job: JobConfig, host: FilesHost) -> None:
 
     Raises:
         NDSError: annotations that cannot be read or are none; missing images; a test image that cannot be
-            decoded; training and test datasets of different classes; ground truth that cannot be evaluated on.
+            decoded; training and test datasets of different classes; masks that do not fit their images; ground
+            truth that cannot be evaluated on.
     """
     names, tests = job.nds.TARGET.TRAIN, job.nds.TARGET.TEST
     classes = stored(host, names[0]).classes()
     for name in (*names, *tests):
         dataset = stored(host, name)
-        if dataset.classes() != classes:
-            raise NDSError(
-                f"dataset {name!r} has the classes {_few(dataset.classes())}, but {names[0]!r} has {_few(classes)}: they must "
-                "be the same, in the same order."
-            )
+        check_same_classes(name, dataset.classes(), names[0], classes)
         index = dataset.index()
-        _check_images(name, index, 0.0 if name in tests else job.nds.LOADER.MAX_UNREADABLE)
-        if name in names and (index.column("label") == NO_LABEL).all():
-            raise NDSError(
-                f"dataset {name!r}: none of its {len(index)} images has an annotation to learn from: "
-                f"{dataset.why_no_object()}."
-            )
+        check_images(name, index, 0.0 if name in tests else job.nds.LOADER.MAX_UNREADABLE)
+        dataset.check()
+        if name in names:
+            check_annotated(name, index, dataset.why_no_object)
     check_heads(job.cfg, [stored(host, name).view() for name in names], None, "")
     for name in tests:
         has_masks(stored(host, name))
     for name in tests:  # last, since it takes longest
-        files = [str(file) for file in stored(host, name).index().column("file_name")]
-        broken = unreadable_images(files, f"test images of {name}", default_processes())
-        if broken:
-            raise NDSError(
-                f"dataset {name!r}: {len(broken)} of {len(files)} test images cannot be read, and the evaluation needs them "
-                f"all: {_few(broken)}: get them again, or take them out of the annotations."
-            )
-
-
-def _check_images(name: str, index: SourceIndex, share: float) -> None:
-    missing, allowed = check_files(index), int(share * len(index))
-    if len(missing) > allowed:
-        raise NDSError(
-            f"dataset {name!r}: {len(missing)} of {len(index)} image files are missing ({allowed} allowed), first "
-            f"{missing[0]}: get them again, or point DETECTRON2_DATASETS at the right folder."
-        )
+        check_decodable(name, stored(host, name).index())
 
 
 def label_space(job: JobConfig, host: FilesHost, *, partial: bool = True) -> LabelSpace:
@@ -176,17 +148,7 @@ def check_source(job: JobConfig, host: FilesHost) -> None:
     """
     space = label_space(job, host, partial=False)
     target = stored(host, job.nds.TARGET.TRAIN[0]).classes()
-    matches = match_classes(space.classes, target, loose=job.nds.TRANSFER.LOOSE_NAMES)
-    if not any(match.source for match in matches):
-        told = (
-            f"source and target share no class (source: {_few(space.classes)}; target: {_few(target)}): only backbone, "
-            "proposals and the heads' class-independent layers can be taken over"
-        )
-        if job.nds.TRANSFER.REQUIRE_SHARED_CLASSES:
-            raise NDSError(
-                f"{told}; name them alike by nds.source.label_mapping, or drop require_shared_classes."
-            )
-        logger.warning("%s.", told)
+    check_shared_classes(space.classes, target, job.nds, str.lower)
     views = [stored(host, name).view() for name in job.nds.SOURCE.DATASETS]
     check_heads(merged(job.cfg, job.nds.PRETRAIN), views, space, "nds.pretrain.")
 
@@ -213,14 +175,14 @@ def check_heads(cfg: Config, views: Sequence[StoreView], space: LabelSpace | Non
         return
     if not mixed:
         raise NDSError(
-            f"{prefix}model.roi_head is {head.type}, and objects of {_few(missing)} have no mask, from which its mask head "
+            f"{prefix}model.roi_head is {head.type}, and objects of {few(missing)} have no mask, from which its mask head "
             "cannot learn: take type='NDSRoIHead' (in place of StandardRoIHead), a model without mask_head, or sources with masks."
         )
     steps = cfg.train_dataloader.dataset.pipeline
     if not any(_is(TRANSFORMS, step["type"], NDSLoadAnnotations) for step in steps):
         raise NDSError(
             f"{prefix}train_dataloader.dataset.pipeline must load by NDSLoadAnnotations in place of LoadAnnotations: objects "
-            f"of {_few(missing)} have no mask."
+            f"of {few(missing)} have no mask."
         )
 
 
@@ -237,7 +199,3 @@ def _without_masks(views: Sequence[StoreView]) -> list[str]:
 def _is(registry: Any, kind: Any, cls: type) -> bool:
     found = kind if isinstance(kind, type) else registry.get(str(kind))
     return isinstance(found, type) and issubclass(found, cls)
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")

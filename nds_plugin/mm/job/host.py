@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
 from mmengine.dist import all_gather_object, barrier, get_rank, get_world_size, init_dist, is_distributed
 
+from nds_plugin.engine.processes import TIMEOUT
 from nds_plugin.errors import NDSError
 from nds_plugin.pipeline.files_host import FilesHost
 
 T = TypeVar("T")
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
-_TIMEOUT = datetime.timedelta(days=7)  # ranks wait while the main process makes an artefact
 
 
 class MMHost(FilesHost):
@@ -59,10 +58,10 @@ def join_processes(launcher: str) -> None:
     on_gpus = torch.cuda.is_available()
     try:
         if launcher == "pytorch" and not on_gpus:  # MMEngine's own would ask for a GPU
-            torch.distributed.init_process_group("gloo", timeout=_TIMEOUT)
+            torch.distributed.init_process_group("gloo", timeout=TIMEOUT)
         else:  # MMEngine takes seconds
             backend = "nccl" if on_gpus else "gloo"
-            init_dist(launcher, backend=backend, timeout=int(_TIMEOUT.total_seconds()))
+            init_dist(launcher, backend=backend, timeout=int(TIMEOUT.total_seconds()))
     except (KeyError, ValueError, RuntimeError) as error:
         raise NDSError(
             f"--launcher {launcher}: the processes do not find each other ({type(error).__name__}: "

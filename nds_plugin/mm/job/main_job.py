@@ -17,16 +17,18 @@ from mmengine.hooks import Hook
 from nds_plugin.engine.processes import agreed
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import KIND as SCORES_KIND
-from nds_plugin.files.artifacts import content_hash, file_hash, is_valid, plain, read_json, write_json
+from nds_plugin.files.artifacts import content_hash, is_valid, plain, read_json, write_json
 from nds_plugin.files.checkpoints import read_checkpoint
-from nds_plugin.job.kept_pretraining import KeptPretraining
+from nds_plugin.job.kept_pretraining import KeptPretraining, source_labels
 from nds_plugin.job.results import KIND as RESULTS_KIND
 from nds_plugin.job.results import summarise, write_results
 from nds_plugin.job.selection_summary import Timings, kept_results, selection_summary
+from nds_plugin.job.shared_classes import KIND as PRETRAINED_KIND
 from nds_plugin.job.shared_classes import over_shared, renamed_classes, shared_classes
 from nds_plugin.job.taking_turns import alone
 from nds_plugin.job.training_folder import FINAL
 from nds_plugin.job.transfer import checkpoint_classes
+from nds_plugin.job.transfer_report import kept_report
 from nds_plugin.mm.config.loading import JobConfig
 from nds_plugin.mm.job.checks import check_config, check_source, check_target, label_space
 from nds_plugin.mm.job.evaluation import (
@@ -49,7 +51,6 @@ from nds_plugin.report.run_files import located
 
 logger = logging.getLogger(__name__)
 FRAMEWORKS = ("mmdet", "mmcv", "mmengine")
-PRETRAINED_KIND = "pretrained_results"
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,9 @@ class MainJob:
         cfg = pretrain_config(self.job, selected.path, selected.selection.sources, space)
         iters = self.nds.RESCORE.ITERS
         hooks = [NDSRescoreHook(iters, score=steps.rescore)] if iters else []
-        inputs: list[Any] = [selected.key, agreed(self.host, self._source_labels), initial_weights(cfg)]
+        source = self.nds.SOURCE
+        labels = agreed(self.host, lambda: source_labels(self.host, source.DATASETS, source.LABEL_MAPPING))
+        inputs: list[Any] = [selected.key, labels, initial_weights(cfg)]
         if hooks:  # what is scored again: the experts, the client's images, and how
             inputs += [list(iters), read_json(Path(selected.paths["scores"]), SCORES_KIND)["key"]]
         key = training_key(cfg, inputs)
@@ -172,12 +175,6 @@ class MainJob:
             initialise=start,
             extra_hooks=hooks,
         )
-
-    def _source_labels(self) -> str:
-        """Hash of the source's annotations and class mapping: a selection says which images, not what is in them."""
-        hashes = [self.host.dataset(name).fingerprint() for name in self.nds.SOURCE.DATASETS]
-        mapping = self.nds.SOURCE.LABEL_MAPPING
-        return content_hash([hashes, file_hash(mapping) if mapping else ""])
 
     def _test_loader(self, name: str) -> dict[str, Any]:
         loader = dict(self.job.cfg.test_dataloader)
@@ -246,7 +243,6 @@ class MainJob:
             return {}
         classes = stored(self.host, self.targets[0]).classes()
         first, *others = self.nds.TARGET.TEST
-        transfer = Path(cfg.work_dir) / "transfer.json"
         extra = {
             "target": list(self.targets),
             "test": first,
@@ -254,7 +250,7 @@ class MainJob:
             "selection": selection_summary(selected, path.parent),
             "label_space": label_space(self.job, self.host).to_dict() if pretrained else None,
             "pretrained": pretrained.results if pretrained else None,
-            "transfer": read_json(transfer, "transfer") if pretrained and transfer.is_file() else None,
+            "transfer": kept_report(Path(cfg.work_dir)) if pretrained else None,
             "other_tests": {name: summarise(results[name] or {}, classes) for name in others},
         }
         write_results(

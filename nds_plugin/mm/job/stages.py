@@ -19,7 +19,6 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from nds_plugin.errors import NDSError
-from nds_plugin.files.artifacts import write_json
 from nds_plugin.files.checkpoints import read_checkpoint, write_checkpoint
 from nds_plugin.job.training_folder import FINAL, train_once
 from nds_plugin.job.transfer import transfer_checkpoint
@@ -145,7 +144,7 @@ def transfer_into(
             require_shared=require_shared,
         )
         if is_main_process():
-            write_json(work_dir / "transfer.json", "transfer", "", report.to_dict())
+            report.save(work_dir)
 
     return initialise
 

@@ -6,7 +6,6 @@ into it that newer versions of torch refuse to load.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Iterator
@@ -23,12 +22,10 @@ from mmengine.registry import HOOKS
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import atomic_write
-from nds_plugin.files.checkpoints import plain_state, why_broken
-
-logger = logging.getLogger(__name__)
+from nds_plugin.files.checkpoints import first_whole, plain_state, why_broken
+from nds_plugin.job.training_folder import LAST
 
 BACKEND = "nds_atomic"
-TAG = "last_checkpoint"
 _HISTORY = "nds_history"  # marks a HistoryBuffer that was taken apart
 
 
@@ -94,25 +91,18 @@ class NDSCheckpointHook(CheckpointHook):
             if broken:
                 raise NDSError(f"cannot resume at it: {broken}")
             return str(runner._load_from)
-        tried: list[str] = []
-        for path in self._candidates(Path(runner.work_dir)):
-            broken = why_broken(path)
-            if broken is None:
-                if tried:
-                    logger.warning("Resuming at %s, because the newest is not usable: %s", path, tried[0])
-                return str(path)
-            tried.append(broken)
-        if tried:
+        found, tried = first_whole(self._candidates(Path(runner.work_dir)))
+        if tried and found is None:
             raise NDSError(
                 f"{runner.work_dir} has no whole checkpoint to resume at ({'; '.join(tried)}): restore one, or start anew in "
                 "another work_dir."
             )
-        return None
+        return None if found is None else str(found)
 
     def _candidates(self, work_dir: Path) -> Iterator[Path]:
         """The tagged file, then the older ones, newest first; those beyond it are of an earlier run."""
         folder = work_dir if self.out_dir is None else Path(self.out_dir) / work_dir.name
-        tag = work_dir / TAG
+        tag = work_dir / LAST
         name = tag.read_text(errors="replace").strip().strip("\0") if tag.is_file() else ""
         tagged = Path(name) if name and Path(name).is_file() else None
         numbered = self._numbered(folder)

@@ -16,6 +16,7 @@ from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import read_header
 from nds_plugin.mm.data.identity import identity_of
 from nds_plugin.mm.data.sampler import NDSInfiniteSampler
+from nds_plugin.selection.placed import draw_scalars
 from nds_plugin.selection.selection import KIND
 from nds_plugin.selection.weights import available_weights, cluster_sizes
 
@@ -118,16 +119,9 @@ class NDSDrawHook(Hook):
             )
 
     def _log(self, runner: Any) -> None:
-        drawn, expected = self._drawn / self._drawn.sum(), self._expected / self._expected.sum()
         unreadable = torch.tensor(getattr(runner.train_dataloader.dataset, "unreadable", 0))
         all_reduce(unreadable)
-        scalars = {
-            "nds/unreadable_images": float(unreadable),
-            "nds/draw_distance": float(0.5 * np.abs(drawn - expected).sum()),
-        }
-        for k in range(len(drawn)):
-            scalars[f"nds/drawn/cluster_{k}"] = float(drawn[k])
-            scalars[f"nds/expected/cluster_{k}"] = float(expected[k])
+        scalars = draw_scalars(self._drawn, self._expected, float(unreadable))
         runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.mm.data.drawn_dataset import DrawnDataset
 from nds_plugin.mm.data.identity import refuse_other_classes
 from nds_plugin.mm.data.sampler import NDSInfiniteSampler
+from nds_plugin.selection.config import LoaderConfig
 from nds_plugin.selection.counter_rng import Purpose, stream_key
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,12 @@ class NDSIterBasedTrainLoop(IterBasedTrainLoop):
     """
 
     def __init__(
-        self, runner: Any, dataloader: Any, max_iters: int, max_unreadable: float = 0.01, **kwargs: Any
+        self,
+        runner: Any,
+        dataloader: Any,
+        max_iters: int,
+        max_unreadable: float = LoaderConfig.max_unreadable,
+        **kwargs: Any,
     ) -> None:
         _log_as(runner.logger)
         loader = _loader(runner, dataloader, max_unreadable)

@@ -8,9 +8,11 @@ import pytest
 from coco_files import document, write_coco
 
 from nds_plugin.d2 import load_config
+from nds_plugin.d2.data.host import DetectronHost
 from nds_plugin.d2.data.registration import registered_temporarily
-from nds_plugin.d2.job.main_job import _source_labels, selection_steps
+from nds_plugin.d2.job.main_job import selection_steps
 from nds_plugin.d2.train.stages import finetune_config, pretrain_config, training_key
+from nds_plugin.job.kept_pretraining import source_labels
 from nds_plugin.job.selection_summary import Timings
 
 CONFIG = "nds_sample.yaml"
@@ -77,11 +79,16 @@ def test_changed_annotations_or_another_mapping_of_the_source_are_noticed(tmp_pa
             str(mapping),
         ]
         cfg = load_config(CONFIG, overrides)
-        found = [_source_labels(cfg)]
+        source = cfg.NDS.SOURCE
+
+        def labels() -> str:
+            return source_labels(DetectronHost(), source.DATASETS, source.LABEL_MAPPING)
+
+        found = [labels()]
         annotations.write_text(annotations.read_text() + " ")
-        found.append(_source_labels(cfg))
+        found.append(labels())
         mapping.write_text('{"changed": 1}')
-        found.append(_source_labels(cfg))
+        found.append(labels())
     assert len(set(found)) == 3
 
 

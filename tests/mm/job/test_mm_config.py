@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("mmengine", reason="MMDetection is not installed (make install)")
 
+from as_user import edit_json
 from mm_jobs import write_config
 
 from nds_plugin.errors import NDSError
@@ -62,6 +65,15 @@ def test_a_boxes_only_target_is_pretrained_for_with_masks() -> None:
         ({"nds.target.test": []}, "nds.target must name the target's training and test datasets"),
         ({"nds.preset": "papr"}, "unknown nds.preset 'papr'"),
         ({"nds.rescore.iters": [2]}, "nds.rescore.iters needs nds.selector nds"),
+        (
+            {"nds.rescore.iters": [0], "nds.selector": "nds", "nds.mode": "stream"},
+            r"nds.rescore.iters must be whole numbers of 1 or more, got \[0\]",
+        ),
+        ({"nds.loader.max_unreadable": 1.5}, "nds.loader.max_unreadable must be 0 to 1, got 1.5"),
+        (
+            {"nds.selector": "none", "nds.loader.max_unreadable": -1},
+            "nds.loader.max_unreadable must be 0 to 1, got -1",
+        ),
         ({"default_scope": "mmseg"}, "default_scope is 'mmseg'"),
         ({"default_scope": None}, "default_scope is None"),
         ({"train_dataloader.sampler": {"type": "NDSInfinitSampler"}}, "Did you mean 'NDSInfiniteSampler'"),
@@ -97,6 +109,23 @@ def test_joined_label_spaces_need_a_head_that_knows_of_them(tiny_datasets: Path,
         NDSError, match="StandardRoIHead, and the sources label different classes.*NDSRoIHead"
     ):
         MainJob(load_config(str(path), {}, str(tmp_path))).run()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_masks_of_the_target_that_do_not_fit_their_images_are_refused_at_the_start(
+    split: str, tiny_datasets: Path, tmp_path: Path
+) -> None:
+    def small_masks(document: dict[str, Any]) -> None:
+        for image in document["images"]:
+            del image["width"], image["height"]
+        document["annotations"][0]["segmentation"] = {"size": [36, 48], "counts": [0, 36 * 48]}
+
+    shutil.copytree(tiny_datasets, tmp_path / "data")
+    edit_json(tmp_path / f"data/city/{split}.json", small_masks)
+    path = write_config(tmp_path / "own.py", tmp_path / "data")
+    with pytest.raises(NDSError, match="city/images/.*a mask that is not of the image's size.*got 48 x 36"):
+        MainJob(load_config(str(path), {}, str(tmp_path / "run"))).run()
+    assert not list((tmp_path / "run").rglob("*.parquet")), "nothing was made"
 
 
 def test_a_config_without_the_part_nds_says_what_is_missing(tmp_path: Path) -> None:
