@@ -16,7 +16,7 @@ from two_iterations import SMALL
 
 from nds_plugin.errors import NDSError
 from nds_plugin.experiments.benchmark_page import BEGIN, END, generated_part, write_page
-from nds_plugin.experiments.cells import row_config
+from nds_plugin.experiments.detector_rows import DetectorRows
 from nds_plugin.experiments.reproduce import Reproduction, remove_intermediate_checkpoints, slots_of
 from nds_plugin.experiments.results import FIELDS, ResultsFile
 from nds_plugin.experiments.spec import GRIDS
@@ -41,7 +41,7 @@ def _start(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the tool has run one seed of the 20 % rows, two at a time."""
     root = tmp_path_factory.mktemp("grid")
-    sources = row_config(GRIDS["mini"].rows[0]).NDS.SOURCE.DATASETS
+    sources = DetectorRows().row_config(GRIDS["mini"].rows[0]).NDS.SOURCE.DATASETS
     write_photographs(root, [name.removeprefix("nds_data_").removesuffix("_train") for name in sources])
     (root / "page.md").write_text(f"# Mine\n\n{BEGIN}\nold\n{END}\n\nThe end.\n")
     done = _start(root, *CELLS, "--jobs", "2", "--page", str(root / "page.md"), *OVERRIDES)
