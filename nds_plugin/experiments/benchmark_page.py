@@ -11,6 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from nds_plugin.errors import NDSError
+from nds_plugin.experiments.rows import told_overrides
 from nds_plugin.files.artifacts import atomic_write
 from nds_plugin.report.comparisons import larger_draws, other_settings
 from nds_plugin.report.result_table import BASELINE, ResultTable, build_table, values_by_seed
@@ -82,8 +83,7 @@ def page_text(
         digits: of the AP of cells of other configs, after the point.
         overrides: ``KEY VALUE`` pairs in which all cells of the tables differ from the rows' configs.
     """
-    changed = ", ".join(f"`{key} {value}`" for key, value in zip(overrides[::2], overrides[1::2]))
-    parts = [f"All rows with {changed}.\n"] if changed else []
+    parts = told_overrides(overrides)
     for client, table in tables.items():
         entries = [entry for entry in current if entry["client"] == client]
         parts.append(f"### {client}\n\n{markdown(table)}")

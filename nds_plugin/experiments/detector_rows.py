@@ -6,15 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nds_plugin.d2.config.deciding import changed_settings, concerns_every_row, config_hash
+from nds_plugin.d2.config.deciding import concerns_every_row, config_hash, deciding_settings
 from nds_plugin.d2.config.nodes import load_config, merged
 from nds_plugin.d2.job.main_job import check_job
 from nds_plugin.d2.model.size import count_parameters
 from nds_plugin.experiments.benchmark_page import page_text
-from nds_plugin.experiments.estimate import PlannedRow, Stage, Work, detector_arithmetic, planned_row
+from nds_plugin.experiments.estimate import (
+    PlannedRow,
+    Stage,
+    Work,
+    detector_arithmetic,
+    expert_work,
+    planned_row,
+)
 from nds_plugin.experiments.results import details, record
-from nds_plugin.experiments.rows import Cell, Grid, Row, failed_of
-from nds_plugin.experts.manifest import HEAD
+from nds_plugin.experiments.rows import Cell, Grid, Row, differing, failed_of
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
 from nds_plugin.report.paper import paper_table
 from nds_plugin.report.result_table import MEANS, ResultTable, build_table
@@ -36,7 +42,7 @@ class DetectorRows:
         return config_hash(cfg)
 
     def changed_settings(self, cfg: Any, usual: Any) -> dict[str, Any]:
-        return changed_settings(cfg, usual)
+        return differing(deciding_settings(cfg), deciding_settings(usual))
 
     def check(self, cfg: Any, output: Path, processes: int) -> None:
         cfg = cfg.clone()
@@ -119,11 +125,8 @@ def planned_work(cfg: Any, test_images: int, parameters: int) -> Work:
     nds = cfg.NDS
     pretrains = nds.SELECTOR != NO_PRETRAINING
     needs = SELECTORS[nds.SELECTOR].needs if pretrains else Need.NOTHING
-    heads = nds.EXPERTS.KIND == HEAD  # on one frozen network: no step of training
-    experts = nds.PARTITION.NUM_CLUSTERS if Need.EXPERTS in needs else 0
-    networks = int(experts > 0) if heads else experts + int(experts > 0 and nds.EXPERTS.SHARED_STEPS > 0)
+    networks, steps = expert_work(nds, needs)
     looks = bool(needs)  # at features of a shared network
-    steps = 0 if heads else nds.EXPERTS.SHARED_STEPS * looks + experts * nds.EXPERTS.STEPS
     target = nds.SCORING.MAX_IMAGES or nds.TARGET.NUM_IMAGES or _TARGET_IMAGES
     return Work(
         pretrain=_stage(merged(cfg, nds.PRETRAIN)) if pretrains else None,

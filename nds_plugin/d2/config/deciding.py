@@ -89,16 +89,6 @@ def _keys_of(selector: str) -> tuple[str, ...] | None:
     return None if SELECTORS[selector].needs else (*_DRAWN_KEYS, selector.upper())
 
 
-def changed_settings(cfg: CN, usual: CN) -> dict[str, Any]:
-    """The deciding settings of ``cfg`` that are others than in ``usual``; None where it has no such setting."""
-    ours, theirs = deciding_settings(cfg), deciding_settings(usual)
-    return {
-        name: ours.get(name)
-        for name in sorted(ours.keys() | theirs.keys())
-        if ours.get(name) != theirs.get(name)
-    }
-
-
 @functools.lru_cache(maxsize=1)
 def _defaults() -> dict[str, Any]:
     cfg = get_cfg()
