@@ -17,6 +17,7 @@ from nds_plugin.files.artifacts import content_hash, plain
 from nds_plugin.images.networks import choose_device
 from nds_plugin.report.paper import paper_table
 from nds_plugin.report.result_table import ResultTable, build_table
+from nds_plugin.report.run_files import WORK
 from nds_plugin.report.table_formats import markdown
 from nds_plugin.selection.selectors import SELECTORS, Need
 from nds_plugin.ssl.config import JobConfig, load_config
@@ -98,7 +99,7 @@ class ClassifierRows:
 
     def check(self, cfg: JobConfig, output: Path, processes: int) -> None:
         tree = copy.deepcopy(cfg.cfg)
-        tree["OUTPUT_DIR"], tree.NDS["WORK_DIR"] = str(output), str(output / "nds")
+        tree["OUTPUT_DIR"], tree.NDS["WORK_DIR"] = str(output), str(output / WORK)
         check_config(JobConfig(tree, cfg.network, cfg.pretrain, cfg.finetune), processes)
 
     def on_gpu(self, cfg: JobConfig) -> bool:

@@ -24,6 +24,7 @@ from nds_plugin.experiments.rows import Cell, Grid, Row, differing, failed_of
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
 from nds_plugin.report.paper import paper_table
 from nds_plugin.report.result_table import MEANS, ResultTable, build_table
+from nds_plugin.report.run_files import WORK
 from nds_plugin.selection.selectors import SELECTORS, Need
 
 _TARGET_IMAGES = 2975  # Cityscapes' training images, where the config takes all
@@ -46,7 +47,7 @@ class DetectorRows:
 
     def check(self, cfg: Any, output: Path, processes: int) -> None:
         cfg = cfg.clone()
-        cfg.OUTPUT_DIR, cfg.NDS.WORK_DIR = str(output), str(output / "nds")
+        cfg.OUTPUT_DIR, cfg.NDS.WORK_DIR = str(output), str(output / WORK)
         check_job(cfg, processes)
 
     def on_gpu(self, cfg: Any) -> bool:

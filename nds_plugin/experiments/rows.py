@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nds_plugin.errors import unknown_name
+from nds_plugin.report.run_files import WORK
 
 Own = tuple[tuple[str, Any], ...]  # keys and values
 
@@ -85,7 +86,7 @@ def cell_overrides(
         seeds += ["NDS.PARTITION.SEED", "NDS.EXPERTS.SEED"]
     return [
         *(word for key in seeds for word in (key, str(cell.seed))),
-        *("OUTPUT_DIR", str(output / cell.name), "NDS.WORK_DIR", str(output / "nds")),
+        *("OUTPUT_DIR", str(output / cell.name), "NDS.WORK_DIR", str(output / WORK)),
         *extra,
     ]
 
