@@ -18,13 +18,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_datas
 from detectron2.data.datasets.coco import load_coco_json, register_coco_instances
 from detectron2.structures import BoxMode
 
+from nds_plugin.d2.data.known_datasets import register_all, register_coco_folder
 from nds_plugin.d2.data.registration import (
     check_registered,
     dataset_classes,
     dataset_dicts,
     index_dataset,
-    register_all,
-    register_coco_folder,
     register_image_subset,
     registered_temporarily,
 )
