@@ -56,12 +56,6 @@ def _by_hand(path: str | os.PathLike[str]) -> tuple[str, str]:
     return before, after
 
 
-def generated_part(path: str | os.PathLike[str]) -> str:
-    """The generated part of a page, as :func:`page_text` made it."""
-    page = Path(path).read_text(encoding="utf-8")
-    return page.partition(f"{BEGIN}\n")[2].partition(END)[0]
-
-
 def page_text(
     tables: Mapping[str, ResultTable],
     current: Sequence[_Entry],

@@ -20,7 +20,6 @@ from nds_plugin.experiments.detector_rows import DetectorRows
 from nds_plugin.experiments.row_files import row_yaml
 from nds_plugin.experiments.rows import Cell, Grid, Row, cell_overrides
 from nds_plugin.experiments.spec import GRIDS, find_row
-from nds_plugin.files.installed import CONFIG_DIR
 
 DETECTORS = [grid for grid in GRIDS.values() if grid.kind == "detector"]
 row_config = DetectorRows().row_config
@@ -139,7 +138,7 @@ def _two_iterations(root: Path, output: Path, rows: list[Row]) -> list[dict[str,
         "DETECTRON2_DATASETS": str(root),
         "NDS_DATA": str(root),
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(CONFIG_DIR.parents[1]),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     script = str(Path(__file__).parents[1] / "support/two_iterations.py")
     done = subprocess.run(

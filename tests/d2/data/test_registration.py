@@ -480,12 +480,12 @@ def test_every_real_dataset_loads_as_in_detectron2(nds_data: Path) -> None:
 
 def test_every_config_names_datasets_that_are_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     from nds_plugin.d2.config.nodes import load_config
-    from nds_plugin.files.installed import CONFIG_DIR
+    from nds_plugin.files.installed import config_folder
 
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
     register_all()
     known = set(DatasetCatalog.list())
-    for path in CONFIG_DIR.glob("*.yaml"):
+    for path in config_folder("detectron2").glob("*.yaml"):
         cfg = load_config(str(path))
         names = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, *cfg.NDS.SOURCE.DATASETS}
         assert {n for n in names if not n.startswith("nds_data_")} <= known, path
