@@ -86,6 +86,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str], listing: str = "") 
     return UnknownNameError(f"unknown {kind} {name!r}.{did_you_mean(name, names)} {others}")
 
 
+def few(names: Iterable[object], most: int = 5) -> str:
+    """``a, b, ... (7 in all)``: the first names, and how many there are where some are left out."""
+    listed = [str(name) for name in names]
+    rest = f", ... ({len(listed)} in all)" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + rest if listed else "none"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` Did you mean 'this' or 'that'?`` of the nearest known names, or nothing."""
     near = _nearest(name, list(known), 3)

@@ -11,7 +11,7 @@ import nds_plugin.datasets.public
 import nds_plugin.images.reading
 import nds_plugin.service.published.store  # noqa: F401  (for their kinds of errors)
 from nds_plugin.command_line import users_mistake
-from nds_plugin.errors import MissingFileError, NDSError, UnknownNameError, kinds, unknown_name
+from nds_plugin.errors import MissingFileError, NDSError, UnknownNameError, few, kinds, unknown_name
 from nds_plugin.images.reading import ImageError
 
 KINDS = [kind for kind in kinds(NDSError) if kind is not NDSError]
@@ -57,6 +57,13 @@ def test_of_many_known_names_the_line_has_the_nearest_and_says_what_lists_them_a
     assert line.startswith(f"{start} Known, the nearest first: apple, apricot, ")
     assert line.endswith(", ... (102 in all).")
     assert len(line) < 150
+
+
+def test_of_many_names_a_line_has_the_first_and_how_many_there_are() -> None:
+    assert few([]) == "none"
+    assert few("abcde") == "a, b, c, d, e"
+    assert few(range(7)) == "0, 1, 2, 3, 4, ... (7 in all)"
+    assert few(["a", "b", "c"], 2) == "a, b, ... (3 in all)"
 
 
 def test_a_name_in_other_letters_is_the_nearest() -> None:

@@ -28,15 +28,14 @@ from nds_plugin.experiments.benchmark_page import check_page
 from nds_plugin.experiments.row_files import row_yaml
 from nds_plugin.experiments.spec import GRIDS, find_row, grid_of, parse_seeds
 from nds_plugin.extras import needed_for
+from nds_plugin.files.installed import CHECKOUT
 from nds_plugin.report.table_formats import text
 
 if TYPE_CHECKING:
     from nds_plugin.experiments.reproduce import Reproduction
+    from nds_plugin.experiments.rows import Grid
 
 logger = logging.getLogger("nds_plugin")
-
-# Where a checkout keeps results; an installed package has none.
-DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -90,6 +89,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _kept_cells(grid: Grid) -> Path | None:
+    """The file of finished cells that the checkout keeps of a grid; an installed package has none."""
+    path = CHECKOUT / "docs" / grid.kept if CHECKOUT and grid.kept else None
+    return path if path and path.is_file() else None
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     if args.show:
@@ -99,8 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise CommandLineError(f"name a table by --table: {', '.join(GRIDS)}.")
     grid = grid_of(args.table)
     output = Path(args.output or Path("output") / grid.folder)
-    kept = grid.kept and (DOCS / grid.kept).is_file()
-    results = Path(args.results or (DOCS / grid.kept if kept else output / "cells.json"))
+    results = Path(args.results or _kept_cells(grid) or output / "cells.json")
     if args.retries < 0 or (args.time_limit is not None and args.time_limit < 0):
         raise NDSError("--retries and --time-limit must be 0 or more.")
     with needed_for(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.errors import NDSError, few, unknown_name
 from nds_plugin.files.artifacts import content_hash
 from nds_plugin.source.folder import index_folder
 from nds_plugin.source.index import NO_LABEL, SourceIndex
@@ -99,7 +99,7 @@ class ClassFolder:
         if empty and classes:
             logger.warning(
                 "folder %r: no image in %d of its folders, which make no class: %s",
-                self.name, len(empty), ", ".join(empty[:5]),
+                self.name, len(empty), few(empty),
             )  # fmt: skip
 
     def classes(self) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from tqdm import tqdm
 
 from nds_plugin.engine.processes import OneProcess, Processes
-from nds_plugin.errors import NDSError, one_line
+from nds_plugin.errors import NDSError, few, one_line
 from nds_plugin.files.artifacts import write_json
 
 ATTEMPTS = 3  # of a shard; our choice
@@ -205,10 +205,10 @@ def _record(failed: list[Failure], writes: bool) -> None:
 
 def _named(what: str, failed: list[Failure]) -> NDSError:
     first = failed[0]
-    names = ", ".join(failure.name for failure in failed[:5]) + (", ..." if len(failed) > 5 else "")
+    names = few(failure.name for failure in failed)
     error = one_line(NDSError(first.errors[-1]))
     return NDSError(
-        f"{what}: {len(failed)} shards failed {ATTEMPTS} times ({names}); the last error of the first: {error} "
+        f"{what}: {len(failed)} shards failed {ATTEMPTS} times: {names}; the last error of the first: {error} "
         f"All errors are in {os.path.join(os.path.dirname(first.path), RECORD)}; finished shards are kept: mend "
         "the cause and start again."
     )

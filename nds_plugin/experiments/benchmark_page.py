@@ -11,6 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from nds_plugin.errors import NDSError
+from nds_plugin.experiments.rows import told_overrides
 from nds_plugin.files.artifacts import atomic_write
 from nds_plugin.report.comparisons import larger_draws, other_settings
 from nds_plugin.report.result_table import BASELINE, ResultTable, build_table, values_by_seed
@@ -55,12 +56,6 @@ def _by_hand(path: str | os.PathLike[str]) -> tuple[str, str]:
     return before, after
 
 
-def generated_part(path: str | os.PathLike[str]) -> str:
-    """The generated part of a page, as :func:`page_text` made it."""
-    page = Path(path).read_text(encoding="utf-8")
-    return page.partition(f"{BEGIN}\n")[2].partition(END)[0]
-
-
 def page_text(
     tables: Mapping[str, ResultTable],
     current: Sequence[_Entry],
@@ -82,8 +77,7 @@ def page_text(
         digits: of the AP of cells of other configs, after the point.
         overrides: ``KEY VALUE`` pairs in which all cells of the tables differ from the rows' configs.
     """
-    changed = ", ".join(f"`{key} {value}`" for key, value in zip(overrides[::2], overrides[1::2]))
-    parts = [f"All rows with {changed}.\n"] if changed else []
+    parts = told_overrides(overrides)
     for client, table in tables.items():
         entries = [entry for entry in current if entry["client"] == client]
         parts.append(f"### {client}\n\n{markdown(table)}")

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from nds_plugin.experiments.estimate import PlannedRow, Stage, Work, planned_row
+from nds_plugin.experiments.estimate import PlannedRow, Stage, Work, expert_work, planned_row
 from nds_plugin.experiments.results import ACCURACIES, classifier_details, classifier_record
-from nds_plugin.experiments.rows import Cell, Grid, Row, failed_of
-from nds_plugin.experts.manifest import HEAD
+from nds_plugin.experiments.rows import Cell, Grid, Row, differing, failed_of, told_overrides
 from nds_plugin.files.artifacts import content_hash, plain
 from nds_plugin.images.networks import choose_device
 from nds_plugin.report.paper import paper_table
 from nds_plugin.report.result_table import ResultTable, build_table
+from nds_plugin.report.run_files import WORK
 from nds_plugin.report.table_formats import markdown
 from nds_plugin.selection.selectors import SELECTORS, Need
 from nds_plugin.ssl.config import JobConfig, load_config
@@ -95,13 +95,11 @@ class ClassifierRows:
         return content_hash(deciding_settings(cfg))[:16]
 
     def changed_settings(self, cfg: JobConfig, usual: JobConfig) -> dict[str, Any]:
-        ours, theirs = deciding_settings(cfg), deciding_settings(usual)
-        names = sorted(ours.keys() | theirs.keys())
-        return {name: ours.get(name) for name in names if ours.get(name) != theirs.get(name)}
+        return differing(deciding_settings(cfg), deciding_settings(usual))
 
     def check(self, cfg: JobConfig, output: Path, processes: int) -> None:
         tree = copy.deepcopy(cfg.cfg)
-        tree["OUTPUT_DIR"], tree.NDS["WORK_DIR"] = str(output), str(output / "nds")
+        tree["OUTPUT_DIR"], tree.NDS["WORK_DIR"] = str(output), str(output / WORK)
         check_config(JobConfig(tree, cfg.network, cfg.pretrain, cfg.finetune), processes)
 
     def on_gpu(self, cfg: JobConfig) -> bool:
@@ -196,8 +194,7 @@ class ClassifierRows:
         stem: str,  # noqa: ARG002
         overrides: Sequence[str],
     ) -> str:
-        changed = ", ".join(f"`{key} {value}`" for key, value in zip(overrides[::2], overrides[1::2]))
-        parts = [f"All rows with {changed}.\n"] if changed else []
+        parts = told_overrides(overrides)
         parts += [f"### {_METHODS[method]}\n\n{markdown(table)}" for method, table in tables.items()]
         seconds = sum(entry["seconds"] for entry in current)
         parts.append(f"{len(current)} cells took {seconds / 3600:.1f} hours.\n")
@@ -256,10 +253,7 @@ def planned_work(cfg: JobConfig, test_images: int, trains: bool) -> SSLWork:
     """
     nds = cfg.nds
     needs = SELECTORS[nds.SELECTOR].needs if cfg.pretrains else Need.NOTHING
-    heads = nds.EXPERTS.KIND == HEAD
-    experts = nds.PARTITION.NUM_CLUSTERS if Need.EXPERTS in needs else 0
-    networks = int(experts > 0) if heads else experts + int(experts > 0 and nds.EXPERTS.SHARED_STEPS > 0)
-    steps = 0 if heads else nds.EXPERTS.SHARED_STEPS * bool(needs) + experts * nds.EXPERTS.STEPS
+    networks, steps = expert_work(nds, needs)
     with torch.device("meta"):
         network = SmallImageResNet(cfg.network, 1)
     return SSLWork(

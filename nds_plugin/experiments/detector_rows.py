@@ -6,16 +6,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nds_plugin.d2.config.deciding import changed_settings, concerns_every_row, config_hash
+from nds_plugin.d2.config.deciding import concerns_every_row, config_hash, deciding_settings
+from nds_plugin.d2.config.nodes import load_config, merged
 from nds_plugin.d2.job.main_job import check_job
 from nds_plugin.d2.model.size import count_parameters
 from nds_plugin.experiments.benchmark_page import page_text
-from nds_plugin.experiments.cells import planned_work, row_config
-from nds_plugin.experiments.estimate import PlannedRow, detector_arithmetic, planned_row
+from nds_plugin.experiments.estimate import (
+    PlannedRow,
+    Stage,
+    Work,
+    detector_arithmetic,
+    expert_work,
+    planned_row,
+)
 from nds_plugin.experiments.results import details, record
-from nds_plugin.experiments.rows import Cell, Grid, Row, failed_of
+from nds_plugin.experiments.rows import Cell, Grid, Row, differing, failed_of
+from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
 from nds_plugin.report.paper import paper_table
 from nds_plugin.report.result_table import MEANS, ResultTable, build_table
+from nds_plugin.report.run_files import WORK
+from nds_plugin.selection.selectors import SELECTORS, Need
+
+_TARGET_IMAGES = 2975  # Cityscapes' training images, where the config takes all
 
 
 class DetectorRows:
@@ -25,17 +37,17 @@ class DetectorRows:
     means: tuple[str, ...] = MEANS
 
     def row_config(self, row: Row, extra: Sequence[str] = ()) -> Any:
-        return row_config(row, extra)
+        return load_config(row.base, [*row.overrides, *extra])
 
     def config_hash(self, cfg: Any) -> str:
         return config_hash(cfg)
 
     def changed_settings(self, cfg: Any, usual: Any) -> dict[str, Any]:
-        return changed_settings(cfg, usual)
+        return differing(deciding_settings(cfg), deciding_settings(usual))
 
     def check(self, cfg: Any, output: Path, processes: int) -> None:
         cfg = cfg.clone()
-        cfg.OUTPUT_DIR, cfg.NDS.WORK_DIR = str(output), str(output / "nds")
+        cfg.OUTPUT_DIR, cfg.NDS.WORK_DIR = str(output), str(output / WORK)
         check_job(cfg, processes)
 
     def on_gpu(self, cfg: Any) -> bool:
@@ -102,3 +114,33 @@ class DetectorRows:
         return page_text(
             shown, current, others, concerns_every_row, stem=stem, digits=digits, overrides=overrides
         )
+
+
+def planned_work(cfg: Any, test_images: int, parameters: int) -> Work:
+    """What one run of a row does, for the estimate of its cost.
+
+    Args:
+        test_images: of the target's test datasets.
+        parameters: of the detector, see :func:`nds_plugin.d2.model.size.count_parameters`.
+    """
+    nds = cfg.NDS
+    pretrains = nds.SELECTOR != NO_PRETRAINING
+    needs = SELECTORS[nds.SELECTOR].needs if pretrains else Need.NOTHING
+    networks, steps = expert_work(nds, needs)
+    looks = bool(needs)  # at features of a shared network
+    target = nds.SCORING.MAX_IMAGES or nds.TARGET.NUM_IMAGES or _TARGET_IMAGES
+    return Work(
+        pretrain=_stage(merged(cfg, nds.PRETRAIN)) if pretrains else None,
+        finetune=_stage(cfg),
+        test_images=test_images * (2 if pretrains and nds.EVALUATE_PRETRAINED else 1),
+        expert_crops=steps * nds.EXPERTS.BATCH_SIZE,
+        scored=target * (4 * networks or int(looks)),
+        parameters=parameters,
+        states=2 if nds.OPTIMIZER == "SGD" else 3,
+        on_gpu=cfg.MODEL.DEVICE != "cpu",
+    )
+
+
+def _stage(cfg: Any) -> Stage:
+    solver = cfg.SOLVER
+    return Stage(solver.MAX_ITER, solver.IMS_PER_BATCH, (solver.MAX_ITER - 1) // solver.CHECKPOINT_PERIOD + 1)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tabulate import tabulate
 
 from nds_plugin.experiments.rows import Cell, Row
+from nds_plugin.experts.manifest import HEAD
+from nds_plugin.selection.selectors import Need
 
 SOURCE = "https://github.com/facebookresearch/detectron2/blob/main/MODEL_ZOO.md"
 PRETRAIN_IMAGE = 0.261 * 8 / 16  # GPU seconds per image
@@ -115,6 +118,19 @@ class PlannedRow:
     work: Work
     to_run: int
     finished: int
+
+
+def expert_work(nds: Any, needs: Need) -> tuple[int, int]:
+    """Networks that see the client's images, and steps of training, of a selector with these needs.
+
+    Args:
+        nds: the settings, ``cfg.NDS``.
+    """
+    experts = nds.PARTITION.NUM_CLUSTERS if Need.EXPERTS in needs else 0
+    if nds.EXPERTS.KIND == HEAD:  # on one frozen network: no step of training
+        return int(experts > 0), 0
+    shared = nds.EXPERTS.SHARED_STEPS
+    return experts + int(experts > 0 and shared > 0), shared * bool(needs) + experts * nds.EXPERTS.STEPS
 
 
 def planned_row(row: Row, work: Work, cells: Sequence[Cell], to_run: Sequence[Row]) -> PlannedRow:

@@ -23,6 +23,7 @@ from nds_plugin.experiments.runner import CELL, Job, Outcome, run_jobs
 from nds_plugin.files.artifacts import atomic_write, check_writable, read_json, write_json
 from nds_plugin.report.result_table import ResultTable
 from nds_plugin.report.table_formats import write_tables
+from nds_plugin.store.parts import usable_cores
 
 logger = logging.getLogger(__name__)
 
@@ -229,8 +230,7 @@ def slots_of(jobs: int, processes: int, gpus: int) -> list[dict[str, str]]:
             {"CUDA_VISIBLE_DEVICES": ",".join(names[i * processes : (i + 1) * processes])}
             for i in range(jobs)
         ]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // (jobs * processes)))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // (jobs * processes)))
     return [{"OMP_NUM_THREADS": threads} for _ in range(jobs)]
 
 

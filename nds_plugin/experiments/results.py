@@ -28,7 +28,6 @@ def fields(means: Sequence[str] = MEANS) -> tuple[str, ...]:
     return ("client", "selector", "budget", "seed", *means, "per_category", "config_hash", "seconds")
 
 
-FIELDS = fields()
 ACCURACIES = ("top1", "mean_per_class")  # of a classifier
 
 

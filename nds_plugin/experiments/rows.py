@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nds_plugin.errors import unknown_name
+from nds_plugin.report.run_files import WORK
 
 Own = tuple[tuple[str, Any], ...]  # keys and values
 
@@ -85,7 +86,7 @@ def cell_overrides(
         seeds += ["NDS.PARTITION.SEED", "NDS.EXPERTS.SEED"]
     return [
         *(word for key in seeds for word in (key, str(cell.seed))),
-        *("OUTPUT_DIR", str(output / cell.name), "NDS.WORK_DIR", str(output / "nds")),
+        *("OUTPUT_DIR", str(output / cell.name), "NDS.WORK_DIR", str(output / WORK)),
         *extra,
     ]
 
@@ -162,3 +163,15 @@ def failed_of(failed: Mapping[Cell, str], clients: Container[str]) -> dict[tuple
         for cell, why in failed.items()
         if cell.row.client in clients
     }
+
+
+def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Our values of the settings that differ; None where we have no such setting."""
+    names = sorted(ours.keys() | theirs.keys())
+    return {name: ours.get(name) for name in names if ours.get(name) != theirs.get(name)}
+
+
+def told_overrides(overrides: Sequence[str]) -> list[str]:
+    """The paragraph of a page that says in what all rows differ from their configs; none where they do not."""
+    changed = ", ".join(f"`{key} {value}`" for key, value in zip(overrides[::2], overrides[1::2]))
+    return [f"All rows with {changed}.\n"] if changed else []

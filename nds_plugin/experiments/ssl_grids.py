@@ -48,6 +48,7 @@ _SSL_BASES = {"moco": "ssl_mini/Base-moco.yaml", "rotnet": "ssl_mini/Base-rotnet
 
 
 def ssl_table(number: str, method: str) -> Grid:
+    """Table 1 or 2 of the paper: the targets of ``moco`` or ``rotnet``, pretrained on Downsampled ImageNet."""
     return Grid(
         number,
         f"Top-1 accuracy on five targets after self-supervised pretraining ({'MoCo' if method == 'moco' else 'RotNet'}) on "

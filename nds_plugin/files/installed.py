@@ -16,6 +16,3 @@ def config_folder(host: str) -> Path:
     """
     installed = _PACKAGE / "configs" / host
     return installed if installed.is_dir() else _PACKAGE.parent / "configs" / host
-
-
-CONFIG_DIR = config_folder("detectron2")

@@ -6,7 +6,6 @@ The locks are the kernel's (``flock``), so that they are gone when their holder 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -17,12 +16,12 @@ from filelock import FileLock, Timeout
 
 from nds_plugin.errors import NoLocksError
 from nds_plugin.files.artifacts import cannot_write, check_writable, nearest_existing
+from nds_plugin.files.temporary import NO_LOCKS
 
 logger = logging.getLogger(__name__)
 
 APPLICATION = "nds_plugin"
 NAME = ".lock"  # of a whole folder
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def build_once(path: str | os.PathLike[str], is_ready: Callable[[], bool], build: Callable[[], None]) -> None:
@@ -86,7 +85,7 @@ class HeldLock:
         except Timeout:
             return False
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise cannot_write(self._path, error) from None
             raise NoLocksError(
                 f"cannot lock {self._path}: {error.strerror}. Its file system has no file locks (on NFS: mount it "

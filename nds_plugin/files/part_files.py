@@ -173,6 +173,7 @@ def _content(file: str) -> bytes:
 
 @contextlib.contextmanager
 def written_whole(file: str) -> Iterator[IO[bytes]]:
+    """A file, of this machine or at a URL, that has its name once all of it is written."""
     # An object store shows a file once all of it is there.
     with upload(file) if is_url(file) else atomic_write(local_path(file)) as opened:
         yield opened

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 ABANDONED = 24 * 3600.0  # seconds; our choice, far beyond the longest pause of a write
 _NAME = re.compile(r"\..+\.nds-([0-9a-f]{8})-[a-z0-9_]{8}\.tmp")
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of a file system without locks
 _swept: set[str] = set()
 
 
@@ -139,7 +139,7 @@ def _flock(descriptor: int, *, shared: bool) -> bool | None:
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
         return None
     return True

@@ -13,6 +13,7 @@ import torch
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import content_hash, plain, write_json
+from nds_plugin.store.parts import usable_cores
 
 KIND = "results"
 _MODULES = ("torch", "torchvision", "numpy", "pycocotools", "nds_plugin")
@@ -99,9 +100,8 @@ def versions(frameworks: Sequence[str] = ()) -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """Processor, usable cores, GPUs and system of this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpu": _cpu_name(), "cores": cores, "gpus": gpus, "system": platform.platform()}
+    return {"cpu": _cpu_name(), "cores": usable_cores(), "gpus": gpus, "system": platform.platform()}
 
 
 def _metrics(results: Mapping[str, Any], task: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import NDSError, few
 from nds_plugin.files.checkpoints import read_checkpoint, without_module_prefix
 from nds_plugin.job.transfer_report import TransferReport
 from nds_plugin.source.class_names import ClassMatch, match_classes
@@ -202,15 +202,11 @@ def _copy_rows(
 def _refuse(absent: Sequence[str], mismatched: Sequence[str]) -> None:
     problems = []
     if absent:
-        problems.append(f"{len(absent)} parameters are not in the checkpoint ({_some(absent)})")
+        problems.append(f"{len(absent)} parameters are not in the checkpoint: {few(absent, 8)}")
     if mismatched:
-        problems.append(f"{len(mismatched)} have another shape ({_some(mismatched)})")
+        problems.append(f"{len(mismatched)} have another shape: {few(mismatched, 8)}")
     if problems:
         raise NDSError(
-            f"the checkpoint does not fit the model: {' and '.join(problems)}; train both with the same "
+            f"the checkpoint does not fit the model: {'; '.join(problems)}; train both with the same "
             "MODEL config, or name what may be missing (allow_missing)."
         )
-
-
-def _some(names: Sequence[str], limit: int = 8) -> str:
-    return ", ".join(names[:limit]) + (f", ... {len(names) - limit} more" if len(names) > limit else "")

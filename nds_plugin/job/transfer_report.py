@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
+from nds_plugin.errors import few
 from nds_plugin.files.artifacts import read_json, write_json
 from nds_plugin.source.class_names import LOOSE, ClassMatch
 
@@ -57,8 +58,8 @@ class TransferReport:
     def nothing_shared(self) -> str:
         """The one line that says that no class is shared."""
         return (
-            f"no class of the source ({_names(self.source_classes)}) is one of the target's "
-            f"({_names(self.target_classes)}): the class-specific rows start from scratch"
+            f"no class of the source ({few(self.source_classes, 10)}) is one of the target's "
+            f"({few(self.target_classes, 10)}): the class-specific rows start from scratch"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,8 +123,3 @@ def kept_report(folder: Path) -> dict[str, Any] | None:
 
 def _groups(items: Iterable[tuple[str, str]]) -> Counter[tuple[str, str]]:
     return Counter((".".join(name.split(".")[:GROUP_DEPTH]), reason) for name, reason in items)
-
-
-def _names(names: Sequence[str], limit: int = 10) -> str:
-    listed = ", ".join(names[:limit])
-    return f"{listed}, ... {len(names)} in all" if len(names) > limit else listed or "none"

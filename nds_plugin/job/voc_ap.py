@@ -112,6 +112,7 @@ def _overlaps(a: Floats, b: Floats) -> Floats:
 
 
 def by_class(predictions: list[tuple[int, Floats, Floats, Ints]], num_classes: int) -> list[Detections]:
+    """Detections of some images, given as image, boxes (N, 4), scores (N,) and classes (N,), class by class."""
     # In the order of the images, whichever process had them: equal scores then go alike on any number.
     predictions = sorted(predictions, key=lambda p: p[0])
     image = np.concatenate([np.zeros(0, np.int64), *(np.full(len(p[2]), p[0]) for p in predictions)])
@@ -125,5 +126,6 @@ def by_class(predictions: list[tuple[int, Floats, Floats, Ints]], num_classes: i
 
 
 def mean_known(values: Floats) -> float:
+    """Mean of the values that are not NaN; NaN where none is known."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")

@@ -12,7 +12,6 @@ import numpy as np
 
 from nds_plugin.datasets.catalogue import DATASETS, find_split
 from nds_plugin.datasets.coco.coco_2017 import DETECTRON2_NAMES
-from nds_plugin.datasets.coco.split import coco_name
 from nds_plugin.datasets.coco.store import check_keys, coco_spec
 from nds_plugin.datasets.image_subset import check_subset, subset_name, subset_rows
 from nds_plugin.datasets.known_files import find_coco_file, known_coco_files
@@ -24,6 +23,7 @@ from nds_plugin.files.artifacts import content_hash
 from nds_plugin.pipeline.host import Boxes, NamedDataset
 from nds_plugin.source.folder import image_size, index_folder
 from nds_plugin.source.index import SourceIndex, take_rows
+from nds_plugin.source.source_names import coco_name
 from nds_plugin.store import AnnotationStore, StoreSpec
 from nds_plugin.store.opening import open_once
 from nds_plugin.store.records import RecordDecoder, check_masks

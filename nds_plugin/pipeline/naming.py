@@ -70,7 +70,8 @@ def index_from_arguments(args: argparse.Namespace, host: Datasets) -> SourceInde
     Raises:
         NDSError: no source given, one that cannot be read, or two of one name.
     """
-    from nds_plugin.datasets.coco.split import index_coco, index_folder
+    from nds_plugin.datasets.coco.split import index_coco
+    from nds_plugin.source.folder import index_folder
 
     if not (args.dataset or args.coco or args.folder):
         raise NDSError("no source given: name at least one by --dataset, --coco or --folder.")

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from nds_plugin.errors import NDSError
 from nds_plugin.report.canvas import AMBER, BLUE, DPI, GREY, GRID, MUTED, new_figure, save_figure, styled
 from nds_plugin.report.mosaic import CELL, GAP, cluster_images, mosaic_of
+from nds_plugin.source.census import Census
 
 if TYPE_CHECKING:
     from nds_plugin.source.index import SourceIndex
@@ -63,6 +64,7 @@ def cluster_sheet(
     _at_least_one("clusters", clusters)
     _at_least_one("images", images)
     best = top_clusters(z, w, clusters)
+    census = Census.of(index, partition)
     columns = min(4 if len(best) > 6 or len(best) == 4 else 3, len(best))
     rows = -(-len(best) // columns)
     side = int(np.ceil(np.sqrt(images)))
@@ -72,7 +74,7 @@ def cluster_sheet(
         axes = figure.add_subplot(rows, columns, place + 1)
         axes.imshow(mosaic_of(index, cluster_images(partition, k, images, seed), side, images))
         axes.set_axis_off()
-        axes.set_title(_sheet_title(k, index, partition, z, w, stderr), fontsize=9, linespacing=1.4)
+        axes.set_title(_sheet_title(k, census, z, w, stderr), fontsize=9, linespacing=1.4)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.5 / figure.get_figheight())
     figure.subplots_adjust(wspace=0.05, hspace=0.55 / panel[1])
     return save_figure(figure, path)
@@ -181,18 +183,13 @@ def _at_least_one(name: str, value: int) -> None:
         raise NDSError(f"cluster sheet: {name} must be at least 1, got {value}.")
 
 
-def _sheet_title(
-    k: int, index: SourceIndex, partition: Partition, z: Any, w: Any, stderr: Sequence[float] | None
-) -> str:
-    size = int((partition.cluster == k).sum())
-    names, counts = np.unique(index.column("source")[partition.cluster == k].astype(str), return_counts=True)
-    name = str(names[counts.argmax()])
+def _sheet_title(k: int, census: Census, z: Any, w: Any, stderr: Sequence[float] | None) -> str:
+    most, name = min((-count, name) for count, name in zip(census.counts[k].tolist(), census.sources))
+    size, share = int(census.sizes[k]), -most / census.sizes[k]
     if len(name) > _TITLE_NAME:  # the ends tell more than the middle
         name = f"{name[: _TITLE_NAME // 2]}…{name[-_TITLE_NAME // 2 + 1 :]}"
     error = "" if stderr is None else f" ± {stderr[k]:.3f}"
-    return (
-        f"{k}: {size:,} images, z {z[k]:.3f}{error}, w {w[k]:.3f}\n{name} {counts.max() / counts.sum():.0%}"
-    )
+    return f"{k}: {size:,} images, z {z[k]:.3f}{error}, w {w[k]:.3f}\n{name} {share:.0%}"
 
 
 def _bar_axes(axes: Any, title: str) -> None:

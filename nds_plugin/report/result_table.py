@@ -147,23 +147,6 @@ def _differences(row: _Row, found: _Found, columns: Sequence[str]) -> dict[str, 
     return {c: paired_difference(_by_seed(ours, c), _by_seed(theirs, c)) for c in columns}
 
 
-def table_of_paper(paper: Mapping[str, Any], *, title: str, source: str) -> ResultTable:
-    """The paper's own table in the same form: one run per row."""
-    names = {short: long for long, short in _CLASSES.items()}
-    columns = tuple(names.get(name, name) for name in paper["columns"])
-    rows = [
-        TableRow(
-            selector=_METHODS.get(row["method"], row["method"]),
-            budget=row["images"],
-            values={c: Estimate(v, None, 1) for c, v in zip(columns, row["values"])},
-            differences={},
-            seeds=(0,),
-        )
-        for row in paper["rows"]
-    ]
-    return ResultTable(title, source, columns, tuple(rows), (0,))
-
-
 def value_of(entry: Mapping[str, Any], column: str) -> float | None:
     """A cell's number in a column: a metric, or the AP of a category."""
     value = entry[column] if column in MEANS else entry["per_category"].get(column)

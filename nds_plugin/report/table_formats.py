@@ -42,7 +42,8 @@ def method_label(selector: str, source: str, from_random: bool = False) -> str:
     if selector not in SELECTORS:  # of a package that is not installed here
         return selector
     known = SELECTORS[selector]
-    return known.label + f" {_SEES}" * known.sees_target + f" {_BY_HAND}" * known.by_hand
+    marks = [mark for mark, holds in ((_SEES, known.sees_target), (_BY_HAND, known.by_hand)) if holds]
+    return " ".join([known.label, *marks])
 
 
 def source_label(dataset: str) -> str:
@@ -77,7 +78,7 @@ def latex(table: ResultTable) -> str:
     """
     parts = []
     means = [column for column in table.columns if column in METRICS]
-    notes = " ".join(line.strip() for note in _notes(table) for line in note.splitlines())
+    notes = " ".join(_notes(table))
     for caption, (header, body) in (
         (f"{_caption(table)} {notes}".strip(), _values(table, _LATEX)),
         (_difference_caption().rstrip(":") + ".", _differences(table, _LATEX, means)),
@@ -154,9 +155,7 @@ FORMATS: dict[str, Callable[[ResultTable], str]] = {
 
 def as_sections(table: ResultTable, title: str) -> list[dict[str, Any]]:
     """The table and its differences for a page; see ``tables`` in :func:`nds_plugin.report.html.write_report`."""
-    caption = " ".join(
-        [_caption(table), *(line.strip() for note in _notes(table) for line in note.splitlines())]
-    )
+    caption = " ".join([_caption(table), *_notes(table)])
     sections = [(title, caption, _values(table, METRICS))]
     if any(row.differences for row in table.rows):
         text = _difference_caption().rstrip(":") + "."
@@ -193,10 +192,12 @@ def _document(table: ResultTable, form: str) -> str:
         (_difference_caption(), _differences(table, _PLAIN)),
     ):
         if body:
-            right = ("left", "left", *["right"] * (len(header) - 2))
+            alignment = ("left", "left", *["right"] * (len(header) - 2))
             parts += [title] if title else []
-            parts.append(tabulate(body, header, tablefmt=form, disable_numparse=True, colalign=right))
-    return "\n\n".join([*parts, *_notes(table)]) + "\n"
+            parts.append(tabulate(body, header, tablefmt=form, disable_numparse=True, colalign=alignment))
+    if notes := _notes(table):
+        parts.append("  \n".join(notes))
+    return "\n\n".join(parts) + "\n"
 
 
 def _values(table: ResultTable, names: dict[str, str]) -> tuple[list[str], list[list[str]]]:
@@ -226,13 +227,12 @@ def _differences(
     """Header and rows; of all columns of the table by default."""
     columns = columns or table.columns
     header = ["Data", "Method", "pairs", *(names.get(c, c) for c in columns)]
-    body = [
-        [budget_label(row.budget), _method(table, row), str(pairs)]
-        + [_difference(row.differences[c], pairs, table.digits) for c in columns]
-        for row in _shown(table)
-        if row.differences
-        for pairs in [max(d.n for d in row.differences.values())]
-    ]
+    body = []
+    for row in _shown(table):
+        if row.differences:
+            pairs = max(difference.n for difference in row.differences.values())
+            cells = [_difference(row.differences[c], pairs, table.digits) for c in columns]
+            body.append([budget_label(row.budget), _method(table, row), str(pairs), *cells])
     return header, body
 
 
@@ -267,9 +267,7 @@ def _notes(table: ResultTable) -> list[str]:
     if table.missing:
         whole = len(table.rows) * len(table.seeds)
         notes.append(f"{table.missing} of {whole} cells are missing: {_missing(table)}.")
-    return (
-        ["\n".join(f"{note}  " for note in notes[:-1]) + "\n" * bool(notes[:-1]) + notes[-1]] if notes else []
-    )
+    return notes
 
 
 def _missing(table: ResultTable) -> str:

@@ -43,12 +43,21 @@ def resolve_budget(images: int, count: int = 0, share: float = 0.0, whole: int |
     """
     check_budget(count, share)
     budget = count if count else max(1, round(share * (images if whole is None else whole)))
+    check_drawable(budget, images)
+    return int(budget)
+
+
+def check_drawable(budget: int, images: int) -> None:
+    """See that so many of ``images`` that can be drawn can be.
+
+    Raises:
+        NDSError: the budget is not in 1 .. images.
+    """
     if not 1 <= budget <= images:
         raise NDSError(
             f"budget must be 1 to {images}, the number of images that can be drawn; got {budget}: ask for another "
             "number or share of images."
         )
-    return int(budget)
 
 
 def expected_draws(weights: Floats, sizes: Ints, budget: int) -> Floats:
@@ -62,7 +71,7 @@ def expected_draws(weights: Floats, sizes: Ints, budget: int) -> Floats:
     """
     rates = image_rates(weights, sizes)
     positive = rates > 0
-    budget = resolve_budget(int(sizes[positive].sum()), count=int(budget) or -1)
+    check_drawable(budget, int(sizes[positive].sum()))
     time = _time_of(float(budget), rates[positive], sizes[positive])
     found = np.zeros(len(rates))
     found[positive] = sizes[positive] * -np.expm1(-rates[positive] * time)
@@ -116,8 +125,7 @@ def draw_from_blocks(
         NDSError: the budget is not in 1 .. number of images with a positive probability.
     """
     rates = image_rates(weights, sizes)
-    drawable = int(sizes[rates > 0].sum())
-    resolve_budget(drawable, count=int(budget) or -1)
+    check_drawable(budget, int(sizes[rates > 0].sum()))
     key = stream_key(seed, Purpose.SUBSET)
     candidates, words, cluster = _early_ringers(key, blocks, rates, sizes, budget)
     first = _first_to_ring(words, rates[cluster], budget)
@@ -136,7 +144,7 @@ def draw_by_probability(p: Floats, budget: int, seed: int) -> Ints:
     """
     p = normalise_probabilities(p)
     candidates = np.flatnonzero(p > 0)
-    resolve_budget(len(candidates), count=int(budget) or -1)
+    check_drawable(budget, len(candidates))
     words = random_words(stream_key(seed, Purpose.SUBSET), 0, len(p))
     return candidates[_first_to_ring(words[candidates], p[candidates], budget)]
 

@@ -15,7 +15,7 @@ from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import content_hash, read_table, write_table
 from nds_plugin.images.cost import Cost, keep_seconds, with_seconds
 from nds_plugin.selection.weights import normalise_probabilities
-from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.index import SourceIndex, same_identities
 
 KIND = "image_weights"
 
@@ -52,12 +52,7 @@ class ImageWeights:
         Raises:
             NDSError: they are.
         """
-        names = pa.schema([("source", pa.string()), ("image_id", pa.string())])
-        if (
-            not self.identities.select(names.names)
-            .cast(names)
-            .equals(index.table.select(names.names).cast(names))
-        ):
+        if not same_identities(self.identities, index.table):
             raise NDSError(
                 f"the weights by {self.selector} are of {len(self.p)} images, which are not the {len(index)} of "
                 "the index in the same order: weigh the images of this index."

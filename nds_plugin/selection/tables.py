@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from nds_plugin.selection.select_parts import WholeSelection
 from nds_plugin.selection.selection import Selection
@@ -52,10 +51,12 @@ def cluster_rows(
 
 def source_shares(selection: Selection, index: SourceIndex) -> list[dict[str, Any]]:
     """Per source: its share of the index and of the selection (by p in a stream, by count in a subset)."""
-    names, counts = np.unique(index.column("source").astype(str), return_counts=True)
-    chosen = np.asarray(selection.column("source").cast(pa.string()).to_pylist(), dtype=str)
+    codes = SourceCodes()
+    counts = np.bincount(codes.of(index.table.column("source")))
+    names = list(codes.names)
+    chosen = codes.of(selection.column("source"))
     amount = selection.column("p").to_numpy() if selection.mode == "stream" else np.ones(len(chosen))
-    return source_rows(names.tolist(), counts, np.array([amount[chosen == name].sum() for name in names]))
+    return source_rows(names, counts, np.array([amount[chosen == i].sum() for i in range(len(names))]))
 
 
 def source_rows(names: Sequence[str], counts: Ints, drawn: Floats) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from tqdm import tqdm
 
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import NDSError, few
 from nds_plugin.files import locations
 from nds_plugin.files.locations import is_file, is_url, join, local_path
 from nds_plugin.images.packed import file_of
@@ -61,13 +61,12 @@ def index_folder(folder: str | os.PathLike[str], source: str | None = None) -> S
         raise no_images(root, passed)
     passed.log(images)
     if unreadable:
-        listed = ", ".join(unreadable[:5]) + (", ..." if len(unreadable) > 5 else "")
         logger.warning(
             "%d of %d images in %s cannot be read and are left out: %s.",
             len(unreadable),
             images,
             root,
-            listed,
+            few(unreadable),
         )
     if not records:
         raise NDSError(f"none of the {images} images in {root} can be read, first: {unreadable[0]}.")

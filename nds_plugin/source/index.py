@@ -102,6 +102,13 @@ def take_rows(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
     return pa.Table.from_batches(found, table.schema)
 
 
+def same_identities(ours: pa.Table, theirs: pa.Table) -> bool:
+    """Whether two tables are of the same images in the same order, however their text is encoded."""
+    names = pa.schema([("source", pa.string()), ("image_id", pa.string())])
+    one, other = (table.select(names.names).cast(names) for table in (ours, theirs))
+    return bool(one.equals(other))
+
+
 def copied_slice(rows: Rows, start: int, size: int) -> Rows:
     """Some rows that follow each other, copied: a view pickles with all of what it is of."""
     part = rows.slice(start, size)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import write_table
 from nds_plugin.files.parts import read_whole
-from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.index import SourceIndex, same_identities
 
 KIND = "partition"
 NO_CLUSTER = -1
@@ -162,9 +162,7 @@ class Partition:
         Raises:
             NDSError: images are missing, added or in another order, or their records differ.
         """
-        names = pa.schema([("source", pa.string()), ("image_id", pa.string())])
-        same = self.identities.cast(names).equals(index.table.select(names.names).cast(names))
-        if same and self.index_hash == index.hash:
+        if same_identities(self.identities, index.table) and self.index_hash == index.hash:
             return  # the usual case, without Python objects for millions of images
         ours = self.identities.to_pydict()
         keys = list(zip(ours["source"], ours["image_id"]))

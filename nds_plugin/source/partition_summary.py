@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nds_plugin.source.census import Census
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
 
@@ -23,15 +24,13 @@ class ClusterRow(NamedTuple):
 def summarise(partition: Partition, index: SourceIndex) -> list[ClusterRow]:
     """Size and make-up of each cluster, sources in falling order of their images."""
     partition.check_matches(index)
-    names = np.array(index.sources)
-    order = {name: i for i, name in enumerate(index.sources)}
-    source = np.array([order[name] for name in index.column("source")])
+    census = Census.of(index, partition)
+    clustered = int(census.sizes.sum())
     rows = []
-    for k, size in enumerate(partition.sizes.tolist()):
-        counts = np.bincount(source[partition.cluster == k], minlength=len(names))
+    for k, (size, counts) in enumerate(zip(census.sizes.tolist(), census.counts)):
         falling = [i for i in np.argsort(-counts, kind="stable") if counts[i]]
-        by_source = {str(names[i]): int(counts[i]) for i in falling}
-        rows.append(ClusterRow(k, size, size / int(partition.sizes.sum()), by_source))
+        by_source = {census.sources[i]: int(counts[i]) for i in falling}
+        rows.append(ClusterRow(k, size, size / clustered, by_source))
     return rows
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from nds_plugin.engine.executor import Executor, Pass, Shard
 from nds_plugin.files.artifacts import array_hash, content_hash, is_valid, read_header, write_table
-from nds_plugin.files.part_files import HEAD
+from nds_plugin.files.part_files import HEAD, part_name
 from nds_plugin.source.centroids import Centroids, has_key
 from nds_plugin.source.extraction import Extraction, Extractor
 from nds_plugin.source.feature_shards import CountedReadable, FeatureShards, why_unreadable
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 def has_features(folder: Path) -> bool:
     """Whether the parts of a partition hold the features of its images."""
-    first = folder / "part-00000.parquet"
+    first = folder / part_name(0)
     return first.is_file() and "features" in pq.read_schema(first).names
 
 
@@ -123,7 +123,7 @@ class TwoPasses:
     def _files(self, name: str, images: int) -> list[Path]:
         """The shards' files of a step."""
         folder = self.folder / name
-        return [folder / f"part-{i:05d}.parquet" for i in range(-(-images // self.shard_size))]
+        return [folder / part_name(i) for i in range(-(-images // self.shard_size))]
 
     def _assign(self, index: SourceIndex, centroids: Path, embedded: FeatureShards | None, key: str) -> None:
         """The second pass: a file of the nearest centroids for each shard of the index."""

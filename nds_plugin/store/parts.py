@@ -103,6 +103,11 @@ def map_parts(
             bar.update(unit.size)
 
 
+def usable_cores() -> int:
+    """Cores of this process, which a container or a batch system may have fewer of than the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_processes() -> int:
     """``$NDS_PROCESSES``, which a tool sets that builds several stores at once; else one for each core.
 
@@ -111,8 +116,7 @@ def default_processes() -> int:
     """
     value = os.environ.get(PROCESSES, "")
     if not value:
-        # Those of this process, which a container or a batch system may have fewer of than the machine.
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return usable_cores()
     if not value.isdecimal() or int(value) == 0:
         raise NDSError(f"{PROCESSES} must be a number of processes above 0, got {value!r}.")
     return int(value)

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import check_header, table_header
-from nds_plugin.store.schema import FORMAT, KIND, TEXT_COLUMNS
+from nds_plugin.store.schema import FORMAT, KIND, TEXT_COLUMNS, text_parts
 
 _FLAT_COLUMNS = ("category", "iscrowd", "area", "flags", "annotation_id")
 
@@ -215,13 +215,7 @@ def _objects(batch: pa.RecordBatch) -> Objects:
             polygons.values.offsets.to_numpy(),
             polygons.values.values.to_numpy(),
         ),
-        rle=None if rle is None else _binary(rle),
+        rle=None if rle is None else text_parts(rle),
         rle_size=None if "rle_size" not in names else child("rle_size").flatten().to_numpy().reshape(-1, 2),
         keypoints=None if keypoints is None else (keypoints.offsets.to_numpy(), keypoints.values.to_numpy()),
     )
-
-
-def _binary(column: pa.Array) -> tuple[npt.NDArray[np.int32], memoryview]:
-    _, offsets, data = column.buffers()
-    starts = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
-    return starts, memoryview(data if data is not None else b"")

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
 from nds_plugin.images.reading import ImageError
 from nds_plugin.store.reader import AnnotationStore, Objects
 from nds_plugin.store.rle import resized
-from nds_plugin.store.schema import NO_CROWD_KEY, TEXT_RLE
+from nds_plugin.store.schema import NO_CROWD_KEY, TEXT_RLE, text_parts
 from nds_plugin.store.view import StoreView
 
 SizeOf = Callable[[str], tuple[int, int]]
@@ -198,14 +199,10 @@ def _add_keypoints(found: list[dict[str, Any]], keypoints: Any, first: int, last
 
 def _getter(column: Any) -> Callable[[int], Any]:
     """How to get one value of a number or text column quickly."""
-    import pyarrow as pa
-
     if not pa.types.is_string(column.type):
         values = column.to_numpy()
         return lambda row: int(values[row])
-    _, offsets, data = column.buffers()
-    starts = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
-    view = memoryview(data if data is not None else b"")
+    starts, view = text_parts(column)
 
     def text(row: int) -> str:
         begin, end = starts[row : row + 2].tolist()

@@ -171,3 +171,13 @@ def check_names(names: Iterable[str], where: str) -> None:
 def text(values: Iterable[Any]) -> pa.Array:
     """An Arrow text column; None becomes ""."""
     return pa.array(["" if value is None else str(value) for value in values], pa.string())
+
+
+def text_parts(column: pa.Array) -> tuple[npt.NDArray[np.int32], memoryview]:
+    """A text or binary column without nulls, uncopied: where each row starts in the bytes, and the bytes.
+
+    The starts are of shape (rows + 1,): the last one is where the last row ends.
+    """
+    _, offsets, data = column.buffers()
+    starts = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+    return starts, memoryview(data if data is not None else b"")

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import cannot_write
-from nds_plugin.store.schema import Ragged
+from nds_plugin.store.schema import Ragged, text_parts
 
 _STEP = 1 << 20
 _MOST = 2**31 - 1  # Arrow's offsets are int32
@@ -157,14 +157,9 @@ class TextSpool(RaggedSpool):
 
     def append_text(self, column: pa.Array) -> None:
         """Add an Arrow text column without nulls."""
-        column = column.cast(pa.string())
-        offsets = np.frombuffer(column.buffers()[1], np.int32)[
-            column.offset : column.offset + len(column) + 1
-        ]
-        data = column.buffers()[2]
-        flat = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
         if len(column):
-            self.append(Ragged(np.diff(offsets), flat[offsets[0] : offsets[-1]]))
+            starts, data = text_parts(column.cast(pa.string()))
+            self.append(Ragged(np.diff(starts), np.frombuffer(data[starts[0] : starts[-1]], np.uint8)))
 
     def take_text(self, rows: npt.NDArray[np.int64]) -> pa.Array:
         """Some rows as an Arrow text column."""

@@ -6,7 +6,7 @@ All of it on columns; no record is decoded.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,6 @@ import pyarrow.compute as pc
 
 from nds_plugin.errors import NDSError
 from nds_plugin.store.reader import AnnotationStore
-
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,15 @@ class StoreView:
 
     def instance_counts(self) -> npt.NDArray[np.int64]:
         """Annotations that are no crowd and whose class is kept, of each image; shape (N,)."""
-        return self._counts(lambda crowd: crowd != 1)[self._index]
+        found = np.zeros(len(self.store), dtype=np.int64)
+        for number, first in self._batches():
+            objects = self.store.objects(number)
+            kept = objects.columns["iscrowd"] != 1
+            if self.class_map is not None:
+                kept &= self._classes(objects.columns["category"]) >= 0
+            before = np.concatenate([[0], np.cumsum(kept)])
+            found[first : first + len(objects.starts) - 1] = np.diff(before[objects.starts])
+        return found[self._index]
 
     def annotated(self) -> StoreView:
         """Those with at least one such annotation: what Detectron2's ``filter_empty`` keeps."""
@@ -119,17 +125,6 @@ class StoreView:
     @property
     def _index(self) -> Any:
         return slice(None) if self.chosen is None else self.chosen
-
-    def _counts(self, keep: Callable[[npt.NDArray[np.int8]], Mask]) -> npt.NDArray[np.int64]:
-        found = np.zeros(len(self.store), dtype=np.int64)
-        for number, first in self._batches():
-            objects = self.store.objects(number)
-            kept = keep(objects.columns["iscrowd"])
-            if self.class_map is not None:
-                kept &= self._classes(objects.columns["category"]) >= 0
-            before = np.concatenate([[0], np.cumsum(kept)])
-            found[first : first + len(objects.starts) - 1] = np.diff(before[objects.starts])
-        return found
 
     def _classes(self, categories: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         return categories if self.class_map is None else self.class_map[categories]

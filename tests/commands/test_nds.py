@@ -146,8 +146,8 @@ def test_a_missing_extra_is_one_line_with_the_command_that_installs_it(
 
 
 def test_the_core_draws_and_looks_for_datasets_without_any_extra(tmp_path: Path) -> None:
-    from nds_plugin.datasets.coco.split import index_folder
     from nds_plugin.datasets.sample.generate import generate
+    from nds_plugin.source.folder import index_folder
 
     generate(tmp_path / "sample", train_images=4, val_images=1, size=(96, 72), domains=["room"])
     index_folder(tmp_path / "sample/room/images").save(tmp_path / "index.parquet", "key")

@@ -286,7 +286,8 @@ def test_experts_are_scored_on_a_target_by_its_name(
 def test_a_target_is_a_registered_dataset_with_its_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nds_plugin.d2.data.registration import index_dataset, register_all
+    from nds_plugin.d2.data.known_datasets import register_all
+    from nds_plugin.d2.data.registration import index_dataset
     from nds_plugin.pipeline.files_host import FilesHost
 
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from coco_files import document, write_coco, write_image
 
-from nds_plugin.datasets.coco.split import check_files, coco_name, index_coco, main_classes
+from nds_plugin.datasets.coco.split import index_coco
+from nds_plugin.datasets.store_index import main_classes
+from nds_plugin.source.folder import check_files
 from nds_plugin.source.index import NO_LABEL
+from nds_plugin.source.source_names import coco_name
 
 
 @pytest.mark.parametrize("licence", [[], {}, [7]])

@@ -278,7 +278,7 @@ def test_files_of_packed_images_are_looked_for(tmp_path: Path) -> None:
 def test_partition_and_experts_run_on_it_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nds_plugin.d2.data.registration import register_all
+    from nds_plugin.d2.data.known_datasets import register_all
 
     write_tree(tmp_path / "datasets")
     out = tmp_path / "out"

@@ -9,9 +9,9 @@ import pytest
 from coco_files import write_image
 from PIL import Image
 
-from nds_plugin.datasets.coco.split import check_files, index_folder
 from nds_plugin.errors import NDSError
 from nds_plugin.images import reading as images
+from nds_plugin.source.folder import check_files, index_folder
 
 
 def test_folder_index_is_sorted_relative_and_recursive(tmp_path: Path) -> None:

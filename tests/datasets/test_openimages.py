@@ -278,8 +278,8 @@ def test_lists_of_the_benchmark_are_read(tmp_path: Path, caplog: pytest.LogCaptu
 def test_its_splits_are_detectron2_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    from nds_plugin.d2.data.known_datasets import register_split
-    from nds_plugin.d2.data.registration import index_dataset, register_all
+    from nds_plugin.d2.data.known_datasets import register_all, register_split
+    from nds_plugin.d2.data.registration import index_dataset
 
     some_images("validation").write(tmp_path)
     expanded = openimages_split("validation", expand=True)

@@ -79,7 +79,7 @@ def test_what_the_file_system_refuses_now_and_then_is_tried_again(
 def test_a_shard_that_fails_three_times_is_named_and_recorded_and_the_others_are_done(tmp_path: Path) -> None:
     disk = _Disk(99)
     with pytest.raises(
-        NDSError, match=r"1 shards failed 3 times \(piece 2\).*Stale file handle.*failed\.json"
+        NDSError, match=r"1 shards failed 3 times: piece 2; .*Stale file handle.*failed\.json"
     ):
         LocalExecutor().map(Pass("pieces", disk, _is_done, "x"), shards(tmp_path))
     assert disk.left == 99 - ATTEMPTS

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 from as_user import User
+from generated_pages import generated_part
 from provider_files import write_photographs
 from two_iterations import SMALL
 
 from nds_plugin.errors import NDSError
-from nds_plugin.experiments.benchmark_page import BEGIN, END, generated_part, write_page
-from nds_plugin.experiments.cells import row_config
+from nds_plugin.experiments.benchmark_page import BEGIN, END, write_page
+from nds_plugin.experiments.detector_rows import DetectorRows
 from nds_plugin.experiments.reproduce import Reproduction, remove_intermediate_checkpoints, slots_of
-from nds_plugin.experiments.results import FIELDS, ResultsFile
+from nds_plugin.experiments.results import ResultsFile, fields
 from nds_plugin.experiments.spec import GRIDS
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +42,7 @@ def _start(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the tool has run one seed of the 20 % rows, two at a time."""
     root = tmp_path_factory.mktemp("grid")
-    sources = row_config(GRIDS["mini"].rows[0]).NDS.SOURCE.DATASETS
+    sources = DetectorRows().row_config(GRIDS["mini"].rows[0]).NDS.SOURCE.DATASETS
     write_photographs(root, [name.removeprefix("nds_data_").removesuffix("_train") for name in sources])
     (root / "page.md").write_text(f"# Mine\n\n{BEGIN}\nold\n{END}\n\nThe end.\n")
     done = _start(root, *CELLS, "--jobs", "2", "--page", str(root / "page.md"), *OVERRIDES)
@@ -55,7 +56,7 @@ def test_every_cell_is_in_the_file_with_exactly_its_fields(finished: Path) -> No
     document = json.loads((finished / "cells.json").read_text())
     assert sorted(cell["selector"] for cell in document["cells"]) == sorted(ROWS)
     for cell in document["cells"]:
-        assert tuple(cell) == FIELDS
+        assert tuple(cell) == fields()
         assert cell["seconds"] > 0
     details = document["details"].values()
     assert sum(detail["before_finetuning"] is not None for detail in details) == len(ROWS) - 1
@@ -285,7 +286,7 @@ def test_the_pages_of_the_benchmarks_are_made_from_their_results(
 ) -> None:
     results = ROOT / f"docs/{stem}.json"
     for entry in ResultsFile(results).read()["cells"]:
-        assert tuple(entry) == FIELDS
+        assert tuple(entry) == fields()
     benchmark = Reproduction(GRIDS[table], tmp_path, results)
     page = ROOT / f"docs/{stem}.md"
     assert generated_part(page) == benchmark.page(benchmark.tables(), stem)

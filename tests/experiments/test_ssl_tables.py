@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from generated_pages import generated_part
 from imagenet_trees import write_tree
 
-from nds_plugin.experiments.benchmark_page import generated_part
 from nds_plugin.experiments.classifier_rows import CPU_SPEED, ClassifierRows, by_target, planned_work
 from nds_plugin.experiments.reproduce import Reproduction
 from nds_plugin.experiments.results import ResultsFile, fields

@@ -16,13 +16,13 @@ from provider_files import write_cityscapes, write_coco_2017, write_openimages, 
 from nds_plugin.d2.config.deciding import config_hash, deciding_settings
 from nds_plugin.d2.config.nodes import load_config
 from nds_plugin.errors import NDSError, UnknownNameError
-from nds_plugin.experiments.cells import row_config
+from nds_plugin.experiments.detector_rows import DetectorRows
 from nds_plugin.experiments.row_files import row_yaml
 from nds_plugin.experiments.rows import Cell, Grid, Row, cell_overrides
 from nds_plugin.experiments.spec import GRIDS, find_row
-from nds_plugin.files.installed import CONFIG_DIR
 
 DETECTORS = [grid for grid in GRIDS.values() if grid.kind == "detector"]
+row_config = DetectorRows().row_config
 ROWS = [(grid, row) for grid in DETECTORS for row in grid.rows]
 
 
@@ -138,7 +138,7 @@ def _two_iterations(root: Path, output: Path, rows: list[Row]) -> list[dict[str,
         "DETECTRON2_DATASETS": str(root),
         "NDS_DATA": str(root),
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(CONFIG_DIR.parents[1]),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     script = str(Path(__file__).parents[1] / "support/two_iterations.py")
     done = subprocess.run(

@@ -225,7 +225,7 @@ def test_cascade_heads_are_mapped_at_every_stage():
 def test_a_mask_head_that_the_source_lacks_is_an_error_unless_allowed(source, target):
     boxes_only = {k: v for k, v in source.items() if "mask_head" not in k}
     with pytest.raises(
-        NDSError, match=r"6 parameters are not in the checkpoint \(roi_heads.mask_head.mask_fcn1"
+        NDSError, match=r"6 parameters are not in the checkpoint: roi_heads.mask_head.mask_fcn1"
     ):
         transfer_state(boxes_only, target, SOURCE, TARGET)
     state, report = transfer_state(
@@ -245,7 +245,7 @@ def test_another_shape_is_an_error_that_names_the_parameter(source):
     target = dict(model_of(3, 2, MODEL__FPN__OUT_CHANNELS=8).state_dict())
     with pytest.raises(
         NDSError,
-        match=r"have another shape \(backbone.fpn_lateral2.weight \(16, 16, 1, 1\) instead of \(8, 16",
+        match=r"have another shape: backbone.fpn_lateral2.weight \(16, 16, 1, 1\) instead of \(8, 16",
     ):
         transfer_state(source, target, SOURCE, TARGET)
 

@@ -89,7 +89,7 @@ def test_a_budget_above_what_can_be_drawn_is_refused() -> None:
 
 @pytest.mark.parametrize("budget", [0, -3])
 def test_a_budget_of_none_or_less_is_refused(budget: int) -> None:
-    with pytest.raises(NDSError, match="budget must be 1 to 55"):
+    with pytest.raises(NDSError, match=f"budget must be 1 to 55, .*; got {budget}:"):
         draw_subset(WEIGHTS, CLUSTER, budget, seed=0)
 
 

@@ -8,8 +8,8 @@ import pytest
 from as_user import User
 from coco_files import document, write_coco, write_image
 
-from nds_plugin.datasets.coco.split import index_folder
 from nds_plugin.errors import NDSError
+from nds_plugin.source.folder import index_folder
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.source_names import name_sources
 

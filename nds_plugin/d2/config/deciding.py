@@ -8,7 +8,7 @@ from typing import Any
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
-from nds_plugin.d2.config.nodes import add_nds_config
+from nds_plugin.d2.config.nodes import add_nds_config, flat
 from nds_plugin.experts.manifest import NETWORK
 from nds_plugin.experts.settings import EXPERT_CONFIGS
 from nds_plugin.files.artifacts import content_hash, plain
@@ -65,7 +65,7 @@ def deciding_settings(cfg: CN) -> dict[str, Any]:
         node = name.split(".")[1]
         return node not in foreign if only is None else node in only
 
-    return {name: value for name, value in _flat(cfg).items() if decides(name, value)}
+    return {name: value for name, value in _plain_values(cfg).items() if decides(name, value)}
 
 
 def _of_other_experts(kind: str) -> set[str]:
@@ -89,28 +89,12 @@ def _keys_of(selector: str) -> tuple[str, ...] | None:
     return None if SELECTORS[selector].needs else (*_DRAWN_KEYS, selector.upper())
 
 
-def changed_settings(cfg: CN, usual: CN) -> dict[str, Any]:
-    """The deciding settings of ``cfg`` that are others than in ``usual``; None where it has no such setting."""
-    ours, theirs = deciding_settings(cfg), deciding_settings(usual)
-    return {
-        name: ours.get(name)
-        for name in sorted(ours.keys() | theirs.keys())
-        if ours.get(name) != theirs.get(name)
-    }
-
-
 @functools.lru_cache(maxsize=1)
 def _defaults() -> dict[str, Any]:
     cfg = get_cfg()
     add_nds_config(cfg)
-    return _flat(cfg)
+    return _plain_values(cfg)
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Keys with dots and their plain values."""
-    if not isinstance(node, dict):
-        return {prefix[:-1]: plain(node)}
-    pairs: dict[str, Any] = {}
-    for key, value in node.items():
-        pairs |= _flat(value, f"{prefix}{key}.")
-    return pairs
+def _plain_values(cfg: CN) -> dict[str, Any]:
+    return {name: plain(value) for name, value in flat(cfg).items()}

@@ -97,7 +97,7 @@ def load_config(name: str, overrides: list[str] | None = None) -> CN:
     cfg = _from_file(path)
     if "NDS.PRESET" not in given and cfg.NDS.PRESET:
         cfg = _from_file(path, cfg.NDS.PRESET)
-    whole = _flatten(cfg.NDS.pop("FULL").PRETRAIN, _PRETRAIN)
+    whole = _pairs(flat(cfg.NDS.pop("FULL").PRETRAIN, _PRETRAIN))
     if given.get("NDS.SELECTOR", cfg.NDS.SELECTOR) == Full.name:
         _override(cfg, whole, f"config {path}")
     apply_preset(cfg, given.get("NDS.PRESET", ""))
@@ -154,7 +154,7 @@ def _refused(where: str, error: Exception, cfg: CN) -> NDSError:
     known = re.fullmatch(r"Non-existent (?:config )?key: (\S+)", text)
     if known:
         key = known[1].removeprefix(_PRETRAIN)
-        return NDSError(f"{where}: unknown config key {known[1]}.{did_you_mean(key, _flatten(cfg)[::2])}")
+        return NDSError(f"{where}: unknown config key {known[1]}.{did_you_mean(key, flat(cfg))}")
     mismatch = re.fullmatch(
         r"Type mismatch \(<class '(.+?)'> vs\. <class '(.+?)'>\) with values .* for config key: (\S+)", text
     )
@@ -176,7 +176,7 @@ def _refused(where: str, error: Exception, cfg: CN) -> NDSError:
 
 def _add_pretrain_keys(cfg: CN, overrides: list[Any]) -> None:
     """Let overrides name any key under NDS.PRETRAIN that Detectron2 has, not only those of the file."""
-    known = dict(zip(*[iter(_flatten(cfg))] * 2))
+    known = flat(cfg)
     for key in overrides[::2]:
         name = str(key)[len(_PRETRAIN) :]
         if not str(key).startswith(_PRETRAIN) or name not in known:
@@ -215,14 +215,20 @@ def merged(cfg: CN, node: CN) -> CN:
     result = cfg.clone()
     result.defrost()
     try:
-        result.merge_from_list(_flatten(node))
+        result.merge_from_list(_pairs(flat(node)))
     except (KeyError, ValueError, AssertionError) as error:
         raise _refused("NDS.PRETRAIN", error, cfg) from None
     return result
 
 
-def _flatten(node: CN, prefix: str = "") -> list[Any]:
-    pairs: list[Any] = []
+def flat(node: CN, prefix: str = "") -> dict[str, Any]:
+    """The values of a node by their keys with dots, each after ``prefix``."""
+    found: dict[str, Any] = {}
     for key, value in node.items():
-        pairs += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}", value]
-    return pairs
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def _pairs(values: dict[str, Any]) -> list[Any]:
+    """Keys and values in turn, as yacs takes them."""
+    return [word for pair in values.items() for word in pair]

@@ -15,7 +15,7 @@ from detectron2.structures import BoxMode
 
 from nds_plugin.d2.data.catalog import RegisteredDicts, catalogued
 from nds_plugin.d2.data.dicts import DatasetDicts
-from nds_plugin.d2.data.known_datasets import register_all, register_coco, register_coco_folder
+from nds_plugin.d2.data.known_datasets import register_coco
 from nds_plugin.d2.data.store_source import CocoDataset, StoreSource, copy_metadata, missing_file
 from nds_plugin.datasets.image_subset import check_subset, subset_rows
 from nds_plugin.datasets.known_files import DATA, DATA_PREFIX, no_data
@@ -23,20 +23,6 @@ from nds_plugin.datasets.store_index import main_classes
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.source.index import ImageRecord, SourceIndex
 from nds_plugin.store.schema import check_names
-
-__all__ = [
-    "CocoDataset",
-    "check_registered",
-    "dataset_classes",
-    "dataset_dicts",
-    "index_dataset",
-    "register_all",
-    "register_coco",
-    "register_coco_folder",
-    "register_image_subset",
-    "registered_temporarily",
-    "store_source",
-]
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from nds_plugin.d2.data.dicts import DatasetDicts
 from nds_plugin.d2.data.store_dataset import StoreDataset
 from nds_plugin.datasets.coco.store import KEYS, check_keys, coco_spec
 from nds_plugin.datasets.store_index import index_store
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import NDSError, few
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.store import AnnotationStore, StoreSpec
 from nds_plugin.store.opening import open_once
@@ -81,13 +81,13 @@ class StoreSource(RegisteredDicts):
         known = MetadataCatalog.get(self.name)
         if known.thing_classes != classes:
             return NDSError(
-                f"dataset {self.name!r}: {self.where} lists the classes {_few(classes)}, but that "
-                f"name is registered for the classes {_few(known.thing_classes)}: it is another dataset."
+                f"dataset {self.name!r}: {self.where} lists the classes {few(classes, 3)}, but that "
+                f"name is registered for the classes {few(known.thing_classes, 3)}: it is another dataset."
             )
         registered = known.thing_dataset_id_to_contiguous_id
         return NDSError(
-            f"dataset {self.name!r}: {self.where} numbers its categories {_few(list(map(str, ids)))}, but that name "
-            f"is registered for the ids {_few(list(map(str, registered)))} (thing_dataset_id_to_contiguous_id) of the "
+            f"dataset {self.name!r}: {self.where} numbers its categories {few(ids, 3)}, but that name "
+            f"is registered for the ids {few(registered, 3)} (thing_dataset_id_to_contiguous_id) of the "
             "same classes: number the categories alike, or register the file under another name."
         )
 
@@ -240,7 +240,3 @@ def missing_file(name: str, path: str) -> NDSError:
         f"dataset {name!r}: annotation file not found: {path}. "
         f"DETECTRON2_DATASETS {setting}: point it at the folder that holds the datasets."
     )
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")

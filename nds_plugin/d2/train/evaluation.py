@@ -1,4 +1,4 @@
-"""COCO-style and VOC evaluation, the numbers that the tables need, and the results file of a run."""
+"""COCO-style and VOC evaluation of registered datasets, and the check that their ground truth can be used."""
 
 from __future__ import annotations
 

@@ -59,11 +59,6 @@ class NDSTrainer(DefaultTrainer):
         self._extra_hooks = list(extra_hooks)
         self.register_hooks(self.build_hooks())
 
-    @property
-    def observed_loader(self) -> ObservedLoader:
-        """The loader of this process."""
-        return self._trainer.data_loader
-
     @classmethod
     def build_train_loader(cls, cfg: CN, start_iter: int | None = None, updates: Any = ()) -> Any:
         """See :func:`nds_plugin.d2.data.loader.build_nds_train_loader`."""

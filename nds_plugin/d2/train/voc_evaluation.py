@@ -1,13 +1,6 @@
-"""PASCAL VOC's average precision of boxes, with ground truth from the annotation store.
+"""PASCAL VOC's average precision of boxes for Detectron2, with ground truth from the annotation store.
 
-The rules are the devkit's: detections of a class go by falling score; each belongs to the object of
-its image that it overlaps most; the first on an object is right where the overlap is above the
-threshold, further ones are wrong; one on a difficult object counts as neither, and difficult
-objects need not be found. Coordinates are Detectron2's, in which the devkit's overlap, computed
-from pixel numbers that count from 1 and lie inside the box, is intersection over union.
-
-Two definitions of average precision are reported, each under its name: the mean of the best
-precision at eleven recalls (VOC 2007's) and the area under the curve (VOC 2010's and later).
+Its rules and its two definitions are those of :mod:`nds_plugin.job.voc_ap`.
 """
 
 from __future__ import annotations

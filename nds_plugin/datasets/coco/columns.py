@@ -15,7 +15,7 @@ import pyarrow as pa
 from nds_plugin.datasets.coco.categories import unused_namesakes
 from nds_plugin.datasets.coco.ids import TEXT, IdTypes, is_number
 from nds_plugin.datasets.coco.masks import MAX_SIDE, all_numbers, polygon_columns, read_mask
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import NDSError, few
 from nds_plugin.store import Annotations, Images, Ragged, StoreWriter
 from nds_plugin.store.schema import NO_CROWD_KEY, text
 
@@ -294,13 +294,11 @@ class CocoColumns:
         left_out = unused_namesakes(self._categories, self._used_categories, self._path)
         if left_out:
             names = dict(self._categories)
-            listed = ", ".join(f"{own!r} ({names[own]!r})" for own in left_out[:5])
             logger.warning(
-                "%s: %d categories left out that no annotation uses and whose names other categories have: %s%s.",
+                "%s: %d categories left out that no annotation uses and whose names other categories have: %s.",
                 self._path,
                 len(left_out),
-                listed,
-                ", ..." if len(left_out) > 5 else "",
+                few(f"{own!r} ({names[own]!r})" for own in left_out),
             )
             self._categories = [one for one in self._categories if one[0] not in left_out]
 

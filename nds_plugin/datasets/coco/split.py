@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 
 from nds_plugin.datasets.coco.store import open_coco
-from nds_plugin.datasets.store_index import index_store, main_classes
-from nds_plugin.source.folder import check_files, index_folder
+from nds_plugin.datasets.store_index import index_store
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.source_names import coco_name
-
-__all__ = ["check_files", "coco_name", "index_coco", "index_folder", "main_classes"]
 
 
 def index_coco(

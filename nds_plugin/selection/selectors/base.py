@@ -247,10 +247,6 @@ class Registry(Mapping[str, type[Selector]]):
     def __len__(self) -> int:
         return len(self._known)
 
-    def needing(self, need: Need) -> list[str]:
-        """Names of the selectors that need something."""
-        return [name for name, selector in self._known.items() if need in selector.needs]
-
 
 SELECTORS = Registry()
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import NDSError, few
 from nds_plugin.files.pickles import read_numbers
 
 MAX_BYTES = 64 * 1024
@@ -52,7 +52,7 @@ def convert(data: bytes, expert_hash: str, clusters: Sequence[int]) -> dict[str,
     extra = sorted(percent.keys() - set(wanted))
     if missing or extra:
         raise NDSError(
-            f"z.pickle does not cover the {len(wanted)} experts: missing {_few(missing)}, unknown {_few(extra)}; "
+            f"z.pickle does not cover the {len(wanted)} experts: missing {few(missing, 8)}, unknown {few(extra, 8)}; "
             "run the client on the whole folder of experts."
         )
     return {"clusters": wanted, "z": [percent[k] / 100 for k in wanted]}
@@ -117,7 +117,3 @@ def to_percentages(clusters: Sequence[int], z: Sequence[float], expert_hash: str
     if any(not math.isfinite(value) for value in z):
         raise NDSError("scores must be finite to be written as percentages.")
     return {expert_name(expert_hash, k): round(100 * value, 4) for k, value in zip(clusters, z)}
-
-
-def _few(numbers: Sequence[int]) -> str:
-    return (", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")) or "none"

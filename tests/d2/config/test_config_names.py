@@ -11,7 +11,7 @@ from nds_plugin.d2 import load_config
 from nds_plugin.d2.config.deciding import config_hash
 from nds_plugin.d2.config.lookup import find_config
 from nds_plugin.errors import UnknownNameError
-from nds_plugin.files.installed import CONFIG_DIR
+from nds_plugin.files.installed import config_folder
 
 ONE_X = {"NDS.PRETRAIN.SOLVER.STEPS": (60_000, 80_000), "NDS.PRETRAIN.SOLVER.MAX_ITER": 90_000}
 # Hashes of the time when each of these was a file of its own, and what it had beside the selector.
@@ -57,10 +57,10 @@ def test_a_selectors_name_before_a_targets_is_that_targets_config_with_the_selec
 
 def test_every_selector_has_such_a_name_and_paths_and_bare_names_will_do() -> None:
     chosen = ["NDS.SELECTOR", "domain_classifier"]
-    path = str(CONFIG_DIR / "nds_voc.yaml")
+    path = str(config_folder("detectron2") / "nds_voc.yaml")
     assert find_config("domain_classifier_voc.yaml") == (path, chosen)
     assert find_config("domain_classifier_voc") == (path, chosen)
-    assert find_config(str(CONFIG_DIR / "domain_classifier_voc.yaml")) == (path, chosen)
+    assert find_config(str(config_folder("detectron2") / "domain_classifier_voc.yaml")) == (path, chosen)
     assert find_config("nds_voc") == (path, [])
 
 

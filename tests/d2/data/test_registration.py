@@ -18,13 +18,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_datas
 from detectron2.data.datasets.coco import load_coco_json, register_coco_instances
 from detectron2.structures import BoxMode
 
+from nds_plugin.d2.data.known_datasets import register_all, register_coco_folder
 from nds_plugin.d2.data.registration import (
     check_registered,
     dataset_classes,
     dataset_dicts,
     index_dataset,
-    register_all,
-    register_coco_folder,
     register_image_subset,
     registered_temporarily,
 )
@@ -129,7 +128,7 @@ def test_other_errors_of_a_dataset_are_one_line(tmp_path: Path) -> None:
         dataset_classes("bare")
     path = str(write_coco(tmp_path, document()))
     other = registered_temporarily("other", json_file=path, thing_classes=["a", "b", "c", "d"])
-    message = r"lists the classes cat, dog, but .* a, b, c, \.\.\. \(4\)"
+    message = r"lists the classes cat, dog, but .* a, b, c, \.\.\. \(4 in all\)"
     with other, pytest.raises(NDSError, match=message):
         dataset_dicts("other")
 
@@ -481,12 +480,12 @@ def test_every_real_dataset_loads_as_in_detectron2(nds_data: Path) -> None:
 
 def test_every_config_names_datasets_that_are_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     from nds_plugin.d2.config.nodes import load_config
-    from nds_plugin.files.installed import CONFIG_DIR
+    from nds_plugin.files.installed import config_folder
 
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
     register_all()
     known = set(DatasetCatalog.list())
-    for path in CONFIG_DIR.glob("*.yaml"):
+    for path in config_folder("detectron2").glob("*.yaml"):
         cfg = load_config(str(path))
         names = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, *cfg.NDS.SOURCE.DATASETS}
         assert {n for n in names if not n.startswith("nds_data_")} <= known, path

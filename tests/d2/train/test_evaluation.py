@@ -19,10 +19,10 @@ from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from pycocotools import mask as mask_util
 
+from nds_plugin.d2.data.known_datasets import register_all
 from nds_plugin.d2.data.registration import (
     dataset_classes,
     dataset_dicts,
-    register_all,
     register_image_subset,
     registered_temporarily,
 )
