@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.errors import NDSError, few, unknown_name
 from nds_plugin.images.damage import unreadable_images
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
 from nds_plugin.selection.config import LoaderConfig
@@ -126,8 +126,3 @@ def check_shared_classes(source: Sequence[str], target: Sequence[str], nds: Any,
             f"{spell('NDS.TRANSFER.REQUIRE_SHARED_CLASSES')}."
         )
     logger.warning("%s.", message)
-
-
-def few(names: Sequence[str]) -> str:
-    """The first names of a list, for a message."""
-    return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")
