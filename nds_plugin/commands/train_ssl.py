@@ -30,7 +30,7 @@ logger = logging.getLogger("nds_plugin")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The config first, or by --config as in the other main jobs."""
+    """The config first, or by --config as in the other main jobs; options before, among or after the changes of keys."""
     parser = documented_parser(__doc__, "train-ssl")
     parser.add_argument(
         "--config", "--config-file", dest="config", help="the config, where it is not named first"
@@ -44,7 +44,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "words", nargs="*", metavar="CONFIG | KEY VALUE", help="the config, then changes of its keys"
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_scattered(argv, "words")
     if args.config is None:
         if not args.words:
             raise CommandLineError("command line: name a config, such as nds train-ssl nds_moco_pets.yaml.")
