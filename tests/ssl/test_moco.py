@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -59,17 +60,25 @@ def test_the_loss_is_that_of_lightly() -> None:
 
 def test_a_step_is_that_of_the_two_networks_on_two_views_of_each_image(rows: MappedRows) -> None:
     learner, batch = MoCo(NETWORK, CONFIG, 3, 2), batches(rows).batch(0)
-    queue = learner.queue.clone()
-    loss = learner(batch)
     assert batch.other is not None
-    again = MoCo(NETWORK, CONFIG, 3, 2)
+    noise = torch.Generator().manual_seed(4)
+    with torch.no_grad():  # a new learner's key network is its query network: nothing would tell them apart
+        for key in learner.key.parameters():
+            key.add_(0.5 * torch.randn(key.shape, generator=noise))
+    before = copy.deepcopy(learner)
+    loss = learner(batch)
     with torch.no_grad():
-        q = F.normalize(again.query(augment(batch.pixels, batch.units[:, :WORDS], 16, MOCO[1])))
-        k = F.normalize(again.key(augment(batch.other.pixels, batch.other.units[:, WORDS:], 16, MOCO[1])))
+        for key, query in zip(before.key.parameters(), before.query.parameters(), strict=True):
+            key.copy_(0.9 * key + 0.1 * query)  # first the momentum, then the keys
+        q = F.normalize(before.query(augment(batch.pixels, batch.units[:, :WORDS], 16, MOCO[1])))
+        k = F.normalize(before.key(augment(batch.other.pixels, batch.other.units[:, WORDS:], 16, MOCO[1])))
     order = [
         next(j for j, other in enumerate(batch.other.units) if torch.equal(other, own)) for own in batch.units
     ]
-    assert loss.item() == pytest.approx(contrast(q, k[order], queue, 0.2).item(), rel=1e-5)
+    assert loss.item() == pytest.approx(contrast(q, k[order], before.queue, 0.2).item(), rel=1e-5)
+    assert sorted(batch.own.tolist()) == list(range(8))
+    assert torch.allclose(learner.queue[:8][batch.own], k[order], atol=1e-5)  # in the order of the stream
+    assert torch.equal(learner.queue[8:], before.queue[8:])
 
 
 def test_the_queue_takes_the_keys_in_the_order_of_the_stream_and_forgets_the_oldest(rows: MappedRows) -> None:
