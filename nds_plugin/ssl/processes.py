@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import logging
 import os
+import signal
+import sys
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +16,7 @@ import torch.distributed as dist
 from nds_plugin.errors import NDSError
 
 T = TypeVar("T")
+_END_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _TIMEOUT = datetime.timedelta(days=7)  # ranks wait while the main process makes an artefact
 
 
@@ -29,6 +33,7 @@ def join_processes(on_gpus: bool) -> None:
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
         return
+    _end_with_launcher()
     if on_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     try:
@@ -40,6 +45,12 @@ def join_processes(on_gpus: bool) -> None:
         ) from None
     if dist.get_rank() > 0:  # the first tells what all do
         logging.getLogger().setLevel(logging.WARNING)
+
+
+def _end_with_launcher() -> None:
+    """Let the system end this process when torchrun is gone, which cannot do so itself if it was killed; on Linux alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGTERM)
 
 
 def gathered(tensor: torch.Tensor) -> torch.Tensor:
@@ -79,5 +90,10 @@ class TorchProcesses:
         if not is_distributed():
             return [value]
         found: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(found, value)
+        try:
+            dist.all_gather_object(found, value)
+        except RuntimeError:  # of gloo
+            raise NDSError(
+                f"process {self.rank} has lost the others, which have ended: the line of one of them says why."
+            ) from None
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +203,24 @@ def test_processes_that_torchrun_started_start_no_others(
     monkeypatch.setattr("os.execv", lambda *_: pytest.fail("torchrun was started again"))
     with pytest.raises(NDSError, match="--num-gpus 2 under torchrun"):
         main([str(config), "--num-gpus", "2"])
+
+
+def test_a_mistake_in_the_target_is_told_before_processes_are_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = write_folders(tmp_path / "data")
+    (tmp_path / "data/target/dog").mkdir()  # is warned of, by the processes
+    started: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda _, command: started.append(command) or sys.exit())
+    words = [str(config), "--num-gpus", "2", "OUTPUT_DIR", str(tmp_path / "run")]
+    with pytest.raises(SystemExit):
+        main(words)
+    assert started[0][-4:] == ["--config", str(config), "OUTPUT_DIR", str(tmp_path / "run")]
+    assert not caplog.records
+    write_images(tmp_path / "data/target/eel", 1, 5)
+    with pytest.raises(NDSError, match=r"1 classes have fewer than 2 images \(eel: 1\)"):
+        main(words)
+    assert len(started) == 1
 
 
 def test_moco_without_groups_of_batch_norms_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
