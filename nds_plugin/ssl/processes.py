@@ -29,13 +29,13 @@ def join_processes(on_gpus: bool) -> None:
     """Let this process be one of those that torchrun started; nothing where it was not.
 
     Raises:
-        NDSError: they do not find each other.
+        NDSError: they do not find each other, or are more than there are GPUs.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
         return
     _end_with_launcher()
     if on_gpus:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        _take_gpu(int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
     try:
         # gloo as well, for what is gathered between processes: texts and numbers on the CPU.
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=_TIMEOUT)
@@ -45,6 +45,16 @@ def join_processes(on_gpus: bool) -> None:
         ) from None
     if dist.get_rank() > 0:  # the first tells what all do
         logging.getLogger().setLevel(logging.WARNING)
+
+
+def _take_gpu(number: int, started: int) -> None:
+    """Work on the GPU of this number; each of the processes that were started on this machine has one."""
+    here = torch.cuda.device_count()
+    if started > here:
+        raise NDSError(
+            f"torchrun started {started} processes here, but torch sees {here} GPUs: --nproc_per_node {here}, or DEVICE cpu."
+        )
+    torch.cuda.set_device(number)
 
 
 def _end_with_launcher() -> None:

@@ -15,7 +15,8 @@ from ssl_jobs import write_folders
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from nds_plugin.command_line import run
-from nds_plugin.ssl import launcher
+from nds_plugin.errors import NDSError
+from nds_plugin.ssl import launcher, processes
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -58,6 +59,17 @@ def test_the_exit_status_is_that_of_what_the_processes_have_told(
         run(lambda: launcher.main(["-m", "job"]))
     assert caught.value.code == status
     assert capsys.readouterr().err.startswith(told)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "LOCAL_RANK": "7", "LOCAL_WORLD_SIZE": "8"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr(processes, "_end_with_launcher", lambda: None)
+    with pytest.raises(NDSError) as caught:
+        processes.join_processes(on_gpus=True)
+    told = "torchrun started 8 processes here, but torch sees 4 GPUs: --nproc_per_node 4, or DEVICE cpu."
+    assert str(caught.value) == told
 
 
 @pytest.mark.slow
