@@ -145,10 +145,13 @@ class Training:
                 loss = self.step(model, batch.to(self.device), iteration)
                 bar.update()
                 done = iteration + 1
-                if done % _TELL == 0 or done == last:
+                tells, saves = done % _TELL == 0 or done == last, done % self.config.checkpoint_period == 0
+                if tells or saves:  # no checkpoint is to take the place of a good one unless all is well
+                    self.check_loss(done, float(loss))
+                if tells:
                     self._tell(done, float(loss), (done - told) / (time.perf_counter() - began))
                     began, told = time.perf_counter(), done
-                if done % self.config.checkpoint_period == 0 and done < last:
+                if saves and done < last:
                     self.save(done)
         self.average()
 
@@ -164,11 +167,21 @@ class Training:
         self.scaler.update()
         return loss.detach()
 
-    def _tell(self, done: int, loss: float, speed: float) -> None:
-        if not math.isfinite(loss):
-            raise NDSError(
-                f"{self.folder.name}: the loss is {loss} at iteration {done}: take a lower BASE_LR, or WARMUP."
+    def check_loss(self, done: int, loss: float) -> None:
+        """Refuse, on all processes, to go on with a loss that is no number on one of them."""
+        losses = self.processes.all_gather(loss)
+        if wrong := [loss for loss in losses if not math.isfinite(loss)]:
+            kept = self.folder / LAST
+            also = (
+                f" {self.folder / kept.read_text(encoding='utf-8').strip()} is kept."
+                if kept.is_file()
+                else ""
             )
+            raise NDSError(
+                f"{self.folder.name}: the loss is {wrong[0]} at iteration {done}: take a lower BASE_LR, or WARMUP.{also}"
+            )
+
+    def _tell(self, done: int, loss: float, speed: float) -> None:
         if self.processes.rank == 0:
             images = speed * self.config.batch_size
             logger.info("%s: iteration %d, loss %.4f, %.0f images/s", self.folder.name, done, loss, images)
