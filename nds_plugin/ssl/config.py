@@ -20,6 +20,7 @@ from nds_plugin.pipeline.settings_from_cfg import pipeline_settings
 from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.settings import Settings, from_plain, settings_of, to_plain
+from nds_plugin.ssl.folders import check_folder
 from nds_plugin.ssl.settings import FinetuneConfig, NetworkConfig, PretrainConfig
 
 CONFIGS = Configs("ssl", ".yaml")
@@ -162,6 +163,8 @@ def _checked(tree: Node) -> JobConfig:
         raise NDSError(f"SEED must be 0 or more and below 2^63, got {tree.SEED}.")
     if tree.NUM_WORKERS < 0:
         raise NDSError(f"NUM_WORKERS must be 0 or more, got {tree.NUM_WORKERS}.")
+    for name, told in tree.FOLDERS.items():
+        check_folder(name, told)
     for node, key in _NAMES:
         _check_names(tree.NDS[node][key], f"NDS.{node}.{key}")
     return JobConfig(

@@ -71,6 +71,16 @@ class TrainingConfig(Settings):
                 raise NDSError(
                     f"{self.what}: STEPS must be iterations, whole numbers of 1 or more, got {step!r}."
                 )
+        if self.steps and self.schedule != "steps":
+            raise NDSError(
+                f"{self.what}: STEPS {self.steps} are of SCHEDULE steps, but SCHEDULE is {self.schedule}, which has none: set "
+                "SCHEDULE steps, or leave STEPS out."
+            )
+        if self.steps and max(self.steps) >= self.iterations:
+            raise NDSError(
+                f"{self.what}: STEPS {max(self.steps)} is after the end of the training, which has ITERATIONS "
+                f"{self.iterations}: take earlier steps."
+            )
         if self.warmup >= self.iterations:
             raise NDSError(
                 f"{self.what}: WARMUP {self.warmup} must be shorter than the training, which has ITERATIONS {self.iterations}."

@@ -178,6 +178,21 @@ def test_a_selection_smaller_than_a_batch(config: Path, tmp_path: Path) -> None:
     assert "the selection has 7 images, fewer than PRETRAIN.BATCH_SIZE 8" in text
 
 
+def test_a_folder_with_a_key_that_there_is_not_is_refused_when_the_config_is_read() -> None:
+    with pytest.raises(NDSError, match=r"FOLDERS\.birds: unknown key FOLDR\. Did you mean 'FOLDER'\?"):
+        load_config("nds_moco_pets.yaml", ["FOLDERS", "{'birds': {'FOLDER': 'x', 'FOLDR': 'y'}}"])
+
+
+def test_steps_that_the_schedule_would_never_take_are_refused() -> None:
+    with pytest.raises(NDSError, match=r"STEPS \(100,\) are of SCHEDULE steps, but SCHEDULE is cosine"):
+        PretrainConfig(steps=(100,))
+    with pytest.raises(
+        NDSError, match="STEPS 300 is after the end of the training, which has ITERATIONS 300"
+    ):
+        PretrainConfig(schedule="steps", steps=(100, 300), iterations=300)
+    assert PretrainConfig(schedule="steps", steps=(100, 299), iterations=300).steps == (100, 299)
+
+
 def test_a_schedule_of_steps_without_a_step(config: Path, tmp_path: Path) -> None:
     text = refused(config, tmp_path, "PRETRAIN.SCHEDULE", "steps")
     assert text == "pretraining: SCHEDULE steps needs STEPS, the iterations at which it steps."

@@ -24,6 +24,11 @@ COSINE = TrainingConfig(iterations=24, base_lr=0.1, warmup=4)
 STEPS = TrainingConfig(iterations=24, base_lr=0.1, warmup=4, schedule="steps", steps=(10, 20))
 
 
+def steps_of(schedule: str, step: int) -> tuple[int, ...]:
+    """One step, of the schedule that has steps."""
+    return (step,) if schedule == "steps" else ()
+
+
 def rates(config: TrainingConfig) -> list[float]:
     return [learning_rate(config, iteration) for iteration in range(config.iterations)]
 
@@ -35,7 +40,7 @@ def test_a_warm_up_rises_in_equal_steps_to_the_full_rate(config: TrainingConfig)
 
 @pytest.mark.parametrize("schedule", ["cosine", "steps"])
 def test_without_a_warm_up_the_first_rate_is_the_full_one(schedule: str) -> None:
-    config = TrainingConfig(iterations=24, base_lr=0.1, schedule=schedule, steps=(10,))
+    config = TrainingConfig(iterations=24, base_lr=0.1, schedule=schedule, steps=steps_of(schedule, 10))
     assert learning_rate(config, 0) == pytest.approx(0.1)
 
 
@@ -127,7 +132,7 @@ def test_a_training_is_sgd_with_the_rates_the_momentum_and_the_weight_decay_that
     rows: MappedRows, tmp_path: Path, schedule: str, momentum: float, decay: float
 ) -> None:
     config = TrainingConfig(
-        size=8, batch_size=4, iterations=6, base_lr=0.1, warmup=1, schedule=schedule, steps=(4,),
+        size=8, batch_size=4, iterations=6, base_lr=0.1, warmup=1, schedule=schedule, steps=steps_of(schedule, 4),
         momentum=momentum, weight_decay=decay, precision="fp32",
     )  # fmt: skip
     used = {
