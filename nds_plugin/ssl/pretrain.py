@@ -16,6 +16,7 @@ from nds_plugin.job.training_folder import train_once
 from nds_plugin.pipeline.selection_steps import Selected
 from nds_plugin.pipeline.work_folder import WorkFolder
 from nds_plugin.selection.placed import PlacedSelection
+from nds_plugin.settings import named
 from nds_plugin.ssl.batches import Batches, check_groups
 from nds_plugin.ssl.moco import MoCo
 from nds_plugin.ssl.network import load_trunk, read_trunk, trunk
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 DETECTRON2 = "detectron2.pth"
 LEARNERS: dict[str, Any] = {"moco": MoCo, "rotnet": RotNet}
 WEIGHTS = "MODEL.WEIGHTS"
+_VERSION_1 = named(PretrainConfig, "temperature").default
 
 
 def check_pretraining(config: PretrainConfig, world_size: int) -> None:
@@ -60,6 +62,11 @@ def check_pretraining(config: PretrainConfig, world_size: int) -> None:
             logger.warning(
                 "PRETRAIN.BN_GROUPS is 1: the statistics of the batch norms tell MoCo which key belongs to a query, so that "
                 "it may learn little else. Take 2 or more."
+            )
+        if config.version == 2 and config.temperature == _VERSION_1:
+            logger.warning(
+                "PRETRAIN.VERSION is 2, but PRETRAIN.TEMPERATURE is %g, that of version 1: the paper of version 2 takes 0.2.",
+                config.temperature,
             )
     check_groups(config.batch_size, config.bn_groups, world_size)
 

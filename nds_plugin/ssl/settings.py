@@ -89,7 +89,8 @@ class TrainingConfig(Settings):
 
 @dataclass(frozen=True)
 class PretrainConfig(TrainingConfig):
-    """``PRETRAIN``: the defaults of the method are those of MoCo v1 (He et al., 2020); size and length are our choice."""
+    """``PRETRAIN``: rate, momentum, decay, K, D, t, m and augmentation are MoCo v1's (He et al., 2020); schedule (a cosine, as in
+    version 2), size and length are our choice."""
 
     what: ClassVar[str] = "pretraining"
 

@@ -248,6 +248,18 @@ def test_moco_without_groups_of_batch_norms_is_warned_of(caplog: pytest.LogCaptu
     assert record.getMessage().startswith("PRETRAIN.BN_GROUPS is 1")
 
 
+def test_version_2_of_moco_at_the_temperature_of_version_1_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    check_pretraining(PretrainConfig(version=2, temperature=0.2), 1)
+    check_pretraining(PretrainConfig(version=2, method="rotnet"), 1)
+    assert not caplog.records
+    check_pretraining(PretrainConfig(version=2), 1)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().endswith("is 0.07, that of version 1: the paper of version 2 takes 0.2.")
+
+
 def test_what_may_be_meant_is_done_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = write_folders(tmp_path / "data")
     (tmp_path / "data/target/dog").mkdir()
