@@ -18,8 +18,10 @@ from nds_plugin.ssl.settings import NetworkConfig, PretrainConfig
 @in_32_bits
 def contrast(
     queries: torch.Tensor, keys: torch.Tensor, queue: torch.Tensor, temperature: float
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Equation 1 of MoCo: the mean over queries q of ``-log(exp(q k+ / t) / (exp(q k+ / t) + sum exp(q k / t)))``.
+
+    Beside this loss, the share of queries that are nearer to k+ than to any k.
 
     Args:
         queries, keys: of length 1, shape (B, D); keys[i] is the positive k+ of queries[i].
@@ -28,7 +30,8 @@ def contrast(
     """
     positive = (queries * keys).sum(1, keepdim=True)
     logits = torch.cat([positive, queries @ queue.T], dim=1) / temperature
-    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+    loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+    return loss, (logits.argmax(1) == 0).float().mean()
 
 
 class MoCo(nn.Module):
@@ -60,6 +63,7 @@ class MoCo(nn.Module):
         start = torch.randn(config.queue, config.dim, generator=torch.Generator().manual_seed(seed))
         self.register_buffer("queue", F.normalize(start))
         self.register_buffer("place", torch.zeros((), dtype=torch.long))
+        self.accuracy = torch.zeros(())  # of the last batch: see contrast
         self.queue: torch.Tensor
         self.place: torch.Tensor
 
@@ -69,7 +73,7 @@ class MoCo(nn.Module):
         return self.query
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """The loss of a batch."""
+        """The loss of a batch, whose accuracy is kept."""
         how, size = MOCO[self.config.version], self.config.size
         queries = self.query(augment(batch.pixels, batch.units[:, :WORDS], size, how)).float()
         with torch.no_grad():
@@ -77,7 +81,8 @@ class MoCo(nn.Module):
             assert batch.other is not None
             views = augment(batch.other.pixels, batch.other.units[:, WORDS : 2 * WORDS], size, how)
             keys = gathered(F.normalize(self.key(views).float()))[batch.keys_at]
-        loss = contrast(F.normalize(queries), keys[batch.own], self.queue.clone(), self.config.temperature)
+        queue, temperature = self.queue.clone(), self.config.temperature
+        loss, self.accuracy = contrast(F.normalize(queries), keys[batch.own], queue, temperature)
         self.enqueue(keys)
         return loss
 

@@ -25,6 +25,7 @@ class RotNet(nn.Module):
         self.network = build_network(network, ROTATIONS, seed, groups)
         self.config = config
         self.task = RotationTask()
+        self.accuracy = torch.zeros(())  # of the last batch: share of the rotations that were told
 
     @property
     def trunk(self) -> SmallImageResNet:
@@ -32,8 +33,10 @@ class RotNet(nn.Module):
         return self.network
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """The loss of a batch, all four rotations of each image."""
+        """The loss of a batch, all four rotations of each image; its accuracy is kept."""
         images = batch.pixels.permute(0, 3, 1, 2).float()
         cut = crops(images, batch.units[:, :WORDS], self.config.size, MIN_CROP).permute(0, 2, 3, 1)
         inputs, targets = self.task.batch(cut, torch.zeros(len(cut), device=cut.device))
-        return F.cross_entropy(self.network(inputs).float(), targets)
+        outputs = self.network(inputs).float()
+        self.accuracy = (outputs.detach().argmax(1) == targets).float().mean()
+        return F.cross_entropy(outputs, targets)

@@ -23,6 +23,7 @@ from nds_plugin.files.checkpoints import read_checkpoint, write_checkpoint
 from nds_plugin.images.checkpoint_forms import State, broken_weight
 from nds_plugin.images.networks import precision_name, repeatable, resolve_precision
 from nds_plugin.job.training_folder import FINAL, LAST
+from nds_plugin.ssl import metrics
 from nds_plugin.ssl.batches import Batch
 from nds_plugin.ssl.network import GroupedBatchNorm
 from nds_plugin.ssl.processes import averaged
@@ -104,6 +105,8 @@ class Training:
             group.update(momentum=self.config.momentum, weight_decay=self.config.weight_decay)
         if self.scaler.is_enabled() and state["scaler"]:  # empty where no scaler was needed until then
             self.scaler.load_state_dict(state["scaler"])
+        if self.processes.rank == 0:
+            metrics.cut(self.folder, state["iteration"])
         logger.info("%s: going on after iteration %d.", self.folder.name, state["iteration"])
         return int(state["iteration"])
 
@@ -147,9 +150,9 @@ class Training:
                 done = iteration + 1
                 tells, saves = done % _TELL == 0 or done == last, done % self.config.checkpoint_period == 0
                 if tells or saves:  # no checkpoint is to take the place of a good one unless all is well
-                    self.check_loss(done, float(loss))
+                    mean = self.check_loss(done, float(loss))
                 if tells:
-                    self._tell(done, float(loss), (done - told) / (time.perf_counter() - began))
+                    self._tell(done, mean, (done - told) / (time.perf_counter() - began))
                     began, told = time.perf_counter(), done
                 if saves and done < last:
                     self.save(done)
@@ -167,8 +170,12 @@ class Training:
         self.scaler.update()
         return loss.detach()
 
-    def check_loss(self, done: int, loss: float) -> None:
-        """Refuse, on all processes, to go on with a loss that is no number on one of them."""
+    def check_loss(self, done: int, loss: float) -> float:
+        """The mean loss of all processes.
+
+        Raises:
+            NDSError: on all of them, it is no number on one.
+        """
         losses = self.processes.all_gather(loss)
         if wrong := [loss for loss in losses if not math.isfinite(loss)]:
             kept = self.folder / LAST
@@ -180,11 +187,22 @@ class Training:
             raise NDSError(
                 f"{self.folder.name}: the loss is {wrong[0]} at iteration {done}: take a lower BASE_LR, or WARMUP.{also}"
             )
+        return sum(losses) / len(losses)
 
     def _tell(self, done: int, loss: float, speed: float) -> None:
+        told = getattr(self.model, "accuracy", None)  # of the pretext task, where there is one
+        shares = [] if told is None else self.processes.all_gather(float(told))
         if self.processes.rank == 0:
             images = speed * self.config.batch_size
             logger.info("%s: iteration %d, loss %.4f, %.0f images/s", self.folder.name, done, loss, images)
+            metrics.add_line(
+                self.folder,
+                done,
+                loss=loss,
+                accuracy=sum(shares) / len(shares) if shares else None,
+                lr=self.optimizer.param_groups[0]["lr"],
+                images_per_s=images,
+            )
 
     def average(self) -> None:
         """Give all processes the same statistics of batch norms, the means of theirs."""
