@@ -25,7 +25,7 @@ from nds_plugin.ssl.settings import FinetuneConfig, NetworkConfig, PretrainConfi
 
 CONFIGS = Configs("ssl", ".yaml")
 S = TypeVar("S", bound=Settings)
-_NODES: dict[str, type[Settings]] = {
+NODES: dict[str, type[Settings]] = {
     "MODEL": NetworkConfig,
     "PRETRAIN": PretrainConfig,
     "FINETUNE": FinetuneConfig,
@@ -69,7 +69,7 @@ def defaults() -> Node:
         FOLDERS=Node(),
         NDS=nds,
     )
-    for name, cls in _NODES.items():
+    for name, cls in NODES.items():
         tree[name] = Node({item.key: to_plain(item, item.default) for item in settings_of(cls)})
     return tree
 

@@ -100,10 +100,10 @@ class PretrainConfig(TrainingConfig):
     version: int = setting(
         1, "of MoCo: 2 adds blur and a hidden layer in the head, and weaker changes of hue", least=1, most=2
     )
-    queue: int = setting(65_536, "K: keys that MoCo contrasts with", least=1)
+    queue: int = setting(65_536, "keys that MoCo contrasts with", least=1)
     dim: int = setting(128, "outputs of MoCo's head", least=1)
     temperature: float = setting(0.07, "of MoCo's loss; the paper of version 2 takes 0.2", above=0.0)
-    ema: float = setting(0.999, "m: momentum of MoCo's key network", least=0.0, below=1.0)
+    ema: float = setting(0.999, "momentum of MoCo's key network", least=0.0, below=1.0)
     bn_groups: int = setting(
         8,
         "parts of a batch with statistics of their own in batch norms, as on so many GPUs; MoCo needs more than one",
