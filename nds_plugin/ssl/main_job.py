@@ -243,7 +243,8 @@ class MainJob:
         with self.timed("evaluate"):
             found = evaluate(weights, self.job.network, self.job.finetune, test, self.device)
         payload = {
-            "seed": self.nds.SEED,
+            "seed": self.nds.SEED,  # of the selection
+            "training_seed": self.job.cfg.SEED,
             "selector": self.nds.SELECTOR,
             "method": self.job.pretrain.method if pretrained else None,
             "target": list(self.nds.TARGET.TRAIN),

@@ -159,8 +159,11 @@ def test_two_processes_end_where_one_does_and_go_on_from_its_checkpoint(
 
 
 def test_rotnet_and_no_pretraining_and_linear_evaluation_run(config: Path, tmp_path: Path) -> None:
-    rotnet = run(config, tmp_path / "rotnet", "PRETRAIN.METHOD", "rotnet", "FINETUNE.LINEAR", "True")
+    rotnet = run(
+        config, tmp_path / "rotnet", "PRETRAIN.METHOD", "rotnet", "FINETUNE.LINEAR", "True", "SEED", "7"
+    )
     assert rotnet["method"] == "rotnet"
+    assert (rotnet["seed"], rotnet["training_seed"]) == (0, 7)
     trained, kept = weights(tmp_path / "rotnet", "finetune"), weights(tmp_path / "rotnet")
     assert all(torch.equal(trained[name], value) for name, value in kept.items())
     none = run(config, tmp_path / "none", "NDS.SELECTOR", "none")
