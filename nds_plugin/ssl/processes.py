@@ -43,8 +43,8 @@ def join_processes(on_gpus: bool) -> None:
         raise NDSError(
             f"the processes could not connect to each other ({' '.join(str(error).split())[:200]}): start them with torchrun."
         ) from None
-    if dist.get_rank() > 0:  # the first tells what all do
-        logging.getLogger().setLevel(logging.WARNING)
+    if dist.get_rank() > 0:  # the first tells and warns for all
+        logging.getLogger().setLevel(logging.ERROR)
 
 
 def _take_gpu(number: int, started: int) -> None:
