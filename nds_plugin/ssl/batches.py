@@ -190,6 +190,6 @@ def check_groups(size: int, groups: int, world_size: int) -> None:
         )
     if size % groups or size // groups < 2:
         raise NDSError(
-            f"BATCH_SIZE {size} cannot be cut into {groups} groups of equal size and at least 2 images: take a "
-            "multiple, or other BN_GROUPS."
+            f"PRETRAIN.BATCH_SIZE {size} cannot be cut into {groups} groups of equal size and at least 2 images: take a "
+            "multiple, or other PRETRAIN.BN_GROUPS."
         )

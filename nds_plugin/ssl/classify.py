@@ -141,7 +141,8 @@ def finetune(
     def work(go_on: bool) -> None:
         model = Classifier(network, config, len(target.classes), run.seed)
         if pretrained is not None:
-            load_trunk(model.network, read_trunk(str(pretrained), "MODEL.WEIGHTS"), str(pretrained))
+            what = "MODEL.WEIGHTS" if str(pretrained) == network.weights else "the weights of the pretraining"
+            load_trunk(model.network, read_trunk(str(pretrained), what), f"{what} {pretrained}")
         training = Training(model, config, folder, run.processes, run.device)
         start = training.start(go_on)
         stream = ShuffledStream(np.arange(len(target.labels)), run.seed)

@@ -122,7 +122,7 @@ class Training:
             )
         if state["iteration"] > self.config.iterations:
             raise NDSError(
-                f"--resume: {path} is after iteration {state['iteration']}, but the {self.config.what} has ITERATIONS "
+                f"--resume: {path} is after iteration {state['iteration']}, but {self.config.node}.ITERATIONS is "
                 f"{self.config.iterations}: raise it, or start without --resume."
             )
 
@@ -185,9 +185,14 @@ class Training:
                 else ""
             )
             raise NDSError(
-                f"{self.folder.name}: the loss is {wrong[0]} at iteration {done}: take a lower BASE_LR, or WARMUP.{also}"
+                f"{self.folder.name}: the loss is {wrong[0]} at iteration {done}: {self._advice}{also}"
             )
         return sum(losses) / len(losses)
+
+    @property
+    def _advice(self) -> str:
+        """What to do where a training leaves the numbers."""
+        return f"take a lower {self.config.node}.BASE_LR, or a longer {self.config.node}.WARMUP."
 
     def _tell(self, done: int, loss: float, speed: float) -> None:
         told = getattr(self.model, "accuracy", None)  # of the pretext task, where there is one
@@ -231,9 +236,7 @@ class Training:
             NDSError: they are no numbers, or cannot be written.
         """
         if (broken := broken_weight(weights)) is not None:
-            raise NDSError(
-                f"{self.folder.name}: {broken} after the last iteration: take a lower BASE_LR, or WARMUP."
-            )
+            raise NDSError(f"{self.folder.name}: {broken} after the last iteration: {self._advice}")
         told = {**meta, "precision": precision_name(self.dtype)}
         write_checkpoint(self.folder / FINAL, {"model": weights, "meta": told})
 

@@ -105,7 +105,7 @@ def test_a_source_of_another_size_is_refused_before_it_is_selected_from(
         (["NDS.TARGET.TEST", "()"], "TRAIN and TEST"),
         (["MODEL.DEPTH", "34"], "18 or 50"),
         (["MODEL.WEIGHTS", "nowhere.pth"], "no such file"),
-        (["PRETRAIN.BN_GROUPS", "3"], "cannot be cut into 3 groups"),
+        (["PRETRAIN.BN_GROUPS", "3"], "PRETRAIN.BATCH_SIZE 8 cannot be cut into 3 groups"),
         (["DEVICE", "tpu"], "unknown device"),
         (["PRETRAIN.PRECISION", "fp16"], "PRETRAIN.PRECISION: precision 'fp16' needs a GPU"),
         (["FINETUNE.PRECISION", "fp16"], "FINETUNE.PRECISION: precision 'fp16' needs a GPU"),
@@ -118,12 +118,15 @@ def test_a_source_of_another_size_is_refused_before_it_is_selected_from(
         (["FOLDERS.source.FOLDER", "5"], "FOLDERS.source.FOLDER must be text, got 5"),
         (["FOLDERS.source.CLASSES", "['a', 'b']"], "FOLDERS.source.CLASSES must be text, got ['a', 'b']"),
         (["FOLDERS.source.PART", "None"], "FOLDERS.source.PART must be text, got None"),
-        (["PRETRAIN.STEPS", "('a',)"], "pretraining: STEPS must be iterations, whole numbers of 1 or more"),
+        (["PRETRAIN.STEPS", "('a',)"], "PRETRAIN.STEPS must be iterations, whole numbers of 1 or more"),
         (
             ["FINETUNE.STEPS", "(-3,)"],
-            "fine-tuning: STEPS must be iterations, whole numbers of 1 or more, got -3",
+            "FINETUNE.STEPS must be iterations, whole numbers of 1 or more, got -3",
         ),
-        (["FINETUNE.WARMUP", "4"], "fine-tuning: WARMUP 4 must be shorter than the training"),
+        (
+            ["FINETUNE.WARMUP", "4"],
+            "FINETUNE.WARMUP 4 must be shorter than the training, which has FINETUNE.ITERATIONS 4",
+        ),
         (["FINETUNE"], "not a pair"),
     ],
 )
@@ -184,10 +187,13 @@ def test_a_folder_with_a_key_that_there_is_not_is_refused_when_the_config_is_rea
 
 
 def test_steps_that_the_schedule_would_never_take_are_refused() -> None:
-    with pytest.raises(NDSError, match=r"STEPS \(100,\) are of SCHEDULE steps, but SCHEDULE is cosine"):
+    with pytest.raises(
+        NDSError, match=r"PRETRAIN.STEPS \(100,\) are of the schedule steps, but PRETRAIN.SCHEDULE is cosine"
+    ):
         PretrainConfig(steps=(100,))
     with pytest.raises(
-        NDSError, match="STEPS 300 is after the end of the training, which has ITERATIONS 300"
+        NDSError,
+        match="PRETRAIN.STEPS 300 must be before the end of the training, which has PRETRAIN.ITERATIONS 300",
     ):
         PretrainConfig(schedule="steps", steps=(100, 300), iterations=300)
     assert PretrainConfig(schedule="steps", steps=(100, 299), iterations=300).steps == (100, 299)
@@ -195,7 +201,7 @@ def test_steps_that_the_schedule_would_never_take_are_refused() -> None:
 
 def test_a_schedule_of_steps_without_a_step(config: Path, tmp_path: Path) -> None:
     text = refused(config, tmp_path, "PRETRAIN.SCHEDULE", "steps")
-    assert text == "pretraining: SCHEDULE steps needs STEPS, the iterations at which it steps."
+    assert text == "PRETRAIN.SCHEDULE steps needs PRETRAIN.STEPS, the iterations at which it steps."
 
 
 def test_a_second_job_in_the_same_folder(

@@ -104,7 +104,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_the_last_good_checkpoint
         trained(rows, tmp_path, config, Breaks())
     kept = tmp_path / "model_0000004.pth"
     assert str(caught.value).startswith(
-        f"{tmp_path.name}: the loss is nan at iteration 6: take a lower BASE_LR"
+        f"{tmp_path.name}: the loss is nan at iteration 6: take a lower TRAINING.BASE_LR"
     )
     assert str(caught.value).endswith(f"{kept} is kept.")
     assert list(tmp_path.glob("model_*.pth")) == [kept]
