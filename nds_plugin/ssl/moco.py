@@ -90,7 +90,7 @@ class MoCo(nn.Module):
     def follow(self) -> None:
         """Equation 2: the key network moves towards the query network."""
         for key, query in zip(self.key.parameters(), self.query.parameters()):
-            key.lerp_(query.to(key.dtype), 1 - self.config.ema)
+            key.lerp_(query, 1 - self.config.ema)
 
     @torch.no_grad()
     def enqueue(self, keys: torch.Tensor) -> None:

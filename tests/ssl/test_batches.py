@@ -59,12 +59,10 @@ def test_any_number_of_processes_sees_the_same_groups_views_and_keys(rows: Mappe
     alone = batches(rows, 0, 3).batch(1)
     for world_size in (2, 4):
         parts = [batches(rows, 0, 3, rank, world_size).batch(1) for rank in range(world_size)]
-        groups = {
-            frozenset(chunk.tolist()) for part in parts for chunk in part.positions.chunk(4 // world_size)
-        }
-        assert groups == {frozenset(chunk.tolist()) for chunk in alone.positions.chunk(4)}
-        by_position = {int(p): u for part in parts for p, u in zip(part.positions, part.units)}
-        assert all(torch.equal(by_position[int(p)], u) for p, u in zip(alone.positions, alone.units))
+        groups = {frozenset(chunk.tolist()) for part in parts for chunk in part.own.chunk(4 // world_size)}
+        assert groups == {frozenset(chunk.tolist()) for chunk in alone.own.chunk(4)}
+        by_place = {int(p): u for part in parts for p, u in zip(part.own, part.units, strict=True)}
+        assert all(torch.equal(by_place[int(p)], u) for p, u in zip(alone.own, alone.units, strict=True))
         keys = torch.cat([part.other.units for part in parts])[parts[0].keys_at]
         assert torch.equal(keys, alone.other.units[alone.keys_at])
 
@@ -103,4 +101,3 @@ def test_rows_of_several_files_are_those_of_each(tmp_path) -> None:
     files = [str(tmp_path / "a.npy"), str(tmp_path / "b.npy")]
     rows = MappedRows(files, np.array([0, 1, 0, 1]), np.array([0, 1, 2, 0]))
     assert rows.rows(np.array([3, 0, 1]))[:, 0, 0, 0].tolist() == [2, 1, 2]
-    assert rows[2][0, 0].tolist() == [1, 1, 1]
