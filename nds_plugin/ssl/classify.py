@@ -21,7 +21,7 @@ from nds_plugin.selection.streams import ShuffledStream
 from nds_plugin.source.index import NO_LABEL, SourceIndex
 from nds_plugin.ssl.augment import WORDS, Augmentation, augment, plain
 from nds_plugin.ssl.batches import Batch, Batches
-from nds_plugin.ssl.network import SmallImageResNet, build_network, load_trunk, read_trunk, trunk
+from nds_plugin.ssl.network import build_network, load_trunk, read_trunk, trunk
 from nds_plugin.ssl.pixels import MappedRows
 from nds_plugin.ssl.settings import FinetuneConfig, NetworkConfig
 from nds_plugin.ssl.train import Run, Training
@@ -60,11 +60,6 @@ class Classifier(nn.Module):
             last: Any = self.network.fc.requires_grad_(True)
             norm = nn.BatchNorm1d(last.in_features, affine=False, momentum=None)  # None: over all batches
             self.network.fc = nn.Sequential(norm, last)  # type: ignore[assignment]
-
-    @property
-    def trunk(self) -> SmallImageResNet:
-        """The network."""
-        return self.network
 
     def train(self, mode: bool = True) -> Classifier:
         """With ``linear``, batch norms keep their statistics."""

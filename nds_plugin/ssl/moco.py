@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import copy
+import logging
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nds_plugin.errors import NDSError
+from nds_plugin.settings import named
 from nds_plugin.ssl.augment import MOCO, WORDS, augment, in_32_bits
 from nds_plugin.ssl.batches import Batch
+from nds_plugin.ssl.learner import Learner
 from nds_plugin.ssl.network import SmallImageResNet, build_network
 from nds_plugin.ssl.processes import gathered
 from nds_plugin.ssl.settings import NetworkConfig, PretrainConfig
+
+logger = logging.getLogger(__name__)
+_VERSION_1 = named(PretrainConfig, "temperature").default
 
 
 @in_32_bits
@@ -34,23 +41,18 @@ def contrast(
     return loss, (logits.argmax(1) == 0).float().mean()
 
 
-class MoCo(nn.Module):
+class MoCo(Learner):
     """Query network, key network and queue; all are in its state dict.
 
     Keys are computed in another order of the batch than queries, so that their batch norms have no part in
     common ("shuffling BN"). The processes need no exchange of images for that: each makes the views that it
     is to look at.
-
-    Args:
-        network: of the trunk. config: of the method.
-        seed: of the weights and the first queue.
-        groups: parts of this process's batch with statistics of their own.
     """
 
     views = 2
 
     def __init__(self, network: NetworkConfig, config: PretrainConfig, seed: int, groups: int) -> None:
-        super().__init__()
+        super().__init__(network, config, seed, groups)
         self.query = build_network(network, config.dim, seed, groups)
         if config.version == 2:
             width = self.query.fc.in_features
@@ -59,18 +61,49 @@ class MoCo(nn.Module):
                 hidden = nn.Linear(width, width)
             self.query.fc = nn.Sequential(hidden, nn.ReLU(), self.query.fc)  # type: ignore[assignment]
         self.key = copy.deepcopy(self.query).requires_grad_(False)
-        self.config = config
         start = torch.randn(config.queue, config.dim, generator=torch.Generator().manual_seed(seed))
         self.register_buffer("queue", F.normalize(start))
         self.register_buffer("place", torch.zeros((), dtype=torch.long))
-        self.accuracy = torch.zeros(())  # of the last batch: see contrast
         self.queue: torch.Tensor
         self.place: torch.Tensor
 
     @property
-    def trunk(self) -> SmallImageResNet:
-        """The network that is pretrained."""
-        return self.query
+    def networks(self) -> tuple[SmallImageResNet, ...]:
+        """Query and key network."""
+        return self.query, self.key
+
+    @classmethod
+    def check(cls, config: PretrainConfig) -> None:
+        """The queue must hold whole batches; see :meth:`Learner.check`."""
+        if config.batch_size > config.queue:
+            raise NDSError(
+                f"PRETRAIN.BATCH_SIZE {config.batch_size} is larger than PRETRAIN.QUEUE {config.queue}: the queue must hold "
+                "at least one batch."
+            )
+        if config.queue % config.batch_size:
+            raise NDSError(
+                f"PRETRAIN.QUEUE {config.queue} must be a multiple of PRETRAIN.BATCH_SIZE {config.batch_size}: the keys of a "
+                "batch take the place of the oldest."
+            )
+        if config.bn_groups == 1:
+            logger.warning(
+                "PRETRAIN.BN_GROUPS is 1: the statistics of the batch norms tell MoCo which key belongs to a query, so that "
+                "it may learn little else. Take 2 or more."
+            )
+        if config.version == 2 and config.temperature == _VERSION_1:
+            logger.warning(
+                "PRETRAIN.VERSION is 2, but PRETRAIN.TEMPERATURE is %g, that of version 1: the paper of version 2 takes 0.2.",
+                config.temperature,
+            )
+
+    @classmethod
+    def check_images(cls, config: PretrainConfig, images: int) -> None:
+        """The queue should not hold an image several times; see :meth:`Learner.check_images`."""
+        if images < config.queue:
+            logger.warning(
+                "PRETRAIN.QUEUE %d is larger than the selection of %d images: images are contrasted with older views of "
+                "themselves. Lower it.", config.queue, images,
+            )  # fmt: skip
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The loss of a batch, whose accuracy is kept."""

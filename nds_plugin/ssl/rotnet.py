@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from nds_plugin.experts.tasks import ROTATIONS, RotationTask
 from nds_plugin.ssl.augment import WORDS, crops
 from nds_plugin.ssl.batches import Batch
+from nds_plugin.ssl.learner import Learner
 from nds_plugin.ssl.network import SmallImageResNet, build_network
 from nds_plugin.ssl.settings import NetworkConfig, PretrainConfig
 
 MIN_CROP = 0.5  # smallest share of an image in a crop; our choice
 
 
-class RotNet(nn.Module):
-    """The network and its four outputs. Arguments as those of :class:`~nds_plugin.ssl.moco.MoCo`."""
+class RotNet(Learner):
+    """The network and its four outputs."""
 
     views = 1
 
     def __init__(self, network: NetworkConfig, config: PretrainConfig, seed: int, groups: int) -> None:
-        super().__init__()
+        super().__init__(network, config, seed, groups)
         self.network = build_network(network, ROTATIONS, seed, groups)
-        self.config = config
         self.task = RotationTask()
-        self.accuracy = torch.zeros(())  # of the last batch: share of the rotations that were told
 
     @property
-    def trunk(self) -> SmallImageResNet:
-        """The network that is pretrained."""
-        return self.network
+    def networks(self) -> tuple[SmallImageResNet, ...]:
+        """The one."""
+        return (self.network,)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The loss of a batch, all four rotations of each image; its accuracy is kept."""
