@@ -13,6 +13,7 @@ import torch
 from nds_plugin.experiments.estimate import PlannedRow, Stage, Work, planned_row
 from nds_plugin.experiments.results import ACCURACIES, classifier_details, classifier_record
 from nds_plugin.experiments.rows import Cell, Grid, Row, failed_of
+from nds_plugin.experiments.ssl_grids import targets_of
 from nds_plugin.experts.manifest import HEAD
 from nds_plugin.files.artifacts import content_hash, plain
 from nds_plugin.images.networks import choose_device
@@ -110,7 +111,7 @@ class ClassifierRows:
     def planned(
         self, grid: Grid, configs: Mapping[Row, Any], cells: Sequence[Cell], to_run: Sequence[Row]
     ) -> list[PlannedRow]:
-        rows, shared = [], set()
+        rows, shared, targets = [], set(), targets_of(grid, grid.clients)
         for row in dict.fromkeys(cell.row for cell in cells):
             cfg = configs[row]
             selector = SELECTORS[row.selector] if cfg.pretrains else None
@@ -119,8 +120,7 @@ class ClassifierRows:
             trains = selector is not None and same not in shared
             if selector is not None and not selector.needs:
                 shared.add(same)
-            target = next(name for name in grid.test_images if row.client.endswith(name))
-            work = planned_work(cfg, grid.test_images[target], trains)
+            work = planned_work(cfg, grid.test_images[targets[row.client]], trains)
             rows.append(planned_row(row, work, cells, to_run))
         return rows
 
@@ -169,9 +169,7 @@ class ClassifierRows:
         failed: Mapping[Cell, str],
     ) -> ResultTable:
         """Targets as columns, as the paper prints them."""
-        clients = {
-            client: target for target in grid.categories[method] for client in (target, f"{method}_{target}")
-        }
+        clients = targets_of(grid, [method])
         rows = [(row.selector, row.budget) for row in grid.rows if row.client in clients]
         title = f"{_METHODS[method]}: {grid.title}" if len(grid.clients) > 1 else grid.title
         return build_table(

@@ -91,6 +91,20 @@ def test_targets_are_columns_and_random_initialisation_is_in_the_table_of_each_m
     assert len(by_target(entries, {"moco_pets": "pets", "moco_cub": "cub"})) == 2
 
 
+def test_a_target_whose_name_ends_like_anothers_is_taken_for_itself() -> None:
+    grid = GRIDS["1"]
+    (method,) = grid.clients
+    tested = {"stanford_dogs": 8_580, "dogs": 3}
+    grid = replace(
+        grid, categories={method: tuple(reversed(tested))}, test_images=dict(reversed(tested.items()))
+    )
+    rows = [row for row in grid.rows if row.client in ("stanford_dogs", f"{method}_stanford_dogs")]
+    planned = KIND.planned(
+        grid, {row: KIND.row_config(row) for row in rows}, [Cell(row, 0) for row in rows], rows
+    )
+    assert [row.work.test_images for row in planned] == [8_580] * 4
+
+
 @pytest.mark.parametrize("name", ["1", "2"])
 def test_the_papers_numbers_stand_beside_ours(name: str) -> None:
     method = GRIDS[name].clients[0]
