@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
+from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.checkpoints import read_checkpoint
@@ -167,7 +168,8 @@ def evaluate(
     model.load_state_dict(read_checkpoint(weights)["model"])
     model.to(device).eval()
     found = []
-    for start in range(0, len(test.labels), _TEST_BATCH):
+    starts = range(0, len(test.labels), _TEST_BATCH)
+    for start in tqdm(starts, desc="evaluate", unit="batch", disable=None):
         places = np.arange(start, min(start + _TEST_BATCH, len(test.labels)))
         outputs = model(plain(test.rows.rows(places).to(device), config.size))
         if not outputs.isfinite().all():
