@@ -16,7 +16,6 @@ import torch.distributed as dist
 from nds_plugin.errors import NDSError
 
 T = TypeVar("T")
-_END_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _TIMEOUT = datetime.timedelta(days=7)  # ranks wait while the main process makes an artefact
 
 
@@ -60,7 +59,8 @@ def _take_gpu(number: int, started: int) -> None:
 def _end_with_launcher() -> None:
     """Let the system end this process when torchrun is gone, which cannot do so itself if it was killed; on Linux alone."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGTERM)
+        end_with_parent = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(end_with_parent, signal.SIGTERM)
 
 
 def gathered(tensor: torch.Tensor) -> torch.Tensor:
