@@ -1,19 +1,20 @@
-"""The tables of settings in docs/configuration.md, made from the classes that hold them.
+"""The tables of settings in docs/configuration.md and docs/ssl.md, made from the classes that hold them.
 
 python docs/settings_table.py
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from marks import written
 
 from nds_plugin.pipeline.config_nodes import config_keys, nodes
-from nds_plugin.settings import Setting, to_plain
+from nds_plugin.settings import Setting, settings_of, to_plain
+from nds_plugin.ssl.config import NODES
 
-PAGE = Path(__file__).resolve().parent / "configuration.md"
+HERE = Path(__file__).resolve().parent
 SYMBOLS = {
     "TEMPERATURE": "T",
     "NORMALISATION": "z'",
@@ -23,6 +24,10 @@ SYMBOLS = {
     "EXPERTS.TASK": "e",
     "SCORING.METRIC": "z",
     "SCORING.MAX_IMAGES": "n",
+    "PRETRAIN.QUEUE": "K",
+    "PRETRAIN.DIM": "D",
+    "PRETRAIN.TEMPERATURE": "t",
+    "PRETRAIN.EMA": "m",
 }
 
 
@@ -36,10 +41,17 @@ def rows() -> Iterator[tuple[str, Setting]]:
                 yield key, item
 
 
-def table() -> str:
+def ssl_rows() -> Iterator[tuple[str, Setting]]:
+    """The keys of the nodes that self-supervision has beside ``cfg.NDS``."""
+    for node, cls in NODES.items():
+        for item in settings_of(cls):
+            yield f"{node}.{item.key}", item
+
+
+def table(found: Iterable[tuple[str, Setting]]) -> str:
     """A line per key."""
     lines = ["| key | default | | may be | meaning |", "|---|---|---|---|---|"]
-    for key, item in rows():
+    for key, item in found:
         default = to_plain(item, item.default)
         shown = f"`{default or chr(34) * 2}`" if isinstance(default, str) else str(default)
         range_ = ", ".join(f"`{c}`" for c in item.choices) or item.range
@@ -48,10 +60,17 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def updated(page: str) -> str:
-    """A page with the table made anew."""
-    return written(page, __file__, table())
+PAGES: dict[Path, Callable[[], Iterable[tuple[str, Setting]]]] = {
+    HERE / "configuration.md": rows,
+    HERE / "ssl.md": ssl_rows,
+}
+
+
+def updated(path: Path) -> str:
+    """A page with its table made anew."""
+    return written(path.read_text(encoding="utf-8"), __file__, table(PAGES[path]()))
 
 
 if __name__ == "__main__":
-    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in PAGES:
+        path.write_text(updated(path), encoding="utf-8")

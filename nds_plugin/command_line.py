@@ -78,6 +78,20 @@ class Parser(argparse.ArgumentParser):
             self.error(self._unrecognized(unknown))
         return found, unknown
 
+    def parse_scattered(self, args: Sequence[str] | None, words: str) -> argparse.Namespace:
+        """As ``parse_args``, but options may stand anywhere among the words of a positional, which takes any number.
+
+        Args:
+            args: as of ``parse_args``. words: the positional, the only one.
+        """
+        self._given = sys.argv[1:] if args is None else list(args)
+        found, more = super().parse_known_args(self._given)  # takes the words up to the next option
+        unknown = [text for text in more if self._is_unknown(text)]
+        if unknown:
+            self.error(self._unrecognized(unknown))
+        setattr(found, words, [*getattr(found, words), *more])
+        return found
+
     def error(self, message: str) -> NoReturn:
         # A mistyped option often explains the missing one.
         unknown = [text for text in self._given if self._is_unknown(text)] if "required" in message else []

@@ -16,10 +16,11 @@ on where it stopped. Any key of the config can be changed at the end of the comm
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from nds_plugin.command_line import documented_parser, run
 from nds_plugin.errors import CommandLineError, NDSError
@@ -30,7 +31,7 @@ logger = logging.getLogger("nds_plugin")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The config first, or by --config as in the other main jobs."""
+    """The config first, or by --config as in the other main jobs; options before, among or after the changes of keys."""
     parser = documented_parser(__doc__, "train-ssl")
     parser.add_argument(
         "--config", "--config-file", dest="config", help="the config, where it is not named first"
@@ -44,7 +45,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "words", nargs="*", metavar="CONFIG | KEY VALUE", help="the config, then changes of its keys"
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_scattered(argv, "words")
     if args.config is None:
         if not args.words:
             raise CommandLineError("command line: name a config, such as nds train-ssl nds_moco_pets.yaml.")
@@ -59,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         from nds_plugin.images.networks import choose_device
         from nds_plugin.ssl.config import load_config
-        from nds_plugin.ssl.main_job import MainJob, check_config
+        from nds_plugin.ssl.host import SSLHost
+        from nds_plugin.ssl.main_job import MainJob, check_config, check_targets
         from nds_plugin.ssl.processes import join_processes
     job = load_config(args.config, args.words)
     device = choose_device(job.cfg.DEVICE)
@@ -74,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise NDSError(
                 f"--num-gpus is {args.num_gpus}, but torch sees {torch.cuda.device_count()} GPUs here."
             )
-        check_config(job, args.num_gpus)
+        with silent():  # the processes will tell it
+            check_config(job, args.num_gpus)
+            check_targets(job, SSLHost(job.cfg.FOLDERS))
         start_processes(args)
     join_processes(device.type == "cuda")
     main_job = MainJob(job, resume=args.resume)
@@ -88,19 +92,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
 
 
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Without warnings."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def start_processes(args: argparse.Namespace) -> None:
-    """Become torchrun, which starts so many processes of this command."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(args.num_gpus),
-    ]
-    command += ["-m", "nds_plugin.commands.train_ssl", "--config", args.config]
-    command += ["--resume"] if args.resume else []
-    os.execv(sys.executable, [*command, *args.words])
+    """Become the launcher of so many processes of this command, without what this one keeps on a GPU."""
+    from nds_plugin.ssl.launcher import command
+
+    resume = ["--resume"] if args.resume else []
+    words = ["--config", args.config, *resume, *args.words]
+    os.execv(sys.executable, command(args.num_gpus, "nds_plugin.commands.train_ssl", words))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 from nds_plugin.experiments.estimate import PlannedRow, Stage, Work, expert_work, planned_row
 from nds_plugin.experiments.results import ACCURACIES, classifier_details, classifier_record
 from nds_plugin.experiments.rows import Cell, Grid, Row, differing, failed_of, told_overrides
+from nds_plugin.experiments.ssl_grids import targets_of
 from nds_plugin.files.artifacts import content_hash, plain
 from nds_plugin.images.networks import choose_device
 from nds_plugin.report.paper import paper_table
@@ -22,29 +23,38 @@ from nds_plugin.report.table_formats import markdown
 from nds_plugin.selection.selectors import SELECTORS, Need
 from nds_plugin.ssl.config import JobConfig, load_config
 from nds_plugin.ssl.main_job import check_config
-from nds_plugin.ssl.network import SmallImageResNet, stem_stride
+from nds_plugin.ssl.network import SmallImageResNet, multiply_adds
+from nds_plugin.ssl.settings import NetworkConfig
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Images a second in training, and the side of the grid of positions that the network saw after its stem.
-
-    The work grows with the number of positions: of 64 x 64 a second sees a quarter of the images of 32 x 32.
-    """
+    """Images a second in training: so many of a network at images of ``size`` pixels; the time grows with its multiply-adds."""
 
     images: float
-    side: int
+    network: NetworkConfig
+    size: int
 
-    def at(self, side: float) -> float:
-        """Images a second at another side."""
-        return self.images * (self.side / side) ** 2
+    @property
+    def multiply_adds(self) -> int:
+        """For one image."""
+        return multiply_adds(self.network, self.size)
+
+    def at(self, adds: float) -> float:
+        """Images a second of a network that does so many multiply-adds for one."""
+        return self.images * self.multiply_adds / adds
 
 
 # By method of pretraining; the classifier's is "". On a GPU assumed for a ResNet-18 in 16 bits; there is no published
 # figure. On one core measured in seconds of the processor: Xeon with bf16 units, 16 channels, the configs of ssl_mini
 # (a linear classifier).
-GPU_SPEED = {"moco": Speed(2_500.0, 32), "rotnet": Speed(1_000.0, 32), "": Speed(2_500.0, 32)}
-CPU_SPEED = {"moco": Speed(727.0, 16), "rotnet": Speed(341.0, 16), "": Speed(800.0, 32)}
+_GPU, _CPU = NetworkConfig(stem="half"), NetworkConfig(stem="half", width=16)
+GPU_SPEED = {
+    "moco": Speed(2_500.0, _GPU, 64),
+    "rotnet": Speed(1_000.0, _GPU, 64),
+    "": Speed(2_500.0, _GPU, 64),
+}
+CPU_SPEED = {"moco": Speed(727.0, _CPU, 32), "rotnet": Speed(341.0, _CPU, 32), "": Speed(800.0, _CPU, 64)}
 # What the results depend on of cfg.NDS, beside what the selector's own steps read.
 _PLAIN_KEYS = ("SELECTOR", "TARGET")
 _DRAWN_KEYS = (*_PLAIN_KEYS, "MODE", "BUDGET", "SOURCE")
@@ -58,17 +68,17 @@ class SSLWork(Work):
 
     Attributes:
         method: of pretraining.
-        pretrain_side, finetune_side: of the grid of positions after the stem.
+        pretrain_adds, finetune_adds: multiply-adds of the network for one image.
     """
 
     method: str = ""
-    pretrain_side: float = 32
-    finetune_side: float = 32
+    pretrain_adds: float = 1.0
+    finetune_adds: float = 1.0
 
     @property
     def pretrain_hours(self) -> float:
         return (
-            self.pretrain.images / self._speed(self.method, self.pretrain_side) / 3600
+            self.pretrain.images / self._speed(self.method, self.pretrain_adds) / 3600
             if self.pretrain
             else 0.0
         )
@@ -76,10 +86,10 @@ class SSLWork(Work):
     @property
     def finetune_hours(self) -> float:
         images = self.finetune.images + self.test_images / 3
-        return images / self._speed("", self.finetune_side) / 3600
+        return images / self._speed("", self.finetune_adds) / 3600
 
-    def _speed(self, method: str, side: float) -> float:
-        return (GPU_SPEED if self.on_gpu else CPU_SPEED)[method].at(side)
+    def _speed(self, method: str, adds: float) -> float:
+        return (GPU_SPEED if self.on_gpu else CPU_SPEED)[method].at(adds)
 
 
 class ClassifierRows:
@@ -108,7 +118,7 @@ class ClassifierRows:
     def planned(
         self, grid: Grid, configs: Mapping[Row, Any], cells: Sequence[Cell], to_run: Sequence[Row]
     ) -> list[PlannedRow]:
-        rows, shared = [], set()
+        rows, shared, targets = [], set(), targets_of(grid, grid.clients)
         for row in dict.fromkeys(cell.row for cell in cells):
             cfg = configs[row]
             selector = SELECTORS[row.selector] if cfg.pretrains else None
@@ -117,8 +127,7 @@ class ClassifierRows:
             trains = selector is not None and same not in shared
             if selector is not None and not selector.needs:
                 shared.add(same)
-            target = next(name for name in grid.test_images if row.client.endswith(name))
-            work = planned_work(cfg, grid.test_images[target], trains)
+            work = planned_work(cfg, grid.test_images[targets[row.client]], trains)
             rows.append(planned_row(row, work, cells, to_run))
         return rows
 
@@ -133,7 +142,7 @@ class ClassifierRows:
         row = next((row for row in rows if row.work.pretrain), rows[0])
         lines = [
             f"How: images a second {origin}: MoCo {_told(speeds['moco'])}, RotNet (four rotations of each) "
-            f"{_told(speeds['rotnet'])}, classifier {_told(speeds[''])} positions after the stem; the time grows with "
+            f"{_told(speeds['rotnet'])}, classifier {_told(speeds[''])} multiply-adds an image; the time grows with "
             "their number. A pretraining that several targets share is counted once."
         ]
         if row.work.pretrain:
@@ -167,9 +176,7 @@ class ClassifierRows:
         failed: Mapping[Cell, str],
     ) -> ResultTable:
         """Targets as columns, as the paper prints them."""
-        clients = {
-            client: target for target in grid.categories[method] for client in (target, f"{method}_{target}")
-        }
+        clients = targets_of(grid, [method])
         rows = [(row.selector, row.budget) for row in grid.rows if row.client in clients]
         title = f"{_METHODS[method]}: {grid.title}" if len(grid.clients) > 1 else grid.title
         return build_table(
@@ -266,13 +273,13 @@ def planned_work(cfg: JobConfig, test_images: int, trains: bool) -> SSLWork:
         states=2,
         on_gpu=cfg.cfg.DEVICE != "cpu",
         method=cfg.pretrain.method,
-        pretrain_side=cfg.pretrain.size / stem_stride(cfg.network.stem),
-        finetune_side=cfg.finetune.size / stem_stride(cfg.network.stem),
+        pretrain_adds=multiply_adds(cfg.network, cfg.pretrain.size),
+        finetune_adds=multiply_adds(cfg.network, cfg.finetune.size),
     )
 
 
 def _told(speed: Speed) -> str:
-    return f"{speed.images:,.0f} at {speed.side} x {speed.side}"
+    return f"{speed.images:,.0f} at {speed.multiply_adds / 1e6:,.0f} M"
 
 
 def _stage(config: Any) -> Stage:

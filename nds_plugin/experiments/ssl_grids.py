@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from nds_plugin.experiments.rows import Grid, Row
 
 _Targets = Mapping[str, tuple[str, str]]  # training and test dataset by the target's name
+
+
+def client_of(method: str, target: str) -> str:
+    """The client of the rows of a target that a method pretrains for; the target's name where none does."""
+    return "_".join(filter(None, (method, target)))
+
+
+def targets_of(grid: Grid, methods: Iterable[str]) -> dict[str, str]:
+    """The target of each client of these methods, the clients without pretraining included."""
+    return {
+        client_of(given, target): target
+        for method in methods
+        for target in grid.categories[method]
+        for given in ("", method)
+    }
 
 
 def _ssl_rows(bases: Mapping[str, str], targets: _Targets) -> tuple[Row, ...]:
@@ -19,7 +34,7 @@ def _ssl_rows(bases: Mapping[str, str], targets: _Targets) -> tuple[Row, ...]:
     def row(method: str, target: str, selector: str, budget: float) -> Row:
         train, test = targets[target]
         own = (("NDS.TARGET.TRAIN", (train,)), ("NDS.TARGET.TEST", (test,)))
-        client = "_".join(filter(None, (method, target)))
+        client = client_of(method, target)
         name = f"{client}_{selector}" + ("_20" if 0 < budget < 1 else "")
         return Row(client, selector, budget, name, bases[method or next(iter(bases))], own)
 

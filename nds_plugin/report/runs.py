@@ -111,7 +111,9 @@ def selection_parts(run: Mapping[str, Any], path: Path, seed: int) -> dict[str, 
         seed: of the images in the cluster sheet.
     """
     selection = run["selection"] or {}
-    kept = ("selector", "mode", "images", "budget", "seed", "metric", "gate_draw", *_softmax_keys(selection),
+    if selection and "training_seed" in run:  # of a classifier
+        selection = {**selection, "training_seed": run["training_seed"]}
+    kept = ("selector", "mode", "images", "budget", "seed", "training_seed", "metric", "gate_draw", *_softmax_keys(selection),
             "effective_clusters", "effective_sample_size", "target_images")  # fmt: skip
     return {
         "pictures": _pictures(selection, path, seed) if selection else [],

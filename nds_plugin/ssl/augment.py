@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Concatenate, ParamSpec
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -53,15 +53,16 @@ MOCO = {
 }
 _BLUR = (0.1, 2.0)  # range of sigma, in pixels
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def in_32_bits(
-    function: Callable[Concatenate[torch.Tensor, P], torch.Tensor],
-) -> Callable[Concatenate[torch.Tensor, P], torch.Tensor]:
+    function: Callable[Concatenate[torch.Tensor, P], T],
+) -> Callable[Concatenate[torch.Tensor, P], T]:
     """A function of tensors that autocast leaves alone: the 8 bits of bf16 are too few for places and colours of pixels."""
 
     @functools.wraps(function)
-    def wrapped(first: torch.Tensor, /, *args: P.args, **kwargs: P.kwargs) -> torch.Tensor:
+    def wrapped(first: torch.Tensor, /, *args: P.args, **kwargs: P.kwargs) -> T:
         with torch.autocast(first.device.type, enabled=False):
             return function(first, *args, **kwargs)
 

@@ -44,13 +44,11 @@ class Batch(View):
     """This process's part of one iteration.
 
     Attributes:
-        positions: in the stream, of each image.
         other: images for the key network, those of the whole batch dealt anew; None where there is none.
         own: place of each image in the whole batch.
         keys_at: place of each image of the whole batch among the keys of all processes.
     """
 
-    positions: torch.Tensor
     own: torch.Tensor
     other: View | None = None
     keys_at: torch.Tensor | None = None
@@ -145,13 +143,7 @@ class Batches(IterableDataset[Batch]):
         indices = self.stream.draw(start, start + self.size)
         numbers = units(self.seed, start, start + self.size)
         view = self._view(indices, numbers, self._own)
-        batch = Batch(
-            view.pixels,
-            view.units,
-            view.labels,
-            torch.from_numpy(start + self._own),
-            torch.from_numpy(self._own),
-        )
+        batch = Batch(view.pixels, view.units, view.labels, torch.from_numpy(self._own))
         if not self.keys:
             return batch
         order = np.argsort(numbers[:, _ORDER], kind="stable")[np.concatenate(self._shares)]
@@ -190,6 +182,6 @@ def check_groups(size: int, groups: int, world_size: int) -> None:
         )
     if size % groups or size // groups < 2:
         raise NDSError(
-            f"BATCH_SIZE {size} cannot be cut into {groups} groups of equal size and at least 2 images: take a "
-            "multiple, or other BN_GROUPS."
+            f"PRETRAIN.BATCH_SIZE {size} cannot be cut into {groups} groups of equal size and at least 2 images: take a "
+            "multiple, or other PRETRAIN.BN_GROUPS."
         )

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
+from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.checkpoints import read_checkpoint
@@ -21,7 +22,7 @@ from nds_plugin.selection.streams import ShuffledStream
 from nds_plugin.source.index import NO_LABEL, SourceIndex
 from nds_plugin.ssl.augment import WORDS, Augmentation, augment, plain
 from nds_plugin.ssl.batches import Batch, Batches
-from nds_plugin.ssl.network import SmallImageResNet, build_network, load_trunk, read_trunk, trunk
+from nds_plugin.ssl.network import build_network, load_trunk, read_trunk, trunk
 from nds_plugin.ssl.pixels import MappedRows
 from nds_plugin.ssl.settings import FinetuneConfig, NetworkConfig
 from nds_plugin.ssl.train import Run, Training
@@ -60,11 +61,6 @@ class Classifier(nn.Module):
             last: Any = self.network.fc.requires_grad_(True)
             norm = nn.BatchNorm1d(last.in_features, affine=False, momentum=None)  # None: over all batches
             self.network.fc = nn.Sequential(norm, last)  # type: ignore[assignment]
-
-    @property
-    def trunk(self) -> SmallImageResNet:
-        """The network."""
-        return self.network
 
     def train(self, mode: bool = True) -> Classifier:
         """With ``linear``, batch norms keep their statistics."""
@@ -141,7 +137,8 @@ def finetune(
     def work(go_on: bool) -> None:
         model = Classifier(network, config, len(target.classes), run.seed)
         if pretrained is not None:
-            load_trunk(model.network, read_trunk(str(pretrained), "MODEL.WEIGHTS"), str(pretrained))
+            what = "MODEL.WEIGHTS" if str(pretrained) == network.weights else "the weights of the pretraining"
+            load_trunk(model.network, read_trunk(str(pretrained), what), f"{what} {pretrained}")
         training = Training(model, config, folder, run.processes, run.device)
         start = training.start(go_on)
         stream = ShuffledStream(np.arange(len(target.labels)), run.seed)
@@ -171,7 +168,8 @@ def evaluate(
     model.load_state_dict(read_checkpoint(weights)["model"])
     model.to(device).eval()
     found = []
-    for start in range(0, len(test.labels), _TEST_BATCH):
+    starts = range(0, len(test.labels), _TEST_BATCH)
+    for start in tqdm(starts, desc="evaluate", unit="batch", disable=None):
         places = np.arange(start, min(start + _TEST_BATCH, len(test.labels)))
         outputs = model(plain(test.rows.rows(places).to(device), config.size))
         if not outputs.isfinite().all():

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ast
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from nds_plugin.errors import NDSError, did_you_mean, unknown_name
-from nds_plugin.pipeline.config_lookup import NO_PRETRAINING, Configs, default_output, read_document
+from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.pipeline.config_lookup import NO_PRETRAINING, Configs, default_output
 from nds_plugin.pipeline.config_nodes import add_settings_nodes
 from nds_plugin.pipeline.presets import preset
 from nds_plugin.pipeline.settings import PipelineSettings
@@ -20,28 +18,19 @@ from nds_plugin.pipeline.settings_from_cfg import pipeline_settings
 from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.settings import Settings, from_plain, settings_of, to_plain
+from nds_plugin.ssl.config_tree import Free, Node, lay, plain, read_documents, read_word, set_key
+from nds_plugin.ssl.folders import check_folder
 from nds_plugin.ssl.settings import FinetuneConfig, NetworkConfig, PretrainConfig
 
 CONFIGS = Configs("ssl", ".yaml")
 S = TypeVar("S", bound=Settings)
-_NODES: dict[str, type[Settings]] = {
+NODES: dict[str, type[Settings]] = {
     "MODEL": NetworkConfig,
     "PRETRAIN": PretrainConfig,
     "FINETUNE": FinetuneConfig,
 }
-_FREE = ("FOLDERS",)  # keys below are names of the user's
 _NAMES = (("SOURCE", "DATASETS"), ("TARGET", "TRAIN"), ("TARGET", "TEST"), ("TARGET", "DATASETS"))
 _SEEDS = 2**63  # torch takes twice as many; MoCo's second head takes the next one
-
-
-class Node(dict[str, Any]):
-    """A tree of keys that can be read as attributes, as the steps of the pipeline read ``cfg.NDS``."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
 
 
 def defaults() -> Node:
@@ -64,10 +53,10 @@ def defaults() -> Node:
         DEVICE="",  # cpu or cuda; a GPU if there is one when empty
         NUM_WORKERS=0,  # processes that make batches
         # Folders of classes by the name of the dataset: FOLDER, CLASSES, PART, TEST_EVERY.
-        FOLDERS=Node(),
+        FOLDERS=Free(),
         NDS=nds,
     )
-    for name, cls in _NODES.items():
+    for name, cls in NODES.items():
         tree[name] = Node({item.key: to_plain(item, item.default) for item in settings_of(cls)})
     return tree
 
@@ -110,7 +99,7 @@ class JobConfig:
     @property
     def text(self) -> str:
         """The whole config."""
-        return yaml.safe_dump(_plain(self.cfg), sort_keys=False)
+        return yaml.safe_dump(plain(self.cfg), sort_keys=False)
 
     def settings(self) -> PipelineSettings:
         """The settings of the selecting steps.
@@ -137,19 +126,19 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> JobConfig:
     if len(overrides) % 2:
         raise NDSError(f"command line: {overrides[-1]!r} at the end is not a pair of KEY VALUE.")
     given = list(zip(overrides[::2], overrides[1::2]))
-    documents = list(_documents(Path(path)))
+    documents = list(read_documents(Path(path), CONFIGS.folder))
     tree = defaults()
     named = [document["NDS"]["PRESET"] for document in documents if "PRESET" in (document.get("NDS") or {})]
     on_the_line = dict(given).get("NDS.PRESET")
     in_the_file = named[-1] if named and on_the_line is None else ""
     for key, value in preset(in_the_file).items():
-        _set(tree, key, value, "preset")
+        set_key(tree, key, value, "preset")
     for document in documents:
-        _lay(tree, document, "", f"config {path}")
+        lay(tree, document, f"config {path}")
     for key, value in preset(on_the_line or "").items():
-        _set(tree, key, value, "preset")
+        set_key(tree, key, value, "preset")
     for key, value in [*([("NDS.SELECTOR", selector)] if selector else []), *given]:
-        _set(tree, key, _value(value), "command line")
+        set_key(tree, key, read_word(value), "command line")
     tree["OUTPUT_DIR"] = tree.OUTPUT_DIR or default_output(path, tree.NDS.SELECTOR)
     return _checked(tree)
 
@@ -161,6 +150,8 @@ def _checked(tree: Node) -> JobConfig:
         raise NDSError(f"SEED must be 0 or more and below 2^63, got {tree.SEED}.")
     if tree.NUM_WORKERS < 0:
         raise NDSError(f"NUM_WORKERS must be 0 or more, got {tree.NUM_WORKERS}.")
+    for name, told in tree.FOLDERS.items():
+        check_folder(name, told)
     for node, key in _NAMES:
         _check_names(tree.NDS[node][key], f"NDS.{node}.{key}")
     return JobConfig(
@@ -187,91 +178,3 @@ def _node(cls: type[S], tree: Node, node: str) -> S:
         found[item.name] = from_plain(item, tree[node][item.key])
         item.check(found[item.name], f"{node}.{item.key}")
     return cls(**found)
-
-
-def _documents(path: Path, above: tuple[Path, ...] = ()) -> Iterator[dict[str, Any]]:
-    """The config files that a file is based on by ``_BASE_`` (beside it, else in configs/ssl/), then itself."""
-    if path.resolve() in above:
-        raise NDSError(f"config {path} is based on itself: {' -> '.join(map(str, (*above, path)))}.")
-    document = read_document(path, str(above[-1]) if above else "")
-    base = document.pop("_BASE_", None)
-    if base is not None:
-        beside, installed = path.parent / str(base), CONFIGS.folder / str(base)
-        found = beside if beside.exists() or not installed.is_file() else installed
-        yield from _documents(found, (*above, path.resolve()))
-    yield document
-
-
-def _lay(tree: Node, given: Mapping[str, Any], above: str, where: str) -> None:
-    for name, value in given.items():
-        key = f"{above}{name}"
-        if name not in tree:
-            raise _unknown(key, where)
-        if key in _FREE:
-            tree[name] = Node({**tree[name], **copy.deepcopy(_mapping(value, f"{where}: {key}"))})
-        elif isinstance(tree[name], Node):
-            _lay(tree[name], _mapping(value, f"{where}: {key}"), f"{key}.", where)
-        else:
-            tree[name] = _typed(tree[name], value, f"{where}: {key}")
-
-
-def _set(tree: Node, key: str, value: Any, where: str) -> None:
-    *parents, leaf = key.split(".")
-    if len(parents) == 2 and parents[0] in _FREE and parents[1] in tree[parents[0]]:
-        tree[parents[0]][parents[1]] = {**_mapping(tree[parents[0]][parents[1]], key), leaf: value}
-        return
-    place = tree
-    for parent in parents:
-        if not isinstance(place.get(parent), Node):
-            raise _unknown(key, where)
-        place = place[parent]
-    _lay(place, {leaf: value}, ".".join(parents) + ("." if parents else ""), where)
-
-
-def _unknown(key: str, where: str) -> NDSError:
-    return NDSError(f"{where}: unknown config key {key}.{did_you_mean(key, list(_names(defaults())))}")
-
-
-def _mapping(value: Any, key: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise NDSError(f"{key} holds keys of its own, got the value {value!r}.")
-    return value
-
-
-def _typed(default: Any, value: Any, key: str) -> Any:
-    """A value of the default's type; one text serves as a list of one, text such as ``("a",)`` as the list."""
-    kind = type(default)
-    if kind is tuple and isinstance(value, str):
-        value = _value(value)
-        value = (value,) if isinstance(value, str) and value else value
-    if kind is tuple and isinstance(value, (list, tuple)):
-        return tuple(value)
-    if kind is float and isinstance(value, str):
-        value = _value(value)  # YAML reads 1e-4 as text
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is kind:
-        return value
-    names = {str: "text", int: "a whole number", float: "a number", tuple: "a list", bool: "true or false"}
-    raise NDSError(f"{key} must be {names.get(kind, kind.__name__)}, got {value!r}.")
-
-
-def _value(text: Any) -> Any:
-    """A word of the command line: a Python literal where it reads as one, else text."""
-    try:
-        return ast.literal_eval(text) if isinstance(text, str) else text
-    except (ValueError, SyntaxError):
-        return {"true": True, "false": False}.get(text.lower(), text)
-
-
-def _names(tree: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    for name, value in tree.items():
-        yield f"{above}{name}"
-        if isinstance(value, Node):
-            yield from _names(value, f"{above}{name}.")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 
 from nds_plugin.datasets.class_folder import ClassFolder
-from nds_plugin.errors import NDSError, did_you_mean
 from nds_plugin.pipeline.files_host import FilesHost
 from nds_plugin.pipeline.host import Boxes
+from nds_plugin.ssl.folders import KEYS, check_folder
 from nds_plugin.ssl.processes import TorchProcesses
-
-_KEYS = {"FOLDER": "folder", "CLASSES": "classes_like", "PART": "part", "TEST_EVERY": "test_every"}
 
 
 @dataclass(frozen=True)
@@ -39,15 +37,6 @@ class SSLHost(TorchProcesses, FilesHost):  # type: ignore[override]
             self._add(name, _folder(name, told))
 
 
-def _folder(name: str, told: Any) -> FolderOfClasses:
-    if not isinstance(told, Mapping) or "FOLDER" not in told:
-        raise NDSError(
-            f"FOLDERS.{name}: expected FOLDER: path, and CLASSES, PART, TEST_EVERY beside it, got {told!r}."
-        )
-    for key in told:
-        if key not in _KEYS:
-            raise NDSError(f"FOLDERS.{name}: unknown key {key}.{did_you_mean(str(key), _KEYS)}")
-        kind, words = (int, "a whole number") if key == "TEST_EVERY" else (str, "text")
-        if type(told[key]) is not kind:
-            raise NDSError(f"FOLDERS.{name}.{key} must be {words}, got {told[key]!r}.")
-    return FolderOfClasses(name, **{_KEYS[key]: value for key, value in told.items()})
+def _folder(name: str, told: Mapping[str, Any]) -> FolderOfClasses:
+    check_folder(name, told)
+    return FolderOfClasses(name, **{KEYS[key]: value for key, value in told.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,37 @@ def check_config(job: JobConfig, world_size: int) -> None:
         check_writable(folder)
 
 
+def check_targets(job: JobConfig, host: SSLHost) -> None:
+    """Refuse a target that no classifier can learn from, or be tested on; reads its index.
+
+    Raises:
+        NDSError: datasets without classes or of different ones, or a class of fewer than two training images.
+    """
+    target = job.nds.TARGET
+    first = host.dataset(target.TRAIN[0]).index().classes
+    for name in (*target.TRAIN, *target.TEST):
+        index = host.dataset(name).index()
+        check_labels(index, name)
+        if index.classes != first:
+            raise NDSError(
+                f"the target's datasets {target.TRAIN[0]!r} and {name!r} have different classes ({len(first)} and "
+                f"{len(index.classes)}): they must be the same, in the same order."
+            )
+    labels = np.concatenate([host.dataset(name).index().column("label") for name in target.TRAIN])
+    check_counts(labels, first, target.TRAIN)
+    files = [_files(host, part) for part in (target.TRAIN, target.TEST)]
+    if both := files[0] & files[1]:
+        logger.warning(
+            "%d of %d test images are training images, too, so that the accuracy is none: do NDS.TARGET.TRAIN and "
+            "TEST name the same images, or do FOLDERS lack PART?",
+            len(both), len(files[1]),
+        )  # fmt: skip
+
+
+def _files(host: SSLHost, names: tuple[str, ...]) -> set[str]:
+    return {str(file) for name in names for file in host.dataset(name).index().column("file_name")}
+
+
 class MainJob:
     """One run of the main job; all its processes make one and call :meth:`run`.
 
@@ -122,7 +154,7 @@ class MainJob:
         Raises:
             NDSError: bad input of any step.
         """
-        agreed(self.host, self._checked)
+        agreed(self.host, functools.partial(check_targets, self.job, self.host))
         # Before pretraining, so that an image that cannot be read is told before it.
         train, test = self._target(self.nds.TARGET.TRAIN), self._target(self.nds.TARGET.TEST)
         pretrained = self._pretrain() if self.job.pretrains else None
@@ -134,33 +166,6 @@ class MainJob:
         document = self._classify(key, train, test, pretrained) if self.host.rank == 0 else {}
         self.host.barrier()
         return document
-
-    def _checked(self) -> str:
-        """On the main process: read what can be refused before training."""
-        names = (*self.nds.TARGET.TRAIN, *self.nds.TARGET.TEST)
-        first = self.host.dataset(names[0]).index().classes
-        for name in names:
-            index = self.host.dataset(name).index()
-            check_labels(index, name)
-            if index.classes != first:
-                raise NDSError(
-                    f"the target's datasets {names[0]!r} and {name!r} have different classes ({len(first)} and "
-                    f"{len(index.classes)}): they must be the same, in the same order."
-                )
-        training = [self.host.dataset(name).index() for name in self.nds.TARGET.TRAIN]
-        labels = np.concatenate([index.column("label") for index in training])
-        check_counts(labels, first, self.nds.TARGET.TRAIN)
-        files = [self._files(part) for part in (self.nds.TARGET.TRAIN, self.nds.TARGET.TEST)]
-        if both := files[0] & files[1]:
-            logger.warning(
-                "%d of %d test images are training images, too, so that the accuracy is none: do NDS.TARGET.TRAIN and "
-                "TEST name the same images, or do FOLDERS lack PART?",
-                len(both), len(files[1]),
-            )  # fmt: skip
-        return ""
-
-    def _files(self, names: tuple[str, ...]) -> set[str]:
-        return {str(file) for name in names for file in self.host.dataset(name).index().column("file_name")}
 
     def _initial(self) -> str:
         """Hash of the weights that all starts from, empty for random ones."""
@@ -238,7 +243,8 @@ class MainJob:
         with self.timed("evaluate"):
             found = evaluate(weights, self.job.network, self.job.finetune, test, self.device)
         payload = {
-            "seed": self.nds.SEED,
+            "seed": self.nds.SEED,  # of the selection
+            "training_seed": self.job.cfg.SEED,
             "selector": self.nds.SELECTOR,
             "method": self.job.pretrain.method if pretrained else None,
             "target": list(self.nds.TARGET.TRAIN),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,11 +26,6 @@ _STAGES = 4
 _BOTTOM_UP = "backbone.bottom_up."
 _STEM = "conv1.weight"
 _PAD = 2  # zeros on each side of a 3x3 kernel in a 7x7 one
-
-
-def stem_stride(stem: str) -> int:
-    """Pixels from one position to the next after a stem and its pooling."""
-    return _STEMS[stem][1] * (2 if stem == _POOLED else 1)
 
 
 class GroupedBatchNorm(nn.BatchNorm2d):
@@ -105,6 +101,25 @@ def build_network(config: NetworkConfig, outputs: int, seed: int, groups: int = 
         if isinstance(module, GroupedBatchNorm):
             module.groups = groups
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@functools.cache
+def multiply_adds(config: NetworkConfig, size: int) -> int:
+    """Multiply-adds of a network's convolutions in a forward pass over an image of ``size`` pixels a side."""
+    total = 0
+
+    def count(conv: nn.Module, _: object, output: torch.Tensor) -> None:
+        nonlocal total
+        assert isinstance(conv, nn.Conv2d)
+        total += output.numel() * conv.weight[0].numel()
+
+    with torch.device("meta"):  # shapes alone
+        network = SmallImageResNet(config, 1).eval()
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(count)
+        network(torch.empty(1, 3, size, size))
+    return total
 
 
 def trunk(network: nn.Module) -> State:

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
@@ -28,7 +27,7 @@ KIND = "pixels"
 _AT_ONCE = 512  # images that are decoded before they are written
 
 
-class MappedRows(Dataset[torch.Tensor]):
+class MappedRows:
     """Images as rows of arrays, uint8 of shape (H, W, 3), all of one size.
 
     Args:
@@ -50,9 +49,6 @@ class MappedRows(Dataset[torch.Tensor]):
 
     def __len__(self) -> int:
         return len(self._row_of)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self.rows(np.array([index]))[0]
 
     def rows(self, indices: npt.NDArray[np.integer]) -> torch.Tensor:
         """Several images, shape (len(indices), H, W, 3)."""

@@ -17,6 +17,7 @@ from nds_plugin.pipeline.selection_steps import Selected
 from nds_plugin.pipeline.work_folder import WorkFolder
 from nds_plugin.selection.placed import PlacedSelection
 from nds_plugin.ssl.batches import Batches, check_groups
+from nds_plugin.ssl.learner import Learner
 from nds_plugin.ssl.moco import MoCo
 from nds_plugin.ssl.network import load_trunk, read_trunk, trunk
 from nds_plugin.ssl.pixels import (
@@ -35,7 +36,7 @@ from nds_plugin.ssl.train import Run, Training
 
 logger = logging.getLogger(__name__)
 DETECTRON2 = "detectron2.pth"
-LEARNERS: dict[str, Any] = {"moco": MoCo, "rotnet": RotNet}
+LEARNERS: dict[str, type[Learner]] = {"moco": MoCo, "rotnet": RotNet}
 WEIGHTS = "MODEL.WEIGHTS"
 
 
@@ -45,27 +46,12 @@ def check_pretraining(config: PretrainConfig, world_size: int) -> None:
     Raises:
         NDSError: a batch that the queue cannot hold, or groups that the batch or the processes do not divide.
     """
-    if config.method == "moco":
-        if config.batch_size > config.queue:
-            raise NDSError(
-                f"PRETRAIN.BATCH_SIZE {config.batch_size} is larger than PRETRAIN.QUEUE {config.queue}: the queue must hold "
-                "at least one batch."
-            )
-        if config.queue % config.batch_size:
-            raise NDSError(
-                f"PRETRAIN.QUEUE {config.queue} must be a multiple of PRETRAIN.BATCH_SIZE {config.batch_size}: the keys of a "
-                "batch take the place of the oldest."
-            )
-        if config.bn_groups == 1:
-            logger.warning(
-                "PRETRAIN.BN_GROUPS is 1: the statistics of the batch norms tell MoCo which key belongs to a query, so that "
-                "it may learn little else. Take 2 or more."
-            )
+    LEARNERS[config.method].check(config)
     check_groups(config.batch_size, config.bn_groups, world_size)
 
 
 def check_selected(config: PretrainConfig, images: int) -> None:
-    """Refuse a selection that does not fill a batch, and warn of one that MoCo's queue holds several times.
+    """Refuse a selection that does not fill a batch, and warn of one that the method does not suit.
 
     Raises:
         NDSError: fewer images than a batch has.
@@ -75,11 +61,7 @@ def check_selected(config: PretrainConfig, images: int) -> None:
             f"the selection has {images} images, fewer than PRETRAIN.BATCH_SIZE {config.batch_size}: a batch would hold "
             "some of them twice. Raise NDS.BUDGET, or lower PRETRAIN.BATCH_SIZE."
         )
-    if config.method == "moco" and images < config.queue:
-        logger.warning(
-            "PRETRAIN.QUEUE %d is larger than the selection of %d images: images are contrasted with older views of "
-            "themselves. Lower it.", config.queue, images,
-        )  # fmt: skip
+    LEARNERS[config.method].check_images(config, images)
 
 
 @dataclass(frozen=True)
@@ -222,12 +204,14 @@ def pretrain(
     )
 
 
-def prepared(folder: Path, network: NetworkConfig, config: PretrainConfig, run: Run) -> tuple[Training, Any]:
+def prepared(
+    folder: Path, network: NetworkConfig, config: PretrainConfig, run: Run
+) -> tuple[Training, Learner]:
     """A training that has not begun, and its learner."""
     groups = config.bn_groups // run.processes.world_size
     learner = LEARNERS[config.method](network, config, run.seed, groups)
     if network.weights:
         state = read_trunk(network.weights, WEIGHTS)
-        for part in (learner.query, learner.key) if config.method == "moco" else (learner.network,):
+        for part in learner.networks:
             load_trunk(part, state, f"{WEIGHTS} {network.weights}")
     return Training(learner, config, folder, run.processes, run.device), learner

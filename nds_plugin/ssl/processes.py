@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
+import sys
 from typing import Any, TypeVar
 
 import torch
@@ -24,12 +27,13 @@ def join_processes(on_gpus: bool) -> None:
     """Let this process be one of those that torchrun started; nothing where it was not.
 
     Raises:
-        NDSError: they do not find each other.
+        NDSError: they do not find each other, or are more than there are GPUs.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
         return
+    _end_with_launcher()
     if on_gpus:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        _take_gpu(int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
     try:
         # gloo as well, for what is gathered between processes: texts and numbers on the CPU.
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=TIMEOUT)
@@ -37,8 +41,25 @@ def join_processes(on_gpus: bool) -> None:
         raise NDSError(
             f"the processes could not connect to each other ({' '.join(str(error).split())[:200]}): start them with torchrun."
         ) from None
-    if dist.get_rank() > 0:  # the first tells what all do
-        logging.getLogger().setLevel(logging.WARNING)
+    if dist.get_rank() > 0:  # the first tells and warns for all
+        logging.getLogger().setLevel(logging.ERROR)
+
+
+def _take_gpu(number: int, started: int) -> None:
+    """Work on the GPU of this number; each of the processes that were started on this machine has one."""
+    here = torch.cuda.device_count()
+    if started > here:
+        raise NDSError(
+            f"torchrun started {started} processes here, but torch sees {here} GPUs: --nproc_per_node {here}, or DEVICE cpu."
+        )
+    torch.cuda.set_device(number)
+
+
+def _end_with_launcher() -> None:
+    """Let the system end this process when torchrun is gone, which cannot do so itself if it was killed; on Linux alone."""
+    if sys.platform == "linux":
+        end_with_parent = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(end_with_parent, signal.SIGTERM)
 
 
 def gathered(tensor: torch.Tensor) -> torch.Tensor:
@@ -78,5 +99,10 @@ class TorchProcesses:
         if not is_distributed():
             return [value]
         found: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(found, value)
+        try:
+            dist.all_gather_object(found, value)
+        except RuntimeError:  # of gloo
+            raise NDSError(
+                f"process {self.rank} has lost the others, which have ended: the line of one of them says why."
+            ) from None
         return found

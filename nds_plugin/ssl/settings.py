@@ -41,6 +41,7 @@ class TrainingConfig(Settings):
     """What both stages are told: images, iterations, SGD with momentum and its learning rate."""
 
     what: ClassVar[str] = "training"
+    node: ClassVar[str] = "TRAINING"  # of a config, as errors call it
 
     size: int = setting(32, "side of the network's input in pixels", least=8)
     batch_size: int = setting(256, "images per iteration, of all processes together", least=2)
@@ -65,23 +66,38 @@ class TrainingConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.schedule == "steps" and not self.steps:
-            raise NDSError(f"{self.what}: SCHEDULE steps needs STEPS, the iterations at which it steps.")
+            raise NDSError(
+                f"{self.node}.SCHEDULE steps needs {self.node}.STEPS, the iterations at which it steps."
+            )
         for step in self.steps:
             if type(step) is not int or step < 1:
                 raise NDSError(
-                    f"{self.what}: STEPS must be iterations, whole numbers of 1 or more, got {step!r}."
+                    f"{self.node}.STEPS must be iterations, whole numbers of 1 or more, got {step!r}."
                 )
+        if self.steps and self.schedule != "steps":
+            raise NDSError(
+                f"{self.node}.STEPS {self.steps} are of the schedule steps, but {self.node}.SCHEDULE is {self.schedule}: set "
+                "SCHEDULE steps, or leave STEPS out."
+            )
+        if self.steps and max(self.steps) >= self.iterations:
+            raise NDSError(
+                f"{self.node}.STEPS {max(self.steps)} must be before the end of the training, which has {self.node}.ITERATIONS "
+                f"{self.iterations}."
+            )
         if self.warmup >= self.iterations:
             raise NDSError(
-                f"{self.what}: WARMUP {self.warmup} must be shorter than the training, which has ITERATIONS {self.iterations}."
+                f"{self.node}.WARMUP {self.warmup} must be shorter than the training, which has {self.node}.ITERATIONS "
+                f"{self.iterations}."
             )
 
 
 @dataclass(frozen=True)
 class PretrainConfig(TrainingConfig):
-    """``PRETRAIN``: the defaults of the method are those of MoCo v1 (He et al., 2020); size and length are our choice."""
+    """``PRETRAIN``: rate, momentum, decay, K, D, t, m and augmentation are MoCo v1's (He et al., 2020); schedule (a cosine, as in
+    version 2), size and length are our choice."""
 
     what: ClassVar[str] = "pretraining"
+    node: ClassVar[str] = "PRETRAIN"
 
     method: str = setting(
         "moco", "moco: contrast with a queue; rotnet: which rotation was it", choices=METHODS
@@ -89,10 +105,10 @@ class PretrainConfig(TrainingConfig):
     version: int = setting(
         1, "of MoCo: 2 adds blur and a hidden layer in the head, and weaker changes of hue", least=1, most=2
     )
-    queue: int = setting(65_536, "K: keys that MoCo contrasts with", least=1)
+    queue: int = setting(65_536, "keys that MoCo contrasts with", least=1)
     dim: int = setting(128, "outputs of MoCo's head", least=1)
     temperature: float = setting(0.07, "of MoCo's loss; the paper of version 2 takes 0.2", above=0.0)
-    ema: float = setting(0.999, "m: momentum of MoCo's key network", least=0.0, below=1.0)
+    ema: float = setting(0.999, "momentum of MoCo's key network", least=0.0, below=1.0)
     bn_groups: int = setting(
         8,
         "parts of a batch with statistics of their own in batch norms, as on so many GPUs; MoCo needs more than one",
@@ -105,6 +121,7 @@ class FinetuneConfig(TrainingConfig):
     """``FINETUNE``: a classifier on the target."""
 
     what: ClassVar[str] = "fine-tuning"
+    node: ClassVar[str] = "FINETUNE"
 
     batch_size: int = setting(64, "images per iteration", least=2)
     iterations: int = setting(5000, "length of the training", least=1)

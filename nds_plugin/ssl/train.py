@@ -23,6 +23,7 @@ from nds_plugin.files.checkpoints import read_checkpoint, write_checkpoint
 from nds_plugin.images.checkpoint_forms import State, broken_weight
 from nds_plugin.images.networks import precision_name, repeatable, resolve_precision
 from nds_plugin.job.training_folder import FINAL, LAST
+from nds_plugin.ssl import metrics
 from nds_plugin.ssl.batches import Batch
 from nds_plugin.ssl.network import GroupedBatchNorm
 from nds_plugin.ssl.processes import averaged
@@ -104,6 +105,8 @@ class Training:
             group.update(momentum=self.config.momentum, weight_decay=self.config.weight_decay)
         if self.scaler.is_enabled() and state["scaler"]:  # empty where no scaler was needed until then
             self.scaler.load_state_dict(state["scaler"])
+        if self.processes.rank == 0:
+            metrics.cut(self.folder, state["iteration"])
         logger.info("%s: going on after iteration %d.", self.folder.name, state["iteration"])
         return int(state["iteration"])
 
@@ -119,7 +122,7 @@ class Training:
             )
         if state["iteration"] > self.config.iterations:
             raise NDSError(
-                f"--resume: {path} is after iteration {state['iteration']}, but the {self.config.what} has ITERATIONS "
+                f"--resume: {path} is after iteration {state['iteration']}, but {self.config.node}.ITERATIONS is "
                 f"{self.config.iterations}: raise it, or start without --resume."
             )
 
@@ -145,10 +148,13 @@ class Training:
                 loss = self.step(model, batch.to(self.device), iteration)
                 bar.update()
                 done = iteration + 1
-                if done % _TELL == 0 or done == last:
-                    self._tell(done, float(loss), (done - told) / (time.perf_counter() - began))
+                tells, saves = done % _TELL == 0 or done == last, done % self.config.checkpoint_period == 0
+                if tells or saves:  # no checkpoint is to take the place of a good one unless all is well
+                    mean = self.check_loss(done, float(loss))
+                if tells:
+                    self._tell(done, mean, (done - told) / (time.perf_counter() - began))
                     began, told = time.perf_counter(), done
-                if done % self.config.checkpoint_period == 0 and done < last:
+                if saves and done < last:
                     self.save(done)
         self.average()
 
@@ -164,14 +170,44 @@ class Training:
         self.scaler.update()
         return loss.detach()
 
-    def _tell(self, done: int, loss: float, speed: float) -> None:
-        if not math.isfinite(loss):
-            raise NDSError(
-                f"{self.folder.name}: the loss is {loss} at iteration {done}: take a lower BASE_LR, or WARMUP."
+    def check_loss(self, done: int, loss: float) -> float:
+        """The mean loss of all processes.
+
+        Raises:
+            NDSError: on all of them, it is no number on one.
+        """
+        losses = self.processes.all_gather(loss)
+        if wrong := [loss for loss in losses if not math.isfinite(loss)]:
+            kept = self.folder / LAST
+            also = (
+                f" {self.folder / kept.read_text(encoding='utf-8').strip()} is kept."
+                if kept.is_file()
+                else ""
             )
+            raise NDSError(
+                f"{self.folder.name}: the loss is {wrong[0]} at iteration {done}: {self._advice}{also}"
+            )
+        return sum(losses) / len(losses)
+
+    @property
+    def _advice(self) -> str:
+        """What to do where a training leaves the numbers."""
+        return f"take a lower {self.config.node}.BASE_LR, or a longer {self.config.node}.WARMUP."
+
+    def _tell(self, done: int, loss: float, speed: float) -> None:
+        told = getattr(self.model, "accuracy", None)  # of the pretext task, where there is one
+        shares = [] if told is None else self.processes.all_gather(float(told))
         if self.processes.rank == 0:
             images = speed * self.config.batch_size
             logger.info("%s: iteration %d, loss %.4f, %.0f images/s", self.folder.name, done, loss, images)
+            metrics.add_line(
+                self.folder,
+                done,
+                loss=loss,
+                accuracy=sum(shares) / len(shares) if shares else None,
+                lr=self.optimizer.param_groups[0]["lr"],
+                images_per_s=images,
+            )
 
     def average(self) -> None:
         """Give all processes the same statistics of batch norms, the means of theirs."""
@@ -200,9 +236,7 @@ class Training:
             NDSError: they are no numbers, or cannot be written.
         """
         if (broken := broken_weight(weights)) is not None:
-            raise NDSError(
-                f"{self.folder.name}: {broken} after the last iteration: take a lower BASE_LR, or WARMUP."
-            )
+            raise NDSError(f"{self.folder.name}: {broken} after the last iteration: {self._advice}")
         told = {**meta, "precision": precision_name(self.dtype)}
         write_checkpoint(self.folder / FINAL, {"model": weights, "meta": told})
 

@@ -91,6 +91,20 @@ def test_targets_are_columns_and_random_initialisation_is_in_the_table_of_each_m
     assert len(by_target(entries, {"moco_pets": "pets", "moco_cub": "cub"})) == 2
 
 
+def test_a_target_whose_name_ends_like_anothers_is_taken_for_itself() -> None:
+    grid = GRIDS["1"]
+    (method,) = grid.clients
+    tested = {"stanford_dogs": 8_580, "dogs": 3}
+    grid = replace(
+        grid, categories={method: tuple(reversed(tested))}, test_images=dict(reversed(tested.items()))
+    )
+    rows = [row for row in grid.rows if row.client in ("stanford_dogs", f"{method}_stanford_dogs")]
+    planned = KIND.planned(
+        grid, {row: KIND.row_config(row) for row in rows}, [Cell(row, 0) for row in rows], rows
+    )
+    assert [row.work.test_images for row in planned] == [8_580] * 4
+
+
 @pytest.mark.parametrize("name", ["1", "2"])
 def test_the_papers_numbers_stand_beside_ours(name: str) -> None:
     method = GRIDS[name].clients[0]
@@ -113,8 +127,8 @@ def test_a_plan_counts_a_shared_pretraining_once(tmp_path: Path) -> None:
     assert "assumed" in plan
 
 
-def test_a_plan_counts_the_positions_that_the_network_sees() -> None:
-    """Table 1 pretrains at 64 pixels and fine-tunes at 128, with a stem of stride 2: 32 x 32 and 64 x 64."""
+def test_a_plan_counts_what_the_network_computes() -> None:
+    """Table 1 pretrains at 64 pixels, where the speed is of, and fine-tunes at 128: four times the work."""
     row = next(row for row in GRIDS["1"].rows if row.selector == "nds")
     work = replace(planned_work(KIND.row_config(row), 3000, True), on_gpu=True)
     assert work.pretrain_hours == pytest.approx(200_000 * 256 / 2500 / 3600)
@@ -123,6 +137,13 @@ def test_a_plan_counts_the_positions_that_the_network_sees() -> None:
     assert not mini.on_gpu
     assert mini.pretrain_hours == pytest.approx(3000 * 128 / CPU_SPEED["moco"].images / 3600)
     assert mini.finetune_hours == pytest.approx(300 * 32 / CPU_SPEED[""].images / 3600)
+    wide, deep = (planned_work(KIND.row_config(row, words), 0, True) for words in (
+        ["MODEL.WIDTH", "128"], ["MODEL.DEPTH", "50"],
+    ))  # fmt: skip
+    assert (
+        3.9 < wide.pretrain_adds / work.pretrain_adds < 4.0
+    )  # all convolutions but the stem are wider on both sides
+    assert 2.0 < deep.pretrain_adds / work.pretrain_adds < 2.5
 
 
 def test_the_page_is_made_from_the_kept_cells(tmp_path: Path) -> None:

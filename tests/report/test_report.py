@@ -18,6 +18,7 @@ from nds_plugin.datasets.sample import generate as sample
 from nds_plugin.errors import NDSError
 from nds_plugin.report import canvas, embed, figures, mosaic
 from nds_plugin.report.html import render, write_report
+from nds_plugin.report.runs import selection_parts
 from nds_plugin.source.index import ImageRecord, SourceIndex
 from nds_plugin.source.partition import Partition
 
@@ -338,3 +339,14 @@ def test_a_sheet_of_real_photographs_shows_no_crossed_cell(
     path = figures.cluster_sheet(index, partition, [0.9, 0.8, 0.7], [0.6, 0.3, 0.1], tmp_path / "real.png")
     assert pixels(path).std() > 30
     assert caplog.text == ""
+
+
+def test_the_seed_of_the_training_stands_beside_that_of_the_selection(tmp_path: Path) -> None:
+    sources = [{"source": "street", "index_share": 1.0, "draw_share": 1.0}]
+    run = {
+        "selection": {"selector": "uniform", "seed": 3, "z": None, "sources": sources},
+        "times": {}, "versions": {}, "machine": {}, "config": "",
+    }  # fmt: skip
+    assert selection_parts(run, tmp_path / "r.html", 0)["selection"] == {"selector": "uniform", "seed": 3}
+    parts = selection_parts({**run, "training_seed": 7}, tmp_path / "r.html", 0)
+    assert parts["selection"] == {"selector": "uniform", "seed": 3, "training_seed": 7}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,7 @@ def test_a_source_of_another_size_is_refused_before_it_is_selected_from(
         (["NDS.TARGET.TEST", "()"], "TRAIN and TEST"),
         (["MODEL.DEPTH", "34"], "18 or 50"),
         (["MODEL.WEIGHTS", "nowhere.pth"], "no such file"),
-        (["PRETRAIN.BN_GROUPS", "3"], "cannot be cut into 3 groups"),
+        (["PRETRAIN.BN_GROUPS", "3"], "PRETRAIN.BATCH_SIZE 8 cannot be cut into 3 groups"),
         (["DEVICE", "tpu"], "unknown device"),
         (["PRETRAIN.PRECISION", "fp16"], "PRETRAIN.PRECISION: precision 'fp16' needs a GPU"),
         (["FINETUNE.PRECISION", "fp16"], "FINETUNE.PRECISION: precision 'fp16' needs a GPU"),
@@ -118,12 +119,15 @@ def test_a_source_of_another_size_is_refused_before_it_is_selected_from(
         (["FOLDERS.source.FOLDER", "5"], "FOLDERS.source.FOLDER must be text, got 5"),
         (["FOLDERS.source.CLASSES", "['a', 'b']"], "FOLDERS.source.CLASSES must be text, got ['a', 'b']"),
         (["FOLDERS.source.PART", "None"], "FOLDERS.source.PART must be text, got None"),
-        (["PRETRAIN.STEPS", "('a',)"], "pretraining: STEPS must be iterations, whole numbers of 1 or more"),
+        (["PRETRAIN.STEPS", "('a',)"], "PRETRAIN.STEPS must be iterations, whole numbers of 1 or more"),
         (
             ["FINETUNE.STEPS", "(-3,)"],
-            "fine-tuning: STEPS must be iterations, whole numbers of 1 or more, got -3",
+            "FINETUNE.STEPS must be iterations, whole numbers of 1 or more, got -3",
         ),
-        (["FINETUNE.WARMUP", "4"], "fine-tuning: WARMUP 4 must be shorter than the training"),
+        (
+            ["FINETUNE.WARMUP", "4"],
+            "FINETUNE.WARMUP 4 must be shorter than the training, which has FINETUNE.ITERATIONS 4",
+        ),
         (["FINETUNE"], "not a pair"),
     ],
 )
@@ -178,9 +182,27 @@ def test_a_selection_smaller_than_a_batch(config: Path, tmp_path: Path) -> None:
     assert "the selection has 7 images, fewer than PRETRAIN.BATCH_SIZE 8" in text
 
 
+def test_a_folder_with_a_key_that_there_is_not_is_refused_when_the_config_is_read() -> None:
+    with pytest.raises(NDSError, match=r"FOLDERS\.birds: unknown key FOLDR\. Did you mean 'FOLDER'\?"):
+        load_config("nds_moco_pets.yaml", ["FOLDERS", "{'birds': {'FOLDER': 'x', 'FOLDR': 'y'}}"])
+
+
+def test_steps_that_the_schedule_would_never_take_are_refused() -> None:
+    with pytest.raises(
+        NDSError, match=r"PRETRAIN.STEPS \(100,\) are of the schedule steps, but PRETRAIN.SCHEDULE is cosine"
+    ):
+        PretrainConfig(steps=(100,))
+    with pytest.raises(
+        NDSError,
+        match="PRETRAIN.STEPS 300 must be before the end of the training, which has PRETRAIN.ITERATIONS 300",
+    ):
+        PretrainConfig(schedule="steps", steps=(100, 300), iterations=300)
+    assert PretrainConfig(schedule="steps", steps=(100, 299), iterations=300).steps == (100, 299)
+
+
 def test_a_schedule_of_steps_without_a_step(config: Path, tmp_path: Path) -> None:
     text = refused(config, tmp_path, "PRETRAIN.SCHEDULE", "steps")
-    assert text == "pretraining: SCHEDULE steps needs STEPS, the iterations at which it steps."
+    assert text == "PRETRAIN.SCHEDULE steps needs PRETRAIN.STEPS, the iterations at which it steps."
 
 
 def test_a_second_job_in_the_same_folder(
@@ -205,6 +227,24 @@ def test_processes_that_torchrun_started_start_no_others(
         main([str(config), "--num-gpus", "2"])
 
 
+def test_a_mistake_in_the_target_is_told_before_processes_are_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = write_folders(tmp_path / "data")
+    (tmp_path / "data/target/dog").mkdir()  # is warned of, by the processes
+    started: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda _, command: started.append(command) or sys.exit())
+    words = [str(config), "--num-gpus", "2", "OUTPUT_DIR", str(tmp_path / "run")]
+    with pytest.raises(SystemExit):
+        main(words)
+    assert started[0][-4:] == ["--config", str(config), "OUTPUT_DIR", str(tmp_path / "run")]
+    assert not caplog.records
+    write_images(tmp_path / "data/target/eel", 1, 5)
+    with pytest.raises(NDSError, match=r"1 classes have fewer than 2 images \(eel: 1\)"):
+        main(words)
+    assert len(started) == 1
+
+
 def test_moco_without_groups_of_batch_norms_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     check_pretraining(PretrainConfig(bn_groups=1, method="rotnet"), 1)
     check_pretraining(PretrainConfig(bn_groups=2), 1)
@@ -213,6 +253,18 @@ def test_moco_without_groups_of_batch_norms_is_warned_of(caplog: pytest.LogCaptu
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.getMessage().startswith("PRETRAIN.BN_GROUPS is 1")
+
+
+def test_version_2_of_moco_at_the_temperature_of_version_1_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    check_pretraining(PretrainConfig(version=2, temperature=0.2), 1)
+    check_pretraining(PretrainConfig(version=2, method="rotnet"), 1)
+    assert not caplog.records
+    check_pretraining(PretrainConfig(version=2), 1)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().endswith("is 0.07, that of version 1: the paper of version 2 takes 0.2.")
 
 
 def test_what_may_be_meant_is_done_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from nds_plugin.engine.processes import OneProcess
+from nds_plugin.errors import NDSError
 from nds_plugin.files.checkpoints import write_checkpoint
-from nds_plugin.ssl.classify import Classifier, Labelled, evaluate
-from nds_plugin.ssl.network import build_network
+from nds_plugin.ssl.classify import Classifier, Labelled, evaluate, finetune
+from nds_plugin.ssl.network import build_network, trunk
 from nds_plugin.ssl.pixels import MappedRows
 from nds_plugin.ssl.settings import FinetuneConfig, NetworkConfig
+from nds_plugin.ssl.train import Run
 
 NETWORK = NetworkConfig(width=4)
 
@@ -45,6 +49,19 @@ def test_a_linear_classifier_learns_the_same_from_features_of_any_size() -> None
     (small, images), (large, _) = trained(scale=0.3), trained(scale=3.0)
     with torch.no_grad():
         assert torch.allclose(small.network(images), large.network(images), atol=0.02)
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["of the job", "of the user"])
+def test_weights_that_no_network_can_start_from_are_named_by_their_origin(tmp_path: Path, own: bool) -> None:
+    path = tmp_path / "model_final.pth"
+    write_checkpoint(path, {"model": trunk(build_network(NetworkConfig(width=8), 3, 0))})
+    np.save(tmp_path / "rows.npy", np.zeros((4, 10, 10, 3), dtype=np.uint8))
+    target = Labelled(MappedRows.of_file(tmp_path / "rows.npy", np.arange(4)), np.arange(4) % 2, ("a", "b"))
+    network = NETWORK if own else NetworkConfig(width=4, weights=str(path))
+    told = f"{'the weights of the pretraining' if own else 'MODEL.WEIGHTS'} {path} does not fit"
+    run = Run(0, OneProcess(), torch.device("cpu"))
+    with pytest.raises(NDSError, match=f"^{re.escape(told)}"):
+        finetune(tmp_path / "run", "key", network, FinetuneConfig(size=8), target, path, run)
 
 
 # -- accuracy ---------------------------------------------------------------------------------------

@@ -152,6 +152,7 @@ def test_two_processes_end_where_one_does_and_go_on_from_its_checkpoint(
     done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "going on after iteration 4" in done.stderr
+    assert done.stderr.count("PRETRAIN.QUEUE 16 is larger than the selection") == 1
     for name, value in weights(finished[0]).items():
         assert torch.allclose(weights(output)[name].float(), value.float(), rtol=1e-3, atol=1e-5), name
     found = read_json(output / "results.json", "results")["summary"]
@@ -159,8 +160,11 @@ def test_two_processes_end_where_one_does_and_go_on_from_its_checkpoint(
 
 
 def test_rotnet_and_no_pretraining_and_linear_evaluation_run(config: Path, tmp_path: Path) -> None:
-    rotnet = run(config, tmp_path / "rotnet", "PRETRAIN.METHOD", "rotnet", "FINETUNE.LINEAR", "True")
+    rotnet = run(
+        config, tmp_path / "rotnet", "PRETRAIN.METHOD", "rotnet", "FINETUNE.LINEAR", "True", "SEED", "7"
+    )
     assert rotnet["method"] == "rotnet"
+    assert (rotnet["seed"], rotnet["training_seed"]) == (0, 7)
     trained, kept = weights(tmp_path / "rotnet", "finetune"), weights(tmp_path / "rotnet")
     assert all(torch.equal(trained[name], value) for name, value in kept.items())
     none = run(config, tmp_path / "none", "NDS.SELECTOR", "none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -42,7 +43,15 @@ def test_the_loss_is_that_of_the_formula() -> None:
         near = math.exp(sum(a * b for a, b in zip(q, positive)) / 0.3)
         far = sum(math.exp(sum(a * b for a, b in zip(q, k)) / 0.3) for k in queue.tolist())
         terms.append(-math.log(near / (near + far)))
-    assert contrast(queries, keys, queue, 0.3).item() == pytest.approx(sum(terms) / 5, rel=1e-5)
+    assert contrast(queries, keys, queue, 0.3)[0].item() == pytest.approx(sum(terms) / 5, rel=1e-5)
+
+
+def test_the_accuracy_is_the_share_of_queries_whose_own_key_is_the_nearest() -> None:
+    queries, queue = torch.eye(6)[:4], torch.eye(6)[3:]
+    assert contrast(queries, queries, queue[1:], 0.3)[1].item() == 1.0
+    keys = queries.clone()
+    keys[3] = F.normalize(torch.tensor([1.0, 0, 0, 1, 0, 0]), dim=0)  # the queue holds the query itself
+    assert contrast(queries, keys, queue, 0.3)[1].item() == 0.75
 
 
 def test_the_loss_is_that_of_lightly() -> None:
@@ -52,24 +61,34 @@ def test_the_loss_is_that_of_lightly() -> None:
     bank = theirs.memory_bank
     bank(torch.randn(1, 6), update=True)  # lets it make its bank
     bank.bank.copy_(queue.T if bank.bank.shape == (6, 32) else queue)
-    assert contrast(queries, keys, queue, 0.07).item() == pytest.approx(
+    assert contrast(queries, keys, queue, 0.07)[0].item() == pytest.approx(
         theirs(queries, keys).item(), rel=1e-5
     )
 
 
 def test_a_step_is_that_of_the_two_networks_on_two_views_of_each_image(rows: MappedRows) -> None:
     learner, batch = MoCo(NETWORK, CONFIG, 3, 2), batches(rows).batch(0)
-    queue = learner.queue.clone()
-    loss = learner(batch)
     assert batch.other is not None
-    again = MoCo(NETWORK, CONFIG, 3, 2)
+    noise = torch.Generator().manual_seed(4)
+    with torch.no_grad():  # a new learner's key network is its query network: nothing would tell them apart
+        for key in learner.key.parameters():
+            key.add_(0.5 * torch.randn(key.shape, generator=noise))
+    before = copy.deepcopy(learner)
+    loss = learner(batch)
     with torch.no_grad():
-        q = F.normalize(again.query(augment(batch.pixels, batch.units[:, :WORDS], 16, MOCO[1])))
-        k = F.normalize(again.key(augment(batch.other.pixels, batch.other.units[:, WORDS:], 16, MOCO[1])))
+        for key, query in zip(before.key.parameters(), before.query.parameters(), strict=True):
+            key.copy_(0.9 * key + 0.1 * query)  # first the momentum, then the keys
+        q = F.normalize(before.query(augment(batch.pixels, batch.units[:, :WORDS], 16, MOCO[1])))
+        k = F.normalize(before.key(augment(batch.other.pixels, batch.other.units[:, WORDS:], 16, MOCO[1])))
     order = [
         next(j for j, other in enumerate(batch.other.units) if torch.equal(other, own)) for own in batch.units
     ]
-    assert loss.item() == pytest.approx(contrast(q, k[order], queue, 0.2).item(), rel=1e-5)
+    expected, accuracy = contrast(q, k[order], before.queue, 0.2)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert learner.accuracy.item() == accuracy.item()
+    assert sorted(batch.own.tolist()) == list(range(8))
+    assert torch.allclose(learner.queue[:8][batch.own], k[order], atol=1e-5)  # in the order of the stream
+    assert torch.equal(learner.queue[8:], before.queue[8:])
 
 
 def test_the_queue_takes_the_keys_in_the_order_of_the_stream_and_forgets_the_oldest(rows: MappedRows) -> None:

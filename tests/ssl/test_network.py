@@ -10,13 +10,20 @@ import torch
 from ranks import Ranks
 from torch import nn
 
-from nds_plugin.ssl.network import GroupedBatchNorm, build_network
+from nds_plugin.ssl.network import GroupedBatchNorm, build_network, multiply_adds
 from nds_plugin.ssl.pretrain import prepared
 from nds_plugin.ssl.settings import NetworkConfig, PretrainConfig
 from nds_plugin.ssl.train import Run
 
 NETWORK = NetworkConfig(width=4, stem="half")
 STATISTICS = ("running_mean", "running_var")
+
+
+@pytest.mark.parametrize(("depth", "published"), [(18, 1.81e9), (50, 4.09e9)])
+def test_multiply_adds_are_those_that_torchvision_publishes(depth: int, published: float) -> None:
+    assert multiply_adds(NetworkConfig(depth=depth, stem="imagenet"), 224) == pytest.approx(
+        published, rel=0.01
+    )
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from ssl_jobs import write_folders
 from ssl_processes import alone, job, meetings, rank, together
@@ -12,15 +13,22 @@ from nds_plugin.files.artifacts import read_json
 from nds_plugin.job.training_folder import FINAL
 
 
-def test_two_processes_end_with_the_weights_and_statistics_that_one_has(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["moco", "rotnet"])
+def test_two_processes_end_with_the_weights_statistics_and_queue_that_one_has(
+    tmp_path: Path, method: str
+) -> None:
     # In the first iteration, all start from the same statistics; in later ones, each has its own.
     iterations = 3
-    expected = alone(tmp_path, iterations)
-    assert together(rank, *((tmp_path, number, 2, iterations) for number in range(2))) == [0, 0]
+    expected = alone(tmp_path, method, iterations)
+    starts = [(tmp_path, number, 2, method, iterations) for number in range(2)]
+    assert together(rank, *starts) == [0, 0]
     first, second = (torch.load(tmp_path / f"rank{number}.pth", weights_only=True) for number in range(2))
     for name, value in expected.items():
         assert torch.equal(first[name], second[name]), name
         assert torch.allclose(first[name], value, rtol=1e-3, atol=1e-4), name
+    assert int(expected.get("place", 0)) == (
+        iterations * 8 if method == "moco" else 0
+    )  # of the queue, compared above
 
 
 def test_of_two_jobs_that_would_pretrain_alike_and_start_together_one_trains(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_the_checkpoint_of_another_network_or_method_is_refused(
 
 
 def test_the_checkpoint_of_a_longer_training_is_refused(folder: Path) -> None:
-    with pytest.raises(NDSError, match=r"is after iteration 3, but the pretraining has ITERATIONS 2"):
+    with pytest.raises(NDSError, match=r"is after iteration 3, but PRETRAIN.ITERATIONS is 2"):
         training(folder, iterations=2).start(True)
     assert training(folder, iterations=3).start(True) == 3
 

@@ -63,15 +63,20 @@ class Constant(nn.Module):
 
 
 def loss_of(network: nn.Module, batch: Batch) -> float:
+    return told_of(network, batch)[0]
+
+
+def told_of(network: nn.Module, batch: Batch) -> tuple[float, float]:
+    """Loss and accuracy."""
     learner = RotNet(NETWORK, CONFIG, 3, 1)
     learner.network = network
-    return learner(batch).item()
+    return learner(batch).item(), learner.accuracy.item()
 
 
 def test_a_network_that_tells_by_how_many_counter_clockwise_quarters_an_image_was_turned_has_no_loss(
     landscapes: Batch,
 ) -> None:
-    assert loss_of(BrightestSide(), landscapes) == pytest.approx(0.0, abs=1e-6)
+    assert told_of(BrightestSide(), landscapes) == pytest.approx((0.0, 1.0), abs=1e-6)
 
 
 @pytest.mark.parametrize("answer", range(4))
@@ -79,7 +84,7 @@ def test_a_network_that_always_gives_the_same_answer_is_right_once_in_four(noise
     logits = [0.0] * 4
     logits[answer] = 2.0
     surprise = math.log(3 + math.exp(2.0))  # of a wrong answer; that of the right one is 2 less
-    assert loss_of(Constant(*logits), noise) == pytest.approx(surprise - 2 / 4, rel=1e-5)
+    assert told_of(Constant(*logits), noise) == pytest.approx((surprise - 2 / 4, 1 / 4), rel=1e-5)
 
 
 def test_a_network_that_knows_nothing_has_a_loss_of_log_4(noise: Batch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import torch
 from torch import nn
 
 from nds_plugin.engine.processes import OneProcess
+from nds_plugin.errors import NDSError
+from nds_plugin.files.checkpoints import read_checkpoint
 from nds_plugin.selection.streams import ShuffledStream
 from nds_plugin.ssl.batches import Batch, Batches
 from nds_plugin.ssl.pixels import MappedRows
@@ -19,6 +22,11 @@ from nds_plugin.ssl.train import Training, learning_rate
 
 COSINE = TrainingConfig(iterations=24, base_lr=0.1, warmup=4)
 STEPS = TrainingConfig(iterations=24, base_lr=0.1, warmup=4, schedule="steps", steps=(10, 20))
+
+
+def steps_of(schedule: str, step: int) -> tuple[int, ...]:
+    """One step, of the schedule that has steps."""
+    return (step,) if schedule == "steps" else ()
 
 
 def rates(config: TrainingConfig) -> list[float]:
@@ -32,7 +40,7 @@ def test_a_warm_up_rises_in_equal_steps_to_the_full_rate(config: TrainingConfig)
 
 @pytest.mark.parametrize("schedule", ["cosine", "steps"])
 def test_without_a_warm_up_the_first_rate_is_the_full_one(schedule: str) -> None:
-    config = TrainingConfig(iterations=24, base_lr=0.1, schedule=schedule, steps=(10,))
+    config = TrainingConfig(iterations=24, base_lr=0.1, schedule=schedule, steps=steps_of(schedule, 10))
     assert learning_rate(config, 0) == pytest.approx(0.1)
 
 
@@ -68,12 +76,54 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> MappedRows:
     return MappedRows.of_file(path, np.arange(8))
 
 
-def trained(rows: MappedRows, folder: Path, config: TrainingConfig) -> list[float]:
+def trained(
+    rows: MappedRows, folder: Path, config: TrainingConfig, model: Slope | None = None
+) -> list[float]:
     """The weights after a training."""
-    model = Slope()
+    model = model or Slope()
     batches = Batches(rows, ShuffledStream(np.arange(8), 1), 1, 4, 0, config.iterations)
     Training(model, config, folder, OneProcess(), torch.device("cpu")).run(batches, 0)
     return model.weight.detach().tolist()
+
+
+class Breaks(Slope):
+    """Its loss is no number from the fifth iteration on."""
+
+    seen = 0
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        self.seen += 1
+        return super().forward(batch) * (1.0 if self.seen < 5 else float("nan"))
+
+
+def test_a_loss_that_is_no_number_ends_the_training_and_the_last_good_checkpoint_is_kept(
+    rows: MappedRows, tmp_path: Path
+) -> None:
+    config = TrainingConfig(size=8, batch_size=4, iterations=50, checkpoint_period=2, precision="fp32")
+    with pytest.raises(NDSError) as caught:
+        trained(rows, tmp_path, config, Breaks())
+    kept = tmp_path / "model_0000004.pth"
+    assert str(caught.value).startswith(
+        f"{tmp_path.name}: the loss is nan at iteration 6: take a lower TRAINING.BASE_LR"
+    )
+    assert str(caught.value).endswith(f"{kept} is kept.")
+    assert list(tmp_path.glob("model_*.pth")) == [kept]
+    assert read_checkpoint(kept)["model"]["weight"].isfinite().all()
+
+
+class OneOfTwo(OneProcess):
+    """The process of rank 0, whose neighbour's loss is no number."""
+
+    world_size = 2
+
+    def all_gather(self, value: Any) -> list[Any]:
+        return [value, float("nan")] if isinstance(value, float) else [value, value]
+
+
+def test_a_loss_that_is_no_number_on_one_process_ends_the_training_on_all(tmp_path: Path) -> None:
+    training = Training(Slope(), TrainingConfig(), tmp_path, OneOfTwo(), torch.device("cpu"))
+    with pytest.raises(NDSError, match="the loss is nan at iteration 8"):
+        training.check_loss(8, 0.5)
 
 
 @pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.9, 0.0), (0.0, 0.1), (0.9, 0.1)])
@@ -82,7 +132,7 @@ def test_a_training_is_sgd_with_the_rates_the_momentum_and_the_weight_decay_that
     rows: MappedRows, tmp_path: Path, schedule: str, momentum: float, decay: float
 ) -> None:
     config = TrainingConfig(
-        size=8, batch_size=4, iterations=6, base_lr=0.1, warmup=1, schedule=schedule, steps=(4,),
+        size=8, batch_size=4, iterations=6, base_lr=0.1, warmup=1, schedule=schedule, steps=steps_of(schedule, 4),
         momentum=momentum, weight_decay=decay, precision="fp32",
     )  # fmt: skip
     used = {

@@ -102,10 +102,17 @@ def job(config: str, changes: list[str], meeting: Meeting) -> None:
 # -- ranks ------------------------------------------------------------------------------------------
 
 
-def train(folder: Path, processes: Processes, iterations: int) -> dict[str, torch.Tensor]:
+def train(folder: Path, processes: Processes, method: str, iterations: int) -> dict[str, torch.Tensor]:
     """Pretrain on noise in this process, one of those; the state of its learner."""
     config = PretrainConfig(
-        method="rotnet", size=16, batch_size=8, bn_groups=2, iterations=iterations, precision="fp32"
+        method=method,
+        size=16,
+        batch_size=8,
+        bn_groups=2,
+        queue=32,
+        dim=6,
+        iterations=iterations,
+        precision="fp32",
     )
     if not (rows := folder / "rows.npy").exists():
         np.save(rows, np.random.default_rng(0).integers(0, 256, (40, 20, 20, 3), dtype=np.uint8))
@@ -113,21 +120,22 @@ def train(folder: Path, processes: Processes, iterations: int) -> dict[str, torc
     training, learner = prepared(folder, NetworkConfig(width=4, stem="half"), config, run)
     share = {"rank": processes.rank, "world_size": processes.world_size, "groups": config.bn_groups}
     images = MappedRows.of_file(rows, np.arange(40))
-    batches = Batches(images, ShuffledStream(np.arange(40), 1), 3, 8, 0, iterations, **share)
+    stream, keys = ShuffledStream(np.arange(40), 1), learner.views > 1
+    batches = Batches(images, stream, 3, 8, 0, iterations, keys=keys, **share)
     training.run(batches, 0)
     return learner.state_dict()
 
 
-def rank(folder: Path, number: int, world_size: int, iterations: int) -> None:
+def rank(folder: Path, number: int, world_size: int, method: str, iterations: int) -> None:
     """Train in one of several processes, and keep what came of it in ``rankN.pth``."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=world_size
     )
-    torch.save(train(folder, TorchProcesses(), iterations), folder / f"rank{number}.pth")
+    torch.save(train(folder, TorchProcesses(), method, iterations), folder / f"rank{number}.pth")
     torch.distributed.destroy_process_group()
 
 
-def alone(folder: Path, iterations: int) -> dict[str, torch.Tensor]:
+def alone(folder: Path, method: str, iterations: int) -> dict[str, torch.Tensor]:
     """The same training in one process."""
-    return train(folder, OneProcess(), iterations)
+    return train(folder, OneProcess(), method, iterations)

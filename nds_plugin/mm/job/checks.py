@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from nds_plugin.datasets.coco.document import object_columns
 from nds_plugin.datasets.label_space import LabelSpace, unite
-from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.errors import NDSError, few, unknown_name
 from nds_plugin.files.artifacts import check_writable
 from nds_plugin.files.checkpoints import why_broken
 from nds_plugin.job.checks import (
@@ -21,7 +21,6 @@ from nds_plugin.job.checks import (
     check_same_classes,
     check_settings,
     check_shared_classes,
-    few,
 )
 from nds_plugin.mm.config.loading import JobConfig, merged
 from nds_plugin.mm.data.sampler import NDSInfiniteSampler
