@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from typing import Any
 
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from tiny_detector import example, tiny_config
@@ -38,7 +40,7 @@ def test_without_timm_the_backbone_says_how_to_install_it(monkeypatch: pytest.Mo
 
 @pytest.fixture(scope="module")
 def timm() -> Any:
-    return pytest.importorskip("timm", reason="timm is not installed: the extra timm")
+    return pytest.importorskip("timm", reason="timm is not installed: the extra experts")
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,41 @@ def test_maps_have_detectron2s_names_strides_and_timms_channels(
         k: (v.channels, 64 // v.stride, 96 // v.stride) for k, v in shapes.items()
     }
     assert {k: v.stride for k, v in backbone.output_shape().items()} == {f"p{i}": 2**i for i in range(2, 7)}
+
+
+def fpn(name: str, **keys: Any) -> Any:
+    cfg = config(name)
+    for key, value in keys.items():
+        cfg.merge_from_list([key.replace("__", "."), value])
+    return timm_backbone.build_timm_fpn_backbone(cfg, ShapeSpec(channels=3))
+
+
+def test_a_network_that_takes_any_size_passes_the_check(timm: Any) -> None:
+    timm_backbone.check_maps(fpn(LITE0), LITE0)
+
+
+def test_a_network_of_a_fixed_size_takes_any_where_timm_offers_that(timm: Any) -> None:
+    build = pytest.importorskip("timm.models.swin_transformer").SwinTransformer
+    if "strict_img_size" not in inspect.signature(build).parameters:
+        pytest.skip("this timm builds Swin for one size of images alone")
+    timm_backbone.check_maps(fpn("swin_tiny_patch4_window7_224"), "swin_tiny_patch4_window7_224")
+
+
+@pytest.mark.parametrize(
+    ("name", "maps", "cause"),
+    [
+        # The check of the maps' sizes, and one of a fixed size of images.
+        ("mobilevitv2_050", ["res4", "res5"], r"res5 is \(256, \d+, \d+\), expected \(256, 3, 5\)"),
+        ("maxvit_pico_rw_256", ["res4", "res5"], "96 x 160 pixels"),
+    ],
+)
+def test_a_network_that_gives_no_pyramid_of_any_image_is_refused_in_a_line_that_names_it(
+    timm: Any, name: str, maps: list[str], cause: str
+) -> None:
+    backbone = fpn(name, MODEL__TIMM__OUT_FEATURES=maps, MODEL__FPN__IN_FEATURES=maps)
+    with pytest.raises(NDSError, match=f"MODEL.TIMM.NAME '{name}' gives no pyramid.*{cause}") as error:
+        timm_backbone.check_maps(backbone, name)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", [LITE0, "resnet10t", "convnext_atto"])
