@@ -168,6 +168,21 @@ def check_pixels(cfg: CN, form: InputForm) -> None:
         )
 
 
+def without_initial_weights(cfg: CN) -> CN:
+    """The config of a detector all of whose weights are loaded from elsewhere: MODEL.TIMM.WEIGHTS need not be there.
+
+    Raises:
+        NDSError: see :func:`check_pixels`.
+    """
+    if cfg.MODEL.BACKBONE.NAME != NAME or not cfg.MODEL.TIMM.WEIGHTS:
+        return cfg
+    check_pixels(cfg, input_form(cfg.MODEL.TIMM.NAME))
+    result = cfg.clone()
+    result.defrost()
+    result.MODEL.TIMM.WEIGHTS = ""
+    return result
+
+
 def check_maps(backbone: FPN, name: str) -> None:
     """Refuse a network that does not take images of any size, or whose maps have not the sizes that it says.
 

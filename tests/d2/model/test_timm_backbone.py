@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,11 @@ from tiny_detector import example, tiny_config
 
 import nds_plugin.d2.model.timm_backbone as timm_backbone
 from nds_plugin.d2.config.timm_nodes import add_timm_config
+from nds_plugin.d2.train import stages
 from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import write_json
+from nds_plugin.files.checkpoints import write_checkpoint
+from nds_plugin.job.training_folder import KIND, LAST, STARTED
 
 LITE0, PACKAGE = "tf_efficientnet_lite0", "package:efficientnet-lite0"
 
@@ -168,6 +174,58 @@ def test_a_detector_on_imagenet_weights_of_the_package_trains(timm: Any) -> None
     assert losses[-1] < losses[0]
     assert torch.equal(model.backbone.bottom_up.body.conv_stem.weight, stem)
     assert not torch.equal(model.backbone.bottom_up.body.blocks[6][0].conv_dw.weight, late)
+
+
+class _Recorded:
+    """In place of NDSTrainer: keeps the config that the model would be built from, and what is done with it."""
+
+    def __init__(self, cfg: CfgNode, hooks: Any) -> None:
+        self.model = _Recorded.cfg = cfg
+
+    def resume_or_load(self, resume: bool) -> None:
+        _Recorded.did = f"resume={resume}"
+
+    def train(self) -> None:
+        (Path(_Recorded.cfg.OUTPUT_DIR) / "model_final.pth").touch()
+
+
+@pytest.mark.parametrize(
+    ("interrupted", "initialised", "kept"), [(False, False, True), (False, True, False), (True, False, False)]
+)
+def test_weights_of_a_network_are_needed_only_where_training_starts_from_them(
+    timm: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    interrupted: bool,
+    initialised: bool,
+    kept: bool,
+) -> None:
+    monkeypatch.setattr(stages, "NDSTrainer", _Recorded)
+    cfg = config(weights="gone.pth")
+    cfg.OUTPUT_DIR = str(tmp_path)
+    if interrupted:
+        write_json(tmp_path / STARTED, KIND, "key", {"config": ""})
+        (tmp_path / LAST).write_text("model_0000001.pth")
+    initialise = (lambda model: None) if initialised else None
+    stages.train(cfg, "key", resume=False, timed=lambda name: contextlib.nullcontext(), initialise=initialise)
+    found = _Recorded.cfg.MODEL.TIMM.WEIGHTS
+    assert found == ("gone.pth" if kept else "")
+    assert cfg.MODEL.TIMM.WEIGHTS == "gone.pth"  # keys and records name them all the same
+
+
+def test_a_trained_detector_is_evaluated_without_the_weights_that_it_began_with(
+    timm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = build_model(config())
+    write_checkpoint(tmp_path / "model_final.pth", {"model": trained.state_dict()})
+    monkeypatch.setattr(stages.NDSTrainer, "test", lambda cfg, model: model.state_dict())
+    cfg = config(weights="gone.pth")
+    cfg.DATASETS.TEST = ("one", "two")
+    found = stages.evaluate(cfg, tmp_path / "model_final.pth")
+    assert all(torch.equal(found[name], value) for name, value in trained.state_dict().items())
+    cfg.INPUT.FORMAT = "BGR"
+    with pytest.raises(NDSError, match="expect INPUT.FORMAT RGB"):
+        stages.evaluate(cfg, tmp_path / "model_final.pth")
 
 
 def test_mistakes_are_one_line(timm: Any) -> None:
