@@ -129,7 +129,10 @@ def _freeze(body: nn.Module, info: Any, freeze_at: int) -> None:
     names = [name for name, _ in body.named_modules()]
     inside = [i for i, name in enumerate(names) if _is_within(name.replace(".", "_"), flat)]
     if not inside:
-        raise NDSError(f"MODEL.BACKBONE.FREEZE_AT {freeze_at}: no stage {stages[-1]!r} in the backbone.")
+        raise NDSError(
+            f"MODEL.BACKBONE.FREEZE_AT {freeze_at}: the network has no part {stages[-1]!r} that ends at stride "
+            f"{2**freeze_at}, so that its first stages cannot be frozen: set MODEL.BACKBONE.FREEZE_AT 0."
+        )
     for name in names[1 : inside[-1] + 1]:
         module = body.get_submodule(name)
         for parameter in module.parameters(recurse=False):

@@ -250,4 +250,9 @@ def test_mistakes_are_one_line(timm: Any) -> None:
         INPUT__FORMAT="BGR",
     )
     check("expect INPUT.FORMAT RGB", weights=PACKAGE, MODEL__PIXEL_STD=[1.0, 1.0, 1.0])
+    check(
+        "no part 'stage1' .* set MODEL.BACKBONE.FREEZE_AT 0",
+        MODEL__TIMM__NAME="hrnet_w18_small",
+        MODEL__BACKBONE__FREEZE_AT=2,
+    )
     check("three channels, got 1", MODEL__PIXEL_MEAN=[0.0], MODEL__PIXEL_STD=[1.0])
