@@ -20,7 +20,8 @@ NAMES = (
 _FILES = (".pth", ".pkl", ".safetensors", ".pt", ".ckpt", ".tar", ".pyth", ".bin")
 _WEIGHTS = (
     "the network's weights: a file (of a ResNet, where no network is named) or package:efficientnet-lite0; a name of "
-    "timm's without them takes those of timm's hub"
+    "timm's without them takes those of timm's hub, with a file it should have the tag whose weights the file holds "
+    "(vit_small_patch16_224.dino), on which the input depends"
 )
 
 

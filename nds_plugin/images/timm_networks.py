@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import importlib.util
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from nds_plugin.extras import needed_for
 from nds_plugin.images.checkpoint_forms import State, read_forms
 from nds_plugin.images.input_form import INTERPOLATIONS, InputForm
 from nds_plugin.images.named_network import PACKAGE
+
+logger = logging.getLogger(__name__)
 
 # Weights that the Python package index ships: name -> (timm's network, distribution, pattern of the file in it).
 # Another implementation's names, in the same order and with the same shapes as timm's.
@@ -133,6 +136,7 @@ def load_timm(name: str, weights: str | os.PathLike[str] = "") -> nn.Module:
         state = _from_package(str(weights), name)
     else:
         state = _without_prefix(read_forms(weights, "feature network").arrays)
+        _warn_of_tags(name, str(weights))
     body = build_timm(name, num_classes=0)
     body.load_state_dict(fitting(state, body.state_dict(), str(weights), name, _classifier(name)))
     return body
@@ -141,6 +145,25 @@ def load_timm(name: str, weights: str | os.PathLike[str] = "") -> nn.Module:
 def _facts(name: str) -> Any:
     """What timm knows of a network's weights."""
     return require_timm(name).get_pretrained_cfg(name)
+
+
+def _warn_of_tags(name: str, weights: str) -> None:
+    """Warn where a name without a tag does not tell what input the weights of a file expect."""
+    if "." in name:
+        return
+    known = require_timm(name)
+    forms = {tag: _input_of(tag) for tag in (name, *known.list_pretrained(f"{name}.*"))}
+    others = [tag for tag, form in forms.items() if form != forms[name]]
+    if others:
+        logger.warning(
+            "%s: images are prepared as for %s; if the file holds other weights of this network, name them: %s.",
+            *(weights, f"{name}.{_facts(name).tag}", ", ".join(others)),
+        )
+
+
+def _input_of(name: str) -> tuple[Any, ...]:
+    found = require_timm(name).data.resolve_data_config(pretrained_cfg=_facts(name).to_dict())
+    return tuple(found["mean"]), tuple(found["std"]), found["interpolation"]
 
 
 def _classifier(name: str) -> tuple[str, ...]:

@@ -185,6 +185,23 @@ def test_the_packages_weights_know_photographs(lite0_file: Path, nds_data: Path)
     assert sum(right) > len(right) * 0.6
 
 
+def test_a_file_whose_weights_the_name_does_not_tell_is_warned_of(
+    timm: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    vit = "vit_small_patch16_224"
+    torch.save(timm.create_model(vit, num_classes=0).state_dict(), tmp_path / "w.pth")
+    plain = load_feature_network(tmp_path / "w.pth", network=vit)
+    (warned,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert warned.startswith(f"{tmp_path / 'w.pth'}: images are prepared as for {vit}.augreg_in21k_ft_in1k; ")
+    assert f"name them: {vit}.dino." in warned
+    caplog.clear()
+    dino = load_feature_network(tmp_path / "w.pth", network=f"{vit}.dino")
+    torch.save(timm.create_model(SMALL).state_dict(), tmp_path / "small.pth")
+    load_feature_network(tmp_path / "small.pth", network=SMALL)  # all of its weights expect the same
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    assert (plain.form.mean, dino.form.mean) == ((0.5, 0.5, 0.5), IMAGENET.mean)
+
+
 def test_mistakes_are_one_line(timm: Any, tmp_path: Path) -> None:
     torch.save(timm.create_model(SMALL).state_dict(), tmp_path / "other.pth")
     torch.save(timm.create_model("resnet26").state_dict(), tmp_path / "resnet26.pth")
