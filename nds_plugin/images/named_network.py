@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -28,6 +29,20 @@ _WEIGHTS = (
 def names_weights(text: str) -> bool:
     """Whether a network's name stands for weights, from which the network follows."""
     return text.startswith(PACKAGE) or os.sep in text or text.endswith(_FILES)
+
+
+_WORD = re.compile(r"[A-Za-z]\w+:([\w.-]+)")
+
+
+def check_spelling(text: str) -> None:
+    """Refuse what looks like ``package:NAME`` with a mistake in its first word.
+
+    Raises:
+        NDSError: it does, and there is no file of that name.
+    """
+    found = _WORD.fullmatch(text)
+    if found and not text.startswith(PACKAGE) and not Path(text).exists():
+        raise NDSError(f"{text!r} is no file. Did you mean {PACKAGE + found[1]!r}?")
 
 
 @dataclass(frozen=True)
@@ -66,8 +81,10 @@ class NamedNetwork(Settings):
             node: of the config that names it, as an error calls it.
 
         Raises:
-            NDSError: it is not.
+            NDSError: it is not, or it is a mistyped package:NAME.
         """
+        for text in (self.network, self.weights):
+            check_spelling(text)
         if self.file and not Path(self.file).is_file():
             key = "WEIGHTS" if self.weights else "NETWORK"
             raise NDSError(f"{node}.{key}: no such file: {self.file}.")

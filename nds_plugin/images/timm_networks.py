@@ -11,6 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from nds_plugin.errors import NDSError, did_you_mean
 from nds_plugin.extras import needed_for
 from nds_plugin.images.checkpoint_forms import State, read_forms
 from nds_plugin.images.input_form import INTERPOLATIONS, InputForm
-from nds_plugin.images.named_network import PACKAGE
+from nds_plugin.images.named_network import PACKAGE, check_spelling
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def build_timm(name: str, **options: Any) -> nn.Module:
         try:
             return require_timm(name).create_model(name, pretrained=False, **options)
         except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError) as error:
-            raise NDSError(f"network {name!r} cannot be built with {options} ({_cause(error)}).") from None
+            raise NDSError(f"network {name!r} cannot be built with {options} ({cause_of(error)}).") from None
 
 
 def input_form(name: str) -> InputForm:
@@ -119,23 +120,31 @@ def input_form(name: str) -> InputForm:
     return InputForm(mean, std, "RGB", found["interpolation"])  # type: ignore[arg-type]
 
 
-def load_timm(name: str, weights: str | os.PathLike[str] = "") -> nn.Module:
+def load_timm(
+    name: str,
+    weights: str | os.PathLike[str] = "",
+    what: str = "feature network",
+    key: str = "--weights (NDS.EXPERTS.WEIGHTS, NDS.PARTITION.WEIGHTS)",
+) -> nn.Module:
     """A network of timm without its classifier, with its weights, on the CPU.
 
     Args:
         name: timm's name of the network, such as ``tf_efficientnet_lite0``.
         weights: a file, ``package:NAME``, or empty for timm's hub.
+        what: begins errors of a file: what it is for.
+        key: how an error calls the setting that names a file.
 
     Raises:
         NDSError: no timm, an unknown name, no such file or package, weights of another network, or no hub.
     """
     check_name(name)
     if not weights:
-        return _from_hub(name)
+        return _from_hub(name, key)
+    check_spelling(str(weights))
     if str(weights).startswith(PACKAGE):
         state = _from_package(str(weights), name)
     else:
-        state = _without_prefix(read_forms(weights, "feature network").arrays)
+        state = _without_prefix(read_forms(weights, what).arrays)
         _warn_of_tags(name, str(weights))
     body = build_timm(name, num_classes=0)
     body.load_state_dict(fitting(state, body.state_dict(), str(weights), name, _classifier(name)))
@@ -172,13 +181,16 @@ def _classifier(name: str) -> tuple[str, ...]:
     return tuple(f"{layer}." for layer in ((names,) if isinstance(names, str) else names))
 
 
-def _from_hub(name: str) -> nn.Module:
+def _from_hub(name: str, key: str) -> nn.Module:
     try:
         return require_timm(name).create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # network, proxy, disk and hub errors of several libraries
+        packages = [
+            PACKAGE + known for known, (network, *_) in PACKAGES.items() if network == name.split(".")[0]
+        ]
         raise NDSError(
-            f"weights of {name!r} cannot be fetched from timm's hub ({_cause(error)}): give a file by --weights, or "
-            f"{' or '.join(PACKAGE + known for known in PACKAGES)}."
+            f"weights of {name!r} cannot be fetched from timm's hub ({cause_of(error)}): give "
+            f"{' or '.join(['a file', *packages])} by {key}."
         ) from None
 
 
@@ -248,6 +260,7 @@ def fitting(
     return {key: state[key] if key in state else torch.tensor(0) for key in expected}
 
 
-def _cause(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
+    """The first line of what another library says, cut at a word, for the end of a line of ours."""
     text = str(error).strip()
-    return text.splitlines()[0][:160] if text else type(error).__name__
+    return shorten(text.splitlines()[0], 160, placeholder=" ...") if text else type(error).__name__

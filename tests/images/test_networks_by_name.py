@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 from nds_plugin.errors import NDSError
 from nds_plugin.images.backbones import FeatureNetwork, load_feature_network, restore
 from nds_plugin.images.input_form import IMAGENET, InputForm
+from nds_plugin.images.named_network import NamedNetwork
 from nds_plugin.images.networks import build_network
 from nds_plugin.images.resnet_checkpoints import RESNETS
+from nds_plugin.images.timm_networks import cause_of
 
 LITE0, PACKAGE = "tf_efficientnet_lite0", "package:efficientnet-lite0"
 SMALL = "mobilenetv3_small_050"  # its last layer comes after a head that is part of the features
@@ -226,15 +228,35 @@ def test_mistakes_are_one_line(timm: Any, tmp_path: Path) -> None:
         "holds weights of 'tf_efficientnet_lite0', not of 'resnet10t'", weights=PACKAGE, network="resnet10t"
     )
     check("no such file: nowhere.pth", network=LITE0, weights="nowhere.pth")
+    for mistyped in ({"weights": "pakage:efficientnet-lite0"}, {"network": "pakage:efficientnet-lite0"}):
+        check("'pakage:efficientnet-lite0' is no file. Did you mean 'package:efficientnet-lite0'", **mistyped)
+
+
+def test_a_mistyped_package_is_told_before_anything_is_loaded() -> None:
+    for named in (
+        NamedNetwork("pakage:efficientnet-lite0"),
+        NamedNetwork(LITE0, "Package:efficientnet-lite0"),
+    ):
+        with pytest.raises(NDSError, match="Did you mean 'package:efficientnet-lite0'"):
+            named.check_file("NDS.EXPERTS")
+    NamedNetwork("resnet18").check_file("NDS.EXPERTS")
+
+
+def test_what_another_library_says_is_cut_at_a_word() -> None:
+    assert cause_of(ValueError("word " * 100)) == "word " * 31 + "..."
+    assert cause_of(ValueError("first\nsecond")) == "first"
+    assert cause_of(ValueError()) == "ValueError"
 
 
 def test_a_hub_that_is_not_reached_is_one_line(timm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        NDSError, match=r"cannot be fetched from timm's hub \(.+\): give a file by --weights"
-    ) as error:
-        load_feature_network(network="tf_efficientnet_lite4")
-    assert "\n" not in str(error.value)
+    for name, given in (("tf_efficientnet_lite4", "a file"), (LITE0, f"a file or {PACKAGE}")):
+        with pytest.raises(
+            NDSError,
+            match=rf"cannot be fetched from timm's hub \(.+\): give {given} by --weights \(NDS.EXPERTS",
+        ) as error:
+            load_feature_network(network=name)
+        assert "\n" not in str(error.value)
 
 
 def test_a_package_that_is_not_installed_is_named(timm: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from textwrap import shorten
 from typing import Any
 
 import torch
@@ -17,10 +16,10 @@ from torch import nn
 
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.images.input_form import InputForm
-from nds_plugin.images.timm_networks import build_timm, input_form, load_timm, require_timm
+from nds_plugin.images.timm_networks import build_timm, cause_of, input_form, load_timm, require_timm
 
 NAME = "build_timm_fpn_backbone"
-HUB = "hub"  # MODEL.TIMM.WEIGHTS: timm's own
+KEY, HUB = "MODEL.TIMM.WEIGHTS", "hub"  # hub: timm's own
 NORMS = ("FrozenBN", "BN", "SyncBN")
 PIXEL_TOLERANCE = 0.01  # of a standard deviation, and of a mean in standard deviations
 
@@ -97,7 +96,9 @@ def _indices(body: nn.Module, name: str, out_features: Sequence[str]) -> dict[st
 
 def _start_from(body: nn.Module, name: str, weights: str) -> None:
     """Copy the weights of the whole network into its part that gives maps, whose names timm may have joined."""
-    whole = {key.replace(".", "_"): value for key, value in load_timm(name, weights).state_dict().items()}
+    whole = {
+        key.replace(".", "_"): value for key, value in load_timm(name, weights, KEY, KEY).state_dict().items()
+    }
     state = {}
     for key in body.state_dict():
         flat = key.replace(".", "_")
@@ -206,10 +207,7 @@ def check_maps(backbone: FPN, name: str) -> None:
             with torch.no_grad():
                 found = {key: tuple(value.shape[1:]) for key, value in network(images).items()}
         except (RuntimeError, AssertionError, ValueError) as error:
-            text = " ".join(str(error).split()) or type(error).__name__
-            raise NDSError(
-                f"{_refused(name, height, width)} ({shorten(text, 160, placeholder=' ...')}): {_TAKE}"
-            ) from None
+            raise NDSError(f"{_refused(name, height, width)} ({cause_of(error)}): {_TAKE}") from None
         for key, shape in shapes.items():
             expected = (shape.channels, height // shape.stride, width // shape.stride)
             if found[key] != expected:

@@ -228,6 +228,14 @@ def test_a_trained_detector_is_evaluated_without_the_weights_that_it_began_with(
         stages.evaluate(cfg, tmp_path / "model_final.pth")
 
 
+def test_a_hub_that_is_not_reached_names_the_key_of_the_detector(
+    timm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(NDSError, match=r"give a file or package:efficientnet-lite0 by MODEL.TIMM.WEIGHTS\."):
+        build_model(config(weights=timm_backbone.HUB))
+
+
 def test_mistakes_are_one_line(timm: Any) -> None:
     def check(message: str, **keys: Any) -> None:
         cfg = config(weights=keys.pop("weights", ""))
@@ -250,6 +258,8 @@ def test_mistakes_are_one_line(timm: Any) -> None:
         INPUT__FORMAT="BGR",
     )
     check("expect INPUT.FORMAT RGB", weights=PACKAGE, MODEL__PIXEL_STD=[1.0, 1.0, 1.0])
+    check("MODEL.TIMM.WEIGHTS: no such file: gone.pth", weights="gone.pth")
+    check("'pakage:x' is no file", weights="pakage:x")
     check(
         "no part 'stage1' .* set MODEL.BACKBONE.FREEZE_AT 0",
         MODEL__TIMM__NAME="hrnet_w18_small",
