@@ -183,7 +183,10 @@ def _classifier(name: str) -> tuple[str, ...]:
 
 def _from_hub(name: str, key: str) -> nn.Module:
     try:
-        return require_timm(name).create_model(name, pretrained=True, num_classes=0)
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # as of a file: what comes after depends on its own seed alone
+            return require_timm(name).create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # network, proxy, disk and hub errors of several libraries
         packages = [
             PACKAGE + known for known, (network, *_) in PACKAGES.items() if network == name.split(".")[0]

