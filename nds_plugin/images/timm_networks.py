@@ -19,7 +19,7 @@ from torch import nn
 
 from nds_plugin.errors import NDSError, did_you_mean
 from nds_plugin.extras import needed_for
-from nds_plugin.images.checkpoint_forms import State, read_forms
+from nds_plugin.images.checkpoint_forms import State, broken_weight, read_forms
 from nds_plugin.images.input_form import INTERPOLATIONS, InputForm
 from nds_plugin.images.named_network import PACKAGE, check_spelling
 
@@ -135,7 +135,8 @@ def load_timm(
         key: how an error calls the setting that names a file.
 
     Raises:
-        NDSError: no timm, an unknown name, no such file or package, weights of another network, or no hub.
+        NDSError: no timm, an unknown name, no such file or package, weights of another network or such as are no
+            finite floating point numbers, or no hub.
     """
     check_name(name)
     if not weights:
@@ -147,7 +148,12 @@ def load_timm(
         state = _without_prefix(read_forms(weights, what).arrays)
         _warn_of_tags(name, str(weights))
     body = build_timm(name, num_classes=0)
-    body.load_state_dict(fitting(state, body.state_dict(), str(weights), name, _classifier(name)))
+    expected = body.state_dict()
+    state = fitting(state, expected, str(weights), name, _classifier(name))
+    learnt = {key: value for key, value in state.items() if expected[key].is_floating_point()}
+    if (broken := broken_weight(learnt)) is not None:
+        raise NDSError(f"{what}: {weights}: {broken}: take another checkpoint.")
+    body.load_state_dict(state)
     return body
 
 

@@ -228,6 +228,15 @@ def test_mistakes_are_one_line(timm: Any, tmp_path: Path) -> None:
         "holds weights of 'tf_efficientnet_lite0', not of 'resnet10t'", weights=PACKAGE, network="resnet10t"
     )
     check("no such file: nowhere.pth", network=LITE0, weights="nowhere.pth")
+    for value, told in (
+        (float("nan"), "holds NaN or an infinity"),
+        (None, "is of torch.int64, expected floating"),
+    ):
+        state = timm.create_model(SMALL).state_dict()
+        weight = state["conv_stem.weight"]
+        state["conv_stem.weight"] = weight.long() if value is None else weight * value
+        torch.save(state, tmp_path / "broken.pth")
+        check(f"broken.pth: conv_stem.weight {told}", network=SMALL, weights=str(tmp_path / "broken.pth"))
     for mistyped in ({"weights": "pakage:efficientnet-lite0"}, {"network": "pakage:efficientnet-lite0"}):
         check("'pakage:efficientnet-lite0' is no file. Did you mean 'package:efficientnet-lite0'", **mistyped)
 
