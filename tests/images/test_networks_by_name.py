@@ -30,7 +30,7 @@ def crops(size: int = 48) -> torch.Tensor:
 
 @pytest.fixture
 def timm() -> Any:
-    return pytest.importorskip("timm", reason="timm is not installed: the extra timm")
+    return pytest.importorskip("timm", reason="timm is not installed: the extra experts")
 
 
 @pytest.fixture
