@@ -17,6 +17,7 @@ from nds_plugin.settings import Settings, setting
 
 TASKS = ("rotation", "supervised")
 INITS = ("shared", "scratch")
+_TASK_HELP = "rotation (needs no labels) or, of kind network alone, supervised (the source's image labels)"
 _PRECISION_HELP = "number format of the convolutions: auto, fp32, bf16 or fp16"
 
 
@@ -44,9 +45,7 @@ class ExpertConfig(Settings):
 
     what: ClassVar[str] = "expert"
 
-    task: str = setting(
-        "rotation", "rotation (needs no labels) or supervised (the source's image labels)", choices=TASKS
-    )
+    task: str = setting("rotation", _TASK_HELP, choices=TASKS)
     crop_size: int = setting(224, "side of the crops in pixels; also of the features", least=8)
     steps: int = setting(2000, "training steps of every expert", least=1)
     batch_size: int = setting(32, "crops per step; rotation makes four inputs of each", least=1)
@@ -110,7 +109,7 @@ class HeadConfig(NamedNetwork):
         "weights are given",
         decides=False,
     )
-    task: str = setting("rotation", "the proxy task; networks also know supervised", choices=("rotation",))
+    task: str = setting("rotation", _TASK_HELP, choices=TASKS)
     crop_size: int = setting(224, "side of the crops in pixels", least=8)
     c: float = setting(0.001, "inverse strength of the regularisation of heads", above=0)
     share: float = setting(
@@ -125,12 +124,12 @@ class HeadConfig(NamedNetwork):
     num_workers: int = setting(0, "processes that read images", least=0, decides=False, config="")
 
     def __post_init__(self) -> None:
-        if self.task in TASKS and self.task != "rotation":
+        super().__post_init__()
+        if self.task != "rotation":
             raise NDSError(
                 f"head experts know the task 'rotation' alone, got {self.task!r}: on one frozen backbone the linear "
-                "layer of a client's labels would be the same for all clusters; use experts of kind 'network'."
+                "layer of a client's labels would be the same for all clusters; use experts of kind network (--kind, NDS.EXPERTS.KIND)."
             )
-        super().__post_init__()
         if not self.is_named:
             object.__setattr__(self, "network", DEFAULT_NETWORK)
 

@@ -153,7 +153,10 @@ BAD = {
         "NDS.EXPERTS.PRETRAINED is of experts of kind 'network', .* or set NDS.EXPERTS.KIND network",
     ),
     "kind": (["NDS.EXPERTS.KIND", "heads"], "unknown NDS.EXPERTS.KIND 'heads'. Did you mean 'head'"),
-    "task": (["NDS.EXPERTS.TASK", "supervised"], "unknown NDS.EXPERTS.TASK 'supervised'. Known: rotation"),
+    "task": (
+        ["NDS.EXPERTS.TASK", "supervised"],
+        "know the task 'rotation' alone, got 'supervised'.*NDS.EXPERTS.KIND",
+    ),
 }
 
 
