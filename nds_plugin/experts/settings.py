@@ -18,6 +18,7 @@ from nds_plugin.settings import Settings, setting
 TASKS = ("rotation", "supervised")
 INITS = ("shared", "scratch")
 _TASK_HELP = "rotation (needs no labels) or, of kind network alone, supervised (the source's image labels)"
+_SEED_HELP = "of heads, seed of the draw by share; of networks, of weights, order and crops"
 _PRECISION_HELP = "number format of the convolutions: auto, fp32, bf16 or fp16"
 
 
@@ -52,7 +53,7 @@ class ExpertConfig(Settings):
     base_lr: float = setting(0.05, "highest learning rate of SGD", above=0)
     weight_decay: float = setting(1e-4, "weight decay of SGD", least=0, config="")
     momentum: float = setting(0.9, "momentum of SGD", least=0, config="")
-    seed: int = setting(0, "seed of weights, order and crops", least=0)
+    seed: int = setting(0, _SEED_HELP, least=0)
     init: str = setting("shared", "start from the shared rotation network or from scratch", choices=INITS)
     shared_steps: int = setting(
         5000, "training steps of the shared network; 0, with init scratch, trains none", least=0
@@ -115,9 +116,7 @@ class HeadConfig(NamedNetwork):
     share: float = setting(
         1.0, "share of each cluster's images that its head is fitted on, a random draw", above=0, most=1
     )
-    seed: int = setting(
-        0, "of heads, seed of the draw by share; of networks, of weights, order and crops", least=0
-    )
+    seed: int = setting(0, _SEED_HELP, least=0)
     batch_size: int = setting(
         128, "images that a worker decodes at a time", least=1, decides=False, config=""
     )
