@@ -61,7 +61,7 @@ class ExpertConfig(Settings):
     pretrained: str = setting(
         "",
         "of kind network, a checkpoint of a ResNet-18, by torchvision's, timm's or Detectron2's names, from which the shared "
-        "network starts; random weights when empty",
+        "network starts, or with init scratch each expert; random weights when empty",
         decides=False,
     )
     amp: bool = setting(True, "mixed precision where the device has it", config="")

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
+from nds_plugin.commands.experts import main as train_by_command
 from nds_plugin.d2.config.deciding import config_hash, deciding_settings
 from nds_plugin.d2.config.nodes import load_config
 from nds_plugin.d2.job.main_job import check_job, selection_steps
@@ -192,6 +194,21 @@ def test_an_unknown_network_is_told_before_the_source_is_read(
         selected(tmp_path, *extra)
     assert "\n" not in str(raised.value)
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_a_checkpoint_of_another_network_is_told_before_the_source_is_read(
+    tmp_path: Path, tiny_datasets: Path
+) -> None:
+    deeper = tmp_path / "resnet34.pth"
+    torch.save(torchvision.models.resnet34(weights=None).state_dict(), deeper)
+    with pytest.raises(NDSError, match="resnet34.pth is a resnet34 of RGB images"):
+        selected(tmp_path, "NDS.EXPERTS.KIND", "network", "NDS.EXPERTS.PRETRAINED", str(deeper))
+    assert not list(tmp_path.rglob("*.parquet"))
+    with pytest.raises(NDSError, match="resnet34.pth is a resnet34 of RGB images"):
+        train_by_command(
+            ["--index", "nowhere", "--partition", "nowhere", "--output", str(tmp_path / "out"), "--kind", "network",
+             "--pretrained", str(deeper)]
+        )  # fmt: skip
 
 
 def test_the_network_of_a_package_gives_features_and_heads(work: Path) -> None:
