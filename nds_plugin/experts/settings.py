@@ -112,7 +112,12 @@ class HeadConfig(NamedNetwork):
     )
     task: str = setting("rotation", _TASK_HELP, choices=TASKS)
     crop_size: int = setting(224, "side of the crops in pixels", least=8)
-    c: float = setting(0.001, "inverse strength of the regularisation of heads", above=0)
+    c: float = setting(
+        0.001,
+        "inverse strength of the regularisation of heads; it weighs the sum of the losses, so that heads of few images are "
+        "held back more, and a smaller share makes it stronger",
+        above=0,
+    )
     share: float = setting(
         1.0, "share of each cluster's images that its head is fitted on, a random draw", above=0, most=1
     )
