@@ -150,7 +150,7 @@ def load_timm(
     body = build_timm(name, num_classes=0)
     expected = body.state_dict()
     state = fitting(state, expected, str(weights), name, _classifier(name))
-    learnt = {key: value for key, value in state.items() if expected[key].is_floating_point()}
+    learnt = {tensor: value for tensor, value in state.items() if expected[tensor].is_floating_point()}
     if (broken := broken_weight(learnt)) is not None:
         raise NDSError(f"{what}: {weights}: {broken}: take another checkpoint.")
     body.load_state_dict(state)
@@ -189,9 +189,8 @@ def _classifier(name: str) -> tuple[str, ...]:
 
 def _from_hub(name: str, key: str) -> nn.Module:
     try:
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # as of a file: what comes after depends on its own seed alone
+        # As with a file: what comes after depends on its own seed alone.
+        with torch.random.fork_rng(devices=[]):
             return require_timm(name).create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # network, proxy, disk and hub errors of several libraries
         packages = [
