@@ -28,23 +28,25 @@ CLUSTERS = 50
 BACKBONE = "package:efficientnet-lite0"
 
 
-def head_set(paths: list[str], experts: ExpertSet, folder: Path, device: torch.device) -> ExpertSet:
-    """50 heads, fitted on these images, on EfficientNet-Lite0 with ImageNet weights."""
-    index = SourceIndex.from_records([ImageRecord("benchmark", str(i), path) for i, path in enumerate(paths)])
-    cluster = np.arange(len(paths)) % CLUSTERS
+def backbone_of_heads(paths: list[str]) -> FeatureNetwork:
+    """EfficientNet-Lite0 with ImageNet weights; asked for before anything is timed.
+
+    Raises:
+        NDSError: too few images to fit the heads, or no such weights.
+    """
     if len(paths) < CLUSTERS:
         raise NDSError(f"--num-images must be {CLUSTERS} or more to fit {CLUSTERS} heads, got {len(paths)}.")
+    return load_feature_network(BACKBONE)
+
+
+def head_set(
+    paths: list[str], backbone: FeatureNetwork, crop_size: int, folder: Path, device: torch.device
+) -> ExpertSet:
+    """50 heads, fitted on these images."""
+    index = SourceIndex.from_records([ImageRecord("benchmark", str(i), path) for i, path in enumerate(paths)])
+    cluster = np.arange(len(paths)) % CLUSTERS
     partition = Partition(cluster, index.table, index.hash, method="kmeans", seed=0)
-    config = HeadConfig(crop_size=experts.crop_size)
-    return train_heads(index, partition, _backbone(experts), config, folder, device=device)
-
-
-def _backbone(experts: ExpertSet) -> FeatureNetwork:
-    try:
-        return load_feature_network(BACKBONE)
-    except NDSError as error:
-        logger.warning("heads stand on the experts' shared ResNet-18: %s", error)
-        return load_feature_network(shared_state=experts.load_shared().state_dict())
+    return train_heads(index, partition, backbone, HeadConfig(crop_size=crop_size), folder, device=device)
 
 
 def network_set(experts: ExpertSet, folder: Path) -> ExpertSet:
@@ -71,10 +73,16 @@ def megabytes(experts: ExpertSet) -> float:
 
 
 def compare_kinds(
-    experts: ExpertSet, paths: list[str], scored: int, workers: int, folder: Path, device: torch.device
+    experts: ExpertSet,
+    backbone: FeatureNetwork,
+    paths: list[str],
+    scored: int,
+    workers: int,
+    folder: Path,
+    device: torch.device,
 ) -> dict[str, float]:
     """Time of 50 networks over that of 50 heads on the first images, and the sizes of the two sets."""
-    heads = head_set(paths, experts, folder / "heads", device)
+    heads = head_set(paths, backbone, experts.crop_size, folder / "heads", device)
     networks = network_set(experts, folder / "networks")
 
     def seconds(chosen: ExpertSet) -> float:

@@ -183,7 +183,11 @@ def creating(load: Loader, count: int) -> tuple[list[float], list[dict[str, Any]
     rng = np.random.default_rng(1)
     times, made = [], []
     for seed in range(count):
-        scores = {"clusters": list(range(CLUSTERS)), "z": rng.random(CLUSTERS).round(4).tolist()}
+        scores = {
+            "clusters": list(range(CLUSTERS)),
+            "z": rng.random(CLUSTERS).round(4).tolist(),
+            "metric": "accuracy",
+        }
         body = {"expert_set": current, "scores": scores, "budget": BUDGET, "seed": seed, "temperature": 0.3}
         answer, headers = load.ask("POST", "/api/v1/searches", body, {"Authorization": f"Bearer {token}"})
         times.append(float(re.search(r"dur=([0-9.]+)", headers["Server-Timing"])[1]))  # type: ignore[index]

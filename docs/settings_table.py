@@ -6,10 +6,12 @@ python docs/settings_table.py
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from marks import written
 
+from nds_plugin.experts.settings import EXPERT_CONFIGS
 from nds_plugin.pipeline.config_nodes import config_keys, nodes
 from nds_plugin.settings import Setting, settings_of, to_plain
 from nds_plugin.ssl.config import NODES
@@ -31,14 +33,23 @@ SYMBOLS = {
 }
 
 
+KINDS = {cls: kind for kind, cls in EXPERT_CONFIGS.items()}
+
+
 def rows() -> Iterator[tuple[str, Setting]]:
-    """The keys of ``cfg.NDS`` that steps own, each once."""
-    seen = set()
+    """The keys of ``cfg.NDS`` that steps own, each once; of experts with the kind that alone knows a key."""
+    found: dict[str, list[tuple[Setting, str]]] = {}
     for node, cls in nodes():
         for key, item in config_keys(node, cls):
-            if key not in seen:
-                seen.add(key)
-                yield key, item
+            found.setdefault(key, []).append((item, KINDS.get(cls, "")))
+    for key, items in found.items():
+        (item, kind), *others = items
+        helps = sorted({item.help, *(other.help for other, _ in others if kind)}, key=len)
+        shorter, text = helps[0], helps[-1]
+        assert shorter in text, f"{key}: what it means to one kind of experts does not tell what to the other"
+        if kind and not others and not text.startswith("of kind"):
+            text = f"of kind {kind}: {text}"
+        yield key, replace(item, help=text)
 
 
 def ssl_rows() -> Iterator[tuple[str, Setting]]:

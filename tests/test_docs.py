@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nds_plugin.commands.nds import VERBS
+from nds_plugin.commands.nds import VERBS, command
+from nds_plugin.engine.config import EngineConfig
+from nds_plugin.settings import settings_of
 
 ROOT = Path(__file__).parents[1]
 TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
@@ -100,3 +102,36 @@ def test_the_version_is_the_same_wherever_it_is_written() -> None:
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert str(cited["version"]) == __version__
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+# What a tool reads and writes; the table of tools tells the other options.
+INPUT_AND_OUTPUT = {
+    *("--help", "--output", "--index", "--partition", "--experts", "--scores", "--gate", "--name"),
+    *("--dataset", "--coco", "--folder", "--images"),
+}
+TOOLS = re.findall(
+    r"^\| `nds ([a-z -]+)`[^|]*\|[^|]*\| (.*--.*) \|$",
+    (ROOT / "docs/configuration.md").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(("verb", "told"), TOOLS, ids=[verb for verb, _ in TOOLS])
+def test_the_options_of_a_tool_are_those_in_the_table_of_tools(
+    verb: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command(verb)(["--help"])
+    lines = re.findall(r"^  (--.*?)(?:  |$)", capsys.readouterr().out, re.MULTILINE)
+    real = set(re.findall(r"--[a-z0-9-]+", " ".join(lines)))
+    named = set(re.findall(r"--[a-z0-9-]+", told))
+    if "engine" in told:
+        named |= {item.flag for item in settings_of(EngineConfig)}
+    assert not named - real
+    # Of a switch, one side.
+    missing = {o for o in real - named - INPUT_AND_OUTPUT if _other_side(o) not in named}
+    assert not missing
+
+
+def _other_side(option: str) -> str:
+    return f"--{option[5:]}" if option.startswith("--no-") else f"--no-{option[2:]}"

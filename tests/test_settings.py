@@ -107,6 +107,11 @@ def test_a_draw_has_no_range_of_its_own_for_a_budget() -> None:
 def test_the_table_in_the_docs_is_that_of_the_classes() -> None:
     import settings_table
 
+    meanings = {key: item.help for key, item in settings_table.rows()}
+    assert meanings["EXPERTS.STEPS"] == "of kind network: training steps of every expert"
+    assert meanings["EXPERTS.C"].startswith("of kind head: ")
+    assert "of heads" in meanings["EXPERTS.SEED"]
+    assert "of networks" in meanings["EXPERTS.SEED"]
     for path in settings_table.PAGES:
         page = path.read_text(encoding="utf-8")
         assert settings_table.updated(path) == page, "run: python docs/settings_table.py"

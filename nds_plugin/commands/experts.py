@@ -86,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     refuse_foreign(args)
     from nds_plugin.experts.train_experts import train_experts
     from nds_plugin.experts.train_heads import train_heads
+    from nds_plugin.experts.train_network import pretrained_trunk
     from nds_plugin.images.backbones import load_named
     from nds_plugin.images.networks import choose_device
     from nds_plugin.source.index import SourceIndex
@@ -95,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     engine = settings_from(args, EngineConfig)
     executor = open_executor(engine, str(choose_device(args.device)))
     check_writable(args.output)  # before the work that would be lost
+    if isinstance(config, ExpertConfig) and config.pretrained:
+        pretrained_trunk(config.pretrained)
     index = SourceIndex.load(args.index)
     partition = Partition.load(args.partition)
     if isinstance(config, HeadConfig):

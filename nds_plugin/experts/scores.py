@@ -19,7 +19,31 @@ KIND = "scores"
 METRICS = ("accuracy", "log_likelihood", "relative_accuracy", "relative_log_likelihood")  # of experts
 # Of other scorers, each of which has but one.
 GATE_METRIC, SHARE_METRIC, SIMILARITY_METRIC = "posterior", "share", "similarity"
+# What a score of a metric may be, where that is bounded; a likelihood is at most 1.
+_RANGES = {"accuracy": (0.0, 1.0), "log_likelihood": (-math.inf, 0.0)}
 _ALL_METRICS = (*METRICS, GATE_METRIC, SHARE_METRIC, SIMILARITY_METRIC)
+
+
+def check_range(z: Sequence[float], metric: str) -> None:
+    """Refuse numbers that cannot be scores of a metric, so that those of another are not taken for them.
+
+    Raises:
+        NDSError: an accuracy outside [0, 1], or a log-likelihood above 0.
+    """
+    least, most = _RANGES.get(metric, (-math.inf, math.inf))
+    for k, value in enumerate(z):
+        if not least <= value <= most:
+            expected = "0 to 1" if metric == "accuracy" else f"at most {most:g}"
+            raise NDSError(
+                f"the score of cluster {k} is {value:g}, which is no {metric} ({expected}): name the metric that the "
+                f"scores are of, one of {', '.join(METRICS)}."
+            )
+
+
+def into_range(z: Sequence[float], metric: str) -> list[float]:
+    """Numbers to which noise was added, cut to what scores of the metric may be."""
+    least, most = _RANGES.get(metric, (-math.inf, math.inf))
+    return [min(max(value, least), most) for value in z]
 
 
 @dataclass(frozen=True)

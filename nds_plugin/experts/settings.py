@@ -17,6 +17,8 @@ from nds_plugin.settings import Settings, setting
 
 TASKS = ("rotation", "supervised")
 INITS = ("shared", "scratch")
+_TASK_HELP = "rotation (needs no labels) or, of kind network alone, supervised (the source's image labels)"
+_SEED_HELP = "of heads, seed of the draw by share; of networks, of weights, order and crops"
 _PRECISION_HELP = "number format of the convolutions: auto, fp32, bf16 or fp16"
 
 
@@ -44,16 +46,14 @@ class ExpertConfig(Settings):
 
     what: ClassVar[str] = "expert"
 
-    task: str = setting(
-        "rotation", "rotation (needs no labels) or supervised (the source's image labels)", choices=TASKS
-    )
+    task: str = setting("rotation", _TASK_HELP, choices=TASKS)
     crop_size: int = setting(224, "side of the crops in pixels; also of the features", least=8)
     steps: int = setting(2000, "training steps of every expert", least=1)
     batch_size: int = setting(32, "crops per step; rotation makes four inputs of each", least=1)
     base_lr: float = setting(0.05, "highest learning rate of SGD", above=0)
     weight_decay: float = setting(1e-4, "weight decay of SGD", least=0, config="")
     momentum: float = setting(0.9, "momentum of SGD", least=0, config="")
-    seed: int = setting(0, "seed of weights, order and crops", least=0)
+    seed: int = setting(0, _SEED_HELP, least=0)
     init: str = setting("shared", "start from the shared rotation network or from scratch", choices=INITS)
     shared_steps: int = setting(
         5000, "training steps of the shared network; 0, with init scratch, trains none", least=0
@@ -61,7 +61,7 @@ class ExpertConfig(Settings):
     pretrained: str = setting(
         "",
         "of kind network, a checkpoint of a ResNet-18, by torchvision's, timm's or Detectron2's names, from which the shared "
-        "network starts; random weights when empty",
+        "network starts, or with init scratch each expert; random weights when empty",
         decides=False,
     )
     amp: bool = setting(True, "mixed precision where the device has it", config="")
@@ -110,27 +110,30 @@ class HeadConfig(NamedNetwork):
         "weights are given",
         decides=False,
     )
-    task: str = setting("rotation", "the proxy task; networks also know supervised", choices=("rotation",))
+    task: str = setting("rotation", _TASK_HELP, choices=TASKS)
     crop_size: int = setting(224, "side of the crops in pixels", least=8)
-    c: float = setting(0.001, "inverse strength of the regularisation of heads", above=0)
+    c: float = setting(
+        0.001,
+        "inverse strength of the regularisation of heads; it weighs the sum of the losses, so that heads of few images are "
+        "held back more, and a smaller share makes it stronger",
+        above=0,
+    )
     share: float = setting(
         1.0, "share of each cluster's images that its head is fitted on, a random draw", above=0, most=1
     )
-    seed: int = setting(
-        0, "of heads, seed of the draw by share; of networks, of weights, order and crops", least=0
-    )
+    seed: int = setting(0, _SEED_HELP, least=0)
     batch_size: int = setting(
         128, "images that a worker decodes at a time", least=1, decides=False, config=""
     )
     num_workers: int = setting(0, "processes that read images", least=0, decides=False, config="")
 
     def __post_init__(self) -> None:
-        if self.task in TASKS and self.task != "rotation":
+        super().__post_init__()
+        if self.task != "rotation":
             raise NDSError(
                 f"head experts know the task 'rotation' alone, got {self.task!r}: on one frozen backbone the linear "
-                "layer of a client's labels would be the same for all clusters; use experts of kind 'network'."
+                "layer of a client's labels would be the same for all clusters; use experts of kind network (--kind, NDS.EXPERTS.KIND)."
             )
-        super().__post_init__()
         if not self.is_named:
             object.__setattr__(self, "network", DEFAULT_NETWORK)
 

@@ -72,7 +72,7 @@ class TrainingStats:
     unreadable: list[str]
 
 
-def _trunk(path: str) -> Weights:
+def pretrained_trunk(path: str) -> Weights:
     """The weights of a checkpoint's ResNet-18, without its last layer.
 
     Raises:
@@ -129,7 +129,7 @@ def train_network(
     if initial is not None:
         network.load_state_dict(initial)
     elif config.pretrained:
-        network.load_state_dict(_trunk(config.pretrained), strict=False)
+        network.load_state_dict(pretrained_trunk(config.pretrained), strict=False)
     trainer = _Trainer(network, task, config, device)
     stream = RandomCrops(
         data.paths, config.crop_size, steps * config.batch_size, config.seed, data.stream,

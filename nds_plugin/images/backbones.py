@@ -17,11 +17,12 @@ from torch import nn
 from nds_plugin.errors import NDSError
 from nds_plugin.images.checkpoint_forms import State, read_forms
 from nds_plugin.images.input_form import IMAGENET, MSRA, InputForm
-from nds_plugin.images.named_network import PACKAGE, NamedNetwork, names_weights
+from nds_plugin.images.named_network import PACKAGE, NamedNetwork, check_spelling, names_weights
 from nds_plugin.images.networks import normalise
 from nds_plugin.images.resnet_checkpoints import RESNETS, empty_resnet, resnet_from_state
 from nds_plugin.images.timm_networks import (
     build_timm,
+    cause_of,
     check_name,
     fitting,
     input_form,
@@ -71,9 +72,8 @@ class FeatureNetwork(nn.Module):
             with torch.inference_mode():
                 found = self(torch.zeros((1, crop_size, crop_size, 3), dtype=torch.uint8, device=device))
         except (RuntimeError, AssertionError, ValueError) as error:
-            cause = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
             raise NDSError(
-                f"network {self.name!r} does not take crops of {crop_size} pixels ({cause})."
+                f"network {self.name!r} does not take crops of {crop_size} pixels ({cause_of(error)})."
             ) from None
         if found.ndim != 2:
             raise NDSError(f"network {self.name!r} gives no vector of features: shape {tuple(found.shape)}.")
@@ -110,6 +110,8 @@ def load_feature_network(
         NDSError: nothing given; an unknown network or one that timm, which is not installed, would know; the
             file is missing, broken, would run code, or holds another network; no hub is reached.
     """
+    for text in (network, str(weights or "")):
+        check_spelling(text)
     if network and weights is None and names_weights(network):
         network, weights = "", network
     if (weights is None and not network) == (shared_state is None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -20,13 +21,28 @@ NAMES = (
 _FILES = (".pth", ".pkl", ".safetensors", ".pt", ".ckpt", ".tar", ".pyth", ".bin")
 _WEIGHTS = (
     "the network's weights: a file (of a ResNet, where no network is named) or package:efficientnet-lite0; a name of "
-    "timm's without them takes those of timm's hub"
+    "timm's without them takes those of timm's hub, with a file it should have the tag whose weights the file holds "
+    "(vit_small_patch16_224.dino), on which the input depends"
 )
 
 
 def names_weights(text: str) -> bool:
     """Whether a network's name stands for weights, from which the network follows."""
     return text.startswith(PACKAGE) or os.sep in text or text.endswith(_FILES)
+
+
+_WORD = re.compile(r"[A-Za-z]\w+:([\w.-]+)")
+
+
+def check_spelling(text: str) -> None:
+    """Refuse what looks like ``package:NAME`` with a mistake in its first word.
+
+    Raises:
+        NDSError: it does, and there is no file of that name.
+    """
+    found = _WORD.fullmatch(text)
+    if found and not text.startswith(PACKAGE) and not Path(text).exists():
+        raise NDSError(f"{text!r} is no file. Did you mean {PACKAGE + found[1]!r}?")
 
 
 @dataclass(frozen=True)
@@ -65,8 +81,10 @@ class NamedNetwork(Settings):
             node: of the config that names it, as an error calls it.
 
         Raises:
-            NDSError: it is not.
+            NDSError: it is not, or it is a mistyped package:NAME.
         """
+        for text in (self.network, self.weights):
+            check_spelling(text)
         if self.file and not Path(self.file).is_file():
             key = "WEIGHTS" if self.weights else "NETWORK"
             raise NDSError(f"{node}.{key}: no such file: {self.file}.")

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import glob
 import importlib.util
+import logging
 import os
 import re
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -18,9 +20,11 @@ from torch import nn
 from nds_plugin.errors import NDSError, did_you_mean
 from nds_plugin.extras import needed_for
 from nds_plugin.files.checkpoints import without_module_prefix
-from nds_plugin.images.checkpoint_forms import State, read_forms
+from nds_plugin.images.checkpoint_forms import State, broken_weight, read_forms
 from nds_plugin.images.input_form import INTERPOLATIONS, InputForm
-from nds_plugin.images.named_network import PACKAGE
+from nds_plugin.images.named_network import PACKAGE, check_spelling
+
+logger = logging.getLogger(__name__)
 
 # Weights that the Python package index ships: name -> (timm's network, distribution, pattern of the file in it).
 # Another implementation's names, in the same order and with the same shapes as timm's.
@@ -96,7 +100,7 @@ def build_timm(name: str, **options: Any) -> nn.Module:
         try:
             return require_timm(name).create_model(name, pretrained=False, **options)
         except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError) as error:
-            raise NDSError(f"network {name!r} cannot be built with {options} ({_cause(error)}).") from None
+            raise NDSError(f"network {name!r} cannot be built with {options} ({cause_of(error)}).") from None
 
 
 def input_form(name: str) -> InputForm:
@@ -116,25 +120,40 @@ def input_form(name: str) -> InputForm:
     return InputForm(mean, std, "RGB", found["interpolation"])  # type: ignore[arg-type]
 
 
-def load_timm(name: str, weights: str | os.PathLike[str] = "") -> nn.Module:
+def load_timm(
+    name: str,
+    weights: str | os.PathLike[str] = "",
+    what: str = "feature network",
+    key: str = "--weights (NDS.EXPERTS.WEIGHTS, NDS.PARTITION.WEIGHTS)",
+) -> nn.Module:
     """A network of timm without its classifier, with its weights, on the CPU.
 
     Args:
         name: timm's name of the network, such as ``tf_efficientnet_lite0``.
         weights: a file, ``package:NAME``, or empty for timm's hub.
+        what: begins errors of a file: what it is for.
+        key: how an error calls the setting that names a file.
 
     Raises:
-        NDSError: no timm, an unknown name, no such file or package, weights of another network, or no hub.
+        NDSError: no timm, an unknown name, no such file or package, weights of another network or such as are no
+            finite floating point numbers, or no hub.
     """
     check_name(name)
     if not weights:
-        return _from_hub(name)
+        return _from_hub(name, key)
+    check_spelling(str(weights))
     if str(weights).startswith(PACKAGE):
         state = _from_package(str(weights), name)
     else:
-        state = without_module_prefix(read_forms(weights, "feature network").arrays)
+        state = without_module_prefix(read_forms(weights, what).arrays)
+        _warn_of_tags(name, str(weights))
     body = build_timm(name, num_classes=0)
-    body.load_state_dict(fitting(state, body.state_dict(), str(weights), name, _classifier(name)))
+    expected = body.state_dict()
+    state = fitting(state, expected, str(weights), name, _classifier(name))
+    learnt = {tensor: value for tensor, value in state.items() if expected[tensor].is_floating_point()}
+    if (broken := broken_weight(learnt)) is not None:
+        raise NDSError(f"{what}: {weights}: {broken}: take another checkpoint.")
+    body.load_state_dict(state)
     return body
 
 
@@ -143,19 +162,43 @@ def _facts(name: str) -> Any:
     return require_timm(name).get_pretrained_cfg(name)
 
 
+def _warn_of_tags(name: str, weights: str) -> None:
+    """Warn where a name without a tag does not tell what input the weights of a file expect."""
+    if "." in name:
+        return
+    known = require_timm(name)
+    forms = {tag: _input_of(tag) for tag in (name, *known.list_pretrained(f"{name}.*"))}
+    others = [tag for tag, form in forms.items() if form != forms[name]]
+    if others:
+        logger.warning(
+            "%s: images are prepared as for %s; if the file holds other weights of this network, name them: %s.",
+            *(weights, f"{name}.{_facts(name).tag}", ", ".join(others)),
+        )
+
+
+def _input_of(name: str) -> tuple[Any, ...]:
+    found = require_timm(name).data.resolve_data_config(pretrained_cfg=_facts(name).to_dict())
+    return tuple(found["mean"]), tuple(found["std"]), found["interpolation"]
+
+
 def _classifier(name: str) -> tuple[str, ...]:
     """How names of the last layer's weights begin."""
     names = _facts(name).classifier or ()
     return tuple(f"{layer}." for layer in ((names,) if isinstance(names, str) else names))
 
 
-def _from_hub(name: str) -> nn.Module:
+def _from_hub(name: str, key: str) -> nn.Module:
     try:
-        return require_timm(name).create_model(name, pretrained=True, num_classes=0)
+        # As with a file: what comes after depends on its own seed alone.
+        with torch.random.fork_rng(devices=[]):
+            return require_timm(name).create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # network, proxy, disk and hub errors of several libraries
+        packages = [
+            PACKAGE + known for known, (network, *_) in PACKAGES.items() if network == name.split(".")[0]
+        ]
         raise NDSError(
-            f"weights of {name!r} cannot be fetched from timm's hub ({_cause(error)}): give a file by --weights, or "
-            f"{' or '.join(PACKAGE + known for known in PACKAGES)}."
+            f"weights of {name!r} cannot be fetched from timm's hub ({cause_of(error)}): give "
+            f"{' or '.join(['a file', *packages])} by {key}."
         ) from None
 
 
@@ -219,6 +262,7 @@ def fitting(
     return {key: state[key] if key in state else torch.tensor(0) for key in expected}
 
 
-def _cause(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
+    """The first line of what another library says, cut at a word, for the end of a line of ours."""
     text = str(error).strip()
-    return text.splitlines()[0][:160] if text else type(error).__name__
+    return shorten(text.splitlines()[0], 160, placeholder=" ...") if text else type(error).__name__

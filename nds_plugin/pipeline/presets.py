@@ -17,6 +17,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "NDS.PARTITION.NETWORK": "",
         "NDS.PARTITION.WEIGHTS": "",
         "NDS.EXPERTS.KIND": "network",
+        "NDS.EXPERTS.NETWORK": "",
+        "NDS.EXPERTS.WEIGHTS": "",
         "NDS.EXPERTS.TASK": "rotation",
         "NDS.SCORING.METRIC": "accuracy",
         "NDS.NORMALISATION": "minmax",

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from nds_plugin.engine.config import EngineConfig
+from nds_plugin.errors import NDSError
+from nds_plugin.experts.manifest import HEAD, NETWORK
 from nds_plugin.experts.settings import EXPERT_CONFIGS, ExpertConfig, ExpertKind, HeadConfig, ScoringConfig
 from nds_plugin.pipeline.config_nodes import read_settings
 from nds_plugin.pipeline.settings import OBJECT, PipelineSettings
@@ -17,6 +19,9 @@ from nds_plugin.selection.selectors.gate import GateConfig
 from nds_plugin.selection.selectors.snds import DescribedBy
 from nds_plugin.source.objects import ObjectConfig
 from nds_plugin.source.partitioning import PartitionConfig
+
+# The keys of each kind of experts that name a network. Schedules are no mistake: configs hold those of both kinds.
+_NETWORKS = {NETWORK: ("PRETRAINED",), HEAD: ("NETWORK", "WEIGHTS")}
 
 
 def pipeline_settings(cfg: Any, targets: Sequence[str]) -> PipelineSettings:
@@ -56,8 +61,19 @@ def pipeline_settings(cfg: Any, targets: Sequence[str]) -> PipelineSettings:
 
 
 def expert_config(cfg: Any) -> ExpertConfig | HeadConfig:
-    """The experts of ``NDS.EXPERTS.KIND``."""
+    """The experts of ``NDS.EXPERTS.KIND``.
+
+    Raises:
+        NDSError: a value out of range, or a network that experts of this kind do not look at.
+    """
     kind = read_settings(ExpertKind, cfg.NDS, "EXPERTS").kind
+    for other, keys in _NETWORKS.items():
+        for key in keys:
+            if other != kind and cfg.NDS.EXPERTS[key]:
+                raise NDSError(
+                    f"NDS.EXPERTS.{key} is of experts of kind {other!r}, and those of kind {kind!r} would not look at it: leave it "
+                    f"empty, or set NDS.EXPERTS.KIND {other}."
+                )
     return read_settings(EXPERT_CONFIGS[kind], cfg.NDS, "EXPERTS", num_workers=cfg.DATALOADER.NUM_WORKERS)
 
 

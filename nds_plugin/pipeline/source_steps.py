@@ -19,6 +19,7 @@ from nds_plugin.experts.expert_set import load_network
 from nds_plugin.experts.manifest import SHARED
 from nds_plugin.experts.settings import ExpertConfig, HeadConfig
 from nds_plugin.experts.train_experts import prepare_shared
+from nds_plugin.experts.train_network import pretrained_trunk
 from nds_plugin.files.artifacts import content_hash, file_hash
 from nds_plugin.images.backbones import FeatureNetwork, load_feature_network, load_named
 from nds_plugin.images.named_network import NamedNetwork, names_weights
@@ -122,6 +123,8 @@ class SourceSteps:
         for network in (self.settings.feature_network, heads_on):
             if network:
                 self.named(network).dimension(experts.crop_size)
+        if isinstance(experts, ExpertConfig) and experts.pretrained:
+            pretrained_trunk(experts.pretrained)
 
     def _shared_config(self) -> ExpertConfig:
         config = self.settings.experts

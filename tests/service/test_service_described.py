@@ -53,7 +53,7 @@ def new(service_store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 def request(expert_set: str, **scores: Any) -> dict[str, Any]:
-    sent = {"clusters": [0, 1, 2], "z": Z, **scores}
+    sent = {"clusters": [0, 1, 2], "z": Z, "metric": "accuracy", **scores}
     return {"expert_set": expert_set, "scores": sent, "share": 0.5, "seed": 3}
 
 
@@ -62,6 +62,7 @@ def test_scores_of_known_experts_search_a_source_that_they_describe(
     metric: str, new: dict[str, Path], service_store: Path, tmp_path: Path
 ) -> None:
     store = copied(service_store, tmp_path / "store")
+    z = Z if metric == "accuracy" else [value - 1 for value in Z]
     old = Store(store).current()
     set_id = publish(store, **new)
     described = Description.load(new["description"])
@@ -69,13 +70,13 @@ def test_scores_of_known_experts_search_a_source_that_they_describe(
         shown = httpx.get(f"{address}/api/v1/expert-sets/{set_id}").json()
         assert (shown["num_clusters"], shown["num_experts"], shown["hash"]) == (2, 3, old.expert_hash)
         # The hash of experts that the client scored before the source was there.
-        answer = httpx.post(f"{address}/api/v1/preview", json=request(old.expert_hash, metric=metric))
+        answer = httpx.post(f"{address}/api/v1/preview", json=request(old.expert_hash, metric=metric, z=z))
         assert answer.status_code == 200, answer.text
-        expected = similarities(Z, described.of_metric(metric), "cosine")
+        expected = similarities(z, described.of_metric(metric), "cosine")
         assert answer.json()["z"] == pytest.approx(expected.tolist())
         sizes = np.array([6, 6])
         assert answer.json()["w"] == pytest.approx(ScalableNDS().cluster_weights(expected, sizes).tolist())
-        made = httpx.post(f"{address}/api/v1/searches", json=request(old.expert_hash, metric=metric))
+        made = httpx.post(f"{address}/api/v1/searches", json=request(old.expert_hash, metric=metric, z=z))
         assert made.status_code == 201, made.text
         mine = {"Authorization": f"Bearer {made.json()['token']}"}
         link = made.json()["result"]["links"]["manifest"]["json"]

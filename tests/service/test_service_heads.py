@@ -21,6 +21,7 @@ from nds_plugin.experts.scores import Scores
 from nds_plugin.experts.scoring import score_experts
 from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.files.artifacts import file_hash
+from nds_plugin.service import set_limits
 from nds_plugin.service.client.cache import current_set, fetch_experts
 from nds_plugin.service.client.http import Service
 from nds_plugin.service.published.publishing import publish
@@ -110,6 +111,19 @@ def test_heads_that_are_not_those_of_the_manifest_are_not_published(
         NDSError, match=r"tensor 'weight' should be F32 \[3, 4, 512\] in 3 heads of 4 outputs"
     ):
         publish(tmp_path / "store", **forged(parts, tmp_path / "forged", 100))
+
+
+def test_a_set_that_clients_would_refuse_is_not_published(
+    parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(set_limits, "MAX_EXPERT", 2_000_000)
+    with pytest.raises(
+        NDSError, match=r"backbone.safetensors is of \d+.\d MB, clients take .* at most 2.0 MB"
+    ):
+        publish(tmp_path / "store", **parts)
+    monkeypatch.setattr(set_limits, "CROP_SIZES", range(100, 1025))
+    with pytest.raises(NDSError, match="cannot be served: expected crops of 100 to 1024 pixels, got 32"):
+        publish(tmp_path / "store", **parts)
 
 
 def test_a_changed_backbone_is_not_published(parts: dict[str, Path], tmp_path: Path) -> None:

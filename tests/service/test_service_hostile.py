@@ -41,7 +41,7 @@ def server(service_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="module")
 def good(server: httpx.Client) -> dict[str, Any]:
-    scores = {"clusters": [0, 1, 2], "z": [0.9, 0.7, 0.4]}
+    scores = {"clusters": [0, 1, 2], "z": [0.9, 0.7, 0.4], "metric": "accuracy"}
     return {"expert_set": server.get("/health").json()["expert_set"], "scores": scores, "budget": 30}
 
 
@@ -140,15 +140,32 @@ def test_a_score_that_is_no_sensible_number_is_refused(
 
 
 CHANGES: dict[str, dict[str, Any]] = {
-    "too few scores": {"scores": {"clusters": [0, 1], "z": [1, 2]}},
-    "too many scores": {"scores": {"clusters": [0, 1, 2, 3], "z": [1, 2, 3, 4]}},
-    "scores and clusters differ": {"scores": {"clusters": [0, 1, 2], "z": [1, 2]}},
-    "a cluster twice": {"scores": {"clusters": [0, 1, 1], "z": [1, 2, 3]}},
-    "negative cluster": {"scores": {"clusters": [0, 1, -1], "z": [1, 2, 3]}},
-    "huge cluster": {"scores": {"clusters": [0, 1, 2**70], "z": [1, 2, 3]}},
+    "too few scores": {"scores": {"clusters": [0, 1], "z": [1, 2], "metric": "relative_accuracy"}},
+    "too many scores": {
+        "scores": {"clusters": [0, 1, 2, 3], "z": [1, 2, 3, 4], "metric": "relative_accuracy"}
+    },
+    "scores and clusters differ": {
+        "scores": {"clusters": [0, 1, 2], "z": [1, 2], "metric": "relative_accuracy"}
+    },
+    "a cluster twice": {"scores": {"clusters": [0, 1, 1], "z": [1, 2, 3], "metric": "relative_accuracy"}},
+    "negative cluster": {"scores": {"clusters": [0, 1, -1], "z": [1, 2, 3], "metric": "relative_accuracy"}},
+    "huge cluster": {"scores": {"clusters": [0, 1, 2**70], "z": [1, 2, 3], "metric": "relative_accuracy"}},
+    "no metric": {"scores": {"clusters": [0, 1, 2], "z": [0.9, 0.7, 0.4]}},
+    "unknown metric": {"scores": {"clusters": [0, 1, 2], "z": [0.9, 0.7, 0.4], "metric": "posterior"}},
+    "no accuracies": {"scores": {"clusters": [0, 1, 2], "z": [-0.9, -0.7, -0.4], "metric": "accuracy"}},
+    "no log-likelihoods": {
+        "scores": {"clusters": [0, 1, 2], "z": [0.9, 0.7, 0.4], "metric": "log_likelihood"}
+    },
     "no scores": {"scores": None},
     "scores as text": {"scores": "0.9,0.7,0.4"},
-    "extra field in scores": {"scores": {"clusters": [0, 1, 2], "z": [1, 2, 3], "images": ["cat.jpg"]}},
+    "extra field in scores": {
+        "scores": {
+            "clusters": [0, 1, 2],
+            "z": [1, 2, 3],
+            "metric": "relative_accuracy",
+            "images": ["cat.jpg"],
+        }
+    },
     "extra field": {"callback": "http://169.254.169.254/latest/meta-data"},
     "proto": {"__proto__": {"admin": True}},
     "budget 0": {"budget": 0},

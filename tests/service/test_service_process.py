@@ -30,7 +30,7 @@ def store(service_store: Path, tmp_path: Path) -> Path:
 
 
 def body_of(client: httpx.Client, **fields: Any) -> dict[str, Any]:
-    scores = {"clusters": [0, 1, 2], "z": [0.9, 0.7, 0.4]}
+    scores = {"clusters": [0, 1, 2], "z": [0.9, 0.7, 0.4], "metric": "accuracy"}
     return {
         "expert_set": client.get("/health").json()["expert_set"],
         "scores": scores,

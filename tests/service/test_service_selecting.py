@@ -37,7 +37,7 @@ def query(
     selector = SELECTORS[str(config.pop("selector", "nds"))]
     own = {"temperature": config.pop("temperature", 0.5)} if issubclass(selector, Softmax) else {}
     settings = SelectionConfig(selector(**own), **{"count": 30, **config})  # type: ignore[arg-type]
-    return make_query(published, settings, None if z is None else [0, 1, 2], z, sources)  # type: ignore[arg-type]
+    return make_query(published, settings, None if z is None else [0, 1, 2], z, sources, "accuracy")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("selector", ["nds", "uniform"])
@@ -111,17 +111,17 @@ def test_a_budget_beyond_what_can_be_drawn_is_refused(published: PublishedSet) -
 def test_scores_that_do_not_fit_are_refused(published: PublishedSet) -> None:
     config = SelectionConfig(count=3)
     with pytest.raises(NDSError, match="exactly the clusters 0 to 2 in this order, got 2 clusters"):
-        make_query(published, config, [0, 1], [1.0, 2.0], None)
+        make_query(published, config, [0, 1], [1.0, 2.0], None, "accuracy")
     with pytest.raises(NDSError, match="exactly the clusters 0 to 2 in this order"):
-        make_query(published, config, [2, 1, 0], [1.0, 2.0, 3.0], None)
+        make_query(published, config, [2, 1, 0], [1.0, 2.0, 3.0], None, "accuracy")
     with pytest.raises(NDSError, match="expected 3 scores, one of each cluster, got 2"):
-        make_query(published, config, [0, 1, 2], [1.0, 2.0], None)
+        make_query(published, config, [0, 1, 2], [1.0, 2.0], None, "accuracy")
     with pytest.raises(NDSError, match="the selector nds needs scores"):
-        make_query(published, config, None, None, None)
+        make_query(published, config, None, None, None, "accuracy")
     with pytest.raises(UnknownNameError, match="unknown source 'stret'. Did you mean 'street'"):
-        make_query(published, config, [0, 1, 2], list(Z), ["stret"])
+        make_query(published, config, [0, 1, 2], list(Z), ["stret"], "accuracy")
     with pytest.raises(NDSError, match="no source is chosen"):
-        make_query(published, config, [0, 1, 2], list(Z), [])
+        make_query(published, config, [0, 1, 2], list(Z), [], "accuracy")
 
 
 def test_the_mosaic_shows_members_of_the_heaviest_clusters_in_the_chosen_sources(

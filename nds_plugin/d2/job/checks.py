@@ -18,7 +18,7 @@ from nds_plugin.d2.data.loader import check_sampler
 from nds_plugin.d2.data.registration import check_registered, dataset_classes, dataset_dicts, index_dataset
 from nds_plugin.d2.model.initial_weights import check_initial_weights, locate
 from nds_plugin.d2.model.timm_backbone import NAME as TIMM_BACKBONE
-from nds_plugin.d2.model.timm_backbone import build_timm_fpn_backbone
+from nds_plugin.d2.model.timm_backbone import build_timm_fpn_backbone, check_maps
 from nds_plugin.d2.train.evaluation import check_ground_truth
 from nds_plugin.d2.train.stages import finetune_config
 from nds_plugin.d2.train.trainer import OPTIMIZERS
@@ -110,7 +110,8 @@ def check_weights(cfg: CN) -> None:
     folder = Path(cfg.OUTPUT_DIR) / ("pretrain" if selecting else "finetune")
     weights = stage.MODEL.WEIGHTS
     if stage.MODEL.BACKBONE.NAME == TIMM_BACKBONE and not has_begun(folder):
-        build_timm_fpn_backbone(stage, ShapeSpec(channels=len(stage.MODEL.PIXEL_MEAN)))
+        backbone = build_timm_fpn_backbone(stage, ShapeSpec(channels=len(stage.MODEL.PIXEL_MEAN)))
+        check_maps(backbone, stage.MODEL.TIMM.NAME)
     if not weights or ("://" in weights and has_begun(folder)):
         return
     check_initial_weights(stage, weights)

@@ -16,10 +16,10 @@ from torch import nn
 
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.images.input_form import InputForm
-from nds_plugin.images.timm_networks import build_timm, input_form, load_timm, require_timm
+from nds_plugin.images.timm_networks import build_timm, cause_of, input_form, load_timm, require_timm
 
 NAME = "build_timm_fpn_backbone"
-HUB = "hub"  # MODEL.TIMM.WEIGHTS: timm's own
+KEY, HUB = "MODEL.TIMM.WEIGHTS", "hub"  # hub: timm's own
 NORMS = ("FrozenBN", "BN", "SyncBN")
 PIXEL_TOLERANCE = 0.01  # of a standard deviation, and of a mean in standard deviations
 
@@ -44,9 +44,10 @@ class TimmBackbone(Backbone):
         super().__init__()
         if norm not in NORMS:
             raise unknown_name("MODEL.TIMM.NORM", norm, NORMS)
-        body = build_timm(name, features_only=True)
+        body = _maps_of(name)
         indices = _indices(body, name, out_features)
-        self.body = build_timm(name, features_only=True, out_indices=sorted(indices.values()))
+        self.body = _maps_of(name, out_indices=sorted(indices.values()))
+        self._channels_last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"  # Swin's
         if weights:
             _start_from(self.body, name, "" if weights == HUB else weights)
         if norm == "FrozenBN":
@@ -62,8 +63,18 @@ class TimmBackbone(Backbone):
     def forward(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """Normalised images (B, 3, H, W) to the maps by name."""
         # timm's networks are fastest in this layout, on GPUs and on CPUs; what follows keeps it.
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return dict(zip(self._out_features, self.body(inputs)))
+        maps = self.body(inputs.contiguous(memory_format=torch.channels_last))
+        if self._channels_last:
+            maps = [found.permute(0, 3, 1, 2) for found in maps]
+        return dict(zip(self._out_features, maps))
+
+
+def _maps_of(name: str, **options: Any) -> nn.Module:
+    """A network of timm that gives its maps, of images of any size where it has a choice."""
+    try:
+        return build_timm(name, features_only=True, strict_img_size=False, **options)
+    except NDSError:  # most know no such option
+        return build_timm(name, features_only=True, **options)
 
 
 def _indices(body: nn.Module, name: str, out_features: Sequence[str]) -> dict[str, int]:
@@ -85,7 +96,9 @@ def _indices(body: nn.Module, name: str, out_features: Sequence[str]) -> dict[st
 
 def _start_from(body: nn.Module, name: str, weights: str) -> None:
     """Copy the weights of the whole network into its part that gives maps, whose names timm may have joined."""
-    whole = {key.replace(".", "_"): value for key, value in load_timm(name, weights).state_dict().items()}
+    whole = {
+        key.replace(".", "_"): value for key, value in load_timm(name, weights, KEY, KEY).state_dict().items()
+    }
     state = {}
     for key in body.state_dict():
         flat = key.replace(".", "_")
@@ -117,7 +130,10 @@ def _freeze(body: nn.Module, info: Any, freeze_at: int) -> None:
     names = [name for name, _ in body.named_modules()]
     inside = [i for i, name in enumerate(names) if _is_within(name.replace(".", "_"), flat)]
     if not inside:
-        raise NDSError(f"MODEL.BACKBONE.FREEZE_AT {freeze_at}: no stage {stages[-1]!r} in the backbone.")
+        raise NDSError(
+            f"MODEL.BACKBONE.FREEZE_AT {freeze_at}: the network has no part {stages[-1]!r} that ends at stride "
+            f"{2**freeze_at}, so that its first stages cannot be frozen: set MODEL.BACKBONE.FREEZE_AT 0."
+        )
     for name in names[1 : inside[-1] + 1]:
         module = body.get_submodule(name)
         for parameter in module.parameters(recurse=False):
@@ -154,6 +170,57 @@ def check_pixels(cfg: CN, form: InputForm) -> None:
             f"MODEL.PIXEL_STD {told[1]}, got {cfg.INPUT.FORMAT}, {list(cfg.MODEL.PIXEL_MEAN)} and "
             f"{list(cfg.MODEL.PIXEL_STD)}: set these."
         )
+
+
+def without_initial_weights(cfg: CN) -> CN:
+    """The config of a detector all of whose weights are loaded from elsewhere: MODEL.TIMM.WEIGHTS need not be there.
+
+    Raises:
+        NDSError: see :func:`check_pixels`.
+    """
+    if cfg.MODEL.BACKBONE.NAME != NAME or not cfg.MODEL.TIMM.WEIGHTS:
+        return cfg
+    check_pixels(cfg, input_form(cfg.MODEL.TIMM.NAME))
+    result = cfg.clone()
+    result.defrost()
+    result.MODEL.TIMM.WEIGHTS = ""
+    return result
+
+
+def check_maps(backbone: FPN, name: str) -> None:
+    """Refuse a network that does not take images of any size, or whose maps have not the sizes that it says.
+
+    Args:
+        backbone: as :func:`build_timm_fpn_backbone` builds it; it is put into eval mode.
+        name: timm's.
+
+    Raises:
+        NDSError: it cannot stand under a pyramid.
+    """
+    backbone.eval()
+    network: Any = backbone.bottom_up
+    shapes = network.output_shape()
+    for sides in ((3, 5), (4, 6)):
+        height, width = (side * backbone.size_divisibility for side in sides)
+        images = torch.zeros(1, 3, height, width, device=next(backbone.parameters()).device)
+        try:
+            with torch.no_grad():
+                found = {key: tuple(value.shape[1:]) for key, value in network(images).items()}
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise NDSError(f"{_refused(name, height, width)} ({cause_of(error)}): {_TAKE}") from None
+        for key, shape in shapes.items():
+            expected = (shape.channels, height // shape.stride, width // shape.stride)
+            if found[key] != expected:
+                raise NDSError(
+                    f"{_refused(name, height, width)} ({key} is {found[key]}, expected {expected}): {_TAKE}"
+                )
+
+
+_TAKE = "take a network without a fixed size of images, such as a ResNet, an EfficientNet or a ConvNeXt."
+
+
+def _refused(name: str, height: int, width: int) -> str:
+    return f"MODEL.TIMM.NAME {name!r} gives no pyramid of images of {height} x {width} pixels"
 
 
 def build_timm_fpn_backbone(cfg: CN, input_shape: ShapeSpec) -> FPN:

@@ -20,6 +20,7 @@ from detectron2.utils import comm
 
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
 from nds_plugin.d2.data.registration import dataset_classes
+from nds_plugin.d2.model.timm_backbone import without_initial_weights
 from nds_plugin.d2.train.trainer import NDSTrainer
 from nds_plugin.files.artifacts import content_hash, is_valid, read_json, write_json
 from nds_plugin.files.checkpoints import read_checkpoint
@@ -80,7 +81,7 @@ def evaluate_pretrained(cfg: CN, pretrain_cfg: CN, weights: Path, pretrain_key: 
     # The checkpoint's own classes: where pretraining is kept, its dataset was never loaded here.
     checkpoint = read_checkpoint(weights)
     target_of, shared = shared_classes(checkpoint["extra"]["thing_classes"], dataset_classes(name))
-    model = build_model(pretrain_cfg)
+    model = build_model(without_initial_weights(pretrain_cfg))
     model.load_state_dict(checkpoint["model"])
     _masks_of_shared_classes_only(model, target_of)
     folder = Path(cfg.OUTPUT_DIR) / "pretrain" / "inference"

@@ -21,6 +21,7 @@ from nds_plugin.d2.data.fingerprints import dataset_fingerprint
 from nds_plugin.d2.data.host import DetectronHost
 from nds_plugin.d2.data.registration import dataset_classes, register_image_subset
 from nds_plugin.d2.model.timm_backbone import NAME as TIMM_BACKBONE
+from nds_plugin.d2.model.timm_backbone import without_initial_weights
 from nds_plugin.d2.train.trainer import NDSTrainer
 from nds_plugin.datasets.image_subset import subset_name
 from nds_plugin.datasets.label_space import LabelSpace
@@ -154,7 +155,7 @@ def train(
         key: hash of everything the result depends on.
         resume: go on from a checkpoint that another config left, too (``--resume``).
         timed: context manager by the name of a step.
-        initialise: called with the model where the training starts anew, in place of MODEL.WEIGHTS.
+        initialise: called with the model where the training starts anew, in place of MODEL.WEIGHTS and MODEL.TIMM.WEIGHTS.
         extra_hooks: hooks before all others.
 
     Returns:
@@ -164,7 +165,8 @@ def train(
     def work(go_on: bool) -> None:
         seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
         with timed(folder.name):
-            trainer = NDSTrainer(cfg, extra_hooks)
+            loaded = go_on or initialise is not None
+            trainer = NDSTrainer(without_initial_weights(cfg) if loaded else cfg, extra_hooks)
             if go_on or initialise is None:
                 trainer.resume_or_load(resume=go_on)
             else:
@@ -201,7 +203,7 @@ def transfer_into(cfg: CN, pretrained: Path, classes: Sequence[str], masks: bool
 
 def evaluate(cfg: CN, weights: Path | str) -> dict[str, Any]:
     """Evaluate weights on ``DATASETS.TEST``: Detectron2's results by dataset (main process; {} elsewhere)."""
-    model = build_model(cfg)
+    model = build_model(without_initial_weights(cfg))
     state = read_checkpoint(weights)
     try:
         model.load_state_dict(state.get("model", state))

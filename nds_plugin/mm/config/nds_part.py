@@ -31,7 +31,6 @@ _OWN: dict[str, Any] = {
     # What differs in pretraining: any of the config's own keys; and for the selector full beside that.
     "PRETRAIN": {},
     "FULL": {"PRETRAIN": {}},
-    "PARTITION": {"WEIGHTS": ""},
     "TRANSFER": {"LOOSE_NAMES": False, "REQUIRE_SHARED_CLASSES": False},
     "EVALUATE_PRETRAINED": False,
     "RESCORE": {"ITERS": ()},

@@ -61,7 +61,7 @@ def similarities(z: npt.ArrayLike, vectors: npt.ArrayLike, similarity: str) -> F
     """How alike a client's z and the vectors of a source's clusters are, shape (M,), higher is more alike.
 
     Each expert's numbers are standardised by their mean and deviation over the clusters, since experts differ
-    in how hard their task is.
+    in how hard their task is. An expert whose numbers are the same for all clusters is left out: it tells nothing of them.
 
     Args:
         z: of K experts on the client's images, shape (K,).
@@ -74,11 +74,12 @@ def similarities(z: npt.ArrayLike, vectors: npt.ArrayLike, similarity: str) -> F
     table, client = np.asarray(vectors, dtype=np.float64), np.asarray(z, dtype=np.float64)
     if table.ndim != 2 or client.shape != table.shape[1:]:
         raise NDSError(f"expected z of the {table.shape[-1]} experts of the description, got {client.size}.")
+    telling = table.std(axis=0) > 1e-12
+    table, client = np.ascontiguousarray(table[:, telling]), client[telling]
     mean, deviation = table.mean(axis=0), table.std(axis=0)
-    scale = np.where(deviation > 1e-12, deviation, 1.0)
-    table, client = (table - mean) / scale, (client - mean) / scale
+    table, client = (table - mean) / deviation, (client - mean) / deviation
     if similarity == "distance":
-        return np.asarray(-np.sqrt(np.square(table - client).mean(axis=1)))
+        return np.asarray(-np.sqrt(np.square(table - client).sum(axis=1) / max(1, len(client))))
     if similarity == "cosine":
         length = np.linalg.norm(table, axis=1) * np.linalg.norm(client)
         return np.asarray(np.divide(table @ client, length, out=np.zeros(len(table)), where=length > 1e-12))

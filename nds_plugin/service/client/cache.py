@@ -24,12 +24,10 @@ from nds_plugin.experts.manifest import MANIFEST, check_manifest, check_set_file
 from nds_plugin.files.artifacts import cannot_write, check_writable, file_hash
 from nds_plugin.files.locking import held, user_cache
 from nds_plugin.service.client.http import Service, printable
+from nds_plugin.service.set_limits import check_limits, check_size
 
 logger = logging.getLogger(__name__)
 
-MAX_EXPERTS, MAX_CLASSES = 4096, 100_000
-MAX_MANIFEST, MAX_EXPERT = 32 << 20, 256 << 20  # bytes
-CROP_SIZES = range(16, 1025)
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SET_ID = re.compile(r"[0-9a-f]{16}")
@@ -85,23 +83,12 @@ def remote_set(service: Service, set_id: str) -> RemoteSet:
     if not isinstance(found, dict) or not isinstance(found.get("manifest"), dict):
         raise NDSError(f"{where}: the answer holds no manifest: is this a server of nds_plugin?")
     manifest = found["manifest"]
-    _check_sizes(manifest, where)
+    check_limits(manifest, f"{where} is refused")  # before anything is made of it
     try:
         check_manifest(manifest, Path(MANIFEST))
     except NDSError as error:
         raise NDSError(f"{where} is refused: {error}") from None
     return RemoteSet(set_id, manifest["hash"], manifest, list(_files(found, manifest, where)))
-
-
-def _check_sizes(manifest: dict[str, Any], where: str) -> None:
-    """Bounds on what a stranger's manifest may ask for, before anything is made of it."""
-    experts, classes, crop = (manifest.get(name) for name in ("experts", "classes", "crop_size"))
-    if not isinstance(experts, list) or not 1 <= len(experts) <= MAX_EXPERTS:
-        raise NDSError(f"{where} is refused: expected 1 to {MAX_EXPERTS} experts.")
-    if not isinstance(classes, list) or not 2 <= len(classes) <= MAX_CLASSES:
-        raise NDSError(f"{where} is refused: expected 2 to {MAX_CLASSES} classes.")
-    if type(crop) is not int or crop not in CROP_SIZES:
-        raise NDSError(f"{where} is refused: expected crops of {CROP_SIZES[0]} to {CROP_SIZES[-1]} pixels.")
 
 
 def _files(found: dict[str, Any], manifest: dict[str, Any], where: str) -> Iterator[RemoteFile]:
@@ -115,9 +102,9 @@ def _files(found: dict[str, Any], manifest: dict[str, Any], where: str) -> Itera
             raise NDSError(f"{where} is refused: {printable(name, 80)!r} is no name of an expert's file.")
         entry = listed.get(name, {})
         size, digest = entry.get("bytes"), entry.get("sha256")
-        most = MAX_MANIFEST if name == MANIFEST else MAX_EXPERT
-        if type(size) is not int or not 0 < size <= most or not _SHA256.fullmatch(str(digest)):
-            raise NDSError(f"{where} is refused: no sound size and hash of {name} (at most {most} bytes).")
+        if type(size) is not int or size < 1 or not _SHA256.fullmatch(str(digest)):
+            raise NDSError(f"{where} is refused: no sound size and hash of {name}.")
+        check_size(name, size, f"{where} is refused")
         if sha256 is not None and sha256 != digest:
             raise NDSError(f"{where} is refused: {name} is listed with another hash than in the manifest.")
         yield RemoteFile(name, size, str(digest))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nds_plugin.errors import NDSError
-from nds_plugin.experts.scores import Scores
+from nds_plugin.experts.scores import Scores, into_range
 from nds_plugin.selection.drawing import check_budget
 from nds_plugin.selection.select import needs_scores
 from nds_plugin.selection.selectors import SELECTORS
@@ -65,7 +65,8 @@ def make_request(scores: Scores | None, expert_set: str, options: SearchOptions)
             raise NDSError(f"selector {options.selector!r} needs scores: give --scores (nds-client score).")
         z = [float(value) for value in scores.z]
         if options.privacy:
-            z = apply_privacy(z, options.privacy, secret(SECRET))
+            # Cutting what has the noise already reveals nothing more.
+            z = into_range(apply_privacy(z, options.privacy, secret(SECRET)), scores.metric)
         sent = {"clusters": list(scores.clusters), "z": z, "metric": scores.metric}
     return {
         "expert_set": expert_set,

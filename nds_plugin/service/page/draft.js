@@ -52,7 +52,7 @@ export function fromSearch(search, hash) {
 /** The body of a request from a draft. */
 export function requestOf(draft) {
   const { selector, budget, temperature, normalisation, seed, title } = draft.settings;
-  const scores = draft.scores && { clusters: draft.scores.clusters, z: rounded(draft.scores), metric: draft.scores.metric || "accuracy" };
+  const scores = draft.scores && { clusters: draft.scores.clusters, z: rounded(draft.scores), metric: draft.scores.metric };
   return { expert_set: draft.set, scores, sources: draft.sources, budget, temperature, normalisation, selector, seed, title };
 }
 

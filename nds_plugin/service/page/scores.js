@@ -25,9 +25,12 @@ export function readScores(text, set) {
   if (of !== set.hash && of !== set.id) {
     throw new ScoresError(`These scores are of other experts (${of.slice(0, 12)}…) than those served now (${set.hash.slice(0, 12)}…). Score your images again with the command above.`);
   }
+  if (typeof document.metric !== "string" || !document.metric) {
+    throw new ScoresError('The file does not say which metric its scores are of ("metric" is missing). Choose the scores.json as nds-client score wrote it.');
+  }
   checkNumbers(clusters, z, set.num_experts);
   const images = Number.isInteger(document.images) ? document.images : null;
-  return { clusters, z, metric: typeof document.metric === "string" ? document.metric : "", images };
+  return { clusters, z, metric: document.metric, images };
 }
 
 function parse(text) {
@@ -68,6 +71,6 @@ export async function readFile(file, set, convert) {
   // Pickles of protocol 2 and later begin with 0x80, which no JSON does; dicts of protocol 0 with "(".
   if (![0x80, 0x28].includes(new Uint8Array(bytes)[0])) return readScores(new TextDecoder().decode(bytes), set);
   if (file.size > MAX_PICKLE) throw new ScoresError(`${file.name} is larger than the 64 KiB that a z.pickle may have.`);
-  const { clusters, z } = await convert(set.id, bytes);
-  return { clusters, z, metric: "accuracy", images: null };
+  const { clusters, z, metric } = await convert(set.id, bytes);
+  return { clusters, z, metric, images: null };
 }

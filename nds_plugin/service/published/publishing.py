@@ -25,6 +25,7 @@ from nds_plugin.files.locking import held
 from nds_plugin.service.published import store as layout
 from nds_plugin.service.published.rows import write_rows
 from nds_plugin.service.published.source_notes import SourceNotes, read_notes, with_links
+from nds_plugin.service.set_limits import check_limits, check_size
 from nds_plugin.source.index import NO_LABEL, SourceIndex
 from nds_plugin.source.partition import Partition
 
@@ -146,6 +147,8 @@ def _refuse_formulas(table: pa.Table) -> None:
 def _checked_experts(folder: Path, partition: Partition, described: Description | None) -> dict[str, Any]:
     """The manifest of a whole set of experts of this partition, or of those that describe it."""
     manifest = read_manifest(folder / MANIFEST)
+    check_limits(manifest, f"{folder} cannot be served")
+    check_size(MANIFEST, (folder / MANIFEST).stat().st_size, f"{folder} cannot be served")
     if described:
         described.check_matches(partition.hash)
         if described.expert_set != manifest["hash"] or described.num_clusters != partition.num_clusters:
@@ -170,6 +173,7 @@ def _checked_experts(folder: Path, partition: Partition, described: Description 
     for entry in set_files(manifest):
         path = folder / entry["file"]
         check_set_file(path, manifest, entry["file"])
+        check_size(entry["file"], path.stat().st_size, f"{folder} cannot be served")
         if (found := file_hash(path)) != entry["sha256"]:
             raise NDSError(
                 f"{path} is not the file that the manifest names: expected SHA-256 {entry['sha256']}, got {found}."

@@ -32,6 +32,7 @@ from nds_plugin.experts.manifest import MANIFEST, read_manifest
 from nds_plugin.files.artifacts import read_json, write_json
 from nds_plugin.files.locking import held
 from nds_plugin.service.published.rows import Rows
+from nds_plugin.service.set_limits import MAX_EXPERTS
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ CURRENT_KIND = "current set"
 SETS, CURRENT, SET_FILE = "sets", "current.json", "set.json"
 INDEX, PARTITION, ROWS, EXPERTS = "index.parquet", "partition.parquet", "rows.arrow", "experts"
 DESCRIPTION = "description.json"
-MAX_CLUSTERS = 4096  # their scores fit into the largest body that is read
+MAX_CLUSTERS = MAX_EXPERTS  # their scores fit into the largest body that is read
 SET_ID = re.compile(r"[0-9a-f]{16}")
 
 

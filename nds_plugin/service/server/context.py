@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import Request, Security
 from fastapi.security import HTTPBearer
 
-from nds_plugin.experts.scores import METRICS
+from nds_plugin.experts.scores import check_range
 from nds_plugin.service.published.store import PublishedSet, SetRecord, Store
 from nds_plugin.service.server.draws import Draws
 from nds_plugin.service.server.problems import ProblemError
@@ -80,7 +80,17 @@ class Context:
         return current
 
     def query(self, published: PublishedSet, request: SearchRequest) -> Query:
-        """A request as a query of a set."""
+        """A new request as a query of a set.
+
+        Raises:
+            NDSError: it does not fit the set, or its scores are not of the metric that it names.
+        """
+        if request.scores is not None:
+            check_range(request.scores.z, request.scores.metric)
+        return self._query(published, request)
+
+    @staticmethod
+    def _query(published: PublishedSet, request: SearchRequest) -> Query:
         scores = request.scores
         return make_query(
             published,
@@ -88,13 +98,13 @@ class Context:
             scores.clusters if scores else None,
             scores.z if scores else None,
             request.sources,
-            scores.metric if scores else METRICS[0],
+            scores.metric if scores else "",
         )
 
     def query_of(self, search: Search) -> tuple[PublishedSet, Query]:
         """The set that a search began with, and what was asked of it."""
         published = self.published(search.expert_set)
-        return published, self.query(published, SearchRequest.model_validate(search.request))
+        return published, self._query(published, SearchRequest.model_validate(search.request))
 
 
 def context_of(request: Request) -> Context:

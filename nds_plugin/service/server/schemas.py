@@ -30,7 +30,7 @@ class ScoresIn(_Strict):
         list[Annotated[int, Field(ge=0, lt=MAX_CLUSTERS)]], Field(min_length=1, max_length=MAX_CLUSTERS)
     ]
     z: Annotated[list[Finite], Field(min_length=1, max_length=MAX_CLUSTERS)]
-    metric: Literal[METRICS] = METRICS[0]  # type: ignore[valid-type]
+    metric: Annotated[Literal[METRICS], Field(description="of z, as scores.json names it")]  # type: ignore[valid-type]
 
 
 class SearchRequest(_Strict):
@@ -208,6 +208,7 @@ class FastAdaptOut(BaseModel):
     expert_set: str
     clusters: list[int]
     z: list[float]
+    metric: Literal["accuracy"] = "accuracy"  # all that the authors' client measures
 
 
 class CurrentIn(_Strict):

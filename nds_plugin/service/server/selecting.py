@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nds_plugin.errors import NDSError, unknown_name
-from nds_plugin.experts.scores import METRICS, SIMILARITY_METRIC
+from nds_plugin.experts.scores import SIMILARITY_METRIC
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.counter_rng import Purpose, random_words, stream_key
 from nds_plugin.selection.drawing import expected_draws, resolve_budget
@@ -41,13 +41,13 @@ class Query:
         config: selector, budget, temperature, normalisation, seed; mode ``subset``.
         z: the scores of clusters 0 to K-1, or None where the selector needs none.
         sources: names of the sources to choose from.
-        metric: of z.
+        metric: of z; empty without.
     """
 
     config: SelectionConfig
     z: tuple[float, ...] | None
     sources: tuple[str, ...]
-    metric: str = METRICS[0]
+    metric: str = ""
 
 
 def make_query(
@@ -56,7 +56,7 @@ def make_query(
     clusters: Sequence[int] | None,
     z: Sequence[float] | None,
     sources: Sequence[str] | None,
-    metric: str = METRICS[0],
+    metric: str,
 ) -> Query:
     """A query that fits a set.
 
@@ -66,7 +66,7 @@ def make_query(
     Args:
         clusters, z: the scores and whose they are; both None without scores.
         sources: names, or None for all.
-        metric: of the scores.
+        metric: of the scores; without any it is not looked at.
 
     Raises:
         NDSError: an unknown source or none, scores of other clusters than 0 to K-1, or of a metric by which the

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from tiny_detector import example, tiny_config
 
 import nds_plugin.d2.model.timm_backbone as timm_backbone
 from nds_plugin.d2.config.timm_nodes import add_timm_config
+from nds_plugin.d2.train import stages
 from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import write_json
+from nds_plugin.files.checkpoints import write_checkpoint
+from nds_plugin.job.training_folder import KIND, LAST, STARTED
 
 LITE0, PACKAGE = "tf_efficientnet_lite0", "package:efficientnet-lite0"
 
@@ -38,7 +46,7 @@ def test_without_timm_the_backbone_says_how_to_install_it(monkeypatch: pytest.Mo
 
 @pytest.fixture(scope="module")
 def timm() -> Any:
-    return pytest.importorskip("timm", reason="timm is not installed: the extra timm")
+    return pytest.importorskip("timm", reason="timm is not installed: the extra experts")
 
 
 @pytest.mark.parametrize(
@@ -58,6 +66,41 @@ def test_maps_have_detectron2s_names_strides_and_timms_channels(
         k: (v.channels, 64 // v.stride, 96 // v.stride) for k, v in shapes.items()
     }
     assert {k: v.stride for k, v in backbone.output_shape().items()} == {f"p{i}": 2**i for i in range(2, 7)}
+
+
+def fpn(name: str, **keys: Any) -> Any:
+    cfg = config(name)
+    for key, value in keys.items():
+        cfg.merge_from_list([key.replace("__", "."), value])
+    return timm_backbone.build_timm_fpn_backbone(cfg, ShapeSpec(channels=3))
+
+
+def test_a_network_that_takes_any_size_passes_the_check(timm: Any) -> None:
+    timm_backbone.check_maps(fpn(LITE0), LITE0)
+
+
+def test_a_network_of_a_fixed_size_takes_any_where_timm_offers_that(timm: Any) -> None:
+    build = pytest.importorskip("timm.models.swin_transformer").SwinTransformer
+    if "strict_img_size" not in inspect.signature(build).parameters:
+        pytest.skip("this timm builds Swin for one size of images alone")
+    timm_backbone.check_maps(fpn("swin_tiny_patch4_window7_224"), "swin_tiny_patch4_window7_224")
+
+
+@pytest.mark.parametrize(
+    ("name", "maps", "cause"),
+    [
+        # The check of the maps' sizes, and one of a fixed size of images.
+        ("mobilevitv2_050", ["res4", "res5"], r"res5 is \(256, \d+, \d+\), expected \(256, 3, 5\)"),
+        ("maxvit_pico_rw_256", ["res4", "res5"], "96 x 160 pixels"),
+    ],
+)
+def test_a_network_that_gives_no_pyramid_of_any_image_is_refused_in_a_line_that_names_it(
+    timm: Any, name: str, maps: list[str], cause: str
+) -> None:
+    backbone = fpn(name, MODEL__TIMM__OUT_FEATURES=maps, MODEL__FPN__IN_FEATURES=maps)
+    with pytest.raises(NDSError, match=f"MODEL.TIMM.NAME '{name}' gives no pyramid.*{cause}") as error:
+        timm_backbone.check_maps(backbone, name)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", [LITE0, "resnet10t", "convnext_atto"])
@@ -133,6 +176,66 @@ def test_a_detector_on_imagenet_weights_of_the_package_trains(timm: Any) -> None
     assert not torch.equal(model.backbone.bottom_up.body.blocks[6][0].conv_dw.weight, late)
 
 
+class _Recorded:
+    """In place of NDSTrainer: keeps the config that the model would be built from, and what is done with it."""
+
+    def __init__(self, cfg: CfgNode, hooks: Any) -> None:
+        self.model = _Recorded.cfg = cfg
+
+    def resume_or_load(self, resume: bool) -> None:
+        _Recorded.did = f"resume={resume}"
+
+    def train(self) -> None:
+        (Path(_Recorded.cfg.OUTPUT_DIR) / "model_final.pth").touch()
+
+
+@pytest.mark.parametrize(
+    ("interrupted", "initialised", "kept"), [(False, False, True), (False, True, False), (True, False, False)]
+)
+def test_weights_of_a_network_are_needed_only_where_training_starts_from_them(
+    timm: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    interrupted: bool,
+    initialised: bool,
+    kept: bool,
+) -> None:
+    monkeypatch.setattr(stages, "NDSTrainer", _Recorded)
+    cfg = config(weights="gone.pth")
+    cfg.OUTPUT_DIR = str(tmp_path)
+    if interrupted:
+        write_json(tmp_path / STARTED, KIND, "key", {"config": ""})
+        (tmp_path / LAST).write_text("model_0000001.pth")
+    initialise = (lambda model: None) if initialised else None
+    stages.train(cfg, "key", resume=False, timed=lambda name: contextlib.nullcontext(), initialise=initialise)
+    found = _Recorded.cfg.MODEL.TIMM.WEIGHTS
+    assert found == ("gone.pth" if kept else "")
+    assert cfg.MODEL.TIMM.WEIGHTS == "gone.pth"  # keys and records name them all the same
+
+
+def test_a_trained_detector_is_evaluated_without_the_weights_that_it_began_with(
+    timm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = build_model(config())
+    write_checkpoint(tmp_path / "model_final.pth", {"model": trained.state_dict()})
+    monkeypatch.setattr(stages.NDSTrainer, "test", lambda cfg, model: model.state_dict())
+    cfg = config(weights="gone.pth")
+    cfg.DATASETS.TEST = ("one", "two")
+    found = stages.evaluate(cfg, tmp_path / "model_final.pth")
+    assert all(torch.equal(found[name], value) for name, value in trained.state_dict().items())
+    cfg.INPUT.FORMAT = "BGR"
+    with pytest.raises(NDSError, match="expect INPUT.FORMAT RGB"):
+        stages.evaluate(cfg, tmp_path / "model_final.pth")
+
+
+def test_a_hub_that_is_not_reached_names_the_key_of_the_detector(
+    timm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(NDSError, match=r"give a file or package:efficientnet-lite0 by MODEL.TIMM.WEIGHTS\."):
+        build_model(config(weights=timm_backbone.HUB))
+
+
 def test_mistakes_are_one_line(timm: Any) -> None:
     def check(message: str, **keys: Any) -> None:
         cfg = config(weights=keys.pop("weights", ""))
@@ -155,4 +258,11 @@ def test_mistakes_are_one_line(timm: Any) -> None:
         INPUT__FORMAT="BGR",
     )
     check("expect INPUT.FORMAT RGB", weights=PACKAGE, MODEL__PIXEL_STD=[1.0, 1.0, 1.0])
+    check("MODEL.TIMM.WEIGHTS: no such file: gone.pth", weights="gone.pth")
+    check("'pakage:x' is no file", weights="pakage:x")
+    check(
+        "no part 'stage1' .* set MODEL.BACKBONE.FREEZE_AT 0",
+        MODEL__TIMM__NAME="hrnet_w18_small",
+        MODEL__BACKBONE__FREEZE_AT=2,
+    )
     check("three channels, got 1", MODEL__PIXEL_MEAN=[0.0], MODEL__PIXEL_STD=[1.0])

@@ -99,13 +99,23 @@ def test_a_client_draws_the_cluster_of_its_domain_from_a_source_that_no_expert_s
 
 
 def test_similarities_are_those_computed_by_hand() -> None:
-    vectors, z = np.array([[0.2, 0.8, 0.5], [0.6, 0.4, 0.5], [0.7, 0.0, 0.5]]), np.array([0.5, 0.5, 0.9])
-    mean, scale = vectors.mean(axis=0), np.array([*vectors.std(axis=0)[:2], 1.0])  # the third tells nothing
-    table, client = (vectors - mean) / scale, (z - mean) / scale
+    vectors, z = np.array([[0.2, 0.8], [0.6, 0.4], [0.7, 0.0]]), np.array([0.5, 0.5])
+    table, client = ((values - vectors.mean(axis=0)) / vectors.std(axis=0) for values in (vectors, z))
     cosine = [row @ client / np.linalg.norm(row) / np.linalg.norm(client) for row in table]
     np.testing.assert_allclose(similarities(z, vectors, "cosine"), cosine)
     distance = [-np.sqrt(((row - client) ** 2).mean()) for row in table]
     np.testing.assert_allclose(similarities(z, vectors, "distance"), distance)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "distance"])
+def test_an_expert_that_tells_nothing_of_the_clusters_changes_no_bit(similarity: str) -> None:
+    rng = np.random.default_rng(0)
+    vectors, z = rng.normal(size=(7, 5)), rng.normal(size=5)
+    expected = similarities(z, vectors, similarity)
+    for place in (0, 2, 5):
+        found = similarities(np.insert(z, place, 9.0), np.insert(vectors, place, 0.5, axis=1), similarity)
+        assert found.tolist() == expected.tolist()
+    assert similarities([0.3], [[0.5], [0.5]], similarity).tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "distance"])

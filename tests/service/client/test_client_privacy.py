@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from nds_plugin.errors import NDSError
-from nds_plugin.experts.scores import Scores
+from nds_plugin.experts.scores import Scores, check_range
 from nds_plugin.service.client.folders import Tokens, config_folder, secret
 from nds_plugin.service.client.privacy import apply_privacy, parse_privacy, statement
 from nds_plugin.service.client.search import SearchOptions, disclosure, make_request
@@ -118,6 +119,20 @@ def test_the_secret_of_the_noise_is_made_once_and_private(home: Path) -> None:
     file.write_text("00")
     with pytest.raises(NDSError, match="expected 32 bytes in hexadecimal, got 1"):
         secret("privacy.secret")
+
+
+@pytest.mark.parametrize(
+    ("metric", "cut"), [("accuracy", {0.0, 1.0}), ("log_likelihood", {0.0}), ("relative_accuracy", set())]
+)
+def test_noise_leaves_no_score_that_its_metric_cannot_have(home: Path, metric: str, cut: set[float]) -> None:
+    many = list(range(40))
+    scores = dataclasses.replace(
+        _scores(), clusters=many, z=[0.5] * 40, stderr=[0.1] * 40, metric=metric, details={}
+    )
+    options = SearchOptions(budget=10, privacy=parse_privacy("gaussian:100"))
+    z = make_request(scores, "e" * 64, options)["scores"]["z"]
+    check_range(z, metric)
+    assert {value for value in z if z.count(value) > 1} == cut
 
 
 def test_a_uniform_search_sends_no_scores(home: Path) -> None:

@@ -25,6 +25,7 @@ WRONG_FILES = [
     ({"z": "0.5"}, "This is not a scores file: it has no lists"),
     ({"expert_set": "f" * 64}, "These scores are of other experts (ffffffffffff…)"),
     ({"expert_set": None}, "The file does not say which experts it is of"),
+    ({"metric": None}, "The file does not say which metric its scores are of"),
 ]
 WRONG_TEXTS = [
     ("", "There is nothing to read: choose a file or paste its content."),
