@@ -13,7 +13,7 @@ from marks import written
 
 from nds_plugin.experts.settings import EXPERT_CONFIGS
 from nds_plugin.pipeline.config_nodes import config_keys, nodes
-from nds_plugin.settings import Setting, settings_of, to_plain
+from nds_plugin.settings import Setting, Settings, settings_of, to_plain
 from nds_plugin.ssl.config import NODES
 
 HERE = Path(__file__).resolve().parent
@@ -33,7 +33,7 @@ SYMBOLS = {
 }
 
 
-KINDS = {cls: kind for kind, cls in EXPERT_CONFIGS.items()}
+KINDS: dict[type[Settings], str] = {cls: kind for kind, cls in EXPERT_CONFIGS.items()}
 
 
 def rows() -> Iterator[tuple[str, Setting]]:

@@ -88,7 +88,7 @@ def refuse_repeated(table: pa.Table, what: str) -> None:
         )
 
 
-def take_rows(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
+def take_rows(table: pa.Table, rows: npt.NDArray[np.integer[Any]]) -> pa.Table:
     """Rows of a table, ascending; one may occur several times.
 
     Arrow's own ``take`` joins a column's chunks first, which texts of more than 2 GB do not survive.
