@@ -182,6 +182,7 @@ def read_json(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
 
 
 def not_there(kind: str, path: str | os.PathLike[str]) -> MissingFileError:
+    """The error for an artefact that is missing, with the command that makes it."""
     maker = _MADE_BY.get(kind)
     first = f", or make it first by {maker}" if maker else ""
     return MissingFileError(f"{kind} file not found: {path}: check the path{first}.")

@@ -15,6 +15,7 @@ from nds_plugin.pipeline.config_nodes import add_settings_nodes
 from nds_plugin.pipeline.presets import preset
 from nds_plugin.pipeline.settings import PipelineSettings
 from nds_plugin.pipeline.settings_from_cfg import pipeline_settings
+from nds_plugin.report.run_files import WORK
 from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.settings import Settings, from_plain, settings_of, to_plain
@@ -94,7 +95,7 @@ class JobConfig:
     @property
     def artefacts(self) -> Path:
         """The folder of index, partition, experts, scores and selections."""
-        return Path(self.nds.WORK_DIR or self.output / "nds")
+        return Path(self.nds.WORK_DIR or self.output / WORK)
 
     @property
     def text(self) -> str:

@@ -42,7 +42,7 @@ from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
 from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
 from nds_plugin.pipeline.settings import PipelineSettings
 from nds_plugin.pipeline.settings_from_cfg import pipeline_settings
-from nds_plugin.report.run_files import located
+from nds_plugin.report.run_files import WORK, located
 
 logger = logging.getLogger(__name__)
 FRAMEWORKS = ("detectron2",)
@@ -79,7 +79,7 @@ def selection_steps(cfg: CN, timed: Timings) -> SelectionSteps:
     return SelectionSteps(
         _settings(cfg),
         DetectronHost(),
-        Path(cfg.NDS.WORK_DIR or Path(cfg.OUTPUT_DIR) / "nds"),
+        Path(cfg.NDS.WORK_DIR or Path(cfg.OUTPUT_DIR) / WORK),
         device=torch.device(cfg.MODEL.DEVICE),
         timed=timed,
         check=functools.partial(check_source, cfg),

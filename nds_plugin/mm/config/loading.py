@@ -19,6 +19,7 @@ from nds_plugin.pipeline.config_lookup import Configs, default_output
 from nds_plugin.pipeline.presets import preset
 from nds_plugin.pipeline.settings import PipelineSettings
 from nds_plugin.pipeline.settings_from_cfg import pipeline_settings
+from nds_plugin.report.run_files import WORK
 from nds_plugin.selection.selectors.uniform import Full
 
 CONFIGS = Configs("mmdetection", ".py")
@@ -44,7 +45,7 @@ class JobConfig:
     @property
     def artefacts(self) -> Path:
         """The folder of index, partition, experts, scores and selections."""
-        return Path(self.nds.WORK_DIR or self.work_dir / "nds")
+        return Path(self.nds.WORK_DIR or self.work_dir / WORK)
 
     @property
     def workers(self) -> int:

@@ -13,7 +13,6 @@ from nds_plugin.errors import NDSError
 from nds_plugin.pipeline.files_host import FilesHost
 
 T = TypeVar("T")
-LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 
 
 class MMHost(FilesHost):

@@ -1,4 +1,4 @@
-"""The training half of the main job: one training by MMEngine's Runner, and the evaluation."""
+"""The training half of the main job: one training by MMEngine's Runner."""
 
 from __future__ import annotations
 
