@@ -3,7 +3,7 @@
     nds compare output/demo/none output/demo/uniform output/demo/selected \\
         --output output/demo/report.html
 
-Each folder is the OUTPUT_DIR of a run of `nds train`. Rows are called by the selector (uniform,
+Each folder is the OUTPUT_DIR of a run of `nds train`, `nds train-mm` or `nds train-ssl`. Rows are called by the selector (uniform,
 nds, ...) where the runs differ in it, else by the folder.
 """
 

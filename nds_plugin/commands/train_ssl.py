@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         import torch
 
         from nds_plugin.images.networks import choose_device
+        from nds_plugin.report.runs import write_runs_report
         from nds_plugin.ssl.config import load_config
         from nds_plugin.ssl.host import SSLHost
         from nds_plugin.ssl.main_job import MainJob, check_config, check_targets
@@ -90,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             "top-1 %.2f %%, mean per class %.2f %% on %d images: %s",
             *(found["top1"], found["mean_per_class"], found["images"], job.output / "results.json"),
         )
+        page = write_runs_report({document["selector"]: document}, job.output / "report.html")
+        logger.info("Report: %s", page)
 
 
 @contextlib.contextmanager

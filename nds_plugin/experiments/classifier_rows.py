@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from nds_plugin.experiments.estimate import PlannedRow, Stage, Work, expert_work, planned_row
-from nds_plugin.experiments.results import ACCURACIES, classifier_details, classifier_record
+from nds_plugin.experiments.results import classifier_details, classifier_record
 from nds_plugin.experiments.rows import Cell, Grid, Row, differing, failed_of, told_overrides
 from nds_plugin.experiments.ssl_grids import targets_of
 from nds_plugin.files.artifacts import content_hash, plain
 from nds_plugin.images.networks import choose_device
+from nds_plugin.report.measures import ACCURACIES
 from nds_plugin.report.paper import paper_table
 from nds_plugin.report.result_table import ResultTable, build_table
 from nds_plugin.report.run_files import WORK
@@ -96,7 +97,7 @@ class ClassifierRows:
     """See :class:`~nds_plugin.experiments.row_kinds.RowKind`."""
 
     module = "nds_plugin.commands.train_ssl"
-    means: tuple[str, ...] = ACCURACIES
+    means: tuple[str, ...] = tuple(ACCURACIES)
 
     def row_config(self, row: Row, extra: Sequence[str] = ()) -> JobConfig:
         return load_config(row.base, [*row.overrides, *extra])

@@ -10,7 +10,8 @@ from typing import Any
 
 from nds_plugin.errors import NDSError
 from nds_plugin.report.canvas import GREY, GRID, MUTED, new_figure, save_figure, styled
-from nds_plugin.report.result_table import METRICS, ResultTable, TableRow
+from nds_plugin.report.measures import METRICS
+from nds_plugin.report.result_table import ResultTable, TableRow
 from nds_plugin.report.table_formats import budget_label, method_label
 from nds_plugin.selection.selectors import SELECTORS
 

@@ -20,15 +20,13 @@ from nds_plugin.errors import NDSError
 from nds_plugin.experiments.rows import Cell
 from nds_plugin.files.artifacts import atomic_write, check_writable
 from nds_plugin.files.locking import held
+from nds_plugin.report.measures import ACCURACIES
 from nds_plugin.report.result_table import MEANS
 
 
 def fields(means: Sequence[str] = MEANS) -> tuple[str, ...]:
     """The fields of a cell whose measures are these."""
     return ("client", "selector", "budget", "seed", *means, "per_category", "config_hash", "seconds")
-
-
-ACCURACIES = ("top1", "mean_per_class")  # of a classifier
 
 
 def record(cell: Cell, document: Mapping[str, Any], config_hash: str, seconds: float) -> dict[str, Any]:
@@ -98,7 +96,7 @@ def classifier_record(
 ) -> dict[str, Any]:
     """The entry of a cell that trains a classifier; see :func:`record`."""
     _check_document(cell, document)
-    return _entry(cell, document, ACCURACIES, {}, config_hash, seconds)
+    return _entry(cell, document, tuple(ACCURACIES), {}, config_hash, seconds)
 
 
 def classifier_details(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nds_plugin.errors import NDSError
+from nds_plugin.report.measures import METRICS
 from nds_plugin.report.statistics import Difference, Estimate, estimate, paired_difference
 
-METRICS = {"AP_bb": "box AP", "AP50_bb": "box AP50", "AP": "mask AP", "AP50": "mask AP50"}
 MEANS = tuple(METRICS)
 BASELINE = "uniform"
 # The paper's words for methods and classes, where they differ.

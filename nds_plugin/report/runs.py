@@ -14,7 +14,7 @@ from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import read_json
 from nds_plugin.report.figures import cluster_sheet, share_bars, weight_bars
 from nds_plugin.report.html import write_report
-from nds_plugin.report.result_table import METRICS
+from nds_plugin.report.measures import CLASSIFIER, measures_of
 from nds_plugin.report.run_files import located
 from nds_plugin.report.sections import DIGITS
 from nds_plugin.selection.selectors import SELECTORS
@@ -55,16 +55,22 @@ def load_runs(folders: Sequence[str | os.PathLike[str]]) -> dict[str, dict[str, 
 
 
 def results_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Runs or datasets by name against box AP, AP50, mask AP, AP50 and the AP of each category.
+    """Runs or datasets by name against what is measured of them, of a detector also of each category.
 
-    Per category it is mask AP, or box AP where no masks were evaluated.
+    Raises:
+        NDSError: a detector and a classifier.
     """
-    kind = "per_category" if any(row["per_category"] for row in rows.values()) else "per_category_bb"
-    names = list(dict.fromkeys(name for row in rows.values() for name in row[kind]))
+    measures = measures_of(rows)
+    kind = measures.per_class
+    # A classifier's target may have hundreds of classes.
+    names = (
+        [] if measures is CLASSIFIER else list(dict.fromkeys(c for row in rows.values() for c in row[kind]))
+    )
     lines = [
-        [name, *(row[m] for m in METRICS), *(row[kind].get(c) for c in names)] for name, row in rows.items()
+        [name, *(row[m] for m in measures.means), *(row[kind].get(c) for c in names)]
+        for name, row in rows.items()
     ]
-    return tabulate(lines, headers=["", *METRICS.values(), *names], floatfmt=".2f", missingval="-")
+    return tabulate(lines, headers=["", *measures.means.values(), *names], floatfmt=".2f", missingval="-")
 
 
 def write_runs_report(
@@ -80,7 +86,7 @@ def write_runs_report(
         seed: of the images in the cluster sheet.
 
     Raises:
-        NDSError: no run, or runs on different test datasets.
+        NDSError: no run, runs on different test datasets, or of a detector and a classifier.
     """
     if not runs:
         raise NDSError("report: there is no run to report.")

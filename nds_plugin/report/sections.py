@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from nds_plugin.report.result_table import METRICS
+from nds_plugin.report.measures import measures_of
 
 DIGITS = 2  # of AP in percent: at CPU size whole tables lie below 3
 MISSING = "&ndash;"
@@ -20,27 +20,23 @@ _FACTS = {
 
 
 def results(rows: _Rows, baseline: str) -> str:
-    """The result table, what differs from the baseline, and AP per category."""
+    """The result table, what differs from the baseline, and the numbers of each class."""
     if not rows:
         return ""
+    measures = measures_of(rows)
     body = _table(
-        ["", *METRICS.values()],
-        _metric_rows(rows, list(METRICS), baseline),
+        ["", *measures.means.values()],
+        _metric_rows(rows, list(measures.means), baseline),
         sticky=True,
     )
-    kind, label = (
-        ("per_category", "mask AP")
-        if any(row.get("per_category") for row in rows.values())
-        else ("per_category_bb", "box AP")
-    )
-    names = list(dict.fromkeys(name for row in rows.values() for name in row.get(kind) or {}))
-    per_category = {name: dict(row.get(kind) or {}) for name, row in rows.items()}
+    per_category = {name: dict(row.get(measures.per_class) or {}) for name, row in rows.items()}
+    names = list(dict.fromkeys(name for row in per_category.values() for name in row))
     if names:
-        body += f"<h3>{label} per category</h3>"
+        body += f"<h3>{measures.of_class}</h3>"
         body += _table(["", *map(_text, names)], _metric_rows(per_category, names, baseline), sticky=True)
     seeds = {name: row["seeds"] for name, row in rows.items() if row.get("seeds")}
     best = "; the best of each column is bold" if len(rows) > 1 else ""
-    text = f"COCO-style AP on the target's test images, in percent{best}."
+    text = f"{measures.told}{best}."
     if seeds:
         text += " Runs: " + ", ".join(f"{name} {count}" for name, count in seeds.items()) + "."
         text += " &plusmn; is the standard deviation over seeds." if _has_spread(rows) else ""

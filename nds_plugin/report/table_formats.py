@@ -11,7 +11,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from nds_plugin.report.result_table import METRICS, ResultTable, TableRow
+from nds_plugin.report.measures import METRICS
+from nds_plugin.report.result_table import ResultTable, TableRow
 from nds_plugin.report.statistics import CONFIDENCE, Difference, Estimate
 from nds_plugin.selection.selectors import SELECTORS
 

@@ -18,7 +18,7 @@ from nds_plugin.datasets.sample import generate as sample
 from nds_plugin.errors import NDSError
 from nds_plugin.report import canvas, embed, figures, mosaic
 from nds_plugin.report.html import render, write_report
-from nds_plugin.report.runs import selection_parts
+from nds_plugin.report.runs import results_table, selection_parts
 from nds_plugin.source.index import ImageRecord, SourceIndex
 from nds_plugin.source.partition import Partition
 
@@ -350,3 +350,24 @@ def test_the_seed_of_the_training_stands_beside_that_of_the_selection(tmp_path: 
     assert selection_parts(run, tmp_path / "r.html", 0)["selection"] == {"selector": "uniform", "seed": 3}
     parts = selection_parts({**run, "training_seed": 7}, tmp_path / "r.html", 0)
     assert parts["selection"] == {"selector": "uniform", "seed": 3, "training_seed": 7}
+
+
+def test_runs_of_classifiers_are_compared_by_their_accuracy(tmp_path: Path) -> None:
+    rows = {
+        "uniform": {
+            "top1": 40.0,
+            "mean_per_class": 38.5,
+            "per_class": {"ape": 50.0, "bee": None},
+            "images": 6,
+        },
+        "nds": {"top1": 50.0, "mean_per_class": 49.0, "per_class": {"ape": 62.5, "bee": 35.5}, "images": 6},
+    }
+    assert [line.split() for line in results_table(rows).splitlines()[2:]] == [
+        ["uniform", "40.00", "38.50"],
+        ["nds", "50.00", "49.00"],
+    ]
+    page = write_report(tmp_path / "r.html", {"title": "t", "results": rows}).read_text("utf-8")
+    for text in ("top-1 per class", "ape", "62.5", "+10.0"):
+        assert text in page
+    with pytest.raises(NDSError, match="nds is the run of a classifier and none that of a detector"):
+        results_table({"none": row(5.0), "nds": rows["nds"]})

@@ -157,6 +157,7 @@ def test_two_processes_end_where_one_does_and_go_on_from_its_checkpoint(
         assert torch.allclose(weights(output)[name].float(), value.float(), rtol=1e-3, atol=1e-5), name
     found = read_json(output / "results.json", "results")["summary"]
     assert found["images"] == 6
+    assert "top-1 per class" in (output / "report.html").read_text(encoding="utf-8")
 
 
 def test_rotnet_and_no_pretraining_and_linear_evaluation_run(config: Path, tmp_path: Path) -> None:
