@@ -146,7 +146,7 @@ def share_bars(sources: Sequence[Mapping[str, Any]], path: str | os.PathLike[str
     drawn = np.array([float(row["draw_share"]) for row in rows])
     index = np.array([float(row["index_share"]) for row in rows])
     places = np.arange(len(rows))
-    figure = new_figure(7.2, max(2.0, 0.95 + 0.42 * len(rows)))
+    figure = new_figure(7.2, max(2.0, 1.2 + 0.42 * len(rows)))
     axes = figure.add_subplot()
     axes.barh(places - 0.19, drawn, height=0.36, color=AMBER, label="share of the draw")
     axes.barh(places + 0.19, index, height=0.36, color=GREY, label="share of the source images (uniform)")
@@ -160,7 +160,8 @@ def share_bars(sources: Sequence[Mapping[str, Any]], path: str | os.PathLike[str
     _name_bars(axes, places, [str(row["source"]) for row in rows])
     axes.set_xlim(0, max(drawn.max(), index.max(), 1e-9) * 1.12)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.legend(loc="lower right", frameon=False, fontsize=8)
+    # Above the bars, which may fill the axes.
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=8)
     figure.tight_layout()
     return save_figure(figure, path)
 

@@ -90,7 +90,7 @@ def write_runs_report(
     """
     if not runs:
         raise NDSError("report: there is no run to report.")
-    tests = sorted({str(run["test"]) for run in runs.values()})
+    tests = sorted({_listed(run["test"]) for run in runs.values()})
     if len(tests) > 1:
         raise NDSError(
             f"report: the runs were tested on different datasets ({', '.join(tests)}): compare like with like."
