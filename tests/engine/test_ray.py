@@ -208,7 +208,7 @@ def test_a_shard_that_fails_on_a_node_is_done_by_another(
 
     node = cluster.head_node.node_id
     executor = RayExecutor(EngineConfig(engine="ray", ray_address=cluster.address))
-    cluster.wait_for_nodes()  # Ray notices a node that an earlier test killed only after a while
+    ray_nodes.wait_for_losses(cluster)
     work = functools.partial(ray_nodes.refused_by, node)
     shards = [Shard(f"piece {i}", tmp_path / f"{i}.txt", i) for i in range(3)]
     done = executor.map(Pass("pieces", work, lambda shard: shard.path.exists()), shards)

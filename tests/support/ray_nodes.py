@@ -50,6 +50,17 @@ def wait_for(marker: Path, seconds: float = 240) -> None:
         time.sleep(0.05)
 
 
+def wait_for_losses(cluster: Any, seconds: float = 120) -> None:
+    """Until Ray has noticed the nodes that earlier tests killed."""
+    import ray
+
+    left = {node.node_id for node in cluster.list_all_nodes()}
+    deadline = time.monotonic() + seconds
+    while any(found["Alive"] and found["NodeID"] not in left for found in ray.nodes()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 def _held(
     work: Callable[[Any, Any, Path], None], node: str, marker: Path, shared: Any, argument: Any, path: Path
 ) -> None:
