@@ -110,7 +110,7 @@ def input_form(name: str) -> InputForm:
         NDSError: no timm, an unknown name, or an input that is no photograph of three colours.
     """
     check_name(name)
-    found = require_timm(name).data.resolve_data_config(pretrained_cfg=_facts(name).to_dict())
+    found = _input_of(name)
     if found["interpolation"] not in INTERPOLATIONS or len(found["mean"]) != 3:
         raise NDSError(
             f"network {name!r}: its input (interpolation {found['interpolation']!r}, {len(found['mean'])} "
@@ -167,7 +167,8 @@ def _warn_of_tags(name: str, weights: str) -> None:
     if "." in name:
         return
     known = require_timm(name)
-    forms = {tag: _input_of(tag) for tag in (name, *known.list_pretrained(f"{name}.*"))}
+    found = {tag: _input_of(tag) for tag in (name, *known.list_pretrained(f"{name}.*"))}
+    forms = {tag: [data[key] for key in ("mean", "std", "interpolation")] for tag, data in found.items()}
     others = [tag for tag, form in forms.items() if form != forms[name]]
     if others:
         logger.warning(
@@ -176,9 +177,9 @@ def _warn_of_tags(name: str, weights: str) -> None:
         )
 
 
-def _input_of(name: str) -> tuple[Any, ...]:
-    found = require_timm(name).data.resolve_data_config(pretrained_cfg=_facts(name).to_dict())
-    return tuple(found["mean"]), tuple(found["std"]), found["interpolation"]
+def _input_of(name: str) -> dict[str, Any]:
+    """What timm says of the input of a network's weights."""
+    return dict(require_timm(name).data.resolve_data_config(pretrained_cfg=_facts(name).to_dict()))
 
 
 def _classifier(name: str) -> tuple[str, ...]:

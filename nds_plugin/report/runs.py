@@ -14,7 +14,7 @@ from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import read_json
 from nds_plugin.report.figures import cluster_sheet, share_bars, weight_bars
 from nds_plugin.report.html import write_report
-from nds_plugin.report.measures import CLASSIFIER, measures_of
+from nds_plugin.report.measures import CLASSIFIER, Rows, measures_of
 from nds_plugin.report.run_files import located
 from nds_plugin.report.sections import DIGITS
 from nds_plugin.selection.selectors import SELECTORS
@@ -54,7 +54,7 @@ def load_runs(folders: Sequence[str | os.PathLike[str]]) -> dict[str, dict[str, 
     return dict(zip(names, documents))
 
 
-def results_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+def results_table(rows: Rows) -> str:
     """Runs or datasets by name against what is measured of them, of a detector also of each category.
 
     Raises:

@@ -8,18 +8,17 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from nds_plugin.report.measures import measures_of
+from nds_plugin.report.measures import Rows, measures_of
 
 DIGITS = 2  # of AP in percent: at CPU size whole tables lie below 3
 MISSING = "&ndash;"
-_Rows = Mapping[str, Mapping[str, Any]]
 _FACTS = {
     "effective_clusters": "effective number of clusters",
     "effective_sample_size": "effective sample size",
 }
 
 
-def results(rows: _Rows, baseline: str) -> str:
+def results(rows: Rows, baseline: str) -> str:
     """The result table, what differs from the baseline, and the numbers of each class."""
     if not rows:
         return ""
@@ -43,11 +42,11 @@ def results(rows: _Rows, baseline: str) -> str:
     return _section("Results on the target", f"<p>{text}</p>{body}")
 
 
-def _has_spread(rows: _Rows) -> bool:
+def _has_spread(rows: Rows) -> bool:
     return any(row.get("spread") for row in rows.values())
 
 
-def _metric_rows(rows: _Rows, metrics: Sequence[str], baseline: str) -> list[str]:
+def _metric_rows(rows: Rows, metrics: Sequence[str], baseline: str) -> list[str]:
     best = {}
     for metric in metrics:
         numbers = (_number(row.get(metric)) for row in rows.values())

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from nds_plugin.errors import NDSError
+from nds_plugin.errors import NDSError, few
 from nds_plugin.files.checkpoints import read_checkpoint
 from nds_plugin.images.checkpoint_forms import State
 from nds_plugin.job.training_folder import train_once
@@ -115,10 +115,10 @@ def check_counts(labels: npt.NDArray[np.integer], classes: Sequence[str], names:
         NDSError: a class of fewer than two images.
     """
     counts = np.bincount(labels, minlength=len(classes))
-    few = [f"{name}: {count}" for name, count in zip(classes, counts) if count < 2]
-    if few:
+    too_few = [f"{name}: {count}" for name, count in zip(classes, counts) if count < 2]
+    if too_few:
         raise NDSError(
-            f"NDS.TARGET.TRAIN ({', '.join(names)}): {len(few)} classes have fewer than 2 images ({', '.join(few[:5])}), "
+            f"NDS.TARGET.TRAIN ({', '.join(names)}): {len(too_few)} classes have fewer than 2 images ({few(too_few)}), "
             "the least that a class can be learnt from: add images or leave the class out."
         )
 

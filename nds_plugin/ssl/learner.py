@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from nds_plugin.ssl.network import SmallImageResNet
 from nds_plugin.ssl.settings import NetworkConfig, PretrainConfig
 
 
-class Learner(nn.Module):
+class Learner(nn.Module, abc.ABC):
     """Gives the loss of a :class:`~nds_plugin.ssl.batches.Batch`; all that it learns is in its state dict.
 
     Args:
@@ -32,9 +33,9 @@ class Learner(nn.Module):
         self.accuracy = torch.zeros(())
 
     @property
+    @abc.abstractmethod
     def networks(self) -> tuple[SmallImageResNet, ...]:
         """Those that start from the same weights; the first is the one that is pretrained."""
-        raise NotImplementedError
 
     @property
     def trunk(self) -> SmallImageResNet:

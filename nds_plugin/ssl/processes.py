@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
-import sys
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from nds_plugin.engine.orphans import end_with_parent
 from nds_plugin.engine.processes import TIMEOUT
 from nds_plugin.errors import NDSError
 
@@ -31,7 +30,7 @@ def join_processes(on_gpus: bool) -> None:
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
         return
-    _end_with_launcher()
+    end_with_parent(signal.SIGTERM)
     if on_gpus:
         _take_gpu(int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
     try:
@@ -53,13 +52,6 @@ def _take_gpu(number: int, started: int) -> None:
             f"torchrun started {started} processes here, but torch sees {here} GPUs: --nproc_per_node {here}, or DEVICE cpu."
         )
     torch.cuda.set_device(number)
-
-
-def _end_with_launcher() -> None:
-    """Let the system end this process when torchrun is gone, which cannot do so itself if it was killed; on Linux alone."""
-    if sys.platform == "linux":
-        end_with_parent = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(end_with_parent, signal.SIGTERM)
 
 
 def gathered(tensor: torch.Tensor) -> torch.Tensor:

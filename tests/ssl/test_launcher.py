@@ -73,7 +73,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     for name, value in {"TORCHELASTIC_RUN_ID": "none", "LOCAL_RANK": "7", "LOCAL_WORLD_SIZE": "8"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    monkeypatch.setattr(processes, "_end_with_launcher", lambda: None)
+    monkeypatch.setattr(processes, "end_with_parent", lambda by_signal: None)
     with pytest.raises(NDSError) as caught:
         processes.join_processes(on_gpus=True)
     told = "torchrun started 8 processes here, but torch sees 4 GPUs: --nproc_per_node 4, or DEVICE cpu."

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -22,10 +21,9 @@ from torch.multiprocessing import get_context
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from nds_plugin.command_line import users_mistake
+from nds_plugin.engine.orphans import adopt_orphans, end_with_parent
 from nds_plugin.engine.processes import TIMEOUT
 from nds_plugin.errors import NDSError
-
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
 
 
 def check_processes(args: argparse.Namespace, device: str) -> int:
@@ -95,7 +93,7 @@ def _reporting(
 ) -> None:
     if sys.platform == "linux":
         # torch asks for SIGINT, which a process that waits for others in C++ does not look at.
-        _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        end_with_parent(signal.SIGKILL)
         if os.getppid() != launcher:
             os._exit(1)
     try:
@@ -120,11 +118,11 @@ def _no_orphans() -> Iterator[None]:
         yield
         return
     before = _children()
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what is orphaned below becomes a child of this process
+    adopt_orphans(True)
     try:
         yield
     finally:
-        _prctl(_PR_SET_CHILD_SUBREAPER, 0)
+        adopt_orphans(False)
         for pid in _children() - before:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(pid, signal.SIGKILL)
@@ -140,7 +138,3 @@ def _children() -> set[int]:
             if int(rest.rpartition(")")[2].split()[1]) == os.getpid():
                 found.add(int(pid))
     return found
-
-
-def _prctl(option: int, value: int) -> None:
-    ctypes.CDLL(None).prctl(ctypes.c_int(option), ctypes.c_ulong(value), *[ctypes.c_ulong(0)] * 3)

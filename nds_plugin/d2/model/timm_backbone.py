@@ -21,6 +21,7 @@ from nds_plugin.images.timm_networks import build_timm, cause_of, input_form, lo
 NAME = "build_timm_fpn_backbone"
 KEY, HUB = "MODEL.TIMM.WEIGHTS", "hub"  # hub: timm's own
 NORMS = ("FrozenBN", "BN", "SyncBN")
+_TAKE = "take a network without a fixed size of images, such as a ResNet, an EfficientNet or a ConvNeXt."
 PIXEL_TOLERANCE = 0.01  # of a standard deviation, and of a mean in standard deviations
 
 
@@ -214,9 +215,6 @@ def check_maps(backbone: FPN, name: str) -> None:
                 raise NDSError(
                     f"{_refused(name, height, width)} ({key} is {found[key]}, expected {expected}): {_TAKE}"
                 )
-
-
-_TAKE = "take a network without a fixed size of images, such as a ResNet, an EfficientNet or a ConvNeXt."
 
 
 def _refused(name: str, height: int, width: int) -> str:

@@ -64,6 +64,7 @@ def test_a_boxes_only_target_is_pretrained_for_with_masks() -> None:
         ({"nds.budget.share": "many"}, "nds.budget.share must be a number, got 'many'"),
         ({"nds.target.test": []}, "nds.target must name the target's training and test datasets"),
         ({"nds.preset": "papr"}, "unknown nds.preset 'papr'"),
+        ({"nds.seed": 1.5}, "nds.seed must be a whole number, got 1.5"),
         ({"nds.rescore.iters": [2]}, "nds.rescore.iters needs nds.selector nds"),
         (
             {"nds.rescore.iters": [0], "nds.selector": "nds", "nds.mode": "stream"},
