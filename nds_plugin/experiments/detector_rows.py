@@ -62,7 +62,7 @@ class DetectorRows:
             cfg = configs[row]
             if row.client not in parameters:
                 parameters[row.client] = count_parameters(cfg)
-            work = planned_work(cfg, grid.test_images[row.client], parameters[row.client])
+            work = planned_work(cfg, grid.test_images[row.client], parameters[row.client], grid.core_images)
             rows.append(planned_row(row, work, cells, to_run))
         return rows
 
@@ -116,12 +116,13 @@ class DetectorRows:
         )
 
 
-def planned_work(cfg: Any, test_images: int, parameters: int) -> Work:
+def planned_work(cfg: Any, test_images: int, parameters: int, core_images: float) -> Work:
     """What one run of a row does, for the estimate of its cost.
 
     Args:
         test_images: of the target's test datasets.
         parameters: of the detector, see :func:`nds_plugin.d2.model.size.count_parameters`.
+        core_images: images a second that one core trains on or tests.
     """
     nds = cfg.NDS
     pretrains = nds.SELECTOR != NO_PRETRAINING
@@ -138,6 +139,7 @@ def planned_work(cfg: Any, test_images: int, parameters: int) -> Work:
         parameters=parameters,
         states=2 if nds.OPTIMIZER == "SGD" else 3,
         on_gpu=cfg.MODEL.DEVICE != "cpu",
+        core_images=core_images,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from nds_plugin.experiments.rows import Cell, Row
+from nds_plugin.experiments.rows import CORE_IMAGES, Cell, Row
 from nds_plugin.experts.manifest import HEAD
 from nds_plugin.selection.selectors import Need
 
@@ -23,8 +23,7 @@ FINETUNE_IMAGE = 0.240 * 8 / 8
 TEST_IMAGE = 0.078
 EXPERT_INPUT = 1 / 1000  # GPU seconds of a ResNet-18 in training per input of 224 pixels: assumed
 EXPERT_FORWARD = 1 / 3000  # and in a forward pass: assumed
-# One core of the machine of docs/benchmark.md, thin ResNet-18 at 128 pixels in bf16 and experts at 64.
-CPU_IMAGE, CPU_TEST, CPU_EXPERT_INPUT = 1 / 20, 1 / 20, 1 / 90
+CPU_EXPERT_INPUT = 1 / 90  # core seconds at 64 pixels, on the machine of docs/benchmark.md
 ROTATIONS = 4
 
 
@@ -54,6 +53,7 @@ class Work:
         parameters: of the detector.
         states: numbers kept per parameter in a checkpoint (weight, momentum, ...).
         on_gpu: else on one core.
+        core_images: images a second that one core trains on or tests.
     """
 
     pretrain: Stage | None
@@ -64,17 +64,20 @@ class Work:
     parameters: int
     states: int
     on_gpu: bool
+    core_images: float = CORE_IMAGES
 
     @property
     def pretrain_hours(self) -> float:
         """GPU (or core) hours of pretraining."""
         images = self.pretrain.images if self.pretrain else 0
-        return images * (PRETRAIN_IMAGE if self.on_gpu else CPU_IMAGE) / 3600
+        return images * (PRETRAIN_IMAGE if self.on_gpu else 1 / self.core_images) / 3600
 
     @property
     def finetune_hours(self) -> float:
         """GPU (or core) hours of fine-tuning and testing."""
-        train, test = (FINETUNE_IMAGE, TEST_IMAGE) if self.on_gpu else (CPU_IMAGE, CPU_TEST)
+        train, test = (
+            (FINETUNE_IMAGE, TEST_IMAGE) if self.on_gpu else (1 / self.core_images, 1 / self.core_images)
+        )
         return (self.finetune.images * train + self.test_images * test) / 3600
 
     @property
@@ -242,6 +245,6 @@ def _cpu_arithmetic(rows: Sequence[PlannedRow]) -> list[str]:
     work = row.work
     images = (work.pretrain.images if work.pretrain else 0) + work.finetune.images + work.test_images
     return [
-        f"How: {row.name}: {images:,} images (training and test) at {1 / CPU_IMAGE:.0f} a second on an idle core of a "
-        f"2-core EPYC = {images * CPU_IMAGE / 60:.1f} minutes."
+        f"How: {row.name}: {images:,} images (training and test) at {work.core_images:g} a second on an idle core of a "
+        f"2-core EPYC = {images / work.core_images / 60:.1f} minutes."
     ]

@@ -12,6 +12,7 @@ from nds_plugin.errors import unknown_name
 from nds_plugin.report.run_files import WORK
 
 Own = tuple[tuple[str, Any], ...]  # keys and values
+CORE_IMAGES = 0.07  # images a second that one core trains on: Mask R-CNN R50-FPN at 800 pixels in fp32
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class Grid:
         digits: decimals of the table.
         from_random: training starts from random weights, not from those of ImageNet.
         own_experts: each seed has a partition and experts of its own.
+        core_images: images a second that one core trains on or tests, for the plan of a table on CPUs.
         kept: the file below docs/ in which a checkout keeps the finished cells; none when empty.
         kind: what its cells train: a detector, or a classifier from self-supervised weights. There, a table is of a
             method, and its columns ``categories`` are the targets.
@@ -121,6 +123,7 @@ class Grid:
     digits: int = 1
     from_random: bool = False
     own_experts: bool = False
+    core_images: float = CORE_IMAGES
     kept: str = ""
     kind: str = "detector"
 

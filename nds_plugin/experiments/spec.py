@@ -131,6 +131,7 @@ GRIDS = {
         {"cityscapes": 200, "ccp_modanet13": 120},
         digits=2,
         from_random=True,
+        core_images=20,  # thin ResNet-18 in bf16
         kept="benchmark.json",
     ),
     "mini_imagenet": Grid(
@@ -144,6 +145,7 @@ GRIDS = {
         {name: _IMAGENET_CLIENTS[client][1] for client, name in _IMAGENET_TABLES},
         digits=2,
         own_experts=True,
+        core_images=10,  # EfficientNet-Lite0 in fp32
         kept="benchmark_imagenet.json",
     ),
     "ssl_mini": SSL_MINI,

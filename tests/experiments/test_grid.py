@@ -385,7 +385,8 @@ def test_the_plan_is_the_arithmetic_that_it_shows() -> None:
 
 
 def test_a_finished_grid_costs_nothing_more() -> None:
-    work = Work(Stage(10, 8, 1), Stage(10, 8, 1), 10, 100, 10, 1000, 3, False)
+    work = Work(Stage(10, 8, 1), Stage(10, 8, 1), 10, 100, 10, 1000, 3, False, 10)
     shown = plan_text(textwrap.dedent("T"), [PlannedRow("nds", work, 0, 3)], 2)
     assert "0 cells to run, 3 finished." in shown
+    assert "nds: 170 images (training and test) at 10 a second" in shown
     assert "Time: 0.0 core h of runs + 0.0 core h of experts" in shown
