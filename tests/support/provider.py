@@ -191,8 +191,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(bytes(1 << 16))
 
     def do_redirect(self, *where: str) -> None:
-        """To the path that follows; ``/redirect/to/SCHEME...`` to an address of another kind."""
-        target = "file:///etc/passwd" if where[0] == "file" else "/" + "/".join(where)
+        """To the path that follows; ``/redirect/file`` and ``/redirect/port`` to what no client follows."""
+        elsewhere = {"file": "file:///etc/passwd", "port": "http://127.0.0.1:65536/"}
+        target = elsewhere.get(where[0], "/" + "/".join(where))
         self._send(b"", status=302, Location=target)
 
     def do_loop(self, *_: str) -> None:

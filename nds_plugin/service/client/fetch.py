@@ -30,6 +30,7 @@ from nds_plugin.service.client.retrying import TEMPORARY, back_off, retry_after
 MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
 _GONE = (404, 410)
+_PORTS = range(1, 65_536)
 # Reasons that another run may overcome by itself.
 TRY_AGAIN = ("timeout", "connection", "cut short", "server error", "too many requests")
 
@@ -114,6 +115,10 @@ class Fetcher:
             # A name that this file system does not take, or a file where a folder should be.
             detail = f"{self._folder / wanted.path}: {error.strerror}"
             return Entry(wanted.path, wanted.url, wanted.checksum, "file", detail)
+        except Exception as error:
+            # Whatever the layers below raise at an address or an answer: one image does not stop the others.
+            detail = f"{type(error).__name__}: {error}"[:200]
+            return Entry(wanted.path, wanted.url, wanted.checksum, "connection", detail)
         finally:
             with contextlib.suppress(OSError):
                 part.unlink()
@@ -240,6 +245,8 @@ def _checked_url(text: str, base: httpx.URL | None = None) -> httpx.URL:
         raise _FailedError(reason, f"{text[:200]!r}: {error}") from None
     if url.scheme not in ("http", "https") or not url.host:
         raise _FailedError(reason, f"{text[:200]!r}: only http and https links are followed")
+    if url.port is not None and url.port not in _PORTS:
+        raise _FailedError(reason, f"{text[:200]!r}: ports are from {_PORTS[0]} to {_PORTS[-1]}")
     return url
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 from as_user import ROOT, cut, full_disk
 from PIL import Image
@@ -123,6 +124,7 @@ def test_checksums_are_read_as_providers_write_them(form: object, server: Provid
         ("gzip/a", "not an image", 1),
         ("loop/a", "redirect", 6),
         ("redirect/file", "redirect", 1),
+        ("redirect/port", "redirect", 1),
         ("redirect/images/en-us/photo_unavailable.png", "removed", 1),
         ("redirect/images/photo_unavailable_l.png", "removed", 1),
     ],
@@ -160,8 +162,11 @@ def test_what_passes_is_overcome(path: str, server: Provider, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "url",
-    ["", "ftp://127.0.0.1/a", "file:///etc/passwd", "http://", "javascript:1", "//a/b", "http://[::1"],
-)
+    [
+        "", "ftp://127.0.0.1/a", "file:///etc/passwd", "http://", "javascript:1", "//a/b", "http://[::1",
+        "http://127.0.0.1:65536/a", "http://127.0.0.1:0/a",
+    ],
+)  # fmt: skip
 def test_links_of_another_kind_are_not_followed(url: str, tmp_path: Path) -> None:
     _, failed = _one(url, tmp_path)
     assert failed["reason"] in ("link", "no link")
@@ -170,6 +175,23 @@ def test_links_of_another_kind_are_not_followed(url: str, tmp_path: Path) -> Non
 def test_nobody_listening_is_a_failed_connection(tmp_path: Path) -> None:
     _, failed = _one("http://127.0.0.1:9/a.jpg", tmp_path)
     assert failed["reason"] == "connection"
+
+
+def test_what_nobody_foresaw_of_one_image_stops_no_other(
+    server: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = httpx.AsyncClient.stream
+
+    def odd(client: httpx.AsyncClient, method: str, url: httpx.URL) -> object:
+        if url.path == "/ok/odd":
+            raise OverflowError("unforeseen")
+        return stream(client, method, url)
+
+    monkeypatch.setattr(httpx.AsyncClient, "stream", odd)
+    images = plan([_row(server, f"ok/{name}", i) for i, name in enumerate(("a", "odd", "b"))], "test")
+    summary = download(images, tmp_path, QUICK, progress=False)
+    assert (summary.fetched, dict(summary.failed)) == (2, {"connection": 1})
+    assert "OverflowError: unforeseen" in (tmp_path / "failures.csv").read_text()
 
 
 def test_a_length_that_the_manifest_tells_is_checked(server: Provider, tmp_path: Path) -> None:
