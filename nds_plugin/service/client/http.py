@@ -79,10 +79,11 @@ class Service:
         Raises:
             NDSError: what the server answers, or that it cannot be reached.
         """
-        return self._json("GET", path, params=params, headers=self._authorization() if private else None)
+        headers = self._authorization() if private else None
+        return self._json("GET", path, params=params, headers=headers)[1]
 
-    def post(self, path: str, body: Any, key: str | None = None) -> Any:
-        """Send JSON under this user's token and return the answer's JSON.
+    def post(self, path: str, body: Any, key: str | None = None) -> tuple[int, Any]:
+        """Send JSON under this user's token and return the answer's status and JSON.
 
         Args:
             key: tells a repetition from a second request; a broken connection is tried again only
@@ -122,11 +123,11 @@ class Service:
         """
         self._rest(attempt, _AgainError(_cause(cause)), self.url(path))
 
-    def _json(self, method: str, path: str, *, once: bool = False, **request: Any) -> Any:
+    def _json(self, method: str, path: str, *, once: bool = False, **request: Any) -> tuple[int, Any]:
         for attempt in range(self.retries + 1):
             try:
                 with self._patiently(method, path, once=once, **request) as response:
-                    return _read_json(response)
+                    return response.status_code, _read_json(response)
             except httpx.TransportError as error:
                 if once:
                     raise NDSError(f"{self.url(path)}: {_cause(error)}.") from None
@@ -200,7 +201,7 @@ class Service:
         return {"Authorization": f"Bearer {token}"}
 
     def _new_token(self) -> str:
-        answer = self._json("POST", "tokens")
+        _, answer = self._json("POST", "tokens")
         token = answer.get("token") if isinstance(answer, dict) else None
         if not isinstance(token, str) or not (
             token.isascii() and token.isprintable() and 16 <= len(token) <= 200

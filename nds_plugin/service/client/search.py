@@ -118,13 +118,13 @@ def _about_scores(body: dict[str, Any], scores: Scores | None, options: SearchOp
     ]
 
 
-def current_hash(service: Service) -> str:
-    """Hash of the server's current experts."""
+def current_experts(service: Service) -> tuple[str, str]:
+    """Id of the server's current set, and the hash of its experts."""
     sets = service.get("expert-sets")
     found = [entry for entry in _list(sets, "expert_sets") if entry.get("current")]
-    if not found or not isinstance(found[0].get("hash"), str):
+    if not found or not all(isinstance(found[0].get(name), str) for name in ("id", "hash")):
         raise NDSError(f"{service.address} names no current expert set: is this a server of nds_plugin?")
-    return str(found[0]["hash"])
+    return found[0]["id"], found[0]["hash"]
 
 
 def check_current(scores: Scores, current: str, server: str) -> None:
@@ -136,17 +136,25 @@ def check_current(scores: Scores, current: str, server: str) -> None:
         )
 
 
-def send(service: Service, body: dict[str, Any]) -> dict[str, Any]:
-    """Create the search, or find the one that an earlier try of the same request created."""
-    key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    answer = service.post("searches", body, key)
+def send(service: Service, body: dict[str, Any], set_id: str) -> tuple[dict[str, Any], bool]:
+    """Create the search, or find the one that an earlier try of the same request created.
+
+    Args:
+        set_id: of the current set. The body names its experts alone, whose sources or notes may be published anew:
+            the same request is then another search.
+
+    Returns:
+        The search, and whether it is new.
+    """
+    content = json.dumps({**body, "set": set_id}, sort_keys=True)
+    status, answer = service.post("searches", body, hashlib.sha256(content.encode()).hexdigest())
     if (
         not isinstance(answer, dict)
         or not isinstance(answer.get("result"), dict)
         or not _is_id(answer.get("id"))
     ):
         raise NDSError(f"{service.address}: the answer is no search: is this a server of nds_plugin?")
-    return answer
+    return answer, status != 200
 
 
 def own_searches(service: Service) -> Iterator[dict[str, Any]]:

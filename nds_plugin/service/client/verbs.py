@@ -32,7 +32,7 @@ from nds_plugin.service.client.search import (
     SearchOptions,
     check_current,
     checked_id,
-    current_hash,
+    current_experts,
     disclosure,
     make_request,
     own_searches,
@@ -136,14 +136,16 @@ def search(args: argparse.Namespace) -> None:
         args.normalisation, args.selector, args.seed, args.title, parse_privacy(args.privacy),
     )  # fmt: skip
     with Service(args.server) as service:
-        current = current_hash(service)
+        set_id, expert_hash = current_experts(service)
         if scores is not None:
-            check_current(scores, current, service.address)
-        body = make_request(scores, current, options)
+            check_current(scores, expert_hash, service.address)
+        body = make_request(scores, expert_hash, options)
         print(disclosure(body, scores, options, service.address), flush=True)
         if not args.yes:
             _ask()
-        found = send(service, body)
+        found, new = send(service, body, set_id)
+    if not new:
+        print(f"The same request was sent before: this is the search of {printable(found.get('created'), 40)}.")
     result = found["result"]
     shares = sorted(result["share_by_source"].items(), key=lambda item: -item[1])
     print(tabulate([(printable(name, 60), f"{share:.1%}") for name, share in shares], ["source", "share"]))
