@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -138,14 +139,29 @@ def test_the_mosaic_shows_members_of_the_heaviest_clusters_in_the_chosen_sources
 
 
 def test_a_search_is_drawn_once_and_old_draws_are_let_go(published: PublishedSet) -> None:
-    draws = Draws(max_rows=70)
+    draws = Draws()
     first = draws.get(published, query(published))
     assert draws.get(published, query(published)) is first
+    draws = Draws(max_bytes=2 * draws.bytes)
+    first = draws.get(published, query(published))
     for seed in (1, 2):
         draws.get(published, query(published, seed=seed))
     again = draws.get(published, query(published))
     assert again is not first
     assert again.rows.tolist() == first.rows.tolist()
+
+
+def test_the_memory_of_kept_draws_is_bounded_also_where_each_is_of_one_image(published: PublishedSet) -> None:
+    draws = Draws(max_bytes=100_000)
+    tracemalloc.start()
+    try:
+        for seed in range(300):
+            draws.get(published, query(published, count=1, seed=seed))
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert 50_000 < draws.bytes <= 100_000
+    assert taken < 200_000
 
 
 def test_who_waits_too_long_for_others_draws_is_told_to_come_back(published: PublishedSet) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict
+from typing import Any
 
 from nds_plugin.service.published.store import PublishedSet
 from nds_plugin.service.server.selecting import Drawn, Query, draw
@@ -16,18 +18,18 @@ class BusyError(Exception):
 
 
 class Draws:
-    """A cache of draws, bounded by the number of rows in it. Safe for several threads.
+    """A cache of draws, bounded by the memory that it takes. Safe for several threads.
 
     Args:
-        max_rows: rows kept in all, four bytes each.
+        max_bytes: of all that is kept: four bytes a row, and scores and settings of each query.
         patience_s: seconds to wait for others' draws.
     """
 
-    def __init__(self, max_rows: int = 8_000_000, patience_s: float = 20.0) -> None:
+    def __init__(self, max_bytes: int = 32 << 20, patience_s: float = 20.0) -> None:
         self._patience_s = patience_s
-        self._max_rows = max_rows
-        self._kept: OrderedDict[tuple[str, Query], Drawn] = OrderedDict()
-        self._rows = 0
+        self._max_bytes = max_bytes
+        self._kept: OrderedDict[tuple[str, Query], tuple[Drawn, int]] = OrderedDict()
+        self.bytes = 0
         self._lock = threading.Lock()
         self._turn = threading.BoundedSemaphore(_AT_ONCE)
 
@@ -54,15 +56,28 @@ class Draws:
 
     def _find(self, key: tuple[str, Query]) -> Drawn | None:
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
+            if key not in self._kept:
+                return None
+            self._kept.move_to_end(key)
+            return self._kept[key][0]
 
     def _keep(self, key: tuple[str, Query], made: Drawn) -> None:
+        size = _size((key, made))
         with self._lock:
-            if key in self._kept or len(made.rows) > self._max_rows:
+            if key in self._kept or size > self._max_bytes:
                 return
-            self._kept[key] = made
-            self._rows += len(made.rows)
-            while self._rows > self._max_rows:
-                self._rows -= len(self._kept.popitem(last=False)[1].rows)
+            self._kept[key] = made, size
+            self.bytes += size
+            while self.bytes > self._max_bytes:
+                self.bytes -= self._kept.popitem(last=False)[1][1]
+
+
+def _size(held: Any) -> int:
+    """Bytes of an object and of all that it holds; what several hold counts for each of them."""
+    if isinstance(held, dict):
+        inner = [*held, *held.values()]
+    elif isinstance(held, (list, tuple)):
+        inner = list(held)
+    else:
+        inner = list(getattr(held, "__dict__", {}).values())
+    return sys.getsizeof(held) + sum(map(_size, inner))
