@@ -1,8 +1,9 @@
 """Less than the exact scores: noise and rounding, put on z before it leaves the machine.
 
-The noise is drawn once for given scores and kept: it comes from a secret of this user and the scores
-themselves, so that the same scores always leave as the same numbers. Fresh noise for each search could be
-averaged away by whoever collects the searches.
+The noise is drawn once for given scores and steps up to the last noise: it comes from a secret of this user, the
+scores and these steps, so that the same scores always leave with the same noise, rounded afterwards or not. Fresh
+noise for each search could be averaged away by whoever collects the searches. Other steps give independent noise:
+that is a further release of the scores, and the epsilons of all releases add up.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from nds_plugin.errors import NDSError, unknown_name
 
 STEPS = ("gaussian", "laplace", "round")
 DELTA = 1e-5  # of the statement about Gaussian noise
+_FURTHER = "each other noise on these scores is a further release, and the epsilons add up"
 _MAX_DECIMALS = 12
 
 
@@ -31,7 +33,12 @@ class Step:
     amount: float
 
     def __str__(self) -> str:
-        return f"{self.name}:{self.amount:g}"
+        return f"{self.name}:{self.amount if self.is_noise else int(self.amount)}"
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether it adds noise, which alone can promise anything."""
+        return self.name != "round"
 
 
 def parse_privacy(text: str) -> tuple[Step, ...]:
@@ -66,10 +73,12 @@ def apply_privacy(z: Sequence[float], steps: Sequence[Step], key: bytes) -> list
     Args:
         z: the scores.
         steps: of :func:`parse_privacy`.
-        key: a secret; it alone decides the noise, together with z and the steps.
+        key: a secret; it alone decides the noise, together with z and the steps up to the last noise. These count
+            with every digit: releases whose noise is the same but for its scale could be solved for z.
     """
     values = np.asarray(z, dtype=np.float64)
-    content = json.dumps([values.tolist(), [str(step) for step in steps]])
+    last = max((place for place, step in enumerate(steps, 1) if step.is_noise), default=0)
+    content = json.dumps([values.tolist(), [str(step) for step in steps[:last]]])
     seed = hmac.new(key, content.encode(), hashlib.sha256).digest()
     rng = np.random.Generator(np.random.PCG64(int.from_bytes(seed, "little")))
     for step in steps:
@@ -93,7 +102,7 @@ def statement(steps: Sequence[Step], clusters: int, images: int, metric: str) ->
         images: scored images; 0 if unknown.
         metric: of the scores.
     """
-    noise = next((step for step in steps if step.name != "round"), None)
+    noise = next((step for step in steps if step.is_noise), None)
     if noise is None:
         return "no noise: no guarantee, only fewer digits" if steps else "none: the exact scores"
     if "accuracy" not in metric:
@@ -102,10 +111,9 @@ def statement(steps: Sequence[Step], clusters: int, images: int, metric: str) ->
         return "noise; what it guarantees depends on the number of scored images, which is not known"
     moved = (2.0 if metric.startswith("relative") else 1.0) / images
     if noise.name == "laplace":
-        return (
-            f"differentially private for one image of {images}: epsilon {clusters * moved / noise.amount:.3g}"
-        )
+        epsilon = clusters * moved / noise.amount
+        return f"differentially private for one image of {images}: epsilon {epsilon:.3g}; {_FURTHER}"
     epsilon = math.sqrt(clusters) * moved * math.sqrt(2 * math.log(1.25 / DELTA)) / noise.amount
     if epsilon >= 1:
         return f"too little noise for a guarantee (for one image of {images}, the bound holds below epsilon 1 only)"
-    return f"differentially private for one image of {images}: epsilon {epsilon:.3g}, delta {DELTA:g}"
+    return f"differentially private for one image of {images}: epsilon {epsilon:.3g}, delta {DELTA:g}; {_FURTHER}"

@@ -33,7 +33,19 @@ def test_the_same_scores_get_the_same_noise_and_nothing_else_does(text: str) -> 
     assert _noisy(text) != _noisy(text, key=b"l" * 32)
     other = [*Z[:-1], Z[-1] + 1e-9]
     assert _noisy(text)[:5] != _noisy(text, z=other)[:5]
-    assert _noisy("laplace:0.1")[:5] != _noisy("laplace:0.100001")[:5]
+
+
+def test_noise_of_another_scale_or_on_rounded_scores_is_drawn_anew() -> None:
+    noise = np.subtract(_noisy("laplace:0.01"), Z) / 0.01
+    # What differs after the sixth digit, too: the same noise in two scales could be solved for z.
+    other = np.subtract(_noisy("laplace:0.010000002"), Z) / 0.010000002
+    assert np.abs(noise - other).max() > 1
+    rounded = np.subtract(_noisy("round:2,laplace:0.01"), np.round(Z, 2)) / 0.01
+    assert np.abs(noise - rounded).max() > 1
+
+
+def test_rounding_after_the_noise_keeps_the_noise() -> None:
+    assert _noisy("laplace:0.01,round:6") == pytest.approx(np.round(_noisy("laplace:0.01"), 6))
 
 
 def test_rounding_rounds_and_comes_in_the_order_given() -> None:
