@@ -84,6 +84,12 @@ def test_addresses_do_not_share_a_limit_but_one_ipv6_network_does() -> None:
     assert rate.wait(scope_of("2001:db8:1:2:3:4:5:6")) == 0.0
     assert rate.wait(scope_of("2001:db8:1:2:ffff::1")) > 0
     assert rate.wait(scope_of("2001:db8:1:3::1")) == 0.0
+    assert rate.wait(scope_of("2001:db8::1")) == 0.0
+    assert rate.wait(scope_of("2001:db8::2:0:0:0")) > 0
+    assert rate.wait(scope_of("2001:db8:0:1::1")) == 0.0
+    assert rate.wait(scope_of("::ffff:10.0.0.1")) > 0
+    assert rate.wait(scope_of("::ffff:10.0.0.3")) == 0.0
+    assert rate.wait(scope_of("a name")) == 0.0
 
 
 def test_the_number_of_remembered_addresses_is_bounded() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -74,4 +75,11 @@ class RateLimit:
 
 
 def _network(address: str) -> str:
-    return ":".join(address.split(":")[:4]) if ":" in address else address
+    """Whose requests count together: an IPv4 address, also one in IPv6's form, or a /64 network."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(found.ipv4_mapped or ipaddress.IPv6Network((int(found), 64), strict=False))
+    return str(found)
