@@ -17,6 +17,7 @@ from service_demo import ROOT, copied, other_experts, parts_of
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import file_hash
+from nds_plugin.service.fastadapt.scores import expert_name
 from nds_plugin.service.published.publishing import publish
 from nds_plugin.service.published.store import NothingPublishedError, Store
 from nds_plugin.source.index import SourceIndex
@@ -226,12 +227,26 @@ def test_a_manifest_that_names_a_file_outside_its_folder_is_refused(folder: Path
         publish_all(folder)
 
 
-def test_experts_in_the_authors_form_are_published_too(folder: Path) -> None:
+def test_experts_in_the_authors_form_make_another_set_and_are_no_part_of_our_clients_download(
+    folder: Path,
+) -> None:
+    first = publish_all(folder)
+    without = Store(folder / "store").current()
+    name = expert_name(without.expert_hash, 0)
+    (folder / "experts0" / "fastadapt").mkdir()
+    (folder / "experts0" / "fastadapt" / name).write_bytes(b"bytes")
+    second = publish_all(folder)
+    published = Store(folder / "store").current()
+    assert published.id == second != first
+    assert published.expert_path(name).read_bytes() == b"bytes"
+    assert published.fetched_bytes == without.fetched_bytes
+
+
+def test_files_in_the_authors_form_of_other_experts_are_refused(folder: Path) -> None:
     (folder / "experts0" / "fastadapt").mkdir()
     (folder / "experts0" / "fastadapt" / "nds_0123456789abcdef_expert_0000.pth").write_bytes(b"bytes")
-    publish_all(folder)
-    published = Store(folder / "store").current()
-    assert published.expert_path("nds_0123456789abcdef_expert_0000.pth").read_bytes() == b"bytes"
+    with pytest.raises(NDSError, match=r"0000\.pth is no file of these experts.*nds export"):
+        publish_all(folder)
 
 
 @pytest.mark.slow

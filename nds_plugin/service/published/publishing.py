@@ -22,6 +22,7 @@ from nds_plugin.experts.description import Description
 from nds_plugin.experts.manifest import MANIFEST, check_set_file, read_manifest, set_files
 from nds_plugin.files.artifacts import cannot_write, check_writable, content_hash, file_hash, sync, write_json
 from nds_plugin.files.locking import held
+from nds_plugin.service.fastadapt.scores import expert_name
 from nds_plugin.service.published import store as layout
 from nds_plugin.service.published.rows import write_rows
 from nds_plugin.service.published.source_notes import SourceNotes, read_notes, with_links
@@ -90,7 +91,9 @@ def publish(
             names.append(layout.DESCRIPTION)
         hashes = {name: file_hash(half_made / name) for name in names}
         made_from = [manifest["hash"], public.hash, cut.hash, hashes[layout.ROWS], sources]
-        set_id = content_hash([*made_from, *([described.hash] if described else [])])[:16]
+        foreign = [[file["path"], file["sha256"]] for file in files if file["path"].startswith(f"{FASTADAPT}/")]
+        made_from += [each for each in (described and described.hash, foreign) if each]
+        set_id = content_hash(made_from)[:16]
         info = {
             "id": set_id, "hash": manifest["hash"], "created": _now(), "index": public.hash, "partition": cut.hash,
             "clusters": cut.num_clusters, "images": len(public), "classes": list(public.classes), "artefacts": hashes, "sources": sources, "files": files,
@@ -185,6 +188,12 @@ def _copy_experts(origin: Path, target: Path, manifest: dict[str, Any]) -> list[
     """Copy manifest, experts and, where there are any, those in the paper authors' form; what was copied."""
     paths = [MANIFEST, *(entry["file"] for entry in set_files(manifest))]
     extra = sorted((origin / FASTADAPT).glob("*.pth")) if (origin / FASTADAPT).is_dir() else []
+    own = {expert_name(manifest["hash"], entry["cluster"]) for entry in manifest["experts"]}
+    if other := [path for path in extra if path.name not in own]:
+        raise NDSError(
+            f"{other[0]} is no file of these experts, which are like {min(own)}: export them again (nds export), or "
+            f"remove {origin / FASTADAPT}."
+        )
     paths += [f"{FASTADAPT}/{path.name}" for path in extra]
     known = {entry["file"]: entry["sha256"] for entry in set_files(manifest)}
     files = []

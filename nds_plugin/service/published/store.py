@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from nds_plugin.errors import NDSError, one_line
 from nds_plugin.experts.description import Description
-from nds_plugin.experts.manifest import MANIFEST, read_manifest
+from nds_plugin.experts.manifest import MANIFEST, read_manifest, set_files
 from nds_plugin.files.artifacts import read_json, write_json
 from nds_plugin.files.locking import held
 from nds_plugin.service.published.rows import Rows
@@ -100,6 +100,12 @@ class SetRecord:
     def files(self) -> dict[str, dict[str, Any]]:
         """The experts' files by name: bytes and sha256. Only these are ever served."""
         return {str(entry["name"]): entry for entry in self.info["files"]}
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Size of what a client of ours fetches: the manifest and the files that it names."""
+        names = [MANIFEST, *(str(entry["file"]) for entry in set_files(self.manifest))]
+        return sum(int(self.files[name]["bytes"]) for name in names)
 
     def expert_path(self, name: str) -> Path:
         """The path of one of ``files``."""

@@ -80,7 +80,7 @@ def _summary(published: SetRecord, current: str) -> dict[str, Any]:
         "num_experts": published.num_experts,
         "crop_size": published.manifest["crop_size"],
         "images": published.info["images"],
-        "bytes": sum(entry["bytes"] for entry in published.info["files"]),
+        "bytes": published.fetched_bytes,
     }
 
 
