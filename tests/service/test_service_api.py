@@ -343,8 +343,13 @@ def test_scores_may_come_with_the_hash_of_their_experts(
     refused(client.post("/searches", json={**body, "expert_set": "0" * 64}), 404)
 
 
-def test_a_uniform_search_needs_no_scores(client: TestClient, body: dict[str, Any]) -> None:
-    answer = client.post("/searches", json={**body, "scores": None, "selector": "uniform"}).json()
+@pytest.mark.parametrize("given", [False, True])
+def test_a_uniform_search_needs_and_keeps_no_scores(
+    given: bool, client: TestClient, body: dict[str, Any]
+) -> None:
+    scores = body["scores"] if given else None
+    answer = client.post("/searches", json={**body, "scores": scores, "selector": "uniform"}).json()
+    assert answer["request"]["scores"] is None
     assert answer["result"]["w"] == pytest.approx([1 / 3] * 3)
     assert answer["result"]["z"] is None
     mosaic = client.get(f"/searches/{answer['id']}/mosaic", headers=bearer(answer["token"])).json()

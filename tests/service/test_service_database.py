@@ -59,6 +59,15 @@ def test_a_search_comes_back_as_it_was_kept(book: SearchBook) -> None:
     assert (made.request, made.result, made.expert_set) == (REQUEST, RESULT, SET)
 
 
+def test_scores_that_were_kept_without_their_metric_are_accuracies(book: SearchBook) -> None:
+    scores = {"clusters": [0, 1], "z": [0.5, 0.25]}
+    token = book.new_token()
+    made, _ = book.add(token, SET, {**REQUEST, "scores": scores}, RESULT)
+    kept = book.get(token, made.id)
+    assert kept is not None
+    assert kept.request == {**REQUEST, "scores": {**scores, "metric": "accuracy"}}
+
+
 def test_a_token_reads_and_deletes_only_its_own(book: SearchBook) -> None:
     mine, yours = book.new_token(), book.new_token()
     made, _ = book.add(mine, SET, REQUEST, RESULT)

@@ -88,6 +88,16 @@ def test_scores_of_known_experts_search_a_source_that_they_describe(
         )
         assert wrong.status_code == 422
         assert "clusters 0 to 2" in wrong.json()["detail"]
+        uniform = httpx.post(
+            f"{address}/api/v1/searches", json={**request(old.expert_hash), "selector": "uniform"}
+        ).json()
+        assert (uniform["request"]["scores"], uniform["result"]["z"]) == (None, None)
+        mine = {"Authorization": f"Bearer {uniform['token']}"}
+        mosaic = httpx.get(f"{address}{uniform['result']['links']['mosaic']}", headers=mine).json()
+        assert [(cluster["cluster"], cluster["z"]) for cluster in mosaic["clusters"]] == [
+            (0, None),
+            (1, None),
+        ]
         odd = httpx.post(f"{address}/api/v1/preview", json=request(old.expert_hash, metric="posterior"))
         assert odd.status_code == 422
 

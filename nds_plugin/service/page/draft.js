@@ -42,19 +42,23 @@ export function current(hash) {
   return held?.set === hash ? held : keep(draftFor(hash));
 }
 
-/** Make the draft everything of an earlier search by the same experts, to change and search again. */
+/** Make the draft everything of an earlier search by the same experts, to change and search again; one without scores leaves them. */
 export function fromSearch(search, hash) {
   const { scores, sources, selector, budget, temperature, normalisation, seed, title } = search.request;
   const settings = { selector, budget: budget ?? search.result.budget, temperature, normalisation, seed, title };
-  keep({ ...EMPTY, set: hash, sources, scores: scores && { ...scores, images: null }, settings });
+  keep({ ...EMPTY, set: hash, sources, scores: scores ? { ...scores, images: null } : current(hash).scores, settings });
 }
 
-/** The body of a request from a draft. */
+/** The body of a request from a draft; scores leave only where the selector looks at them. */
 export function requestOf(draft) {
   const { selector, budget, temperature, normalisation, seed, title } = draft.settings;
-  const scores = draft.scores && { clusters: draft.scores.clusters, z: rounded(draft.scores), metric: draft.scores.metric };
+  const scores = selector === "uniform" ? null : sentScores(draft);
   return { expert_set: draft.set, scores, sources: draft.sources, budget, temperature, normalisation, selector, seed, title };
 }
 
-/** The scores as they are sent: as they came, or with `digits` after the point. */
-const rounded = ({ z, digits = null }) => (digits === null ? z : z.map((value) => Number(value.toFixed(digits))));
+/** The scores as they are sent: as they came, or with `digits` after the point; null without. */
+export function sentScores({ scores }) {
+  if (scores === null) return null;
+  const { clusters, z, metric, digits = null } = scores;
+  return { clusters, z: digits === null ? z : z.map((value) => Number(value.toFixed(digits))), metric };
+}

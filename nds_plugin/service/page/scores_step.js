@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { catalogue } from "./catalogue.js";
 import { fill, h } from "./dom.js";
-import { current, keep, requestOf } from "./draft.js";
+import { current, keep, sentScores } from "./draft.js";
 import { bytes, number, plural } from "./format.js";
 import { command, copyBlock, expertsOf, field, stepper, title } from "./parts.js";
 import { ScoresError, readFile, readScores } from "./scores.js";
@@ -102,8 +102,8 @@ function given(set, scores, show) {
 function sending(set) {
   const sent = h("div");
   const show = () => {
-    const { expert_set: id, scores } = requestOf(current(set.hash));
-    fill(sent, copyBlock(JSON.stringify({ expert_set: id, scores }), "what will be sent"));
+    const draft = current(set.hash);
+    fill(sent, copyBlock(JSON.stringify({ expert_set: draft.set, scores: sentScores(draft) }), "what will be sent"));
   };
   const round = h("select", { id: "round" }, ROUNDING.map(([value, text]) => h("option", { value }, text)));
   round.value = String(current(set.hash).scores.digits ?? "");

@@ -91,7 +91,9 @@ def publish(
             names.append(layout.DESCRIPTION)
         hashes = {name: file_hash(half_made / name) for name in names}
         made_from = [manifest["hash"], public.hash, cut.hash, hashes[layout.ROWS], sources]
-        foreign = [[file["path"], file["sha256"]] for file in files if file["path"].startswith(f"{FASTADAPT}/")]
+        foreign = [
+            [file["path"], file["sha256"]] for file in files if file["path"].startswith(f"{FASTADAPT}/")
+        ]
         made_from += [each for each in (described and described.hash, foreign) if each]
         set_id = content_hash(made_from)[:16]
         info = {

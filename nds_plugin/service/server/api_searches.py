@@ -226,7 +226,7 @@ def mosaic(search: Own, context: Shared) -> schemas.MosaicOut:
         if context.settings.thumbnails and entry["thumbnails"]
     }
     found = selecting.mosaic_rows(published, query)
-    z, w = search.result["z"], search.result["w"]
+    z, w = query.z, search.result["w"]
     clusters = []
     for k, rows in found:
         shown = [_tile(row, allowed) for row in manifests.rows_at(published, rows)]

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nds_plugin.experts.scores import METRICS
 from nds_plugin.selection.config import SelectionConfig
+from nds_plugin.selection.select import needs_scores
 from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.service.published.store import MAX_CLUSTERS
@@ -58,6 +59,12 @@ class SearchRequest(_Strict):
                 "give exactly one of budget (a number of images) and share (of the chosen sources)"
             )
         return self
+
+    @model_validator(mode="after")
+    def _no_needless_scores(self) -> "SearchRequest":
+        """Scores that the selector does not look at are not kept."""
+        needless = self.scores is not None and not needs_scores(SELECTORS[self.selector])
+        return self.model_copy(update={"scores": None}) if needless else self
 
     def config(self) -> SelectionConfig:
         """The settings of the selection."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from nds_plugin.experts.scores import METRICS
 from nds_plugin.service.server.database import searches, tokens
 from nds_plugin.service.server.settings import token_hash
 
@@ -161,6 +162,8 @@ class SearchBook:
 
 
 def _search(row: Any) -> Search:
-    return Search(
-        row.id, row.expert_set, row.created, json.loads(row.request), json.loads(row.result), row.number
-    )
+    request, result = json.loads(row.request), json.loads(row.result)
+    if request.get("scores"):
+        # The first servers kept none, and took all scores for accuracies.
+        request["scores"].setdefault("metric", METRICS[0])
+    return Search(row.id, row.expert_set, row.created, request, result, row.number)
