@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -57,7 +57,9 @@ class Service:
         self._reached = self._tokens.get(self.address) is not None
         # No redirects: what belongs to this server is sent to no other.
         self._http = httpx.Client(
-            timeout=timeout, headers={"User-Agent": f"nds-client/{__version__}"}, follow_redirects=False
+            timeout=timeout,
+            headers={"User-Agent": f"nds-client/{__version__}", "Accept-Encoding": "identity"},
+            follow_redirects=False,
         )
 
     def __enter__(self) -> Service:
@@ -106,7 +108,7 @@ class Service:
                     for block in response.iter_bytes():
                         file.write(block)
                 return
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 self._rest(attempt, _AgainError(_cause(error)), self.url(path))
 
     @contextlib.contextmanager
@@ -128,7 +130,7 @@ class Service:
             try:
                 with self._patiently(method, path, once=once, **request) as response:
                     return response.status_code, _read_json(response)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 if once:
                     raise NDSError(f"{self.url(path)}: {_cause(error)}.") from None
                 self._rest(attempt, _AgainError(_cause(error)), self.url(path))
@@ -167,7 +169,7 @@ class Service:
                 self._reached = True
                 if response.status_code not in good:
                     raise _refusal(response, self.url(path), self._remedy(response.status_code))
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 raise _AgainError(
                     _cause(error), connected=not isinstance(error, httpx.ConnectError)
                 ) from None
@@ -216,6 +218,18 @@ def printable(text: object, longest: int = 500) -> str:
     """Text from a server on one line, without signs that would steer a terminal."""
     words = " ".join(str(text)[: 4 * longest].split())
     return "".join(letter if letter.isprintable() else "?" for letter in words)[:longest]
+
+
+def listed(answer: Any, name: str) -> Sequence[dict[str, Any]]:
+    """The objects of a list in an answer.
+
+    Raises:
+        NDSError: there is no such list.
+    """
+    found = answer.get(name) if isinstance(answer, dict) else None
+    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        raise NDSError(f"the answer holds no list {name!r}: is this a server of nds_plugin?")
+    return found
 
 
 def _checked_address(address: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from nds_plugin.selection.select import needs_scores
 from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.service.client.folders import secret
-from nds_plugin.service.client.http import Service, printable
+from nds_plugin.service.client.http import Service, listed, printable
 from nds_plugin.service.client.privacy import Step, apply_privacy, statement
 from nds_plugin.service.searchable import NORMALISATION, TEMPERATURE
 from nds_plugin.settings import settings_of
@@ -121,7 +121,7 @@ def _about_scores(body: dict[str, Any], scores: Scores | None, options: SearchOp
 def current_experts(service: Service) -> tuple[str, str]:
     """Id of the server's current set, and the hash of its experts."""
     sets = service.get("expert-sets")
-    found = [entry for entry in _list(sets, "expert_sets") if entry.get("current")]
+    found = [entry for entry in listed(sets, "expert_sets") if entry.get("current")]
     if not found or not all(isinstance(found[0].get(name), str) for name in ("id", "hash")):
         raise NDSError(f"{service.address} names no current expert set: is this a server of nds_plugin?")
     return found[0]["id"], found[0]["hash"]
@@ -162,7 +162,7 @@ def own_searches(service: Service) -> Iterator[dict[str, Any]]:
     cursor: str | None = None
     while True:
         page = service.get("searches", {"cursor": cursor} if cursor else None, private=True)
-        yield from _list(page, "searches")
+        yield from listed(page, "searches")
         following = page.get("next")
         if not isinstance(following, str) or following == cursor:
             return
@@ -194,10 +194,3 @@ def checked_id(search_id: str) -> str:
 
 def _is_id(value: object) -> bool:
     return isinstance(value, str) and 8 <= len(value) <= 64 and value.isascii() and value.isalnum()
-
-
-def _list(answer: Any, name: str) -> Sequence[dict[str, Any]]:
-    found = answer.get(name) if isinstance(answer, dict) else None
-    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-        raise NDSError(f"the answer holds no list {name!r}: is this a server of nds_plugin?")
-    return found

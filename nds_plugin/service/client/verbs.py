@@ -7,7 +7,7 @@ import logging
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, TypeVar
 
 from tabulate import tabulate
 
@@ -24,7 +24,7 @@ from nds_plugin.service.client.checks import known_placeholders
 from nds_plugin.service.client.download import FAILURES, DownloadConfig, Summary, download
 from nds_plugin.service.client.fetch import FetchConfig
 from nds_plugin.service.client.hosts import Politeness
-from nds_plugin.service.client.http import Service, printable
+from nds_plugin.service.client.http import Service, listed, printable
 from nds_plugin.service.client.manifest import Wanted
 from nds_plugin.service.client.manifest import read_manifest as read_images
 from nds_plugin.service.client.privacy import parse_privacy
@@ -41,11 +41,9 @@ from nds_plugin.service.client.search import (
 )
 from nds_plugin.service.fastadapt import scores as fastadapt
 
-if TYPE_CHECKING:
-    pass
-
 logger = logging.getLogger(__name__)
 _ENDINGS = {".parquet": "parquet", ".json": "json", ".yaml": "d2", ".yml": "d2"}
+_Kind = TypeVar("_Kind", list[Any], dict[str, Any])
 MISSING_IMAGES = 1  # exit status of a download that could not fetch everything
 
 
@@ -56,16 +54,22 @@ def sources(args: argparse.Namespace) -> None:
     rows = [
         {
             "source": printable(entry.get("name"), 60),
-            "images": entry.get("images"),
-            "with link": entry.get("linked_images"),
-            "clusters": len(entry.get("clusters") or ()),
-            "licences": printable(", ".join(map(str, entry.get("licenses") or ())), 60),
+            "images": printable(entry.get("images"), 20),
+            "with link": printable(entry.get("linked_images"), 20),
+            "clusters": len(_part(entry, "clusters", list)),
+            "licences": printable(", ".join(map(str, _part(entry, "licenses", list))), 60),
             "homepage": printable(entry.get("homepage"), 80),
         }
-        for entry in found["sources"]
+        for entry in listed(found, "sources")
     ]
     print(tabulate(rows, headers="keys"))
-    print(f"expert set {printable(found['expert_set'], 64)}")
+    print(f"expert set {printable(found.get('expert_set'), 64)}")
+
+
+def _part(entry: dict[str, Any], name: str, kind: type[_Kind]) -> _Kind:
+    """A part of what a server says, or an empty one where it is of another kind."""
+    found = entry.get(name)
+    return found if isinstance(found, kind) else kind()
 
 
 def experts(args: argparse.Namespace) -> None:
@@ -145,7 +149,9 @@ def search(args: argparse.Namespace) -> None:
             _ask()
         found, new = send(service, body, set_id)
     if not new:
-        print(f"The same request was sent before: this is the search of {printable(found.get('created'), 40)}.")
+        print(
+            f"The same request was sent before: this is the search of {printable(found.get('created'), 40)}."
+        )
     result = found["result"]
     shares = sorted(result["share_by_source"].items(), key=lambda item: -item[1])
     print(tabulate([(printable(name, 60), f"{share:.1%}") for name, share in shares], ["source", "share"]))
@@ -159,7 +165,12 @@ def search(args: argparse.Namespace) -> None:
 def _ask() -> None:
     if not sys.stdin.isatty():
         raise NDSError("nobody is there to ask: add --yes to send this. Nothing was sent.")
-    if input("Send it? [y/N] ").strip().lower() not in ("y", "yes"):
+    try:
+        answer = input("Send it? [y/N] ")
+    except EOFError:
+        print()
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
         raise NDSError("not sent.")
 
 
@@ -174,8 +185,8 @@ def searches(args: argparse.Namespace) -> None:
             {
                 "search": printable(entry.get("id"), 64),
                 "created": printable(entry.get("created"), 40),
-                "images": entry.get("result", {}).get("images"),
-                "title": printable(entry.get("request", {}).get("title", ""), 60),
+                "images": printable(_part(entry, "result", dict).get("images"), 20),
+                "title": printable(_part(entry, "request", dict).get("title", ""), 60),
             }
             for entry in own_searches(service)
         ]

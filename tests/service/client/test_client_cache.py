@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import hashlib
 import json
@@ -22,6 +23,7 @@ from nds_plugin.experts.expert_set import ExpertSet, write_network
 from nds_plugin.experts.manifest import set_hash
 from nds_plugin.files.locking import user_cache
 from nds_plugin.images.networks import build_network
+from nds_plugin.service.client import verbs
 from nds_plugin.service.client.cache import current_set, fetch_experts
 from nds_plugin.service.client.folders import Tokens
 from nds_plugin.service.client.http import Service
@@ -303,6 +305,24 @@ def test_a_server_of_something_else_is_told_apart(answer: Any, impostor: Imposto
         _fetch(impostor)
 
 
+@pytest.mark.parametrize("answer", [[], {}, {"sources": 1}, {"sources": [1]}])
+def test_a_list_of_sources_that_is_none_is_told_apart(answer: Any, impostor: Impostor) -> None:
+    impostor.answers["sources"] = answer
+    with pytest.raises(NDSError, match="no list 'sources': is this a server of nds_plugin"):
+        verbs.sources(argparse.Namespace(server=impostor.url))
+
+
+def test_odd_parts_of_a_source_are_shown_without_harm(
+    impostor: Impostor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = {"name": "odd", "images": "\x1b[31m", "clusters": 3, "licenses": 4}
+    impostor.answers["sources"] = {"sources": [entry]}
+    verbs.sources(argparse.Namespace(server=impostor.url))
+    out = capsys.readouterr().out
+    assert "odd" in out
+    assert "\x1b" not in out
+
+
 def _says(status: int, body: bytes, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(status)
@@ -325,6 +345,8 @@ def _says(status: int, body: bytes, **headers: str) -> Callable[[BaseHTTPRequest
         (_says(429, b"", Retry_After="9999"), r"429 .*it asks to wait 9999 seconds"),
         (_says(503, b"", Retry_After="0"), r"503 .*tried 2 times"),
         (_says(403, b'{"title": "No", "detail": "a\\u001b[31m\\nb"}'), r"403 No: a\?\[31m b"),
+        (_says(200, b"no gzip", Content_Encoding="gzip"), "tried 2 times"),
+        (_says(500, b"no gzip", Content_Encoding="gzip"), "tried 2 times"),
         (_says(422, b'{"title": "No", "errors": [{"loc": "z"}]}'), "422 No .*loc"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import pytest
 from service_demo import copied, parts_of
 from starlette.testclient import TestClient
 
+from nds_plugin.errors import NDSError
+from nds_plugin.service.client import verbs
 from nds_plugin.service.client.folders import Tokens
 from nds_plugin.service.client.http import Service
 from nds_plugin.service.client.search import SearchOptions, current_experts, make_request, send
@@ -50,3 +54,15 @@ def test_the_same_request_finds_its_search_until_the_sources_are_published_anew(
     second, other, new = _search(service)
     assert new
     assert (second, other) != (first, found)
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("typed", ["", "n\n", "\n"])
+def test_whoever_does_not_say_yes_sends_nothing(typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", _Terminal(typed))  # nothing is typed before Ctrl-D
+    with pytest.raises(NDSError, match=r"^not sent\.$"):
+        verbs._ask()
