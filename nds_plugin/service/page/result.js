@@ -1,7 +1,7 @@
 // Step 4: what was drawn, and how to take it home.
 
 import * as api from "./api.js";
-import { mainSources, sum } from "./catalogue.js";
+import { chosen, mainSources, sum } from "./catalogue.js";
 import { h } from "./dom.js";
 import { fromSearch } from "./draft.js";
 import { downloads } from "./downloads.js";
@@ -21,7 +21,7 @@ export async function resultView(id) {
   const stale = now !== search.expert_set;
   const hash = sets.find(({ id: set }) => set === now).hash;
   const again = sets.find(({ id: set }) => set === search.expert_set)?.hash === hash ? hash : null;
-  const names = stale ? [] : mainSources(sources, result.w.length);
+  const names = stale ? [] : mainSources(chosen(sources, request.sources), result.w.length);
   const bySource = sourceChart("Share of each source, drawn and in a uniform draw", stale ? [] : sources);
   bySource.update(result.share_by_source);
   return [
