@@ -119,6 +119,25 @@ def test_a_token_has_a_limit(book: SearchBook) -> None:
         book.add(token, SET, REQUEST, RESULT)
 
 
+@pytest.mark.parametrize("how", ["delete", "forget"])
+def test_what_is_deleted_is_in_no_file_of_sqlite(how: str, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'book.sqlite'}"
+    book, other = SearchBook(connect(url)), SearchBook(connect(url))
+    token = book.new_token()
+    made, _ = book.add(token, SET, {"title": "to be forgotten"}, RESULT)
+    assert other.get(token, made.id) is not None  # another server, whose connection stays open
+
+    def kept() -> list[str]:
+        return [path.name for path in tmp_path.iterdir() if b"to be forgotten" in path.read_bytes()]
+
+    assert kept()
+    if how == "delete":
+        assert book.delete(token, made.id)
+    else:
+        assert book.forget(made.created + 1)["searches"] == 1
+    assert kept() == []
+
+
 def test_neither_tokens_nor_keys_are_in_the_database(book: SearchBook, url: str, tmp_path: Path) -> None:
     token = book.new_token()
     book.add(token, SET, REQUEST, RESULT, "a key of the client")

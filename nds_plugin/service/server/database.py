@@ -76,8 +76,17 @@ def _engine(url: sa.URL) -> sa.Engine:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        # What is deleted is overwritten, not only marked as free.
+        connection.execute("PRAGMA secure_delete=ON")
 
     return engine
+
+
+def clear_log(engine: sa.Engine) -> None:
+    """Empty the file next to an SQLite database that still holds what was deleted, as far as readers let it."""
+    if engine.dialect.name == "sqlite":
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _check_version(engine: sa.Engine, shown: str) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from nds_plugin.experts.scores import METRICS
-from nds_plugin.service.server.database import searches, tokens
+from nds_plugin.service.server.database import clear_log, searches, tokens
 from nds_plugin.service.server.settings import token_hash
 
 TOKEN_PREFIX = "nds_"
+# In this order: a token goes after its searches.
+_TABLES = {"searches": searches, "tokens": tokens}
 
 
 @dataclass(frozen=True)
@@ -132,32 +134,53 @@ class SearchBook:
         """Forget a token's own search; whether there was one."""
         condition = sa.and_(searches.c.id == search_id, searches.c.token == token_hash(token))
         with self._engine.begin() as connection:
-            return connection.execute(searches.delete().where(condition)).rowcount > 0
+            found = connection.execute(searches.delete().where(condition)).rowcount > 0
+        if found:
+            clear_log(self._engine)
+        return found
 
-    def by_set(self) -> dict[str, int]:
-        """How many searches refer to each set that any refers to."""
-        query = sa.select(searches.c.expert_set, sa.func.count()).group_by(searches.c.expert_set)
+    def by_set(self, since: float = 0.0) -> dict[str, int]:
+        """How many searches, made since a time, refer to each set that any refers to."""
+        query = sa.select(searches.c.expert_set, sa.func.count()).where(searches.c.created >= since)
         with self._engine.connect() as connection:
-            return {str(set_id): int(count) for set_id, count in connection.execute(query)}
+            found = connection.execute(query.group_by(searches.c.expert_set))
+            return {str(set_id): int(count) for set_id, count in found}
 
-    def forget(self, before: float) -> dict[str, int]:
+    def forget(self, before: float, *, dry_run: bool = False) -> dict[str, int]:
         """Delete the searches made before a time (seconds since 1970), and older tokens that have none left.
+
+        Args:
+            dry_run: only count them.
 
         Returns:
             The numbers of deleted ``searches`` and ``tokens``.
         """
-        idle = ~sa.exists().where(searches.c.token == tokens.c.hash)
+        used = sa.exists().where(searches.c.token == tokens.c.hash, searches.c.created >= before)
+        old = {"searches": searches.c.created < before, "tokens": sa.and_(tokens.c.created < before, ~used)}
+        if dry_run:
+            return self._count(old)
         with self._engine.begin() as connection:
-            old = connection.execute(searches.delete().where(searches.c.created < before))
-            unused = connection.execute(tokens.delete().where(tokens.c.created < before, idle))
-            return {"searches": old.rowcount, "tokens": unused.rowcount}
+            gone = {
+                name: connection.execute(_TABLES[name].delete().where(condition)).rowcount
+                for name, condition in old.items()
+            }
+        clear_log(self._engine)
+        return gone
 
     def count(self) -> dict[str, int]:
         """Searches and tokens in all."""
+        return self._count(dict.fromkeys(_TABLES, sa.true()))
+
+    def _count(self, conditions: dict[str, sa.ColumnElement[bool]]) -> dict[str, int]:
         with self._engine.connect() as connection:
             return {
-                name: int(connection.execute(sa.select(sa.func.count()).select_from(table)).scalar() or 0)
-                for name, table in (("searches", searches), ("tokens", tokens))
+                name: int(
+                    connection.execute(
+                        sa.select(sa.func.count()).select_from(_TABLES[name]).where(condition)
+                    ).scalar()
+                    or 0
+                )
+                for name, condition in conditions.items()
             }
 
 
