@@ -201,6 +201,18 @@ def test_old_searches_and_idle_tokens_can_be_forgotten(store: Path, user: User) 
         assert not book.knows(token)
 
 
+def test_a_dry_run_tells_what_would_be_forgotten_and_what_goes_with_it(store: Path, user: User) -> None:
+    newest, *others = Store(store).ids()
+    use(store, others[-1])
+    assert Store(store).current_id() == newest
+    command = ("serve", "prune", "--store", store, "--keep", 1, "--forget-days", 1e-7)
+    told = user.runs(*command, "--dry-run")
+    assert told.splitlines() == [
+        "would delete 1 searches and 1 tokens", f"would remove 3 sets: {', '.join(others)}",
+    ]  # fmt: skip
+    assert user.runs(*command) == told.replace("would delete", "deleted").replace("would remove", "removed")
+
+
 def test_the_tool_lists_and_prunes(store: Path, user: User) -> None:
     newest, third, second, first = Store(store).ids()
     use(store, first)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -18,6 +19,7 @@ from service_demo import ROOT, copied, other_experts, parts_of
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import file_hash
 from nds_plugin.service.fastadapt.scores import expert_name
+from nds_plugin.service.published import publishing
 from nds_plugin.service.published.publishing import publish
 from nds_plugin.service.published.store import NothingPublishedError, Store
 from nds_plugin.source.index import SourceIndex
@@ -83,6 +85,17 @@ def test_the_same_parts_make_the_same_set_and_other_links_another(folder: Path) 
     assert store.current_id() == second
     assert store.get(first).expert_hash == store.get(second).expert_hash
     assert set(store.ids()) == {first, second}
+
+
+def test_the_newest_set_is_the_last_that_was_published_not_the_last_that_was_copied(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = publish_all(folder)
+    monkeypatch.setattr(publishing, "time", SimpleNamespace(time=lambda: time.time() + 60))
+    (folder / "sources.yaml").write_text("street: {homepage: 'https://example.org/new'}")
+    new = publish_all(folder)
+    os.utime(folder / "store" / "sets" / new, (1, 1))
+    assert Store(folder / "store").ids() == [new, old]
 
 
 def test_a_link_template_fills_only_the_missing_links(folder: Path) -> None:

@@ -97,7 +97,7 @@ def publish(
         made_from += [each for each in (described and described.hash, foreign) if each]
         set_id = content_hash(made_from)[:16]
         info = {
-            "id": set_id, "hash": manifest["hash"], "created": _now(), "index": public.hash, "partition": cut.hash,
+            "id": set_id, "hash": manifest["hash"], "created": layout.utc(time.time()), "index": public.hash, "partition": cut.hash,
             "clusters": cut.num_clusters, "images": len(public), "classes": list(public.classes), "artefacts": hashes, "sources": sources, "files": files,
         }  # fmt: skip
         write_json(half_made / layout.SET_FILE, layout.KIND, set_id, info)
@@ -105,10 +105,6 @@ def publish(
         if current:
             layout.Store(folder).make_current(set_id)
     return set_id
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _without_folders(index: SourceIndex) -> pa.Table:

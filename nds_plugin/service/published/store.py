@@ -18,6 +18,7 @@ import functools
 import logging
 import re
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,11 @@ INDEX, PARTITION, ROWS, EXPERTS = "index.parquet", "partition.parquet", "rows.ar
 DESCRIPTION = "description.json"
 MAX_CLUSTERS = MAX_EXPERTS  # their scores fit into the largest body that is read
 SET_ID = re.compile(r"[0-9a-f]{16}")
+
+
+def utc(seconds: float) -> str:
+    """A time in seconds since 1970 as sets name theirs, which sorts as text."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 class NothingPublishedError(NDSError):
@@ -203,14 +209,25 @@ class Store:
         self._current = ""
 
     def ids(self) -> list[str]:
-        """Ids of the published sets, the newest first."""
+        """Ids of the published sets, the newest first.
+
+        By the time that a set names itself, since the folders of a copied store have other times. These decide
+        between sets of one second, and are all that is known of a damaged one.
+        """
         folder = self.root / SETS
-        times: dict[str, int] = {}
+        times: dict[str, tuple[str, int]] = {}
         for path in folder.iterdir() if folder.is_dir() else ():
             if SET_ID.fullmatch(path.name):
                 with contextlib.suppress(FileNotFoundError):  # removed since it was listed
-                    times[path.name] = path.stat().st_mtime_ns
-        return sorted(times, key=lambda set_id: -times[set_id])
+                    stat = path.stat()
+                    times[path.name] = self._created(path.name, stat.st_mtime), stat.st_mtime_ns
+        return sorted(times, key=lambda set_id: times[set_id], reverse=True)
+
+    def _created(self, set_id: str, folder_time: float) -> str:
+        try:
+            return str(self.record(set_id).info["created"])
+        except (DamagedSetError, KeyError):
+            return utc(folder_time)
 
     def records(self) -> Iterator[SetRecord]:
         """What is known of the published sets, the newest first; a damaged one is left out and logged."""

@@ -129,7 +129,11 @@ def _add_pruning(commands: argparse._SubParsersAction[command_line.Parser]) -> N
         "--forget-days", type=float, metavar="DAYS",
         help="first delete searches older than this, and tokens of that age without a search",
     )  # fmt: skip
-    prune.add_argument("--dry-run", action="store_true", help="only print which sets would be removed")
+    prune.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only print what would be deleted and which sets would be removed",
+    )
 
 
 def _publish(args: argparse.Namespace) -> None:
@@ -173,13 +177,18 @@ def _prune(args: argparse.Namespace) -> None:
             f"removed (or take it out of {root / DATABASES}, if it is gone)."
         )
     found = books(root, args.database)
-    if args.forget_days is not None and not args.dry_run:
+    would, since = "would " if args.dry_run else "", 0.0
+    if args.forget_days is not None:
+        since = time.time() - args.forget_days * 86_400
         for book in found:
-            gone = book.forget(time.time() - args.forget_days * 86_400)
-            print(f"deleted {gone['searches']} searches and {gone['tokens']} tokens")
-    removed = prune(root, args.keep, found, dry_run=args.dry_run)
-    verb = "would remove" if args.dry_run else "removed"
-    print(f"{verb} {len(removed)} sets{': ' if removed else ''}{', '.join(removed)}")
+            gone = book.forget(since, dry_run=args.dry_run)
+            print(
+                f"{would}delete{'' if would else 'd'} {gone['searches']} searches and {gone['tokens']} tokens"
+            )
+    removed = prune(root, args.keep, found, dry_run=args.dry_run, since=since)
+    print(
+        f"{would}remove{'' if would else 'd'} {len(removed)} sets{': ' if removed else ''}{', '.join(removed)}"
+    )
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -56,21 +56,24 @@ def books(root: Path, databases: Sequence[str]) -> list[SearchBook]:
     return [SearchBook(connect(url)) for url in dict.fromkeys(urls)]
 
 
-def searches_by_set(found: Iterable[SearchBook]) -> Counter[str]:
-    """How many searches of all books refer to each set."""
+def searches_by_set(found: Iterable[SearchBook], since: float = 0.0) -> Counter[str]:
+    """How many searches of all books, made since a time, refer to each set."""
     total: Counter[str] = Counter()
     for book in found:
-        total.update(book.by_set())
+        total.update(book.by_set(since))
     return total
 
 
-def prune(root: Path, keep: int, found: Sequence[SearchBook], *, dry_run: bool = False) -> list[str]:
+def prune(
+    root: Path, keep: int, found: Sequence[SearchBook], *, dry_run: bool = False, since: float = 0.0
+) -> list[str]:
     """Remove sets that are not current, not among the newest and that no search refers to.
 
     Args:
         keep: how many of the newest stay in any case.
         found: all searches of the store (:func:`books`).
         dry_run: only tell which.
+        since: searches that were made before this time count as forgotten; to tell what goes with them.
 
     Returns:
         Ids of the removed sets, the newest first.
@@ -80,7 +83,7 @@ def prune(root: Path, keep: int, found: Sequence[SearchBook], *, dry_run: bool =
     """
     store = Store(root)
     with only_publisher(root):
-        stay = {store.current_id(), *store.ids()[:keep], *searches_by_set(found)}
+        stay = {store.current_id(), *store.ids()[:keep], *searches_by_set(found, since)}
         old = [set_id for set_id in store.ids() if set_id not in stay]
         if dry_run:
             return old
