@@ -103,11 +103,20 @@ def test_a_whole_search_goes_by_keyboard_alone(browser: Any, server: str, scores
         assert visitor.troubles == []
 
 
+def with_a_long_name(route: Any) -> None:
+    """What the server says, with a source of 60 letters in the place of another."""
+    long, sent = "m" * 60, route.request.post_data
+    answer = route.fetch(post_data=sent.replace(long, "meadow") if sent else None)
+    told = "json" in answer.headers.get("content-type", "")
+    route.fulfill(response=answer, body=answer.text().replace("meadow", long) if told else None)
+
+
 @pytest.mark.parametrize("size", [NARROW, WIDE, {"width": 320, "height": 640}], ids=["390", "1280", "320"])
 def test_no_state_of_the_page_is_wider_than_the_window_or_leaves_the_server(
     browser: Any, server: str, scores: Path, size: dict[str, int]
 ) -> None:
     with visit(browser, server, viewport=size) as visitor:
+        visitor.page.route("**/api/v1/**", with_a_long_name)
         for state in every_state(visitor, scores):
             assert visitor.overflow() <= 0, f"{state} scrolls sideways by {visitor.overflow()} pixels"
         assert visitor.troubles == []
