@@ -58,6 +58,7 @@ export const health = () => read("health");
 export const sources = () => read("sources");
 export const expertSets = () => read("expert-sets");
 export const expertSet = (id) => read(`expert-sets/${id}`);
+export const expertFile = (set, name) => new URL(`expert-sets/${set}/files/${encodeURIComponent(name)}`, API).href;
 export const preview = (request, signal) => read("preview", { method: "POST", json: request, signal });
 
 /** Scores of a z.pickle of the paper authors' client. */

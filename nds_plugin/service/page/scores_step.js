@@ -130,7 +130,7 @@ function withoutScores(set) {
 
 function byHand(set) {
   const rows = set.files.map((file) => h("tr", {},
-    h("th", { scope: "row" }, h("a", { href: file.url, download: file.name.split("/").pop() }, file.name)),
+    h("th", { scope: "row" }, h("a", { href: api.expertFile(set.id, file.name), download: file.name }, file.name)),
     h("td", { class: "number" }, bytes(file.bytes)),
     h("td", { class: "hash" }, h("code", {}, file.sha256))));
   return h("details", {}, h("summary", {}, `The ${plural(set.files.length, "file")} of the experts`),

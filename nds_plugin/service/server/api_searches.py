@@ -11,7 +11,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from nds_plugin.service.fastadapt import scores as fastadapt
 from nds_plugin.service.server import manifests, schemas, selecting
-from nds_plugin.service.server.context import Context, bearer, context_of, owner, unauthorised
+from nds_plugin.service.server.context import Context, bearer, context_of, link, owner, unauthorised
 from nds_plugin.service.server.d2_snippet import snippet
 from nds_plugin.service.server.openapi_docs import problems
 from nds_plugin.service.server.problems import ProblemError
@@ -23,7 +23,6 @@ Shared = Annotated[Context, Depends(context_of)]
 Owner = Annotated[str, Depends(owner)]
 MAX_PAGE = 1000
 SEARCH_ID = re.compile(r"[0-9a-f]{32}")
-_PREFIX = "/api/v1/searches"
 
 
 @router.post("/preview", responses=problems(404, 409))
@@ -67,7 +66,7 @@ def create(
         raise unauthorised("unknown token.")
     known = context.book.by_key(token, idempotency_key) if token and idempotency_key else None
     if known is not None:
-        return _repeated(known, body, response, context)
+        return _repeated(known, body, request, response, context)
     published = context.current(body.expert_set)
     query = context.query(published, body)
     result = selecting.preview(published, query)
@@ -80,19 +79,19 @@ def create(
         most = context.settings.limits.searches_per_token
         raise ProblemError(422, f"this token has {most} searches already: delete some.") from None
     if not new:
-        return _repeated(search, body, response, context)
+        return _repeated(search, body, request, response, context)
     if not context.store.has(published.id):
         # It was replaced and pruned since it was looked up. Asked after the search is kept: see pruning.py.
         context.book.delete(token or fresh or "", search.id)
         raise ProblemError(
             409, f"the expert set {published.id} was removed meanwhile: look what is current now."
         )
-    response.headers["Location"] = f"{_PREFIX}/{search.id}"
-    return _shown(search, fresh)
+    response.headers["Location"] = _here(search, request)
+    return _shown(search, request, fresh)
 
 
 def _repeated(
-    search: Search, body: schemas.SearchRequest, response: Response, context: Context
+    search: Search, body: schemas.SearchRequest, request: Request, response: Response, context: Context
 ) -> schemas.SearchOut:
     """The search that an earlier request with this key made."""
     names = (search.expert_set, context.record(search.expert_set).expert_hash)
@@ -100,12 +99,16 @@ def _repeated(
     if asked != search.request or body.expert_set not in names:
         raise ProblemError(422, "this Idempotency-Key came with another request before: use a fresh one.")
     response.status_code = 200
-    response.headers["Location"] = f"{_PREFIX}/{search.id}"
-    return _shown(search)
+    response.headers["Location"] = _here(search, request)
+    return _shown(search, request)
 
 
-def _shown(search: Search, token: str | None = None) -> schemas.SearchOut:
-    here = f"{_PREFIX}/{search.id}"
+def _here(search: Search, request: Request) -> str:
+    return link(request, f"searches/{search.id}")
+
+
+def _shown(search: Search, request: Request, token: str | None = None) -> schemas.SearchOut:
+    here = _here(search, request)
     links = {
         "self": here,
         "images": f"{here}/images",
@@ -125,6 +128,7 @@ def _shown(search: Search, token: str | None = None) -> schemas.SearchOut:
 
 @router.get("/searches", responses=problems(401))
 def own(
+    request: Request,
     context: Shared,
     token: Owner,
     cursor: Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$")] = None,
@@ -133,7 +137,7 @@ def own(
     """The token's own searches, the newest first."""
     found = context.book.own(token, int(cursor) if cursor else None, limit + 1)
     following = str(found[limit - 1].number) if len(found) > limit else None
-    return schemas.SearchesOut(searches=[_shown(search) for search in found[:limit]], next=following)
+    return schemas.SearchesOut(searches=[_shown(search, request) for search in found[:limit]], next=following)
 
 
 def own_search(search_id: str, context: Shared, token: Owner) -> Search:
@@ -149,9 +153,9 @@ _OWN = problems(401, 404)
 
 
 @router.get("/searches/{search_id}", responses=_OWN)
-def read(search: Own) -> schemas.SearchOut:
+def read(search: Own, request: Request) -> schemas.SearchOut:
     """One search."""
-    return _shown(search)
+    return _shown(search, request)
 
 
 @router.delete("/searches/{search_id}", status_code=204, responses=_OWN)

@@ -9,14 +9,15 @@ from nds_plugin import __version__
 from nds_plugin.experts.manifest import expert_kind
 from nds_plugin.service.published.store import SetRecord
 from nds_plugin.service.server import schemas
-from nds_plugin.service.server.context import Context, context_of
-from nds_plugin.service.server.openapi_docs import PROBLEMS
+from nds_plugin.service.server.context import Context, context_of, link
+from nds_plugin.service.server.openapi_docs import problems
 from nds_plugin.service.server.problems import ProblemError
 
 router = APIRouter(tags=["expert sets"])
 Shared = Annotated[Context, Depends(context_of)]
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health(context: Shared) -> schemas.Health:
     """Whether the server can answer."""
@@ -51,8 +52,8 @@ def expert_sets(context: Shared) -> schemas.ExpertSetsOut:
     )
 
 
-@router.get("/expert-sets/{set_id}", responses=PROBLEMS[404])
-def expert_set(set_id: str, context: Shared) -> schemas.ExpertSetDetail:
+@router.get("/expert-sets/{set_id}", responses=problems(404))
+def expert_set(set_id: str, request: Request, context: Shared) -> schemas.ExpertSetDetail:
     """One set: its manifest and files."""
     published = context.record(set_id)
     files = [
@@ -60,7 +61,7 @@ def expert_set(set_id: str, context: Shared) -> schemas.ExpertSetDetail:
             name=name,
             bytes=entry["bytes"],
             sha256=entry["sha256"],
-            url=f"/api/v1/expert-sets/{published.id}/files/{name}",
+            url=link(request, f"expert-sets/{published.id}/files/{name}"),
         )
         for name, entry in published.files.items()
     ]
@@ -90,7 +91,7 @@ _FILE_ANSWERS: dict[Any, Any] = {
     304: {"description": "the client has it already"},
     416: {"description": "a range outside the file", "content": {"text/plain": {}}},
     400: {"description": "a malformed range", "content": {"text/plain": {}}},
-    **PROBLEMS[404],
+    **problems(404),
 }
 
 

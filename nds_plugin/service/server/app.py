@@ -14,7 +14,7 @@ from nds_plugin import __version__
 from nds_plugin.errors import NDSError
 from nds_plugin.service.published.store import Store
 from nds_plugin.service.server import api_admin, api_searches, api_sets, problems
-from nds_plugin.service.server.context import Context
+from nds_plugin.service.server.context import API, Context
 from nds_plugin.service.server.database import connect
 from nds_plugin.service.server.openapi_docs import ALWAYS
 from nds_plugin.service.server.rate_limit import RateLimit
@@ -28,7 +28,6 @@ from nds_plugin.service.server.security import (
 )
 from nds_plugin.service.server.settings import Settings
 
-API = "/api/v1"
 STATIC = Path(__file__).parents[1] / "page"
 
 
@@ -70,15 +69,18 @@ def create_app(settings: Settings) -> FastAPI:
 
 def is_heavy(scope: Scope) -> bool:
     """Whether a request draws or sends much."""
-    path, method = str(scope["path"]), scope["method"]
+    path, method = _own_path(scope), scope["method"]
     return (method == "POST" and path == f"{API}/searches") or path.endswith(("/manifest", "/mosaic"))
 
 
 def is_page(scope: Scope) -> bool:
     """Whether a request is for the page itself: some thirty small files at each visit."""
-    return scope["method"] in ("GET", "HEAD") and (
-        scope["path"] == "/" or scope["path"].startswith("/static/")
-    )
+    path = _own_path(scope)
+    return scope["method"] in ("GET", "HEAD") and (path == "/" or path.startswith("/static/"))
+
+
+def _own_path(scope: Scope) -> str:
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
 
 class _Policy:
@@ -110,6 +112,7 @@ class _PageFiles(StaticFiles):
 
 
 def _add_page(app: FastAPI) -> None:
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
         return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})

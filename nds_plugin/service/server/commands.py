@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from nds_plugin import command_line
 from nds_plugin.errors import NDSError
@@ -67,6 +68,12 @@ def _add_run(commands: argparse._SubParsersAction[command_line.Parser]) -> None:
         "--forwarded-allow-ips",
         default="",
         help="addresses of the proxies in front, whose X-Forwarded-For is believed",
+    )
+    run.add_argument(
+        "--root-path",
+        default="",
+        metavar="PATH",
+        help="path below which a proxy shows the server, and which it takes away, such as /nds",
     )
     limits = Limits()
     run.add_argument(
@@ -217,6 +224,7 @@ def _run(args: argparse.Namespace) -> None:
         app,
         proxy_headers=bool(args.forwarded_allow_ips),
         forwarded_allow_ips=args.forwarded_allow_ips or None,
+        root_path=quote(f"/{args.root_path.strip('/')}".rstrip("/")),
         server_header=False,
         access_log=not args.quiet,
         log_config=None,

@@ -19,6 +19,7 @@ from nds_plugin.service.server.selecting import Query, make_query
 from nds_plugin.service.server.settings import Settings, token_hash
 from nds_plugin.service.server.streaming import Places
 
+API = "/api/v1"
 _MAX_TOKEN = 200
 
 
@@ -111,6 +112,11 @@ def context_of(request: Request) -> Context:
     """The context, as a dependency."""
     found: Context = request.app.state.context
     return found
+
+
+def link(request: Request, path: str) -> str:
+    """The address of a path of the API as clients see it, below the prefix that a proxy takes away."""
+    return f"{request.scope.get('root_path', '')}{API}/{path}"
 
 
 def bearer(request: Request) -> str | None:

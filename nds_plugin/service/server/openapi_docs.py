@@ -8,20 +8,14 @@ from typing import Any
 from nds_plugin.service.server.problems import MEDIA_TYPE
 from nds_plugin.service.server.schemas import ProblemOut
 
-_STATUSES = (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
-
 
 def _problem(status: int) -> dict[str, Any]:
     schema = {"$ref": "#/components/schemas/ProblemOut"}
     return {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
 
 
-# Status -> the entry of a route's ``responses``.
-PROBLEMS: dict[int, dict[Any, dict[str, Any]]] = {status: {status: _problem(status)} for status in _STATUSES}
-
-
 def problems(*statuses: int) -> dict[Any, dict[str, Any]]:
-    """The entry for several statuses."""
+    """A route's ``responses`` of these statuses."""
     return {status: _problem(status) for status in statuses}
 
 
