@@ -15,9 +15,9 @@ from typing import Any
 
 from nds_plugin.errors import NDSError, few
 from nds_plugin.files.pickles import read_numbers
+from nds_plugin.service.set_limits import MAX_EXPERTS
 
 MAX_BYTES = 64 * 1024
-MAX_EXPERTS = 4096
 HASH_DIGITS = 16
 _NAME = re.compile(r"nds_([0-9a-f]{16})_expert_([0-9]{4,6})\.pth")
 

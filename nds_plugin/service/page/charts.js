@@ -15,7 +15,7 @@ const MANY = 16;  // more rows than this stand closer together
  * `text` writes a value, `reference` are the values of a uniform draw, shown as a mark or, where `paired`, as a
  * second bar.
  *
- * @param {{title: string, rowTitle: string, restTitle?: string}} options
+ * @param {{title: string, rowTitle: string}} options
  * @returns {{element: HTMLElement, update: Function}} `update({labels, columns, summary})`, labels `{main, sub?, full?}`.
  */
 export function barChart({ title, rowTitle }) {

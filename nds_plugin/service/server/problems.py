@@ -1,4 +1,4 @@
-"""Errors as application/problem+json (RFC 9457): what, where, what to do; never what was sent."""
+"""Errors as application/problem+json (RFC 9457): what, where, what to do; of what was sent, names of fields alone."""
 
 from __future__ import annotations
 
