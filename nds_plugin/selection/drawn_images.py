@@ -18,6 +18,7 @@ from nds_plugin.errors import NDSError
 from nds_plugin.images.reading import ImageError
 from nds_plugin.selection.config import LoaderConfig
 from nds_plugin.selection.counter_rng import Purpose, stream_key
+from nds_plugin.selection.placed import PlacedSelection
 from nds_plugin.selection.streams import redraw
 from nds_plugin.settings import named
 
@@ -31,20 +32,27 @@ class DrawnImages(Dataset[Any], abc.ABC):
 
     Augmentation is seeded by the position in the stream, so that an image looks the same on any
     number of ranks and workers and after a resume. An image that cannot be read, or for which the
-    host's pipeline gives None, is replaced by another of the same cluster, decided by the seed alone.
+    host's pipeline gives None, is replaced by another of the same cluster: always by one image, or in
+    a stream anew each time that it is drawn and by its probabilities. The seed alone decides.
 
     Args:
         cluster: cluster of each image, shape (N,); those below 0 are never drawn.
         seed: 0 or more.
         max_unreadable: share of the drawable images that may be unreadable.
         setting: what the user sets that share by, for messages.
+        placed: what the images are drawn from, where that is a selection.
 
     Raises:
         NDSError: a share that is none.
     """
 
     def __init__(
-        self, cluster: npt.NDArray[np.integer], seed: int, max_unreadable: float, setting: str
+        self,
+        cluster: npt.NDArray[np.integer],
+        seed: int,
+        max_unreadable: float,
+        setting: str,
+        placed: PlacedSelection | None = None,
     ) -> None:
         named(LoaderConfig, "max_unreadable").check(max_unreadable, setting)
         self.cluster = np.asarray(cluster, dtype=np.int32)
@@ -52,6 +60,8 @@ class DrawnImages(Dataset[Any], abc.ABC):
         self._drawable = int((self.cluster >= 0).sum())
         self._limit = int(max_unreadable * self._drawable)
         self._setting = setting
+        self._anew = placed is not None and placed.mode == "stream"
+        self._p = placed.p if placed is not None and self._anew else None
         # Shared with the loader's workers: one flag an image, set where it could not be read.
         self.unreadable = torch.zeros(len(self.cluster), dtype=torch.uint8).share_memory_()
 
@@ -69,17 +79,27 @@ class DrawnImages(Dataset[Any], abc.ABC):
 
     def drawn(self, position: int, index: int) -> tuple[Any, int]:
         """The training example for a position of the stream, and the image that it is of."""
-        current = index
-        for attempt in range(_ATTEMPTS):
-            example = self._loaded(position, current)
-            if example is not None:
-                return example, current
-            members = np.flatnonzero(self.cluster == self.cluster[index])
-            current = redraw(members, self._seed, index, attempt)
-        raise NDSError(
-            f"{_ATTEMPTS} images drawn in a row from cluster {int(self.cluster[index])} could not be read, "
-            f"last {self.file_name(current)}: check the image files of the source."
-        )
+        tried = [index]
+        while (example := self._loaded(position, tried[-1])) is None:
+            current = self._another(position, tried)
+            if current is None:
+                raise NDSError(
+                    f"{len(tried)} images drawn in a row from cluster {int(self.cluster[index])} could not be read, "
+                    f"last {self.file_name(tried[-1])}: check the image files of the source."
+                )
+            tried.append(current)
+        return example, tried[-1]
+
+    def _another(self, position: int, tried: list[int]) -> int | None:
+        """The image in place of one that was drawn and could not be read, nor could others since; None: no more."""
+        members = np.flatnonzero(self.cluster == self.cluster[tried[0]])
+        weights = None
+        if self._p is not None:
+            members = np.setdiff1d(members[self._p[members] > 0], tried)  # one may be most of its cluster
+            weights = self._p[members]
+        if len(members) == 0 or len(tried) == _ATTEMPTS:
+            return None
+        return redraw(members, self._seed, position if self._anew else tried[0], len(tried) - 1, weights)
 
     def _loaded(self, position: int, index: int) -> Any:
         try:

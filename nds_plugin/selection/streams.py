@@ -113,13 +113,25 @@ class ProbabilityStream:
         return np.asarray(self._members[np.searchsorted(self._cumulative, unit, side="right")])
 
 
-def redraw(members: npt.NDArray[np.integer], seed: int, position: int, attempt: int) -> int:
-    """A uniform element of ``members`` in place of the image at ``position`` that cannot be read.
+def redraw(
+    members: npt.NDArray[np.integer], seed: int, position: int, attempt: int, p: Floats | None = None
+) -> int:
+    """An element of ``members`` in place of the image at ``position`` that cannot be read.
 
     A pure function of its arguments, so that every worker and every resumed run agree.
+
+    Args:
+        members: positions of images, shape (M,).
+        p: of each of them, above 0, need not sum to 1, shape (M,); None: all alike.
     """
-    word = random_words(stream_key(seed, Purpose.REDRAW, position, attempt), 0, 1)
-    return int(members[min(int(to_unit(word)[0] * len(members)), len(members) - 1)])
+    key = stream_key(seed, Purpose.REDRAW, position, attempt)
+    unit = to_unit(random_words(key, 0, 1))[0]
+    if p is not None:
+        cumulative = np.cumsum(p)
+        place = int(np.searchsorted(cumulative, unit * cumulative[-1], side="right"))
+    else:
+        place = int(unit * len(members))
+    return int(members[min(place, len(members) - 1)])
 
 
 def _members_by_cluster(cluster: npt.NDArray[np.integer], offsets: Ints) -> npt.NDArray[Any]:

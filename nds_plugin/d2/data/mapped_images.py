@@ -14,6 +14,7 @@ from nds_plugin.errors import NDSError
 from nds_plugin.images.reading import ImageError
 from nds_plugin.selection.config import LoaderConfig
 from nds_plugin.selection.drawn_images import DrawnImages
+from nds_plugin.selection.placed import PlacedSelection
 
 
 class MappedImages(DrawnImages):
@@ -25,7 +26,7 @@ class MappedImages(DrawnImages):
     Args:
         dicts: gives Detectron2's dict of a position, a fresh one each time.
         mapper: dict to training example, or None for another image.
-        cluster, seed, max_unreadable: see :class:`DrawnImages`.
+        cluster, seed, max_unreadable, placed: see :class:`DrawnImages`.
     """
 
     def __init__(
@@ -35,10 +36,11 @@ class MappedImages(DrawnImages):
         cluster: npt.NDArray[np.integer],
         seed: int,
         max_unreadable: float = LoaderConfig.max_unreadable,
+        placed: PlacedSelection | None = None,
     ) -> None:
         if len(dicts) != len(cluster):
             raise NDSError(f"{len(dicts)} images but {len(cluster)} cluster numbers: they must match.")
-        super().__init__(cluster, seed, max_unreadable, "NDS.LOADER.MAX_UNREADABLE")
+        super().__init__(cluster, seed, max_unreadable, "NDS.LOADER.MAX_UNREADABLE", placed)
         self._records = dicts
         self._mapper = PicklableWrapper(mapper)  # a lambda, too, can go to a spawned worker
 

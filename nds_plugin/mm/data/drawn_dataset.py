@@ -72,8 +72,8 @@ class _Images(DrawnImages):
     """Places among the drawable images of a dataset."""
 
     def __init__(self, dataset: Any, sampler: NDSInfiniteSampler, max_unreadable: float) -> None:
-        setting = "train_cfg.max_unreadable"
-        super().__init__(sampler.drawable.placed.cluster, sampler.seed, max_unreadable, setting)
+        placed, setting = sampler.drawable.placed, "train_cfg.max_unreadable"
+        super().__init__(placed.cluster, sampler.seed, max_unreadable, setting, placed)
         self._dataset = dataset
         self._order = sampler.drawable.order
 
