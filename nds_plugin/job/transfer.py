@@ -3,7 +3,8 @@
 Backbone, proposal network and heads are copied as they are. The class-specific rows of the last
 layers (of scores, boxes and masks; of standard and of cascade heads, as Detectron2 and as MMDetection
 name them) go from a source class to the target class of the same name; a target class without a source
-keeps the model's own initialisation (our choice), and the background's row is always copied. Nothing
+keeps the model's own initialisation (our choice), and the background's row is always copied. A
+layer of another head that may have rows per class is not copied where the classes differ. Nothing
 happens silently: the report lists all of it, and whatever else is missing or has another shape is an error.
 """
 
@@ -32,6 +33,10 @@ _BBOX_PRED = re.compile(
     r"(^|\.)(box_predictor(\.\d+)?\.bbox_pred|roi_head\.bbox_head(\.\d+)?\.fc_reg)\.(weight|bias)$"
 )
 _MASK = re.compile(r"(^|\.)(mask_head\.predictor|roi_head\.mask_head(\.\d+)?\.conv_logits)\.(weight|bias)$")
+# Of heads that are not known here: what a row stands for cannot be told, only that it may be a class.
+_PERHAPS_CLASSES = re.compile(
+    r"(^|\.)(cls_score|cls_logits|logits|predictor|class_embed|fc_cls|conv_cls|retina_cls|conv_logits)(\.\d+)?\.(weight|bias)$"
+)
 _CASCADE = re.compile(r"(box_predictor|bbox_head)\.\d+\.")
 # Set from the config or the code, whatever the checkpoint says; or, for the last, a counter
 # that frozen normalisation layers lack.
@@ -87,6 +92,8 @@ def transfer_state(
             (report.missing if allowed else absent).append(name)
         elif _class_specific(name, value, len(source_classes), own, len(target_classes)):
             _copy_rows(name, value, new_state[name], rows, len(source_classes), report)
+        elif _of_unknown_rows(name) and list(source_classes) != list(target_classes):
+            report.dropped[name] = "may have rows per class, of a head that is not known"
         elif value.shape == own.shape:
             new_state[name] = value.detach().to(own.dtype, copy=True)
             report.kept.append(name)
@@ -170,6 +177,12 @@ def _class_specific(name: str, value: Tensor, num_source: int, own: Tensor, num_
         kinds.append(not agnostic)
     # Of one class on either side, the layer may be either; then it is what the other one is.
     return kinds[0] and kinds[1] and value.shape[1:] == own.shape[1:]
+
+
+def _of_unknown_rows(name: str) -> bool:
+    """Whether a layer may be class-specific in a way that is not known."""
+    known = any(pattern.search(name) for pattern in (_CLS_SCORE, _BBOX_PRED, _MASK))
+    return not known and bool(_PERHAPS_CLASSES.search(name))
 
 
 def _check_rows(name: str, tensor: Tensor, expected: int, where: str, count: int) -> None:

@@ -314,3 +314,14 @@ def test_a_checkpoint_without_class_names_says_so(tmp_path):
     with pytest.raises(NDSError, match="does not say which classes it was trained on: give source_classes"):
         transfer_checkpoint(model, str(tmp_path / "model_final.pth"), TARGET)
     transfer_checkpoint(model, str(tmp_path / "model_final.pth"), TARGET, source_classes=SOURCE)
+
+
+def test_rows_of_a_head_that_is_not_known_are_not_copied_by_position_to_other_classes():
+    name = "head.cls_score.weight"  # RetinaNet's: rows per anchor and class
+    state = {name: torch.arange(6.0).reshape(6, 1, 1, 1), "head.bbox_pred.weight": torch.ones(12, 1, 1, 1)}
+    own = {key: torch.zeros_like(value) for key, value in state.items()}
+    new, report = transfer_state(state, own, ["car", "person"], ["person", "car"])
+    assert not new[name].any()
+    assert list(report.dropped) == [name]
+    assert report.kept == ["head.bbox_pred.weight"]
+    assert transfer_state(state, own, ["car", "person"], ["car", "person"])[1].kept == list(state)
