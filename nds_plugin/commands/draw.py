@@ -34,7 +34,7 @@ from nds_plugin.command_line import add_settings, documented_parser, file_to_wri
 from nds_plugin.commands.hosts import files_host
 from nds_plugin.commands.selector_options import add_selector_settings, refuse_foreign
 from nds_plugin.datasets.label_space import unite
-from nds_plugin.datasets.public import selections_folder
+from nds_plugin.datasets.public import ANNOTATED, selections_folder
 from nds_plugin.errors import MissingPackageError, NDSError
 from nds_plugin.experts.description import Description
 from nds_plugin.experts.scores import Scores
@@ -129,6 +129,11 @@ def output_path(args: argparse.Namespace) -> Path:
         return file_to_write(args.output, ".parquet")
     if not args.name or args.name != os.path.basename(args.name):
         raise NDSError(f"--name must be a plain name, got {args.name!r}.")
+    name = f"nds_{args.name}"
+    if name in files_host().names() or name.endswith(ANNOTATED):
+        raise NDSError(
+            f"--name {args.name}: there is a dataset {name!r} already: give the selection another name."
+        )
     return selections_folder() / f"{args.name}.parquet"
 
 
@@ -164,10 +169,10 @@ def describe_dataset(name: str, selection: Selection | WholeSelection) -> str:
             "build_nds_train_loader, which draw by p (nds train with NDS.SELECTOR none does); Detectron2's own "
             "samplers take every image alike."
         )
-    if any(len(labelled) < len(space.classes) for labelled in space.labelled):
+    if space.partial:
         lines.append(
             "Its sources label different classes. Detectron2's own heads treat an object whose class its source does "
-            "not label as background; nds train, which fills in NDS.LABEL_SPACES, does not."
+            "not label as background; NDSROIHeads (MODEL.ROI_HEADS.NAME) with NDSDatasetMapper do not."
         )
     return "\n".join(lines)
 

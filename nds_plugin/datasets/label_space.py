@@ -61,6 +61,11 @@ class LabelSpace:
     renamed: tuple[Renamed, ...] = ()
     apart: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def partial(self) -> bool:
+        """Whether a source does not label all of the classes."""
+        return any(len(labelled) < len(self.classes) for labelled in self.labelled)
+
     def to_dict(self) -> dict[str, Any]:
         """The classes and how they came about, as JSON values."""
         return {

@@ -13,6 +13,7 @@ from nds_plugin.store import StoreSpec
 from nds_plugin.store.opening import STORES, store_place
 
 ROOT = "DETECTRON2_DATASETS"  # the environment variable, as everywhere in Detectron2
+ANNOTATED = "_annotated"  # ends the names of registered datasets without the images that have no instance
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,12 @@ def test_draw_subset_refuses(case: str, here: Path, user: User) -> None:
     assert not litter(here)
 
 
+@pytest.mark.parametrize("name", ["coco_2017_train", "sample_city_val", "mine_annotated"])
+def test_a_draw_is_not_called_as_another_dataset(name: str, user: User) -> None:
+    line = user.fails("draw_subset", "--index", "index.parquet", "--images", "4", "--name", name)
+    assert f"there is a dataset 'nds_{name}' already: give the selection another name" in line
+
+
 EXPERT = "experts/expert_0001.safetensors"
 
 

@@ -22,7 +22,8 @@ from fvcore.common.param_scheduler import MultiStepParamScheduler
 from omegaconf import OmegaConf
 
 from nds_plugin.d2 import NDSDatasetMapper, build_nds_train_loader
-from nds_plugin.d2.model.roi_heads import NDSROIHeads
+from nds_plugin.d2.data.drawn_dataset import drawn_label_spaces
+from nds_plugin.d2.model.roi_heads import NDSFastRCNNOutputLayers, NDSROIHeads
 
 dataloader = OmegaConf.create()
 dataloader.train = L(build_nds_train_loader)(
@@ -48,9 +49,10 @@ dataloader.train = L(build_nds_train_loader)(
 # No dataloader.test and no evaluator: this model knows the source's classes, not the target's.
 
 model = get_config("common/models/mask_rcnn_fpn.py").model
-# The standard heads, which also take boxes without masks (OpenImages). Sources that label different
-# classes further need roi_heads.box_predictor = NDSFastRCNNOutputLayers with label_spaces.
+# The standard heads, which also take boxes without masks (OpenImages), and sources that label different classes.
 model.roi_heads._target_ = NDSROIHeads
+model.roi_heads.box_predictor._target_ = NDSFastRCNNOutputLayers
+model.roi_heads.box_predictor.label_spaces = L(drawn_label_spaces)(dataset="${dataloader.train.dataset}")
 model.roi_heads.num_classes = 80  # as nds draw printed
 
 optimizer = get_config("common/optim.py").SGD

@@ -33,11 +33,15 @@ _told: set[str] = set()  # streams and unions that were logged in this process
 
 
 def register_selections_folder() -> list[str]:
-    """Register every selection of the folder under ``nds_<file stem>``; the names."""
+    """Register every selection of the folder under ``nds_<file stem>``; the names. One whose name is taken is left out."""
     names = []
     for path in sorted(selections_folder().glob("*.parquet")):
-        names.append(f"nds_{path.stem}")
-        register_selection(path, names[-1])
+        try:
+            register_selection(path, f"nds_{path.stem}")
+        except NDSError as error:  # a file must not make the package unusable
+            logger.warning("%s: %s", path, error)
+        else:
+            names.append(f"nds_{path.stem}")
     return names
 
 
@@ -49,12 +53,19 @@ def register_selection(
     Its dicts are those of the source datasets, restricted to the selected images, each with
     ``nds_source``. Sources with different classes are united by name (or by ``label_mapping``),
     and each dict then says which label space it is annotated in (``label_space``).
+
+    Raises:
+        NDSError: the name is that of a dataset that is no selection.
     """
-    if name in DatasetCatalog.list():
+    if name in DatasetCatalog:
+        if not isinstance(DatasetCatalog[name], DrawnDataset):
+            raise NDSError(f"a dataset {name!r} is there already: give the selection another name.")
         DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+        MetadataCatalog.pop(name, None)
     DatasetCatalog.register(name, DrawnDataset(str(path), name, label_mapping, selection))
-    MetadataCatalog.get(name).set(evaluator_type="coco", nds_selection=str(path))
+    MetadataCatalog.get(name).set(
+        evaluator_type="coco", nds_selection=str(path), nds_label_mapping=label_mapping
+    )
     register_annotated(name)
 
 
@@ -101,6 +112,23 @@ def drawn_dataset(names: Sequence[str]) -> dict[str, Any] | None:
     """The header of the selection that these datasets, if they are one alone, were registered from."""
     path = MetadataCatalog.get(names[0]).get("nds_selection") if len(names) == 1 else None
     return None if path is None else read_header(path, KIND)
+
+
+def drawn_label_spaces(dataset: str | Sequence[str]) -> list[list[int]]:
+    """The classes that each source of a drawn dataset labels: what ``NDS.LABEL_SPACES`` is for it.
+
+    Of several datasets only if they are alike in this; none if they were not drawn.
+    """
+    found = [_label_spaces_of(name) for name in ([dataset] if isinstance(dataset, str) else dataset)]
+    return found[0] if found and all(spaces == found[0] for spaces in found) else []
+
+
+def _label_spaces_of(name: str) -> list[list[int]]:
+    drawn = drawn_dataset([name])
+    if drawn is None:
+        return []
+    space = selection_label_space(drawn["sources"], MetadataCatalog.get(name).get("nds_label_mapping", ""))
+    return [sorted(labelled) for labelled in space.labelled]
 
 
 def selection_label_space(

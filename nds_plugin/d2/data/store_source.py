@@ -20,6 +20,7 @@ from nds_plugin.d2.data.catalog import RegisteredDicts, catalogued
 from nds_plugin.d2.data.dicts import DatasetDicts
 from nds_plugin.d2.data.store_dataset import StoreDataset
 from nds_plugin.datasets.coco.store import KEYS, check_keys, coco_spec
+from nds_plugin.datasets.public import ANNOTATED
 from nds_plugin.datasets.store_index import index_store
 from nds_plugin.errors import NDSError, few
 from nds_plugin.source.index import SourceIndex
@@ -29,7 +30,6 @@ from nds_plugin.store.view import StoreView
 
 logger = logging.getLogger(__name__)
 
-ANNOTATED = "_annotated"  # of the names of datasets without images that have no instance
 _told: set[str] = set()
 
 

@@ -29,6 +29,7 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Instances
 from torch import Tensor
 
+from nds_plugin.d2.data.drawn_dataset import drawn_label_spaces
 from nds_plugin.errors import NDSError
 
 
@@ -74,8 +75,8 @@ def _label_space_of_proposals(proposals: Sequence[Instances]) -> Tensor:
             rows.append(of_image.gt_label_space)
         elif of_image.has("gt_boxes"):
             raise NDSError(
-                "instances without 'gt_label_space' while NDS.LABEL_SPACES is set: read the data with "
-                "nds_plugin.d2.data.mapper.NDSDatasetMapper, or leave NDS.LABEL_SPACES empty."
+                "instances without 'gt_label_space', though the sources label different classes: read the data with "
+                "nds_plugin.d2.data.mapper.NDSDatasetMapper, or take StandardROIHeads, which know no label spaces."
             )
         else:  # the stock heads copy no ground truth to an image that has none
             rows.append(of_image.gt_classes.new_full((len(of_image),), -1))
@@ -83,8 +84,13 @@ def _label_space_of_proposals(proposals: Sequence[Instances]) -> Tensor:
 
 
 def _label_spaces(cfg: Any) -> Sequence[Sequence[int]]:
-    """``NDS.LABEL_SPACES``; none in the config of a script that knows nothing of the plugin."""
-    return cfg.NDS.LABEL_SPACES if "NDS" in cfg else []
+    """``NDS.LABEL_SPACES``, else those of the drawn dataset that is trained on."""
+    if "NDS" in cfg and len(cfg.NDS.LABEL_SPACES):
+        return list(cfg.NDS.LABEL_SPACES)
+    try:
+        return drawn_label_spaces(cfg.DATASETS.TRAIN)
+    except NDSError:  # its files are not here: nobody trains on it, the weights may be evaluated
+        return []
 
 
 class NDSFastRCNNOutputLayers(FastRCNNOutputLayers):
@@ -100,6 +106,7 @@ class NDSFastRCNNOutputLayers(FastRCNNOutputLayers):
         self, input_shape: Any, *, label_spaces: Sequence[Sequence[int]] = (), **kwargs: Any
     ) -> None:
         super().__init__(input_shape, **kwargs)
+        self.num_label_spaces = len(label_spaces)
         table = label_space_table(label_spaces, self.num_classes) if len(label_spaces) else None
         if table is not None and bool(table.all()):
             table = None
@@ -108,7 +115,7 @@ class NDSFastRCNNOutputLayers(FastRCNNOutputLayers):
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: Any) -> dict[str, Any]:
-        """The stock arguments and ``NDS.LABEL_SPACES``."""
+        """The stock arguments and ``NDS.LABEL_SPACES``, by default those of the drawn dataset."""
         return {**super().from_config(cfg, input_shape), "label_spaces": _label_spaces(cfg)}
 
     def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
@@ -146,8 +153,9 @@ class NDSROIHeads(StandardROIHeads):
     """Standard heads that train on instances with and without masks, of several label spaces.
 
     ``MODEL.ROI_HEADS.NAME: NDSROIHeads``. Where all instances have masks and
-    ``NDS.LABEL_SPACES`` is empty, initialisation and losses equal those of ``StandardROIHeads``.
-    In a LazyConfig, give :class:`NDSFastRCNNOutputLayers` as ``box_predictor``. Fields of the
+    there is one label space, initialisation and losses equal those of ``StandardROIHeads``.
+    In a LazyConfig, give :class:`NDSFastRCNNOutputLayers` as ``box_predictor``, with
+    :func:`~nds_plugin.d2.data.drawn_dataset.drawn_label_spaces` of the dataset. Fields of the
     ground truth beside the stock ones: ``gt_has_mask`` (bool; without it, all have masks if
     ``gt_masks`` is there) and ``gt_label_space``.
     """
@@ -164,10 +172,30 @@ class NDSROIHeads(StandardROIHeads):
             arguments["box_predictor"] = predictor
         return arguments
 
+    def _forward_box(self, features: dict[str, Tensor], proposals: list[Instances]) -> Any:
+        if self.training and not getattr(self.box_predictor, "num_label_spaces", 0):
+            _refuse_label_spaces(proposals)
+        return super()._forward_box(features, proposals)
+
     def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]) -> Any:
         if self.training and self.mask_on:
             instances = [_with_masks(of_image) for of_image in instances]
         return super()._forward_mask(features, instances)
+
+
+def _refuse_label_spaces(proposals: Sequence[Instances]) -> None:
+    """See that no image says that it is of a second label space, for heads that were told of none.
+
+    Raises:
+        NDSError: one does.
+    """
+    spaces = [p.gt_label_space for p in proposals if p.has("gt_label_space")]
+    if spaces and bool((torch.cat(spaces) > 0).any()):
+        raise NDSError(
+            "the images are of several label spaces, of which the heads were told nothing: what one source does not "
+            "label would be trained as background. Name the drawn dataset in DATASETS.TRAIN, or set NDS.LABEL_SPACES; "
+            "in a LazyConfig give NDSFastRCNNOutputLayers label_spaces=drawn_label_spaces(dataset)."
+        )
 
 
 def _with_masks(proposals: Instances) -> Instances:

@@ -121,7 +121,7 @@ def test_rows_of_the_class_layer_stay_put_under_images_that_do_not_label_them():
     assert not layer.bias.grad[0].any()
     assert layer.weight.grad[1:].any(dim=1).all()
     stock = build()
-    losses_of(stock, [example(2, [2, 1], masks=False, label_space=1)])["loss_cls"].backward()
+    losses_of(stock, [example(2, [2, 1], masks=False, label_space=0)])["loss_cls"].backward()
     assert stock.roi_heads.box_predictor.cls_score.weight.grad[0].any()
 
 
@@ -309,7 +309,7 @@ def test_a_wrong_label_space_is_refused_when_the_model_is_built(spaces, message)
 @pytest.mark.parametrize(
     ("classes", "spaces", "message"),
     [
-        ([0, 2], None, "without 'gt_label_space' while NDS.LABEL_SPACES is set"),
+        ([0, 2], None, "without 'gt_label_space', though the sources label different classes"),
         ([0, 2], [2, 2], "has label space 2, NDS.LABEL_SPACES has 2"),
         ([0, 2], [1, 1], "instance of class 0 has label space 1, which does not hold that class"),
     ],
@@ -318,3 +318,12 @@ def test_instances_that_contradict_the_label_spaces_are_refused(classes, spaces,
     layers = predictor([[0], [1]], num_classes=2)
     with EventStorage(), pytest.raises(NDSError, match=message):
         layers.losses((torch.zeros(2, 3), torch.zeros(2, 8)), proposals_of(classes, spaces))
+
+
+def test_heads_that_were_told_of_no_label_space_refuse_images_of_a_second_one():
+    model = build(label_spaces=())
+    losses_of(model, [example(2, [0, 1], label_space=0)])
+    with pytest.raises(NDSError, match="several label spaces, of which the heads were told nothing"):
+        losses_of(model, [example(2, [2, 1], label_space=1)])
+    whole = build(label_spaces=[[0, 1, 2], [0, 1, 2]])
+    losses_of(whole, [example(2, [2, 1], label_space=1)])
