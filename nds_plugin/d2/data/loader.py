@@ -24,6 +24,7 @@ from nds_plugin.d2.data.mapped_images import MappedImages
 from nds_plugin.d2.data.mapper import NDSDatasetMapper
 from nds_plugin.d2.data.records import DRAW_BY_NAME, Records, load_records, orientations
 from nds_plugin.d2.data.registration import check_registered
+from nds_plugin.d2.data.stock_loader import STOCK_SAMPLERS, build_stock_loader, check_model
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.selection.config import LoaderConfig
 from nds_plugin.selection.placed import PlacedSelection, segmented
@@ -38,13 +39,6 @@ TRAIN_SAMPLERS.__doc__ = """
 Samplers that ``DATALOADER.SAMPLER_TRAIN`` may name beside Detectron2's own. A registered function
 is called with (PlacedSelection or None, cluster of each image, seed) and returns an IndexStream.
 """
-STOCK_SAMPLERS = (
-    "TrainingSampler",
-    "RepeatFactorTrainingSampler",
-    "RandomSubsetTrainingSampler",
-    "WeightedTrainingSampler",
-    "WeightedCategoryTrainingSampler",
-)
 _WITHOUT_SELECTION = ("SeekableTrainingSampler",)
 Weights = npt.NDArray[np.float64]
 
@@ -122,8 +116,9 @@ def _current_iteration() -> int:
 
 
 def _from_config(
-    cfg: CN, *, mapper: Callable[..., Any] | None = None, start_iter: int | None = None, updates: Any = ()
+    cfg: CN, mapper: Callable[..., Any] | None = None, *, start_iter: int | None = None, updates: Any = ()
 ) -> dict[str, Any]:
+    check_model(cfg)
     return {
         "dataset": tuple(cfg.DATASETS.TRAIN),
         "sampler": cfg.DATALOADER.SAMPLER_TRAIN,
@@ -155,9 +150,12 @@ def _build(
     max_unreadable: float = LoaderConfig.max_unreadable,
     start_iter: int | None = None,
     updates: Sequence[tuple[int, Weights]] = (),
+    **loader_options: Any,
 ) -> ObservedLoader:
     _check_batch_size(total_batch_size)
     names = [dataset] if isinstance(dataset, str) else list(dataset)
+    if not all(isinstance(name, str) for name in names):
+        raise NDSError(f"the sampler {sampler} needs dataset as names of registered datasets, got dicts.")
     check_registered(names)
     chosen = _selection(selection, sampler, names)
     records = load_records(names, filter_empty)
@@ -167,7 +165,7 @@ def _build(
     first = TRAIN_SAMPLERS.get(sampler)(placed, cluster, seed)
     grouping = (orientations(dicts, names), total_batch_size) if aspect_ratio_grouping else None
     stream = segmented(first, placed, updates, seed, grouping)
-    images = MappedImages(dicts.packed(), mapper, cluster, seed, max_unreadable)
+    images = MappedImages(dicts.packed(), mapper, cluster, seed, max_unreadable, placed)
 
     def build(start: int) -> Any:
         return build_detection_train_loader(
@@ -177,6 +175,7 @@ def _build(
             total_batch_size=total_batch_size,
             aspect_ratio_grouping=False,  # done in the stream, where it can be resumed
             num_workers=num_workers,
+            **loader_options,
         )
 
     return ObservedLoader(build, images, stream, total_batch_size, start_iter, placed)
@@ -246,8 +245,10 @@ def _selection(given: str | Selection | None, sampler: str, names: Sequence[str]
 def build_nds_train_loader(*args: Any, **kwargs: Any) -> Any:
     """Build the training loader: ``build_nds_train_loader(cfg)`` or with explicit arguments.
 
-    With a config whose ``DATALOADER.SAMPLER_TRAIN`` is one of Detectron2's own names, this is
-    Detectron2's ``build_detection_train_loader``. With explicit arguments (LazyConfig):
+    With a config it takes what Detectron2's ``build_detection_train_loader`` takes, ``mapper`` and the
+    arguments below among it. Where ``DATALOADER.SAMPLER_TRAIN`` is one of Detectron2's own names it is that
+    function, on stores without images that have no instance (``DATALOADER.FILTER_EMPTY_ANNOTATIONS``).
+    With explicit arguments (LazyConfig):
 
     Args:
         dataset: name or names of registered datasets.
@@ -264,6 +265,7 @@ def build_nds_train_loader(*args: Any, **kwargs: Any) -> Any:
         start_iter: iteration of the first batch; None: the one that training is at, see
             :class:`ObservedLoader`. A resumed run needs nothing else to go on with its draw.
         updates: (first stream position, cluster weights) of every later change of the weights.
+        collate_fn and others: as of ``build_detection_train_loader``.
 
     Returns:
         An iterable of batches, each a list of mapped dicts.
@@ -272,13 +274,15 @@ def build_nds_train_loader(*args: Any, **kwargs: Any) -> Any:
         NDSError: unknown dataset or sampler, a selection that does not fit, a bad batch size.
     """
     cfg = args[0] if args else kwargs.get("cfg")
-    if isinstance(cfg, CN):
-        name = cfg.DATALOADER.SAMPLER_TRAIN
-        check_sampler(name)
-        if name not in TRAIN_SAMPLERS:
-            kwargs = {k: v for k, v in kwargs.items() if k == "mapper"}
-            return build_detection_train_loader(cfg, **kwargs)
-    return _build(*args, **kwargs)
+    if not isinstance(cfg, CN):
+        return _build(*args, **kwargs)
+    given = {key: value for key, value in kwargs.items() if value is not None}
+    sampler = given.get("sampler", cfg.DATALOADER.SAMPLER_TRAIN)
+    if isinstance(sampler, str):
+        check_sampler(sampler)
+        if sampler in TRAIN_SAMPLERS:
+            return _build(*args, **given)
+    return build_stock_loader(*args, **given)
 
 
 def check_sampler(name: str) -> None:

@@ -8,21 +8,23 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode as CN
 from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_HEADS_REGISTRY, GeneralizedRCNN
 from detectron2.utils import comm
 
 from nds_plugin.d2.config.nodes import merged
 from nds_plugin.d2.data.drawn_dataset import selection_label_space
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
 from nds_plugin.d2.data.ground_truth import check_masks, why_no_object
-from nds_plugin.d2.data.loader import check_sampler
+from nds_plugin.d2.data.loader import check_model, check_sampler
 from nds_plugin.d2.data.registration import check_registered, dataset_classes, dataset_dicts, index_dataset
 from nds_plugin.d2.model.initial_weights import check_initial_weights, locate
+from nds_plugin.d2.model.roi_heads import NDSROIHeads
 from nds_plugin.d2.model.timm_backbone import NAME as TIMM_BACKBONE
 from nds_plugin.d2.model.timm_backbone import build_timm_fpn_backbone, check_maps
 from nds_plugin.d2.train.evaluation import check_ground_truth
 from nds_plugin.d2.train.stages import finetune_config
 from nds_plugin.d2.train.trainer import OPTIMIZERS
-from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.errors import NDSError, few, unknown_name
 from nds_plugin.files.artifacts import check_writable
 from nds_plugin.images.checkpoint_forms import check_file
 from nds_plugin.images.networks import choose_device
@@ -61,6 +63,9 @@ def check_config(cfg: CN, processes: int | None = None) -> None:
     if not cfg.DATASETS.TRAIN or not cfg.DATASETS.TEST:
         raise NDSError("DATASETS.TRAIN and DATASETS.TEST must name the target's training and test datasets.")
     check_registered([*nds.SOURCE.DATASETS, *nds.TARGET.DATASETS, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    twice = {name for name in cfg.DATASETS.TEST if cfg.DATASETS.TEST.count(name) > 1}
+    if twice:
+        raise NDSError(f"DATASETS.TEST names {few(sorted(twice), 3)} more than once: results are by name.")
     _check_device(cfg.MODEL.DEVICE)
     _check_stage(cfg, "", processes)
     if nds.SELECTOR != NO_PRETRAINING:
@@ -90,7 +95,14 @@ def _check_stage(cfg: CN, prefix: str, processes: int) -> None:
             raise NDSError(f"{prefix}SOLVER.{name} must be 1 or more, got {solver[name]}.")
     if cfg.DATALOADER.NUM_WORKERS < 0:
         raise NDSError(f"{prefix}DATALOADER.NUM_WORKERS must be 0 or more, got {cfg.DATALOADER.NUM_WORKERS}.")
+    check_model(cfg)
     check_sampler(cfg.DATALOADER.SAMPLER_TRAIN)
+    if GeneralizedRCNN.__name__ != cfg.MODEL.META_ARCHITECTURE:
+        raise NDSError(
+            f"{prefix}MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}: this job trains GeneralizedRCNN alone, as it "
+            "knows only of R-CNN's heads how many classes they have and which of their rows belongs to which class."
+        )
+    _check_heads(cfg, len(cfg.NDS.LABEL_SPACES) > 0, f"{prefix}NDS.LABEL_SPACES")
     if cfg.NDS.OPTIMIZER not in OPTIMIZERS:
         raise unknown_name("NDS.OPTIMIZER", cfg.NDS.OPTIMIZER, OPTIMIZERS)
     if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS:
@@ -126,6 +138,11 @@ def check_target(cfg: CN) -> None:
             than NDS.TARGET.NUM_IMAGES.
     """
     finetune_cfg = finetune_config(cfg)
+    _check_heads(
+        finetune_cfg,
+        len(finetune_cfg.NDS.LABEL_SPACES) > 0,
+        f"DATASETS.TRAIN {finetune_cfg.DATASETS.TRAIN[0]!r}",
+    )
     train = {name: index_dataset(name) for name in finetune_cfg.DATASETS.TRAIN}
     test = {name: index_dataset(name) for name in cfg.DATASETS.TEST}
     scored = {name: index_dataset(name) for name in cfg.NDS.TARGET.DATASETS if name not in train}
@@ -153,11 +170,24 @@ def check_source_files(cfg: CN) -> None:
     """See that the source's annotations are there and can be read.
 
     Raises:
-        NDSError: they are not.
+        NDSError: they are not; a bad label mapping; heads that cannot train on these sources.
     """
     if cfg.NDS.SELECTOR != NO_PRETRAINING:
-        for name in cfg.NDS.SOURCE.DATASETS:
+        source = cfg.NDS.SOURCE
+        for name in source.DATASETS:
             dataset_fingerprint(name)
+        space = selection_label_space(source.DATASETS, source.LABEL_MAPPING, partial=False)
+        _check_heads(merged(cfg, cfg.NDS.PRETRAIN), space.partial, f"the sources {few(source.DATASETS, 3)}")
+
+
+def _check_heads(cfg: CN, several: bool, what: str) -> None:
+    """Refuse heads that know no label spaces where there are several."""
+    name = cfg.MODEL.ROI_HEADS.NAME
+    if several and not issubclass(ROI_HEADS_REGISTRY.get(name), NDSROIHeads):
+        raise NDSError(
+            f"{what}: not every source labels all of the classes, and MODEL.ROI_HEADS.NAME {name} would train what one "
+            "does not label as background: set NDSROIHeads."
+        )
 
 
 def check_source(cfg: CN, index: SourceIndex) -> None:

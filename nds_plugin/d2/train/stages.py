@@ -64,8 +64,7 @@ def pretrain_config(cfg: CN, selected: Selected) -> CN:
 
 def _label_spaces(space: LabelSpace) -> list[list[int]]:
     """``NDS.LABEL_SPACES``: the classes that each source labels; nothing where each labels all."""
-    partly = any(len(labelled) < len(space.classes) for labelled in space.labelled)
-    return [sorted(labelled) for labelled in space.labelled] if partly else []
+    return [sorted(labelled) for labelled in space.labelled] if space.partial else []
 
 
 def finetune_datasets(cfg: CN) -> tuple[str, ...]:

@@ -62,7 +62,8 @@ class NDSTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CN, start_iter: int | None = None, updates: Any = ()) -> Any:
         """See :func:`nds_plugin.d2.data.loader.build_nds_train_loader`."""
-        return build_nds_train_loader(cfg, start_iter=start_iter, updates=updates)
+        mapper = NDSDatasetMapper(cfg, True)  # for Detectron2's own samplers, too: masks may be partial
+        return build_nds_train_loader(cfg, mapper, start_iter=start_iter, updates=updates)
 
     @classmethod
     def build_test_loader(cls, cfg: CN, dataset_name: str) -> Any:

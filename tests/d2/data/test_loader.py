@@ -15,11 +15,11 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from loader_batches import DATASET, SOURCES, drawn_selection, first_batches, loader_config, same_batches
 
-from nds_plugin.d2 import TRAIN_SAMPLERS, build_nds_train_loader
+from nds_plugin.d2 import TRAIN_SAMPLERS, NDSTrainer, build_nds_train_loader
 from nds_plugin.d2.config.nodes import load_config
 from nds_plugin.d2.data.drawn_dataset import register_selection
 from nds_plugin.d2.data.known_datasets import register_coco_folder
-from nds_plugin.d2.data.registration import index_dataset
+from nds_plugin.d2.data.registration import index_dataset, registered_temporarily
 from nds_plugin.d2.train.stages import finetune_config
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import Scores
@@ -329,3 +329,39 @@ def test_augmentation_leaves_the_global_generators_alone(tmp_path: Path) -> None
     loader.dataset[(0, 0)]
     assert np.random.random() == expected[0]
     assert torch.rand(1).item() == expected[1]
+
+
+@pytest.mark.usefixtures("tiny_datasets")
+def test_a_loader_takes_the_arguments_of_detectron2s_builder(tmp_path: Path) -> None:
+    def named(record: dict[str, Any]) -> dict[str, Any]:
+        return {"file_name": record["file_name"], "width": record["width"], "height": record["height"]}
+
+    cfg = loader_config(drawn_selection(tmp_path))
+    for sampler in ("NDSTrainingSampler", "TrainingSampler"):
+        cfg.DATALOADER.SAMPLER_TRAIN = sampler
+        batch = next(iter(build_nds_train_loader(cfg, named, total_batch_size=2, collate_fn=tuple)))
+        assert type(batch) is tuple
+        assert len(batch) == 2
+        assert "image" not in batch[0]
+    with pytest.raises(NDSError, match="start_iter cannot be given with .* TrainingSampler"):
+        build_nds_train_loader(cfg, start_iter=3)
+    cfg.DATALOADER.SAMPLER_TRAIN = "NDSTrainingSampler"
+    with pytest.raises(NDSError, match="needs dataset as names of registered datasets, got dicts"):
+        build_nds_train_loader(cfg, dataset=[{"file_name": "x"}])
+
+
+@pytest.mark.usefixtures("tiny_datasets")
+def test_detectron2s_own_samplers_get_no_image_without_an_instance(tiny_datasets: Path) -> None:
+    document = json.loads((tiny_datasets / "street/train.json").read_text())
+    document["annotations"] = [a for a in document["annotations"] if a["image_id"] > 20]
+    file = tiny_datasets / "few.json"
+    file.write_text(json.dumps(document))
+    cfg = loader_config("", sampler="TrainingSampler")
+    images = str(tiny_datasets / "street/images")
+    with registered_temporarily("few_images", json_file=str(file), image_root=images):
+        cfg.DATASETS.TRAIN = ("few_images",)
+        loader = NDSTrainer.build_train_loader(cfg)
+        ids = {d["image_id"] for batch in itertools.islice(loader, 6) for d in batch}
+        has_masks = next(iter(loader))[0]["instances"].has("gt_has_mask") if cfg.MODEL.MASK_ON else None
+    assert ids == {21, 22, 23, 24}
+    assert has_masks is not False

@@ -1,0 +1,52 @@
+"""What a main job refuses before it begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("detectron2")
+
+from detectron2.config import CfgNode
+
+from nds_plugin.d2.config.nodes import load_config
+from nds_plugin.d2.job.checks import check_config, check_source_files
+from nds_plugin.errors import NDSError
+
+pytestmark = pytest.mark.usefixtures("tiny_datasets")
+
+
+def config(folder: Path, *options: Any) -> CfgNode:
+    mine = [
+        *("OUTPUT_DIR", str(folder), "NDS.WORK_DIR", str(folder), "NDS.TARGET.NUM_IMAGES", "0"),
+        *("DATASETS.TRAIN", "('tiny_city_train',)", "DATASETS.TEST", "('tiny_city_val',)"),
+        *("NDS.SOURCE.DATASETS", "('tiny_street_train', 'tiny_room_train')", "MODEL.DEVICE", "cpu"),
+    ]
+    return load_config("nds_sample.yaml", [*mine, *options])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["MODEL.META_ARCHITECTURE", "RetinaNet"], "RetinaNet: this job trains GeneralizedRCNN alone"),
+        (["MODEL.KEYPOINT_ON", "True"], "MODEL.KEYPOINT_ON is on, but keypoints are not supported"),
+        (["MODEL.LOAD_PROPOSALS", "True"], "MODEL.LOAD_PROPOSALS is on, but proposals from files are not"),
+        (["DATASETS.TEST", "('tiny_city_val', 'tiny_city_val')"], "tiny_city_val more than once"),
+        (
+            ["NDS.LABEL_SPACES", "[[0], [1]]", "MODEL.ROI_HEADS.NAME", "StandardROIHeads"],
+            "NDS.LABEL_SPACES: .* MODEL.ROI_HEADS.NAME StandardROIHeads .* set NDSROIHeads",
+        ),
+    ],
+)
+def test_a_config_is_refused_in_one_line(tmp_path: Path, options: list[str], message: str) -> None:
+    with pytest.raises(NDSError, match=message) as error:
+        check_config(config(tmp_path, *options))
+    assert "\n" not in str(error.value)
+
+
+def test_sources_of_other_classes_need_heads_that_know_label_spaces(tmp_path: Path) -> None:
+    check_source_files(config(tmp_path))
+    with pytest.raises(NDSError, match="the sources .*tiny_street_train.* set NDSROIHeads"):
+        check_source_files(config(tmp_path, "MODEL.ROI_HEADS.NAME", "StandardROIHeads"))
