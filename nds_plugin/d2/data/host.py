@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import pyarrow as pa
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
@@ -18,6 +19,8 @@ from nds_plugin.d2.data.registration import (
     index_dataset,
     raw_dicts,
 )
+from nds_plugin.d2.data.store_dataset import StoreDataset
+from nds_plugin.datasets.coco.document import object_columns
 from nds_plugin.pipeline.host import Boxes
 from nds_plugin.source.index import SourceIndex
 
@@ -65,11 +68,14 @@ class RegisteredDataset:
         return image_root(self.name)
 
     def boxes(self) -> Boxes:
+        dicts = dataset_dicts(self.name)
+        if isinstance(dicts, StoreDataset):
+            return _stored_boxes(dicts, self.name)
         sources: list[str] = []
         ids: list[str] = []
         boxes: list[list[float]] = []
         labels: list[int] = []
-        for record in dataset_dicts(self.name):
+        for record in dicts:
             for annotation in record.get("annotations", ()):
                 if not annotation.get("iscrowd"):
                     sources.append(str(record.get("nds_source", self.name)))
@@ -83,6 +89,16 @@ class RegisteredDataset:
 
     def why_no_object(self) -> str:
         return why_no_object(raw_dicts(self.name))
+
+
+def _stored_boxes(dicts: StoreDataset, name: str) -> Boxes:
+    """The same without decoding a record."""
+    columns = object_columns(dicts.views)
+    kept = ~columns.iscrowd
+    image = pa.array(columns.image[kept])
+    sources = dicts.sources().take(image).to_pylist() if dicts.mark_source else [name] * len(image)
+    ids = dicts.image_ids().take(image).to_pylist()
+    return Boxes(sources, ids, columns.bbox[kept].astype(np.float64), columns.category[kept])
 
 
 def _xywh(annotation: dict[str, object]) -> list[float]:

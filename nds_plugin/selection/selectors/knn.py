@@ -11,7 +11,7 @@ import numpy.typing as npt
 from nds_plugin.selection.selectors.base import SELECTORS, Evidence, Floats, ImageSelector, Need, Softmax
 from nds_plugin.settings import setting
 
-_BLOCK = 16_384  # source images compared at a time
+_NUMBERS = 1 << 24  # of cosines or features, held at a time: 128 MB
 
 
 @SELECTORS.register
@@ -56,10 +56,14 @@ def mean_similarity(
     mean = source.mean(axis=0, dtype=np.float64)
     towards = _centred(target, mean)
     count = min(neighbours, len(target)) or len(target)
+    if count == len(target):  # the mean of the products is the product with the mean
+        towards = towards.mean(axis=0, keepdims=True)
+        count = 1
+    block = max(1, _NUMBERS // max(towards.shape))
     parts = []
-    for start in range(0, len(source), _BLOCK):
-        cosine = _centred(source[start : start + _BLOCK], mean) @ towards.T
-        nearest = cosine if count == len(target) else np.partition(cosine, -count, axis=1)[:, -count:]
+    for start in range(0, len(source), block):
+        cosine = _centred(source[start : start + block], mean) @ towards.T
+        nearest = cosine if count == len(towards) else np.partition(cosine, -count, axis=1)[:, -count:]
         parts.append(nearest.mean(axis=1))
     return np.concatenate(parts)
 
