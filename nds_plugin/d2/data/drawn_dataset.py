@@ -185,7 +185,9 @@ def _load(drawn: DrawnDataset) -> DatasetDicts:
     dicts = joined(parts)
     if drawn.label_mapping:
         _warn_of_empty(dicts, drawn.label_mapping)
-    MetadataCatalog.get(drawn.name).set(thing_classes=list(space.classes))
+    metadata = MetadataCatalog.get(drawn.name)
+    metadata.__dict__.pop("thing_classes", None)  # the file may have been drawn again, of another source
+    metadata.set(thing_classes=list(space.classes))
     return dicts
 
 

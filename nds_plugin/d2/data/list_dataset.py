@@ -33,6 +33,23 @@ class ListDataset(DatasetDicts):
         self._records = records
         self._sources = sources
 
+    def check(self, name: str, classes: Sequence[str] | None) -> None:
+        """See that annotations can be used, as far as that is seen at once.
+
+        Args:
+            name: of the dataset. classes: of the dataset, where they are known.
+
+        Raises:
+            NDSError: a class that is none, a box of no mode, or run lengths of another size than their image.
+        """
+        count = None if classes is None else len(classes)
+        for record in self._records:
+            size = record.get("height"), record.get("width")
+            for annotation in record.get("annotations", ()):
+                fault = _fault(annotation, count, size)
+                if fault:
+                    raise NDSError(f"dataset {name!r}, image {record.get('image_id')!r}: {fault}")
+
     def __len__(self) -> int:
         return len(self._records)
 
@@ -92,6 +109,18 @@ class ListDataset(DatasetDicts):
 
     def packed(self) -> Any:
         return DatasetFromList(self._records, copy=False)
+
+
+def _fault(annotation: dict[str, Any], num_classes: int | None, size: tuple[Any, Any]) -> str:
+    category = annotation.get("category_id")
+    if num_classes is not None and category is not None and not 0 <= category < num_classes:
+        return f"category_id {category}, but the {num_classes} thing_classes are numbered from 0 to {num_classes - 1}."
+    if "bbox_mode" not in annotation and "bbox" in annotation:
+        return f"the box {annotation['bbox']} has no 'bbox_mode': BoxMode.XYXY_ABS or BoxMode.XYWH_ABS."
+    mask = annotation.get("segmentation")
+    if isinstance(mask, dict) and None not in size and tuple(mask.get("size", size)) != size:
+        return f"a run-length mask of size {list(mask['size'])}, but the image has height and width {list(size)}."
+    return ""
 
 
 def _instances(record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from detectron2.structures import BoxMode
 from nds_plugin.d2.data.catalog import RegisteredDicts, catalogued
 from nds_plugin.d2.data.dicts import DatasetDicts
 from nds_plugin.d2.data.known_datasets import register_coco
+from nds_plugin.d2.data.list_dataset import ListDataset
 from nds_plugin.d2.data.store_source import CocoDataset, StoreSource, copy_metadata, missing_file
 from nds_plugin.datasets.image_subset import check_subset, subset_rows
 from nds_plugin.datasets.known_files import DATA, DATA_PREFIX, no_data
@@ -26,6 +27,7 @@ from nds_plugin.store.schema import check_names
 
 logger = logging.getLogger(__name__)
 
+_checked: dict[str, tuple[Callable[..., Any], int]] = {}
 _STOCK_COCO = ("detectron2.data.datasets.coco", "register_coco_instances.<locals>.<lambda>")
 
 
@@ -218,7 +220,12 @@ def _unregister(name: str) -> None:
 
 def _call(name: str) -> DatasetDicts:
     try:
-        return catalogued(name)
+        dicts = catalogued(name)
+        function = DatasetCatalog[name]
+        if isinstance(dicts, ListDataset) and _checked.get(name) != (function, len(dicts)):
+            dicts.check(name, MetadataCatalog.get(name).get("thing_classes"))
+            _checked[name] = function, len(dicts)  # once in a process: it goes through all annotations
+        return dicts
     except NDSError:
         raise
     except FileNotFoundError as error:

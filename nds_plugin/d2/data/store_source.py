@@ -212,7 +212,9 @@ def copy_metadata(base: str, name: str) -> None:
     """Give a dataset that is a part of another one its metadata, but for the annotation file."""
     own = {"name", "json_file", "image_root"}
     values = {k: v for k, v in MetadataCatalog.get(base).as_dict().items() if k not in own}
-    MetadataCatalog.get(name).set(**values)
+    metadata = MetadataCatalog.get(name)
+    metadata.__dict__.pop("thing_classes", None)  # a selection may have been drawn again
+    metadata.set(**values)
 
 
 def say_unfiltered(name: str, dicts: DatasetDicts) -> None:

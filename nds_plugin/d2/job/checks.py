@@ -15,8 +15,9 @@ from nds_plugin.d2.config.nodes import merged
 from nds_plugin.d2.data.drawn_dataset import selection_label_space
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
 from nds_plugin.d2.data.ground_truth import check_masks, why_no_object
-from nds_plugin.d2.data.loader import check_model, check_sampler
+from nds_plugin.d2.data.loader import check_sampler
 from nds_plugin.d2.data.registration import check_registered, dataset_classes, dataset_dicts, index_dataset
+from nds_plugin.d2.data.stock_loader import check_model
 from nds_plugin.d2.model.initial_weights import check_initial_weights, locate
 from nds_plugin.d2.model.roi_heads import NDSROIHeads
 from nds_plugin.d2.model.timm_backbone import NAME as TIMM_BACKBONE

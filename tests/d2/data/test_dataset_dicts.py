@@ -9,12 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from coco_files import document, write_coco
+from detectron2.structures import BoxMode
 
 from nds_plugin.d2.data.catalog import catalogued, joined
 from nds_plugin.d2.data.dicts import DatasetDicts
 from nds_plugin.d2.data.list_dataset import ListDataset
-from nds_plugin.d2.data.registration import dataset_dicts, registered_temporarily
+from nds_plugin.d2.data.registration import dataset_dicts, index_dataset, raw_dicts, registered_temporarily
 from nds_plugin.d2.data.store_dataset import StoreDataset
+from nds_plugin.errors import NDSError
 
 NEW_CLASS = np.array([1, -1], np.int32)  # the second class is dropped
 ALIKE = {
@@ -83,3 +85,26 @@ def test_dicts_that_lack_a_size_have_none_and_those_without_annotations_are_not_
     bare = ListDataset([{"file_name": "a.jpg", "image_id": 1}], ["bare"])
     assert bare.sizes() is None
     assert len(bare.annotated()) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"category_id": 2}, "category_id 2, but the 2 thing_classes are numbered from 0 to 1"),
+        ({"bbox_mode": None}, "has no 'bbox_mode'"),
+        (
+            {"segmentation": {"size": [4, 5], "counts": b""}},
+            r"mask of size \[4, 5\], but the image has height and width \[8, 9\]",
+        ),
+    ],
+)
+def test_a_list_with_an_annotation_that_cannot_be_used_is_refused_by_image(
+    change: dict[str, Any], message: str
+) -> None:
+    annotation = {"bbox": [1, 1, 4, 4], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 1, **change}
+    annotation = {key: value for key, value in annotation.items() if value is not None}
+    record = {"file_name": "x", "image_id": 7, "height": 8, "width": 9, "annotations": [annotation]}
+    with registered_temporarily("listed", lambda: [record], thing_classes=["a", "b"]):
+        for function in (dataset_dicts, raw_dicts, index_dataset):
+            with pytest.raises(NDSError, match=f"dataset 'listed', image 7: .*{message}"):
+                function("listed")
