@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import array_hash, content_hash
 from nds_plugin.selection.streams import (
     AspectGroupedStream,
     IndexStream,
@@ -40,6 +42,12 @@ class PlacedSelection:
 
     def __len__(self) -> int:
         return int((self.cluster >= 0).sum())
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """Hash of what is drawn from, and how."""
+        p = None if self.p is None else array_hash(self.p)
+        return content_hash([self.mode, array_hash(self.weights), array_hash(self.cluster), p])
 
     def stream(self, seed: int) -> IndexStream:
         """Positions without end: drawn by p (mode stream), or all in shuffled epochs (mode subset)."""

@@ -97,13 +97,28 @@ class DrawMonitor(HookBase):
             "drawn": self._drawn.tolist(),
             "expected": self._expected.tolist(),
             "weights": self._weights.tolist(),
+            "selection": _selection_hash(self.trainer),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if _is_of_another(self.trainer, state):
+            logger.warning("The checkpoint was trained on another selection: what was drawn is counted anew.")
+            return
         self._weights = np.asarray(state["weights"])
         if comm.is_main_process():  # the counts of the other ranks were not saved
             self._drawn = np.asarray(state["drawn"], dtype=np.int64)
             self._expected = np.asarray(state["expected"])
+
+
+def _selection_hash(trainer: Any) -> str:
+    selection = getattr(trainer.data_loader, "selection", None)
+    return "" if selection is None else str(selection.hash)
+
+
+def _is_of_another(trainer: Any, state: dict[str, Any]) -> bool:
+    """Whether a checkpoint's state is of another selection (``--resume`` under another config)."""
+    own = _selection_hash(trainer)
+    return bool(state.get("selection", own) != own)
 
 
 class Rescore(HookBase):
@@ -139,9 +154,13 @@ class Rescore(HookBase):
         self._apply(finished)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"updates": [[position, weights] for position, weights in self._updates]}
+        updates = [[position, weights] for position, weights in self._updates]
+        return {"updates": updates, "selection": _selection_hash(self.trainer)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if _is_of_another(self.trainer, state):
+            logger.warning("The checkpoint was trained on another selection: its later scores are forgotten.")
+            return
         self._updates = [(int(position), list(weights)) for position, weights in state["updates"]]
 
     def before_train(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from detectron2.config import CfgNode as CN
+from detectron2.engine import hooks
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
@@ -44,6 +45,14 @@ _IRRELEVANT = (
 # transfer: what trainer, heads and loader read, and when experts are scored again. The target's images and
 # the draw of them are in the name of DATASETS.TRAIN.
 _OF_NDS = (*TRAINED, "SEED", "RESCORE")
+
+
+class StageTrainer(NDSTrainer):
+    """Evaluates only if it is told how often: the job's evaluation is a step of its own, after training."""
+
+    def build_hooks(self) -> list[Any]:
+        found = super().build_hooks()
+        return found if self.cfg.TEST.EVAL_PERIOD else [h for h in found if not isinstance(h, hooks.EvalHook)]
 
 
 def pretrain_config(cfg: CN, selected: Selected) -> CN:
@@ -165,7 +174,7 @@ def train(
         seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
         with timed(folder.name):
             loaded = go_on or initialise is not None
-            trainer = NDSTrainer(without_initial_weights(cfg) if loaded else cfg, extra_hooks)
+            trainer = StageTrainer(without_initial_weights(cfg) if loaded else cfg, extra_hooks)
             if go_on or initialise is None:
                 trainer.resume_or_load(resume=go_on)
             else:

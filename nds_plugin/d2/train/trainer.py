@@ -98,20 +98,20 @@ class NDSTrainer(DefaultTrainer):
         if self.cfg.NDS.SEED >= 0:
             ours.append(IterationSeed(self.cfg.NDS.SEED))
         loader = self._trainer.data_loader
-        if self.cfg.NDS.SELECTION and isinstance(loader, ObservedLoader) and loader.selection is not None:
+        if isinstance(loader, ObservedLoader) and loader.selection is not None:
             ours.append(DrawMonitor(loader.selection.shares))
-        stock = super().build_hooks()
-        if not self.cfg.TEST.EVAL_PERIOD:  # the evaluation is a step of its own, after training
-            stock = [hook for hook in stock if not isinstance(hook, hooks.EvalHook)]
-        return [*ours, *self._extra_hooks, *stock]
+        return [*ours, *self._extra_hooks, *super().build_hooks()]
 
     def seek(self, iteration: int, updates: Sequence[tuple[int, Weights]] = ()) -> None:
         """Let the next batch be that of ``iteration``, under later changes of the weights."""
-        if not isinstance(self._trainer.data_loader, ObservedLoader):
+        before = self._trainer.data_loader
+        if not isinstance(before, ObservedLoader):
             return  # Detectron2's own samplers cannot be sought: they start anew, as in DefaultTrainer
 
         def build() -> Any:
-            return self.build_train_loader(self.cfg, start_iter=iteration, updates=updates)
+            loader = self.build_train_loader(self.cfg, start_iter=iteration, updates=updates)
+            loader.dataset.unreadable = before.dataset.unreadable  # counted on
+            return loader
 
         if hasattr(self._trainer, "reset_data_loader"):
             self._trainer.reset_data_loader(build)
