@@ -74,7 +74,7 @@ def add_nds_config(cfg: CN) -> None:
 
     cfg.NDS.OPTIMIZER = "SGD"  # or AdamW
 
-    # Classes that each label space of a joined source labels; written by the main job.
+    # Classes that each label space of a joined source labels; written by the main job, else those of a drawn dataset.
     cfg.NDS.LABEL_SPACES = []
 
 
