@@ -78,13 +78,13 @@ def coco_folder(root: Path, prefix: str) -> list[CocoFile]:
     ``SPLIT_LABELLING.json`` beside it becomes ``PREFIX_NAME_LABELLING_SPLIT``.
 
     Raises:
-        NDSError: no such folder, or no dataset in it.
+        NDSError: no such folder, no dataset in it, or two files of one name.
     """
     if not root.is_dir():
         raise NDSError(
             f"folder of datasets not found: {root}: expected NAME/images and NAME/train.json in it."
         )
-    found = []
+    found: dict[str, CocoFile] = {}
     for json_file in sorted(root.glob("*/*.json")):
         match = _SPLIT_FILE.fullmatch(json_file.stem)
         images = json_file.parent / "images"
@@ -92,10 +92,12 @@ def coco_folder(root: Path, prefix: str) -> list[CocoFile]:
             continue
         split, labelling = match.groups()
         name = "_".join(filter(None, (prefix, json_file.parent.name, labelling, split)))
-        found.append(CocoFile(name, json_file, images))
+        if name in found:
+            raise NDSError(f"{found[name].json_file} and {json_file} would both be {name!r}: rename one.")
+        found[name] = CocoFile(name, json_file, images)
     if not found:
         raise NDSError(f"no datasets in {root}: expected NAME/images and NAME/train.json, NAME/val.json.")
-    return found
+    return list(found.values())
 
 
 def sample_files(root: Path) -> list[CocoFile]:

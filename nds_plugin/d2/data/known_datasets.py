@@ -69,7 +69,7 @@ def register_coco_folder(root: str | os.PathLike[str], prefix: str) -> list[str]
         The names.
 
     Raises:
-        NDSError: no such folder, or no dataset in it.
+        NDSError: see :func:`~nds_plugin.datasets.known_files.coco_folder`.
     """
     found = coco_folder(Path(root), prefix)
     for file in found:
