@@ -8,10 +8,10 @@ import os
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from nds_plugin.source.index import NO_LABEL, SourceIndex
 from nds_plugin.store import AnnotationStore
+from nds_plugin.store.file_names import join_names
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +48,6 @@ def index_store(store: AnnotationStore, image_root: str | os.PathLike[str], sour
         "checksum": store.text_column("checksum"),
     }
     return SourceIndex(pa.table(columns), store.classes)
-
-
-def join_names(root: str, names: pa.Array) -> pa.Array:
-    """``os.path.join(root, name)`` of many names: one that is absolute, or a URL, stays as it is."""
-    below = pc.binary_join_element_wise(os.path.join(root, ""), names, "")
-    absolute = pc.or_(pc.starts_with(names, os.sep), pc.match_substring(names, "://"))
-    return pc.if_else(absolute, names, below)
 
 
 def _labels(store: AnnotationStore) -> npt.NDArray[np.int32]:

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from nds_plugin.errors import MissingFileError, MissingPackageError, NDSError
 
 StrPath = Union[str, "os.PathLike[str]"]
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _FILE = "file://"
 _EXAMPLES = "s3://bucket/folder, gs://bucket/folder"
 
@@ -25,7 +25,7 @@ _EXAMPLES = "s3://bucket/folder, gs://bucket/folder"
 def is_url(path: StrPath) -> bool:
     """Whether a name is a URL of another place than this machine's disks."""
     text = os.fspath(path)
-    return "://" in text and _URL.match(text) is not None and not text.startswith(_FILE)
+    return "://" in text and URL.match(text) is not None and not text.startswith(_FILE)
 
 
 def local_path(path: StrPath) -> str:

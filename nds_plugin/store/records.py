@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
 from nds_plugin.images.reading import ImageError
+from nds_plugin.store.file_names import join_name
 from nds_plugin.store.reader import AnnotationStore, Objects
 from nds_plugin.store.rle import resized
 from nds_plugin.store.schema import NO_CROWD_KEY, TEXT_RLE, text_parts
@@ -29,7 +29,7 @@ class RecordDecoder:
 
     Args:
         store: the store.
-        image_root: folder that ``file_name`` is relative to.
+        image_root: folder, or URL, that ``file_name`` is relative to, unless that is a URL itself.
         bbox_mode: what to put for x, y, width, height (``BoxMode.XYWH_ABS``).
         size_of: width and height of an image file, for images whose size the provider does not
             give; called when such an image is decoded.
@@ -53,7 +53,7 @@ class RecordDecoder:
         number, row = self._store.locate(position)
         ids, names, sizes = self._heads.get(number) or self._read_heads(number)
         width, height = sizes[row].tolist()
-        file_name = os.path.join(self._root, names(row))
+        file_name = join_name(self._root, names(row))
         if not (width and height):
             width, height = self._size_of(file_name)
         objects = self._store.objects(number)

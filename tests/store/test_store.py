@@ -18,6 +18,7 @@ from killing import killed_after_line
 
 from nds_plugin.datasets.coco import store as coco_store
 from nds_plugin.datasets.coco.store import coco_spec, open_coco
+from nds_plugin.datasets.store_index import index_store
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import VERSION
 from nds_plugin.store import AnnotationStore, grouping, open_or_build, rle, schema, writer
@@ -333,3 +334,14 @@ def test_records_of_real_files_are_those_of_detectron2(nds_data: Path, tmp_path:
         decode = RecordDecoder(store, str(path.parent / "images"), 1, lambda name: (0, 0))
         assert [decode(i) for i in range(len(store))] == expected, path
         assert json.dumps(store.header)
+
+
+def test_a_file_name_may_be_a_url_or_a_whole_path(tmp_path: Path) -> None:
+    content = random_document(images=4)
+    names = ["s3://bucket/a.jpg", "/far/b.jpg", "c.jpg", "odd/x://d.jpg"]
+    for image, name in zip(content["images"], names):
+        image["file_name"] = name
+    store = open_coco(write_coco(tmp_path, content))
+    files = [record["file_name"] for record in decoded(store)]
+    assert sorted(files) == sorted([*names[:2], "root/c.jpg", "root/odd/x://d.jpg"])
+    assert index_store(store, "root", "source").column("file_name").tolist() == files

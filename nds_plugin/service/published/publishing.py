@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nds_plugin.datasets.store_index import join_names
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.description import Description
 from nds_plugin.experts.manifest import MANIFEST, check_set_file, read_manifest, set_files
@@ -29,6 +28,7 @@ from nds_plugin.service.published.source_notes import SourceNotes, read_notes, w
 from nds_plugin.service.set_limits import check_limits, check_size
 from nds_plugin.source.index import NO_LABEL, SourceIndex
 from nds_plugin.source.partition import Partition
+from nds_plugin.store.file_names import join_names
 
 logger = logging.getLogger(__name__)
 FASTADAPT = "fastadapt"
