@@ -83,7 +83,7 @@ def map_parts(
     processes = processes or default_processes()
     todo = iter(units)
     waiting: collections.deque[tuple[Unit[Argument], Future[None] | None]] = collections.deque()
-    with contextlib.ExitStack() as stack:
+    with _killed_is_told(description), contextlib.ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=total, desc=description, disable=None, delay=2))
         pool = None
         while True:
@@ -99,7 +99,7 @@ def map_parts(
             if not waiting:
                 return
             unit, future = waiting.popleft()
-            yield _result(unit, future, folder, description)
+            yield _result(unit, future, folder)
             bar.update(unit.size)
 
 
@@ -122,15 +122,20 @@ def default_processes() -> int:
     return int(value)
 
 
-def _result(unit: Unit[Any], future: Future[None] | None, folder: Path, description: str) -> pa.Table:
+@contextlib.contextmanager
+def _killed_is_told(description: str) -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool:  # of a result, or of a unit that is handed in after the process is gone
+        raise NDSError(
+            f"{description}: one of the processes was killed, most likely for want of memory: start again, what is "
+            "finished is kept."
+        ) from None
+
+
+def _result(unit: Unit[Any], future: Future[None] | None, folder: Path) -> pa.Table:
     if future is not None:
-        try:
-            future.result()
-        except BrokenProcessPool:
-            raise NDSError(
-                f"{description}: one of the processes was killed, most likely for want of memory: start again, "
-                "what is finished is kept."
-            ) from None
+        future.result()
     table = _load(_path(folder, unit))
     if table is None:
         raise NDSError(f"{_path(folder, unit)}: written a moment ago, and gone: is another process at it?")

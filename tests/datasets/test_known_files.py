@@ -18,7 +18,8 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / "detection" / folder / "images").mkdir()
     monkeypatch.setenv("NDS_DATA", str(tmp_path))
     with pytest.raises(
-        NDSError, match=r"shop/train_mini\.json and .*shop_mini/train\.json would both be 'nds_data_.*: rename"
+        NDSError,
+        match=r"shop/train_mini\.json and .*shop_mini/train\.json would both be 'nds_data_.*: rename",
     ):
         FilesHost().dataset("nds_data_shop_mini_train")
     assert not [file for file in known_coco_files() if file.name.startswith("nds_data_")]
