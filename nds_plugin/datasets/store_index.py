@@ -10,8 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from nds_plugin.source.index import NO_LABEL, SourceIndex
-from nds_plugin.store import AnnotationStore
-from nds_plugin.store.file_names import join_names
+from nds_plugin.store import AnnotationStore, file_names
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +38,9 @@ def index_store(store: AnnotationStore, image_root: str | os.PathLike[str], sour
     columns = {
         "source": pa.array([source]).dictionary_encode().take(pa.array(np.zeros(images, np.int64))),
         "image_id": store.text_column("image_id"),
-        "file_name": join_names(os.fspath(image_root), store.text_column("file_name")),
+        "file_name": file_names.join_names(
+            file_names.image_root(store, image_root), store.text_column("file_name")
+        ),
         "width": store.column("width"),
         "height": store.column("height"),
         "label": labels,

@@ -35,22 +35,24 @@ class StoreSpec:
         inputs: the files that it is made from; called whenever the store is to be checked, and to
             raise the error that shows the expected tree where they are missing.
         read: feeds a writer with the whole dataset and returns its categories, (id, name); is given
-            the writer and a folder for parts of the work, which survives an interruption.
+            the writer, a folder for parts of the work, which survives an interruption, and the store's
+            path, which may be another one than ``path``.
         normalised: see :class:`StoreWriter`.
         where: what the data are called in messages; by default the name.
-        companions: files that ``read`` leaves beside the store; without them it is not whole.
-        outdated: says, in words, why the store is to be made again though its inputs are the same;
-            None if it is not. Default: never.
+        companions: the files that ``read`` leaves beside a store, given its path; without them it is not
+            whole. Default: none.
+        outdated: says, in words, why the store at a path is to be made again though its inputs are the
+            same; None if it is not. Default: never.
     """
 
     name: str
     path: Path
     inputs: Callable[[], Inputs]
-    read: Callable[[StoreWriter, Path], list[tuple[int, str]]]
+    read: Callable[[StoreWriter, Path, Path], list[tuple[int, str]]]
     normalised: bool = False
     where: str = ""
-    companions: Sequence[Path] = ()
-    outdated: Callable[[], str | None] | None = None
+    companions: Callable[[Path], Sequence[Path]] | None = None
+    outdated: Callable[[Path], str | None] | None = None
 
 
 def store_place(path: Path) -> Path:
@@ -167,7 +169,8 @@ def _valid(spec: StoreSpec, inputs: Inputs, path: Path) -> AnnotationStore | _St
         return _Stale(logging.WARNING, str(error).rstrip("."))
     except (LookupError, TypeError, ValueError) as error:
         return _damaged(path, error)
-    gone = [companion for companion in spec.companions if not companion.exists()]
+    companions = spec.companions(path) if spec.companions else ()
+    gone = [companion for companion in companions if not companion.exists()]
     if gone:
         return _Stale(logging.INFO, f"{gone[0]} is gone")
     try:
@@ -175,7 +178,7 @@ def _valid(spec: StoreSpec, inputs: Inputs, path: Path) -> AnnotationStore | _St
     except (LookupError, TypeError, AttributeError) as error:
         return _damaged(path, error)
     if change is None and spec.outdated is not None:
-        change = spec.outdated()
+        change = spec.outdated(path)
     return store if change is None else _Stale(logging.INFO, change)
 
 
@@ -197,7 +200,7 @@ def _build(spec: StoreSpec, inputs: Inputs, path: Path) -> AnnotationStore:
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         stack.callback(writer.close)
-        categories = spec.read(writer, parts)
+        categories = spec.read(writer, parts, path)
         if inputs.state() != before:
             raise NDSError(f"{spec.name}: its annotation files changed while they were read: start again.")
         recorded = with_hashes(before)

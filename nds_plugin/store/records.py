@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
 from nds_plugin.images.reading import ImageError
-from nds_plugin.store.file_names import join_name
+from nds_plugin.store import file_names
 from nds_plugin.store.reader import AnnotationStore, Objects
 from nds_plugin.store.rle import resized
 from nds_plugin.store.schema import NO_CROWD_KEY, TEXT_RLE, text_parts
@@ -44,7 +44,8 @@ class RecordDecoder:
         size_of: SizeOf,
         class_map: npt.NDArray[np.int32] | None = None,
     ) -> None:
-        self._store, self._root, self._mode, self._size_of = store, image_root, bbox_mode, size_of
+        self._store, self._root = store, file_names.image_root(store, image_root)
+        self._mode, self._size_of = bbox_mode, size_of
         self._class_map = class_map
         self._heads: dict[int, tuple[Any, ...]] = {}
 
@@ -53,7 +54,7 @@ class RecordDecoder:
         number, row = self._store.locate(position)
         ids, names, sizes = self._heads.get(number) or self._read_heads(number)
         width, height = sizes[row].tolist()
-        file_name = join_name(self._root, names(row))
+        file_name = file_names.join_name(self._root, names(row))
         if not (width and height):
             width, height = self._size_of(file_name)
         objects = self._store.objects(number)

@@ -297,7 +297,8 @@ def test_a_process_that_was_given_a_store_refuses_another_one_in_its_place(tmp_p
 def test_a_store_without_its_companion_files_is_made_again(tmp_path: Path) -> None:
     companion = tmp_path / "pixels"
     companion.touch()
-    spec = dataclasses.replace(coco_spec(write_coco(tmp_path, document()), "x"), companions=(companion,))
+    spec = coco_spec(write_coco(tmp_path, document()), "x")
+    spec = dataclasses.replace(spec, companions=lambda store: [companion])
     open_or_build(spec)
     assert is_built(spec)
     companion.unlink()

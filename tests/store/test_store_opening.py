@@ -89,7 +89,7 @@ def test_who_cannot_write_uses_the_store_that_is_there_and_builds_in_the_cache(s
 def _tree_spec(root: Path) -> StoreSpec:
     files = sorted((root / "labels").iterdir())
 
-    def read(writer: StoreWriter, parts: Path) -> list[tuple[int, str]]:
+    def read(writer: StoreWriter, parts: Path, target: Path) -> list[tuple[int, str]]:
         ids = np.arange(len(files))
         names = pa.array([path.name for path in files], pa.string())
         writer.add_images(Images(image_id=ids, file_name=names, width=ids, height=ids))

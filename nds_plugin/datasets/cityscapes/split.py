@@ -124,7 +124,10 @@ def _inputs(split: str, masks: str, root: Path) -> Inputs:
     return Inputs(tree=tree, settings=["cityscapes", masks, list(CLASSES), _FORMAT], root=root)
 
 
-def _read(split: str, masks: str, root: Path, writer: StoreWriter, parts: Path) -> list[tuple[int, str]]:
+def _read(
+    split: str, masks: str, root: Path, writer: StoreWriter, parts: Path, target: Path
+) -> list[tuple[int, str]]:
+    del target
     frames = find_frames(root, split, masks)
     convert = {"rle": _convert_labels, "polygon": _convert_polygons}[masks]
     label_ids()  # said here, in one line, if the package is missing

@@ -129,11 +129,11 @@ def mini_spec(split: str, root: Path) -> StoreSpec:
 
 
 def _read_mini(
-    split: str, root: Path, json_file: Path, writer: StoreWriter, parts: Path
+    split: str, root: Path, json_file: Path, writer: StoreWriter, parts: Path, target: Path
 ) -> list[tuple[int, str]]:
     drawn = saved_draw(root)
     writer.info["draw"] = {"hash": drawn.hash, "seed": drawn.seed, "rule": _RULE}
-    return read_coco(json_file, writer, parts, frozenset(getattr(drawn, split)))
+    return read_coco(json_file, writer, parts, target, frozenset(getattr(drawn, split)))
 
 
 def _json_file(split: str, root: Path) -> Path:

@@ -117,7 +117,7 @@ def _check_keys(keys: Sequence[str], require: Sequence[str], path: str | os.Path
 
 
 def read_coco(
-    json_file: Path, writer: StoreWriter, parts: Path, images: Collection[Any] | None = None
+    json_file: Path, writer: StoreWriter, parts: Path, target: Path, images: Collection[Any] | None = None
 ) -> list[tuple[int, str]]:
     """Feed a writer with a COCO file; its categories.
 
@@ -127,7 +127,7 @@ def read_coco(
     Raises:
         NDSError: see ``stream_object``; not COCO; ids of mixed types; numbers or masks that are none.
     """
-    del parts
+    del parts, target
     reader = CocoColumns(json_file, writer)
     seen: dict[str, None] = {}
     for key, value in stream_object(json_file, KEYS, _CHUNK):

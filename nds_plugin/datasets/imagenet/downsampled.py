@@ -21,6 +21,7 @@ from nds_plugin.datasets.public import PublicDataset, Split, missing_tree, store
 from nds_plugin.errors import NDSError
 from nds_plugin.images.packed import write_packed
 from nds_plugin.store import Images, Inputs, StoreSpec, StoreWriter
+from nds_plugin.store.file_names import OWN_IMAGES, own_images
 from nds_plugin.store.parts import Unit, default_processes, map_parts, unit_key
 
 FOLDER = "downsampled_imagenet"
@@ -63,17 +64,19 @@ def _inputs(root: Path, size: int, split: str) -> Inputs:
     )
 
 
-def _pixels(size: int, split: str, root: Path) -> Path:
-    """Folder of the memory-mapped arrays, beside the store."""
-    return store_path(root, _name(size, split)).with_suffix("")
+def _image_root(size: int, split: str, root: Path) -> Path:
+    return own_images(store_path(root, _name(size, split)))
 
 
 def _name(size: int, split: str) -> str:
     return f"downsampled_imagenet_{size}_{split}"
 
 
-def _read(root: Path, size: int, split: str, writer: StoreWriter, parts: Path) -> list[tuple[int, str]]:
-    folder = _pixels(size, split, root)
+def _read(
+    root: Path, size: int, split: str, writer: StoreWriter, parts: Path, target: Path
+) -> list[tuple[int, str]]:
+    folder = own_images(target)
+    writer.info[OWN_IMAGES] = True
     batches = _batches(root, size, split)
     largest = max(batch.path.stat().st_size for batch in batches)
     tables = map_parts(
@@ -154,17 +157,21 @@ def class_names(path: Path) -> list[str]:
     return [name if counts[name] == 1 else f"{name} ({wnid})" for name, wnid in names]
 
 
-def _spec(size: int, split: str, root: Path) -> StoreSpec:
-    name = _name(size, split)
-    numbers = (
+def _companions(split: str, store: Path) -> list[Path]:
+    names = (
         [f"train_data_batch_{i}" for i in range(1, TRAIN_BATCHES + 1)] if split == "train" else ["val_data"]
     )
+    return [own_images(store) / f"{name}.npy" for name in names]
+
+
+def _spec(size: int, split: str, root: Path) -> StoreSpec:
+    name = _name(size, split)
     return StoreSpec(
         name=name,
         path=store_path(root, name),
         inputs=functools.partial(_inputs, root, size, split),
         read=functools.partial(_read, root, size, split),
-        companions=[_pixels(size, split, root) / f"{number}.npy" for number in numbers],
+        companions=functools.partial(_companions, split),
     )
 
 
@@ -173,7 +180,7 @@ def _split(size: int, split: str) -> Split:
         name=_name(size, split),
         split=split,
         spec=functools.partial(_spec, size, split),
-        image_root=functools.partial(_pixels, size, split),
+        image_root=functools.partial(_image_root, size, split),
         paper_images=IMAGES["train"] if split == "train" else None,
         images=IMAGES[split],
     )

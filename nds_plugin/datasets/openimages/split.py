@@ -119,16 +119,23 @@ def _quick_count(split: str, root: Path) -> tuple[int, str]:
 
 
 def _spec(variant: Variant, root: Path) -> StoreSpec:
-    path = store_path(root, variant.name)
     return StoreSpec(
         name=variant.name,
-        path=path,
+        path=store_path(root, variant.name),
         inputs=functools.partial(_inputs, variant, root),
         read=functools.partial(_read, variant, root),
         normalised=True,
-        companions=[note_path(path)],
-        outdated=functools.partial(what_changed, note_path(path), root / FOLDER),
+        companions=_companions,
+        outdated=functools.partial(_outdated, root),
     )
+
+
+def _companions(store: Path) -> list[Path]:
+    return [note_path(store)]
+
+
+def _outdated(root: Path, store: Path) -> str | None:
+    return what_changed(note_path(store), root / FOLDER)
 
 
 def _inputs(variant: Variant, root: Path) -> Inputs:
@@ -151,7 +158,9 @@ def _inputs(variant: Variant, root: Path) -> Inputs:
     return Inputs(files=needed, settings=settings)
 
 
-def _read(variant: Variant, root: Path, writer: StoreWriter, parts: Path) -> list[tuple[int, str]]:
+def _read(
+    variant: Variant, root: Path, writer: StoreWriter, parts: Path, target: Path
+) -> list[tuple[int, str]]:
     seen = SeenFiles(root / FOLDER)
     job = Job(
         files=Files(root, variant.split),
@@ -164,7 +173,7 @@ def _read(variant: Variant, root: Path, writer: StoreWriter, parts: Path) -> lis
         parts=parts,
     )
     categories = read_mask_split(job) if variant.masks else read_box_split(job)
-    seen.write(note_path(store_path(root, variant.name)))
+    seen.write(note_path(target))
     return categories
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from nds_plugin.command_line import users_mistake
 from nds_plugin.datasets.public import MissingFilesError, PublicDataset, Split
-from nds_plugin.store import AnnotationStore
+from nds_plugin.store import AnnotationStore, file_names
 from nds_plugin.store.opening import open_built
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def _quick_count(split: Split, root: Path) -> tuple[int | None, str]:
 def _missing_images(split: Split, root: Path, store: AnnotationStore) -> str:
     """A sentence on a few images of a store, drawn evenly, of which some are not there."""
     rows = np.unique(np.linspace(0, len(store) - 1, min(SAMPLE, len(store))).astype(np.int64))
-    names, folder = store.text_column("file_name"), split.image_root(root)
+    names, folder = store.text_column("file_name"), Path(file_names.image_root(store, split.image_root(root)))
     # "FILE.npy#ROW" is an image within a file of many.
     paths = [folder / names[int(row)].as_py().partition("#")[0] for row in rows]
     lost = [path for path in paths if not path.is_file()]

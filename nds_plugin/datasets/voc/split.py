@@ -125,8 +125,8 @@ def _mask_paths(folder: Path, image_id: str) -> tuple[Path, Path]:
     return folder / "SegmentationObject" / name, folder / "SegmentationClass" / name
 
 
-def _read(split: str, root: Path, writer: StoreWriter, parts: Path) -> list[tuple[int, str]]:
-    del parts  # seconds of work
+def _read(split: str, root: Path, writer: StoreWriter, parts: Path, target: Path) -> list[tuple[int, str]]:
+    del parts, target  # seconds of work
     ids, folder = image_ids(root, split), voc_root(root)
     masked, odd = set(_with_masks(folder, ids)), []
     batch: list[tuple[str, VocImage, dict[int, Region]]] = []

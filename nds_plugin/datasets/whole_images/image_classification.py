@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from nds_plugin.datasets.public import Split
 from nds_plugin.errors import NDSError
-from nds_plugin.store import AnnotationStore, open_or_build
+from nds_plugin.store import AnnotationStore, file_names, open_or_build
 
 
 class ImageClassification:
@@ -43,7 +43,7 @@ class ImageClassification:
         self.classes = store.classes
         self.targets: npt.NDArray[np.int32] = store.column("label")
         self._names = store.text_column("file_name")
-        self._store, self._root, self._loader = store, os.fspath(image_root), loader
+        self._store, self._root, self._loader = store, file_names.image_root(store, image_root), loader
 
     @classmethod
     def of_split(
@@ -66,5 +66,5 @@ class ImageClassification:
     def __getitem__(self, position: int) -> tuple[Any, int]:
         if not 0 <= position < len(self):
             raise IndexError(position)
-        path = os.path.join(self._root, self._names[position].as_py())
+        path = file_names.join_name(self._root, self._names[position].as_py())
         return path if self._loader is None else self._loader(path), int(self.targets[position])

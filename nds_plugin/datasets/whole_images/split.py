@@ -138,8 +138,10 @@ def _quick_count(forms: Sequence[Form], dataset: Callable[[], PublicDataset], ro
     return form.count(root), form.counted
 
 
-def _read(form: Form, name: str, root: Path, writer: StoreWriter, parts: Path) -> list[tuple[int, str]]:
-    del parts  # the whole takes seconds
+def _read(
+    form: Form, name: str, root: Path, writer: StoreWriter, parts: Path, target: Path
+) -> list[tuple[int, str]]:
+    del parts, target  # the whole takes seconds
     listing = form.read(root)
     _check(listing, name)
     sizes, boxes = _look_at_images(listing, root / form.image_root, name)
