@@ -17,7 +17,7 @@ from typing import IO, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from nds_plugin.errors import DamagedFileError, MissingFileError
+from nds_plugin.errors import DamagedFileError, MissingFileError, NDSError
 
 _InPython: Any = pickle._Unpickler  # type: ignore[attr-defined]
 
@@ -115,6 +115,8 @@ def read_arrays(open_file: Callable[[], IO[bytes]], name: str) -> Any:
         ) from None
     except FileNotFoundError:
         raise MissingFileError(f"no such file: {name}.") from None
+    except NDSError:  # of open_file
+        raise
     except Exception as error:
         raise _broken(name, "pickle of arrays", error) from None
 

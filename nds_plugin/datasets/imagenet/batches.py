@@ -19,6 +19,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from nds_plugin.datasets.zip_files import unpacking
 from nds_plugin.errors import NDSError
 from nds_plugin.files.pickles import read_arrays
 
@@ -53,10 +54,14 @@ class BatchFile:
         return f"{self.path}!{self.member}" if self.member else str(self.path)
 
     def open(self) -> IO[bytes]:
-        """Open it for reading; may be sought in."""
+        """Open it for reading; may be sought in.
+
+        Raises:
+            NDSError: see :func:`unpacking`.
+        """
         if not self.member:
             return open(self.path, "rb")
-        with zipfile.ZipFile(self.path) as archive:
+        with zipfile.ZipFile(self.path) as archive, unpacking(self.where):
             return archive.open(self.member)
 
 

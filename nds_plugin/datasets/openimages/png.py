@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from nds_plugin.datasets.zip_files import unpacking
 from nds_plugin.errors import NDSError
 from nds_plugin.images.reading import ImageError, load_stored, turned
 from nds_plugin.store import rle
@@ -88,7 +89,10 @@ class MaskArchive:
     def read(self, name: str) -> bytes | None:
         """The bytes of a member, None if there is no such."""
         member = self._members.get(name)
-        return None if member is None else self._archive.read(member)
+        if member is None:
+            return None
+        with unpacking(f"{self.path}!{member}"):
+            return self._archive.read(member)
 
     def close(self) -> None:
         """Let go of the file."""
