@@ -172,6 +172,10 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
             _set("annotations", 1, "segmentation", [["a"] * 6]),
             "annotation 2 of image 12 has a segmentation that",
         ),
+        (
+            _set("annotations", 1, "segmentation", [[[1, 1], [5, 1], [5, 5], [1, 5]]]),
+            "annotation 2 of image 12 has a segmentation that",
+        ),
         (_set("annotations", 1, "segmentation", "mask"), "annotation 2 of image 12 has a segmentation that"),
         (
             _set("annotations", 1, "segmentation", {"size": 4}),

@@ -33,6 +33,8 @@ def read_mask(segmentation: Any) -> Any:
             return ()
         if not isinstance(segmentation, list) or not all(isinstance(part, list) for part in segmentation):
             raise ValueError
+        if any(isinstance(part[0], list) for part in segmentation if part):  # points, not numbers
+            raise ValueError
         return valid_polygons(segmentation) or None
     except (TypeError, KeyError, AttributeError, OverflowError):
         raise ValueError from None
