@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from nds_plugin.errors import NDSError, few, unknown_name
 from nds_plugin.files.artifacts import content_hash
+from nds_plugin.files.locations import is_url, local_path
 from nds_plugin.source.folder import index_folder
 from nds_plugin.source.index import NO_LABEL, SourceIndex
 
@@ -25,7 +26,7 @@ class ClassFolder:
 
     Attributes:
         name: of the dataset and of the source.
-        folder: variables such as ``$NDS_DATA`` in it stand for their values.
+        folder: or the URL of one; variables such as ``$NDS_DATA`` in it stand for their values.
         classes_like: pattern of the names of its classes; the others are left out.
         part: all images, or those of training or test.
         test_every: the test part is every so many-th image of a class, by name, the training part the others.
@@ -88,7 +89,9 @@ class ClassFolder:
         return SourceIndex(table.filter(pa.array(kept)), classes)
 
     def _warn_of_empty(self, classes: list[str]) -> None:
-        folders = (entry.name for entry in os.scandir(self.path) if entry.is_dir())
+        if is_url(self.path):
+            return  # object stores have no empty folders
+        folders = (entry.name for entry in os.scandir(local_path(self.path)) if entry.is_dir())
         empty = sorted(
             name
             for name in folders
