@@ -245,6 +245,14 @@ def test_an_image_that_cannot_be_read_is_counted_and_kept(
     assert sum(int((store.column("width") == 0).sum()) for store in stores) == 1
 
 
+def test_a_folder_that_was_moved_keeps_its_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stanford_dogs(tmp_path / "a")
+    built("stanford_dogs_train", tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    monkeypatch.setattr("nds_plugin.store.opening._build", None)
+    assert built("stanford_dogs_train", tmp_path / "b").classes
+
+
 def test_a_changed_list_makes_the_store_anew(tmp_path: Path) -> None:
     folder = cub_200(tmp_path)
     assert len(built("cub_200_train", tmp_path)) == 4

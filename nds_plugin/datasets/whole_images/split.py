@@ -129,7 +129,7 @@ def _inputs(form: Form, dataset: Callable[[], PublicDataset], root: Path) -> Inp
             raise missing_tree(dataset(), root, path)
     tree = [path for name in form.folders for path in sorted((root / name).iterdir())]
     files = [root / name for name in form.files]
-    return Inputs(files=files, tree=tree, settings=["whole images", _FORMAT, form.image_root])
+    return Inputs(files=files, tree=tree, settings=["whole images", _FORMAT, form.image_root], root=root)
 
 
 def _quick_count(forms: Sequence[Form], dataset: Callable[[], PublicDataset], root: Path) -> tuple[int, str]:
