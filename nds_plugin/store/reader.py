@@ -121,7 +121,9 @@ class AnnotationStore:
             try:
                 found = self._file.get_batch(number)
             except (pa.ArrowInvalid, OSError) as error:
-                raise NDSError(f"{self.path} is damaged ({error}): build it again.") from None
+                raise NDSError(
+                    f"{self.path} is damaged ({error}): delete it, it is made again when its dataset is used."
+                ) from None
             self._batches[number] = found
         return found
 
