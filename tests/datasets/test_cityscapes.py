@@ -368,6 +368,11 @@ def test_a_frame_without_its_counterpart_is_named(tmp_path: Path) -> None:
             b'{"imgHeight": 96, "imgWidth": 192, "objects": [{"label": "car", "polygon": [[1, 2, 3]]}]}',
             r"an object is not a label and points",
         ),
+        (
+            "polygon",
+            b'{"imgHeight": 96, "imgWidth": 192, "objects": [{"label": "car", "polygon": [[1, NaN], [3, 4], [5, 6]]}]}',
+            r"an object is not a label and points",
+        ),
     ],
 )
 def test_broken_annotations_are_named_and_leave_nothing(

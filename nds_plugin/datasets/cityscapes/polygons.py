@@ -91,7 +91,11 @@ def _load(path: str | os.PathLike[str]) -> dict[str, Any]:
             document: dict[str, Any] = json.load(file)
         for item in document["objects"]:
             points = np.asarray(item["polygon"], dtype=np.float64)
-            if not isinstance(item["label"], str) or points.shape != (len(points), 2):
+            if (
+                not isinstance(item["label"], str)
+                or points.shape != (len(points), 2)
+                or not np.isfinite(points).all()
+            ):
                 raise ValueError("an object is not a label and points")
         sides = document["imgHeight"], document["imgWidth"]
         if not all(isinstance(side, int) for side in sides):
