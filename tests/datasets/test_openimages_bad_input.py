@@ -91,7 +91,8 @@ def test_a_list_that_was_cut_short_or_is_another_file_is_refused(tmp_path: Path,
         (lambda t: t.masks.clear(), MASKS, "is not there|lists no masks"),
         (
             lambda t: t.add_mask("1" * 16, "/m/01yrx", (0, 1, 0, 1), np.ones((2, 2), bool)),
-            *(MASKS, "of no image that the file lists.*'1{16}'"),
+            MASKS,
+            r"object-segmentation\.csv has masks of 1 images that .*-with-rotation\.csv does not list, first '1{16}'",
         ),
     ],
 )

@@ -38,16 +38,27 @@ _JOINED = 1_000_000  # boxes that are looked up among the masks at a time
 
 
 def read_mask_split(job: Job) -> list[tuple[int, str]]:
-    """The images of a split that have masks, each mask with its box; the categories."""
+    """The images of a split that have masks, each mask with its box; the categories.
+
+    Raises:
+        NDSError: a mask is of an image that the list of images lacks, and what the readers of the files raise.
+    """
     known = read_classes(job.files.classes)
     classes = known if job.files.mask_classes is None else known.only(read_labels(job.files.mask_classes))
     masks = read_mask_rows(job.files.masks, known, classes, job.name)
     headers = headers_of(job, iter([masks.images])) or Headers.unknown(len(masks.images))
+    listed = np.zeros(len(masks.images), dtype=bool)
     for rows in read_images(job.files.images):
         place = _places(rows.image_id, masks.images)
         kept = pa.array(place >= 0)
         wanted = ImageRows(**{name: column.filter(kept) for name, column in vars(rows).items()})
         add_images(job, wanted, headers.take(place[place >= 0]))
+        listed[place[place >= 0]] = True
+    if not listed.all():
+        raise NDSError(
+            f"{job.files.masks} has masks of {int((~listed).sum())} images that {job.files.images} does not list, first "
+            f"{masks.images[int(np.argmin(listed))].as_py()!r}: get both lists again, of one split."
+        )
     expansion = job.expansion(classes)
     flags = _join_boxes(job, masks, known, classes, headers, expansion)
     _add_masks(job, masks, flags, headers, expansion)
