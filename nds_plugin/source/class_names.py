@@ -9,11 +9,13 @@ request only and are reported as such. Both tables are our choice.
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 NAME, SPELLING, SYNONYM, LOOSE = "name", "spelling", "synonym", "loose"
+_NAMES = 1 << 16  # whose forms are remembered: names are compared pair by pair
 
 # Each row names one thing; the vocabularies are COCO, PASCAL VOC, LVIS, OpenImages,
 # Cityscapes, CamVid and ModaNet.
@@ -98,6 +100,7 @@ class ClassMatch:
     how: str
 
 
+@functools.lru_cache(maxsize=_NAMES)
 def normalise(name: str) -> str:
     """Lower case, letters and digits only: "TV-Monitor" and "tv monitor" become "tvmonitor"."""
     folded = unicodedata.normalize("NFKC", name).casefold()
@@ -108,6 +111,7 @@ _CANONICAL = {normalise(name): normalise(row[0]) for row in SYNONYMS for name in
 _LOOSE = {normalise(target): tuple(map(normalise, sources)) for target, sources in LOOSE_PAIRS.items()}
 
 
+@functools.lru_cache(maxsize=_NAMES)
 def canonical(name: str) -> str:
     """The normalised first name of the row of synonyms that holds ``name``, or its own."""
     normal = normalise(name)
