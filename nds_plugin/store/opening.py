@@ -111,15 +111,14 @@ def open_once(spec: StoreSpec) -> AnnotationStore:
     return store
 
 
-def is_built(spec: StoreSpec) -> bool:
-    """Whether the store is there, whole and up to date. Inputs that are missing count as not built."""
-    return open_built(spec) is not None
+def open_built(spec: StoreSpec, inputs: Inputs) -> AnnotationStore | None:
+    """The store if it is there, whole and up to date; nothing is built.
 
-
-def open_built(spec: StoreSpec) -> AnnotationStore | None:
-    """The store if it is there, whole and up to date; nothing is built."""
+    Args:
+        inputs: of the spec.
+    """
     try:
-        return _look(spec, spec.inputs())[0]
+        return _look(spec, inputs)[0]
     except NDSError:
         return None
 

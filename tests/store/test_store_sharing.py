@@ -20,7 +20,7 @@ from nds_plugin.files import temporary
 from nds_plugin.files.artifacts import HEADER
 from nds_plugin.store import AnnotationStore, Inputs, opening
 from nds_plugin.store.inputs import built_from
-from nds_plugin.store.opening import is_built
+from nds_plugin.store.opening import open_built
 
 NOBODY = 65534
 _OPEN = """
@@ -97,7 +97,7 @@ def test_content_that_changes_under_the_old_time_is_noticed(tmp_path: Path) -> N
     path = write_coco(tmp_path, content)
     spec = coco_spec(path, "x")
     open_coco(path)
-    assert is_built(spec)
+    assert open_built(spec, spec.inputs())
     times = path.stat()
     content["categories"][0]["name"] = "god"
     path.write_text(json.dumps(content))
@@ -124,7 +124,7 @@ def test_a_store_with_a_damaged_header_is_one_line_and_built_again(
     if lost != "inputs":  # which only building asks for
         with pytest.raises(NDSError, match=r"the header of .* is damaged"):
             AnnotationStore(path)
-    assert not is_built(spec)
+    assert not open_built(spec, spec.inputs())
     assert len(opening.open_or_build(spec)) == 3
 
 
@@ -141,7 +141,8 @@ def test_another_reader_makes_another_store(tmp_path: Path, monkeypatch: pytest.
     path = write_coco(tmp_path, document())
     open_coco(path)
     monkeypatch.setattr(coco_store, "SETTINGS", ["coco", coco_store.READER + 1])
-    assert not is_built(coco_spec(path, "x"))
+    spec = coco_spec(path, "x")
+    assert not open_built(spec, spec.inputs())
 
 
 def test_a_process_looks_through_a_tree_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,8 +80,7 @@ def _nothing_to_do(name: str, root: Path) -> Outcome | None:
     start = time.perf_counter()
     try:
         spec = _spec(name, root)
-        spec.inputs()
-        store = open_built(spec)
+        store = open_built(spec, spec.inputs())
         if store is not None:
             return _outcome_of(name, UP_TO_DATE, store, start)
     except MissingFilesError as error:

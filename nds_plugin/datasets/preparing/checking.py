@@ -100,8 +100,7 @@ def check_split(split: Split, root: Path) -> SplitState:
     """Look for one split. Bad input and defects of a reader are both told in the state."""
     try:
         spec = split.spec(root)
-        spec.inputs()
-        store = open_built(spec)
+        store = open_built(spec, spec.inputs())
         if store is not None:
             problem = _missing_images(split, root, store)
             return SplitState(split, BUILT, len(store), "", len(store.classes), problem)
