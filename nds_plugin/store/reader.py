@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import functools
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import check_header, table_header
@@ -156,11 +154,6 @@ class AnnotationStore:
                 raise KeyError(name)
         return pa.chunked_array(chunks, pa.string())
 
-    def object_column(self, name: str) -> npt.NDArray[Any]:
-        """A column of every annotation, grouped by image: ``bbox``, ``category``, ``iscrowd``, ``area``, ``flags``."""
-        parts = [self.objects(i) for i in range(self.num_batches)]
-        return np.concatenate([part.bbox if name == "bbox" else part.columns[name] for part in parts])
-
     @functools.cached_property
     def object_counts(self) -> npt.NDArray[np.int64]:
         """Number of annotations of each image, crowds included; shape (images,)."""
@@ -174,12 +167,6 @@ class AnnotationStore:
             raise IndexError(position)
         number = bisect.bisect_right(self.batch_starts, position) - 1
         return number, position - self.batch_starts[number]
-
-    def positions(self, image_ids: Sequence[Any]) -> npt.NDArray[np.int64]:
-        """Position of each image id (given as text or number), -1 where the store does not hold it."""
-        known = pa.concat_arrays([c.cast(pa.string()) for c in self.text_column("image_id").chunks])
-        found = pc.index_in(pa.array([str(i) for i in image_ids], pa.string()), value_set=known)
-        return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
     def class_counts(self) -> npt.NDArray[np.int64]:
         """Annotations of each class, crowds included; shape (classes,)."""

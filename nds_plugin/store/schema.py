@@ -97,7 +97,7 @@ class Annotations:
 
     Attributes:
         image_id: the images' ids, of the type that the dataset's images have.
-        category_id: int64, the provider's ids (``StoreWriter.finish`` is told their names).
+        category_id: int64, the provider's ids (``StoreWriter.write`` is told their names).
         bbox: float64 of shape (N, 4), x, y, width, height, in pixels (or in shares of the image's
             sides where the store is told so).
         iscrowd: int8; 0, 1 or ``NO_CROWD_KEY``.

@@ -19,6 +19,7 @@ pytest.importorskip(
 )
 
 from cityscapes_trees import HEIGHT, LABELS, WIDTH, instance_png, scene, write_frame, write_tree
+from store_objects import objects_of
 
 from nds_plugin.datasets.cityscapes import split as cityscapes
 from nds_plugin.datasets.cityscapes.polygons import read_polygons
@@ -67,7 +68,7 @@ def test_masks_are_exact_to_the_pixel(tree: Path) -> None:
     assert store.classes == list(LABELS)
     assert store.category_ids == list(range(1, 9))
     assert [r["image_id"] for r in records] == sorted(r["image_id"] for r in records)
-    areas = iter(store.object_column("area").tolist())
+    areas = iter(objects_of(store).area.tolist())
     crowds = 0
     for record in records:
         assert Path(record["file_name"]).is_file()
@@ -96,7 +97,7 @@ def test_instances_agree_with_cityscapesscripts(tree: Path) -> None:
     from cityscapesscripts.evaluation.instances2dict import instances2dict
 
     store, compared = _open(tree), 0
-    areas = iter(store.object_column("area").tolist())
+    areas = iter(objects_of(store).area.tolist())
     for record in _records(tree):
         with contextlib.redirect_stdout(io.StringIO()):
             (theirs,) = instances2dict([str(_png(tree, record["image_id"]))]).values()
@@ -269,7 +270,7 @@ def test_a_second_call_does_not_convert_again_and_a_change_does(tmp_path: Path) 
     assert len(_open(tmp_path)) == 4
     changed = _png(tmp_path, "aachen_000000_000019")
     Image.fromarray(np.full((HEIGHT, WIDTH), 26001, dtype=np.uint16)).save(changed)
-    assert [0.0, 0.0, float(WIDTH), float(HEIGHT)] in _open(tmp_path).object_column("bbox").tolist()
+    assert [0.0, 0.0, float(WIDTH), float(HEIGHT)] in objects_of(_open(tmp_path)).bbox.tolist()
     assert not list((tmp_path / "nds_stores").glob(".*.parts"))
 
 

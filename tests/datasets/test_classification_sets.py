@@ -31,6 +31,7 @@ from classification_trees import (
 )
 from PIL import Image
 from scipy.io import loadmat
+from store_objects import objects_of
 from tiny_experts import trained
 
 from nds_plugin.datasets.catalogue import find
@@ -74,7 +75,7 @@ def test_both_published_forms_of_cars_give_the_same_labels_and_boxes(tmp_path: P
     stanford_cars_whole(tmp_path / "whole")
     apart, whole = (built(f"stanford_cars_{split}", tmp_path / form) for form in ("apart", "whole"))
     assert apart.column("label").tolist() == whole.column("label").tolist()
-    assert apart.object_column("bbox").tolist() == whole.object_column("bbox").tolist()
+    assert objects_of(apart).bbox.tolist() == objects_of(whole).bbox.tolist()
     assert apart.classes == whole.classes
     assert all(Path(path).is_file() for path in pairs(f"stanford_cars_{split}", tmp_path / "whole"))
 
@@ -333,4 +334,4 @@ def test_real_photographs_in_a_providers_layout_are_read(tmp_path: Path, nds_dat
     whole = np.stack(
         [np.zeros(len(store)), np.zeros(len(store)), store.column("width"), store.column("height")], 1
     )
-    assert (store.object_column("bbox") == whole).all()
+    assert (objects_of(store).bbox == whole).all()

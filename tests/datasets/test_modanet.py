@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from store_objects import objects_of
 
 from nds_plugin.datasets.coco import modanet
 from nds_plugin.datasets.coco.modanet import Draw, draw, draw_path, saved_draw
@@ -121,9 +122,7 @@ def test_annotations_are_those_of_pycocotools(tree: Path) -> None:
     assert _ids(store) == sorted(coco.imgs)
     assert store.num_annotations == len(coco.anns)
     owners = np.repeat(_ids(store), store.object_counts)
-    found = zip(
-        owners.tolist(), store.object_column("annotation_id").tolist(), store.object_column("bbox").tolist()
-    )
+    found = zip(owners.tolist(), objects_of(store).annotation_id.tolist(), objects_of(store).bbox.tolist())
     assert sorted(found) == sorted((a["image_id"], a["id"], a["bbox"]) for a in coco.anns.values())
 
 

@@ -18,9 +18,10 @@ from PIL import Image, ImageOps
 from pycocotools import mask as mask_util
 
 from nds_plugin.datasets.image_headers import read_headers
+from nds_plugin.datasets.openimages.files import Files
 from nds_plugin.datasets.openimages.hierarchy import read_hierarchy
 from nds_plugin.datasets.openimages.read import turn_corners
-from nds_plugin.datasets.openimages.split import OPENIMAGES, openimages_hierarchy, openimages_split
+from nds_plugin.datasets.openimages.split import OPENIMAGES, openimages_split
 from nds_plugin.datasets.public import Split
 from nds_plugin.datasets.seen_files import SeenFiles
 from nds_plugin.datasets.store_index import index_store
@@ -215,16 +216,17 @@ def test_boxes_can_be_given_to_the_classes_above_theirs(tmp_path: Path) -> None:
 
 
 def test_the_hierarchy_can_be_asked(tmp_path: Path) -> None:
-    with pytest.raises(NDSError, match="bbox_labels_600_hierarchy.json is not there"):
-        openimages_hierarchy(tmp_path)
     some_images().write(tmp_path)
-    hierarchy = openimages_hierarchy(tmp_path)
+    path = Files(tmp_path, "train").hierarchy
+    hierarchy = read_hierarchy(path)
     assert hierarchy.ancestors("/m/01yrx") == ["/m/068hy", "/m/0jbk"]
     assert hierarchy.ancestors("/m/0bt9lr") == ["/m/068hy", "/m/0jbk"]
     assert hierarchy.ancestors("/m/0c9ph5") == []  # a part is no kind
-    assert hierarchy.children("/m/0jbk") == ["/m/068hy", "/m/0bt9lr"]
     with pytest.raises(NDSError, match="has no '/m/none'"):
         hierarchy.ancestors("/m/none")
+    path.unlink()
+    with pytest.raises(NDSError, match=r"bbox_labels_600_hierarchy\.json is not there"):
+        openimages_split("train", expand=True).spec(tmp_path).inputs()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as mask_util
+from store_objects import objects_of
 from voc_trees import Picture, Thing, pictures, write_masks, write_voc
 
 from nds_plugin.datasets.voc import split as voc
@@ -98,10 +99,10 @@ def test_flags_of_difficult_and_truncated_objects_are_kept_in_training_and_store
     store = _open(tree)
     ids = store.text_column("image_id").to_pylist()
     owners = np.repeat(ids, store.object_counts)
-    flags = store.object_column("flags")
+    flags = objects_of(store).flags
     assert flags[owners == "000005"].tolist() == [0, DIFFICULT, TRUNCATED]
     assert flags[owners == "größe_猫"].tolist() == [DIFFICULT]
-    assert not store.object_column("iscrowd").any()
+    assert not objects_of(store).iscrowd.any()
 
 
 def test_where_the_images_come_from_is_in_the_store(tree: Path) -> None:
@@ -127,7 +128,7 @@ def test_masks_are_the_pixels_of_the_object_without_the_void(tree: Path) -> None
             compared += 1
     assert compared == 4
     store = _open(tree)
-    areas = store.object_column("area")
+    areas = objects_of(store).area
     assert np.isfinite(areas).sum() == 4
     assert areas[np.isfinite(areas)].min() > 0
 

@@ -41,10 +41,6 @@ class Hierarchy:
             level = [above for code in level for above in self.parents[code] if above not in found]
         return list(found)
 
-    def children(self, label: str) -> list[str]:
-        """The classes directly below a class or the root."""
-        return [code for code, above in self.parents.items() if label in above]
-
 
 def read_hierarchy(path: Path) -> Hierarchy:
     """Read ``bbox_labels_600_hierarchy.json``: kinds ("Subcategory"), not parts ("Part").

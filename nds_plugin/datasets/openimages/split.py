@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nds_plugin.datasets.openimages.files import FOLDER, HEX, Files
-from nds_plugin.datasets.openimages.hierarchy import Hierarchy, read_hierarchy
 from nds_plugin.datasets.openimages.mask_read import read_mask_split
 from nds_plugin.datasets.openimages.read import Job, read_box_split
 from nds_plugin.datasets.public import PublicDataset, Split, missing_tree, store_path
@@ -92,18 +91,6 @@ def openimages_split(split: str, masks: bool = False, expand: bool = False, unma
         images=None if masks else IMAGES[split],
         quick_count=None if masks else functools.partial(_quick_count, split),
     )
-
-
-def openimages_hierarchy(root: Path) -> Hierarchy:
-    """The class hierarchy below DETECTRON2_DATASETS.
-
-    Raises:
-        NDSError: the file is missing or broken.
-    """
-    path = Files(root, "train").hierarchy
-    if not path.is_file():
-        raise missing_tree(OPENIMAGES, root, path)
-    return read_hierarchy(path)
 
 
 def _image_root(root: Path) -> Path:
