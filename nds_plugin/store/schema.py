@@ -30,6 +30,8 @@ INSIDE = 32  # OpenImages
 TEXT_RLE = 64  # the run lengths came as text (COCO json) and are given back as text
 NO_CROWD_KEY = -1  # ``iscrowd`` of an annotation that does not say
 
+MAX_SIDE = 1_000_000  # pixels of an image that a reader believes; our choice, beyond any photograph
+
 ImageIds: TypeAlias = npt.NDArray[np.int64] | pa.Array
 
 

@@ -7,7 +7,7 @@ import functools
 import os
 from pathlib import Path
 
-from nds_plugin.datasets.coco.store import SETTINGS, coco_spec
+from nds_plugin.datasets.coco.store import FILES, SETTINGS, coco_spec
 from nds_plugin.datasets.public import PublicDataset, Split, missing_tree
 from nds_plugin.store import Inputs, StoreSpec
 from nds_plugin.store.opening import STORES
@@ -21,6 +21,10 @@ coco/
   val2017/              5,000 jpg"""
 
 
+def _name(split: str) -> str:
+    return f"nds_coco_2017_{split}"
+
+
 def _inputs(root: Path, json_file: Path) -> Inputs:
     if not json_file.is_file():
         raise missing_tree(COCO, root, json_file)
@@ -29,12 +33,12 @@ def _inputs(root: Path, json_file: Path) -> Inputs:
 
 def _spec(split: str, root: Path) -> StoreSpec:
     json_file = _json_file(split, root)
-    spec = coco_spec(json_file, f"nds_coco_2017_{split}", root / STORES)
+    spec = coco_spec(json_file, _name(split), root / STORES)
     return dataclasses.replace(spec, inputs=functools.partial(_inputs, root, json_file))
 
 
 def _json_file(split: str, root: Path) -> Path:
-    return root / "coco" / "annotations" / f"instances_{split}2017.json"
+    return root / FILES[_name(split)]
 
 
 def _image_root(split: str, root: Path) -> Path:
@@ -48,7 +52,7 @@ def _count(split: str, root: Path) -> tuple[int, str]:
 
 def _split(split: str, images: int, paper_images: int | None) -> Split:
     return Split(
-        name=f"nds_coco_2017_{split}",
+        name=_name(split),
         split=split,
         spec=functools.partial(_spec, split),
         image_root=functools.partial(_image_root, split),

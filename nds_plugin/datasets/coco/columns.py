@@ -14,10 +14,10 @@ import pyarrow as pa
 
 from nds_plugin.datasets.coco.categories import unused_namesakes
 from nds_plugin.datasets.coco.ids import TEXT, IdTypes, is_number
-from nds_plugin.datasets.coco.masks import MAX_SIDE, all_numbers, polygon_columns, read_mask
+from nds_plugin.datasets.coco.masks import all_numbers, polygon_columns, read_mask
 from nds_plugin.errors import NDSError, few
 from nds_plugin.store import Annotations, Images, Ragged, StoreWriter
-from nds_plugin.store.schema import NO_CROWD_KEY, text
+from nds_plugin.store.schema import MAX_SIDE, NO_CROWD_KEY, text
 
 logger = logging.getLogger(__name__)
 

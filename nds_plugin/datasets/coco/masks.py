@@ -10,9 +10,8 @@ import numpy as np
 
 from nds_plugin.store import Ragged
 from nds_plugin.store.rle import runs
-from nds_plugin.store.schema import TEXT_RLE
+from nds_plugin.store.schema import MAX_SIDE, TEXT_RLE
 
-MAX_SIDE = 1_000_000  # pixels; our choice, beyond any photograph
 _NUMBERS = {int, float}
 
 

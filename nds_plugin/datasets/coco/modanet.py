@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nds_plugin.datasets.coco.store import SETTINGS, coco_spec, read_coco
+from nds_plugin.datasets.coco.store import FILES, SETTINGS, coco_spec, read_coco
 from nds_plugin.datasets.public import PublicDataset, Split, missing_tree, store_path
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import content_hash, is_valid, read_json, write_json
@@ -137,7 +137,7 @@ def _read_mini(
 
 
 def _json_file(split: str, root: Path) -> Path:
-    return root / "modanet" / "annotations" / f"modanet2018_instances_{split}.json"
+    return root / FILES[f"modanet_{split}"]
 
 
 def _inputs(root: Path, json_file: Path, settings: list[Any]) -> Inputs:

@@ -31,13 +31,14 @@ KEYS = ("images", "annotations", "categories")
 _IMAGE_ID = {"images": "id", "annotations": "image_id"}
 READER = 2  # raised when this module or columns.py makes other records of the same file
 SETTINGS = ["coco", READER]
-# Files whose store is called as a dataset, by their place below DETECTRON2_DATASETS.
-_NAMES = {
-    "coco/annotations/instances_train2017.json": "nds_coco_2017_train",
-    "coco/annotations/instances_val2017.json": "nds_coco_2017_val",
-    "modanet/annotations/modanet2018_instances_train.json": "modanet_train",
-    "modanet/annotations/modanet2018_instances_val.json": "modanet_val",
+# Datasets whose store is called as they are: the places of their files below DETECTRON2_DATASETS.
+FILES = {
+    "nds_coco_2017_train": "coco/annotations/instances_train2017.json",
+    "nds_coco_2017_val": "coco/annotations/instances_val2017.json",
+    "modanet_train": "modanet/annotations/modanet2018_instances_train.json",
+    "modanet_val": "modanet/annotations/modanet2018_instances_val.json",
 }
+_NAMES = {place: name for name, place in FILES.items()}
 _CHUNK = 20_000  # items that are Python objects at a time
 
 

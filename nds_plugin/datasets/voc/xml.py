@@ -11,10 +11,9 @@ from defusedxml import DTDForbidden
 from defusedxml.ElementTree import ParseError, parse
 
 from nds_plugin.errors import NDSError
-from nds_plugin.store.schema import DIFFICULT, OCCLUDED, TRUNCATED
+from nds_plugin.store.schema import DIFFICULT, MAX_SIDE, OCCLUDED, TRUNCATED
 
 _FLAGS = {"difficult": DIFFICULT, "truncated": TRUNCATED, "occluded": OCCLUDED}
-_MAX_SIDE = 1_000_000  # pixels; our choice, beyond any photograph
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -108,6 +107,6 @@ def _author(root: Element) -> str:
 
 def _side(root: Element, key: str, path: str | os.PathLike[str]) -> int:
     value = _number(root, key, path, 0.0)
-    if not 0 <= value <= _MAX_SIDE:
-        raise NDSError(f"VOC: {path}: <{key}> must be 0 (not known) to {_MAX_SIDE} pixels, got {value:g}.")
+    if not 0 <= value <= MAX_SIDE:
+        raise NDSError(f"VOC: {path}: <{key}> must be 0 (not known) to {MAX_SIDE} pixels, got {value:g}.")
     return int(value)
