@@ -15,6 +15,12 @@ def subset_name(base: str, num_images: int, seed: int) -> str:
     return f"{base}_{num_images}_seed{seed}"
 
 
+def check_draw(base: str, num_images: int, seed: int) -> None:
+    """Refuse numbers by which nothing can be drawn."""
+    if num_images <= 0 or seed < 0:
+        raise NDSError(f"subset of {base!r}: expected images > 0 and seed >= 0, got {num_images} and {seed}.")
+
+
 def check_subset(name: str, base: str, num_images: int, there: int) -> None:
     """Refuse a subset of more images than its base has."""
     if num_images > there:

@@ -37,6 +37,10 @@ def check_settings(nds: Any, spell: Spell = str) -> None:
         raise NDSError(
             f"{spell('NDS.SEED')} must be 0 or more, got {nds.SEED}: selections are kept by their seed."
         )
+    if nds.TARGET.NUM_IMAGES < 0:
+        raise NDSError(
+            f"{spell('NDS.TARGET.NUM_IMAGES')} must be 0 (all images) or more, got {nds.TARGET.NUM_IMAGES}."
+        )
     setting = named(LoaderConfig, "max_unreadable")
     setting.check(nds.LOADER.MAX_UNREADABLE, spell("NDS.LOADER.MAX_UNREADABLE"))
     iters = spell("NDS.RESCORE.ITERS")

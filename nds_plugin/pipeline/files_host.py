@@ -13,7 +13,7 @@ import numpy as np
 from nds_plugin.datasets.catalogue import DATASETS, find_split
 from nds_plugin.datasets.coco.coco_2017 import DETECTRON2_NAMES
 from nds_plugin.datasets.coco.store import check_keys, coco_spec
-from nds_plugin.datasets.image_subset import check_subset, subset_name, subset_rows
+from nds_plugin.datasets.image_subset import check_draw, check_subset, subset_name, subset_rows
 from nds_plugin.datasets.known_files import find_coco_file, known_coco_files
 from nds_plugin.datasets.public import datasets_root
 from nds_plugin.datasets.store_index import index_store
@@ -87,7 +87,13 @@ class FilesHost(OneProcess):
         return self._registered(name)
 
     def subset(self, base: str, num_images: int, seed: int) -> str:
-        """Add a seeded random subset of a dataset's images as a dataset; its name. Nothing is read yet."""
+        """Add a seeded random subset of a dataset's images as a dataset; its name. Nothing is read yet.
+
+        Args:
+            num_images: N > 0; that the base has so many is checked on reading.
+            seed: >= 0.
+        """
+        check_draw(base, num_images, seed)
         name = subset_name(base, num_images, seed)
         found = self.dataset(base)
         if not isinstance(found, StoredDataset):

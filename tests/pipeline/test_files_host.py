@@ -111,6 +111,14 @@ def test_a_name_is_taken_once_and_an_unknown_one_is_told(files: FilesHost, tmp_p
         files.dataset("nowhere")
 
 
+@pytest.mark.parametrize(("num_images", "seed"), [(0, 0), (-5, 0), (3, -1)])
+def test_a_draw_of_no_images_or_by_a_negative_seed_is_refused(
+    num_images: int, seed: int, files: FilesHost
+) -> None:
+    with pytest.raises(NDSError, match=f"images > 0 and seed >= 0, got {num_images} and {seed}"):
+        files.subset(TARGET, num_images, seed)
+
+
 def test_a_name_that_files_do_not_have_is_asked_of_the_framework(tiny_datasets: Path) -> None:
     from nds_plugin.commands.hosts import files_host
     from nds_plugin.d2.data.registration import index_dataset

@@ -18,7 +18,7 @@ from nds_plugin.d2.data.dicts import DatasetDicts
 from nds_plugin.d2.data.known_datasets import register_coco
 from nds_plugin.d2.data.list_dataset import ListDataset
 from nds_plugin.d2.data.store_source import CocoDataset, StoreSource, copy_metadata, missing_file
-from nds_plugin.datasets.image_subset import check_subset, subset_rows
+from nds_plugin.datasets.image_subset import check_draw, check_subset, subset_rows
 from nds_plugin.datasets.known_files import DATA, DATA_PREFIX, no_data
 from nds_plugin.datasets.store_index import main_classes
 from nds_plugin.errors import NDSError, unknown_name
@@ -170,8 +170,7 @@ def register_image_subset(name: str, base: str, num_images: int, seed: int = 0) 
         seed: >= 0.
     """
     check_registered([base])
-    if num_images <= 0 or seed < 0:
-        raise NDSError(f"subset of {base!r}: expected images > 0 and seed >= 0, got {num_images} and {seed}.")
+    check_draw(base, num_images, seed)
     subset = ImageSubset(name, base, int(num_images), int(seed))
     if name in DatasetCatalog:
         if DatasetCatalog[name] == subset:

@@ -102,15 +102,18 @@ def _check_sampler(given: Any, key: str) -> None:
         )
 
 
-def check_target(job: JobConfig, host: FilesHost) -> None:
+def check_target(job: JobConfig, host: FilesHost, names: Sequence[str]) -> None:
     """Read the target's annotations, see that its images are there, and decode those of the test set.
+
+    Args:
+        names: of what is fine-tuned on: the training datasets, or the draws of their images.
 
     Raises:
         NDSError: annotations that cannot be read or are none; missing images; a test image that cannot be
             decoded; training and test datasets of different classes; masks that do not fit their images; ground
-            truth that cannot be evaluated on.
+            truth that cannot be evaluated on; fewer images than nds.target.num_images.
     """
-    names, tests = job.nds.TARGET.TRAIN, job.nds.TARGET.TEST
+    tests = job.nds.TARGET.TEST
     classes = stored(host, names[0]).classes()
     for name in (*names, *tests):
         dataset = stored(host, name)
@@ -120,6 +123,9 @@ def check_target(job: JobConfig, host: FilesHost) -> None:
         dataset.check()
         if name in names:
             check_annotated(name, index, dataset.why_no_object)
+    for name in job.nds.TARGET.DATASETS:
+        if name not in names:
+            check_images(name, host.dataset(name).index(), job.nds.LOADER.MAX_UNREADABLE)
     check_heads(job.cfg, [stored(host, name).view() for name in names], None, "")
     for name in tests:
         has_masks(stored(host, name))

@@ -121,7 +121,7 @@ class MainJob:
 
     def _checked(self) -> str:
         """On the main process: read what can be refused before training."""
-        check_target(self.job, self.host)
+        check_target(self.job, self.host, self.targets)
         return ""
 
     def steps(self) -> SelectionSteps:

@@ -64,6 +64,7 @@ def test_a_boxes_only_target_is_pretrained_for_with_masks() -> None:
         ({"nds.budget.share": "many"}, "nds.budget.share must be a number, got 'many'"),
         ({"nds.target.test": []}, "nds.target must name the target's training and test datasets"),
         ({"nds.preset": "papr"}, "unknown nds.preset 'papr'"),
+        ({"nds.target.num_images": -5}, r"nds.target.num_images must be 0 \(all images\) or more, got -5"),
         ({"nds.seed": 1.5}, "nds.seed must be a whole number, got 1.5"),
         ({"nds.rescore.iters": [2]}, "nds.rescore.iters needs nds.selector nds"),
         (
@@ -124,8 +125,9 @@ def test_masks_of_the_target_that_do_not_fit_their_images_are_refused_at_the_sta
     shutil.copytree(tiny_datasets, tmp_path / "data")
     edit_json(tmp_path / f"data/city/{split}.json", small_masks)
     path = write_config(tmp_path / "own.py", tmp_path / "data")
+    options = {"nds.target.num_images": 0}
     with pytest.raises(NDSError, match="city/images/.*a mask that is not of the image's size.*got 48 x 36"):
-        MainJob(load_config(str(path), {}, str(tmp_path / "run"))).run()
+        MainJob(load_config(str(path), options, str(tmp_path / "run"))).run()
     assert not list((tmp_path / "run").rglob("*.parquet")), "nothing was made"
 
 
