@@ -84,8 +84,8 @@ class NDSInfiniteSampler(Sampler[int]):
             self.set_batch_size(batch_size)
 
     def __len__(self) -> int:
-        """Images that can be drawn, over all ranks; the stream itself has no end."""
-        return len(self.drawable)
+        """One rank's share of the images that can be drawn; the stream itself has no end."""
+        return -(-len(self.drawable) // self.world_size)
 
     def __iter__(self) -> Iterator[int]:
         shares = PositionedSampler(self.stream, rank=self.rank, world_size=self.world_size, start=self._start)

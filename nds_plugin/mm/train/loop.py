@@ -50,6 +50,7 @@ class NDSIterBasedTrainLoop(IterBasedTrainLoop):
         **kwargs: Any,
     ) -> None:
         _log_as(runner.logger)
+        _refuse_converted(runner.param_schedulers)
         loader = _loader(runner, dataloader, max_unreadable)
         super().__init__(runner, _NotStarted(loader.dataset), max_iters, **kwargs)
         self.dataloader = loader
@@ -151,6 +152,22 @@ def _refuse_epochs(schedulers: Any) -> None:
                     f"param_scheduler {type(scheduler).__name__} counts in epochs, of which a training by iterations has one: give "
                     "by_epoch=False, with begin, end and milestones in iterations."
                 )
+
+
+def _refuse_converted(schedules: Any) -> None:
+    """See that no schedule, which is still a config here, is turned from epochs into iterations: a draw has no epochs to count."""
+    several = schedules if isinstance(schedules, (list, tuple)) else [schedules]
+    for schedule in several:
+        if not isinstance(schedule, Mapping):
+            continue
+        if schedule.get("convert_to_iter_based"):
+            raise NDSError(
+                f"param_scheduler {schedule.get('type')} has convert_to_iter_based, and a draw has no epochs: give by_epoch=False, "
+                "with begin, end and milestones in iterations."
+            )
+        for inner in schedule.values():  # of several optimizers
+            if isinstance(inner, list):
+                _refuse_converted(inner)
 
 
 def _tell_epochs(hooks: Any) -> None:

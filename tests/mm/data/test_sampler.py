@@ -102,6 +102,11 @@ def test_without_a_selection_every_image_comes_once_an_epoch() -> None:
     assert len(sampler) == 30
 
 
+def test_a_sampler_has_the_length_of_one_ranks_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nds_plugin.mm.data.sampler.get_dist_info", lambda: (0, 4))
+    assert len(NDSInfiniteSampler(Numbers(30), 2)) == 8
+
+
 def test_batches_are_of_one_orientation() -> None:
     sampler = NDSInfiniteSampler(Numbers(96), 2, None, 4)
     batches = np.array(first(sampler, 4 * 16)).reshape(16, 4) % 2

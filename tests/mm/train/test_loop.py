@@ -257,6 +257,7 @@ def test_a_config_that_cannot_be_trained_is_refused_in_one_line(stream: Any, tmp
         (changed(train_dataloader__sampler={"type": "DefaultSampler"}), r"needs sampler=dict\(type='NDSInfiniteSampler'"),
         (changed(train_dataloader__batch_sampler={"type": "AspectRatioBatchSampler"}), "set batch_sampler=None"),
         (changed(param_scheduler=[{"type": "LinearLR", "start_factor": 0.1, "end": 3}]), "LinearLR counts in epochs"),
+        (changed(param_scheduler=[{"type": "LinearLR", "convert_to_iter_based": True}]), "LinearLR has convert_to_iter_based"),
         (changed(train_dataloader__dataset=other), "different classes, one ... and two ..."),
         (changed(train_cfg=epochs), "an epoch of EpochBasedTrainLoop would never end"),
         (changed(custom_hooks=[{"type": "NDSDrawHook", "interval": 0}]), "expected interval of 1 or more"),
