@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from nds_plugin.errors import NDSError
+from nds_plugin.datasets.coco.store import open_coco
+from nds_plugin.errors import NDSError, few
 
 SOURCE = "nds_source"  # of a dataset's metainfo, or of an image's data_info where a dataset holds several
 SOURCES = "nds_sources"  # of metainfo: all sources of a dataset
@@ -96,9 +99,22 @@ def refuse_twice(rows: npt.NDArray[np.int64], found: Identities) -> None:
         )
 
 
+def metainfo_of(dataset: Any) -> Mapping[str, Any]:
+    """A dataset's metainfo; where MMDetection's ConcatDataset has a list of several, what they say alike of classes and source."""
+    found = getattr(dataset, "metainfo", None) or {}
+    if isinstance(found, Mapping):
+        return found
+    first, *others = found
+    return {
+        key: first[key]
+        for key in ("classes", SOURCE)
+        if key in first and all(list(other.get(key) or ()) == list(first[key]) for other in others)
+    }
+
+
 def source_of(dataset: Any) -> str | None:
     """The name that a dataset's metainfo gives its source, if it does; MMEngine looks for a file of a plain text's name."""
-    name = (getattr(dataset, "metainfo", None) or {}).get(SOURCE)
+    name = metainfo_of(dataset).get(SOURCE)
     if isinstance(name, (list, tuple)):
         (name,) = name if len(name) == 1 else (None,)
     return None if name is None else str(name)
@@ -111,13 +127,34 @@ def classes_of(dataset: Any) -> list[str]:
         NDSError: its metainfo names none.
     """
     refuse_other_classes(dataset)
-    classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
+    classes = metainfo_of(dataset).get("classes")
     if not classes or isinstance(classes, str):
         raise NDSError(
             f"the dataset {type(dataset).__name__} has no classes in its metainfo, expected names as those of CocoDataset: "
             "give metainfo=dict(classes=(...)) in its config."
         )
-    return [str(name) for name in classes]
+    names = [str(name) for name in classes]
+    for part in leaves(dataset):
+        _refuse_misnamed(part, names)
+    return names
+
+
+def _refuse_misnamed(dataset: Any, names: Sequence[str]) -> None:
+    """See that a dataset which numbers classes as its file does, as CocoDataset, names them in that order."""
+    path = str(getattr(dataset, "ann_file", None) or "")
+    if not getattr(dataset, "cat_ids", None) or not os.path.isfile(path):
+        return
+    store = open_coco(path)
+    name_of = dict(zip(store.category_ids, store.classes))
+    meant = [name_of.get(category, "none") for category in dataset.cat_ids]
+    if meant != list(names):
+        pairs = itertools.zip_longest(meant, names)
+        first = next(place for place, (one, other) in enumerate(pairs) if one != other)
+        raise NDSError(
+            f"{type(dataset).__name__} numbers the classes as {path} does, from {first} on {few(meant[first:])}, and its metainfo "
+            f"names them {few(names[first:])}: name those of the file, in its order, or take NDSStoreDataset, which numbers them "
+            "as they are named."
+        )
 
 
 def refuse_other_classes(dataset: Any) -> None:
@@ -126,13 +163,23 @@ def refuse_other_classes(dataset: Any) -> None:
     Raises:
         NDSError: their classes differ, which ``ignore_keys`` of ConcatDataset may hide.
     """
-    classes = [list((getattr(p, "metainfo", None) or {}).get("classes") or ()) for p in _parts(dataset)]
+    for part in _parts(dataset):
+        refuse_other_classes(part)
+    classes = [list(metainfo_of(part).get("classes") or ()) for part in _parts(dataset)]
     for found in classes[1:]:
         if found != classes[0]:
             raise NDSError(
                 f"the joined datasets have different classes, {', '.join(classes[0][:3])} ... and {', '.join(found[:3])} ...: a "
                 "label would mean two things. NDSSelection joins datasets by the names of their classes."
             )
+
+
+def leaves(dataset: Any) -> Iterator[Any]:
+    """The datasets that are joined in one, however deep; of any other itself."""
+    if not (parts := _parts(dataset)):
+        yield dataset
+    for part in parts:
+        yield from leaves(part)
 
 
 def _parts(dataset: Any) -> Sequence[Any]:

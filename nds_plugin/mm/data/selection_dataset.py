@@ -24,6 +24,7 @@ from nds_plugin.mm.data.identity import (
     classes_of,
     identities,
     joined,
+    leaves,
     part_of,
     refuse_twice,
     source_of,
@@ -79,6 +80,8 @@ class NDSSelection(DetDataset):
         self._numbers = [self.selection.sources.index(name) for name in names]
         self.part, self.position, rows = self._taken(names, os.fspath(selection))
         self._rows = pa.array(rows)
+        for part in self.parts:
+            _check_pipelines(part)
         if label_mapping:
             self._drop_empty()
         if self.selection.mode == "stream" and not test_mode:
@@ -185,6 +188,15 @@ def _refuse_other_name(found: Identities, name: str) -> None:
             f"the dataset that is named {name!r} says that its images are of {', '.join(own)} (nds_source of its metainfo): one "
             "name for one source; give a dataset of several sources as a list."
         )
+
+
+def _check_pipelines(dataset: Any) -> None:
+    for part in leaves(dataset):
+        if not callable(getattr(part, "pipeline", None)):
+            raise NDSError(
+                f"the dataset {type(part).__name__} has no pipeline that makes an example of one image: give NDSSelection the "
+                "dataset inside of it; wrappers that mix images go around NDSSelection."
+            )
 
 
 def _built(dataset: Any) -> Any:

@@ -95,6 +95,8 @@ class NDSStoreDataset(StoreDataset):
             filters ``filter_empty_gt`` (images without an instance) and ``min_size`` are known.
         metainfo: with ``classes``, to take some of the file's classes alone, in an order; with
             ``nds_source``, the name that selections know the images by, by default that of the file.
+        backend_args, indices: None alone; here so that a config of CocoDataset is taken as it is.
+        serialize_data, lazy_init, max_refetch: of no effect; there is no list, and nothing to wait for.
     """
 
     def __init__(
@@ -106,7 +108,21 @@ class NDSStoreDataset(StoreDataset):
         filter_cfg: Mapping[str, Any] | None = None,
         pipeline: Sequence[dict[str, Any] | Callable[..., Any]] = (),
         test_mode: bool = False,
+        backend_args: Mapping[str, Any] | None = None,
+        serialize_data: bool = True,
+        lazy_init: bool = False,
+        indices: int | Sequence[int] | None = None,
+        max_refetch: int = 1000,
     ) -> None:
+        del serialize_data, lazy_init, max_refetch
+        if backend_args is not None:
+            raise NDSError(
+                "NDSStoreDataset reads local or mounted files: take backend_args away, or use CocoDataset."
+            )
+        if indices is not None:
+            raise NDSError(
+                "NDSStoreDataset takes no indices: draw a selection (nds draw) and use NDSSelection."
+            )
         meta = dict(metainfo or {})
         path = os.path.join(data_root, ann_file)
         if not os.path.isfile(path):

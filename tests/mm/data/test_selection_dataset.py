@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from loader_batches import DATASET, SOURCES, drawn_selection
+from mmengine.config import Config
 from mmengine.dataset import ConcatDataset
 from mmengine.registry import DATASETS, DefaultScope
 from tiny_mmdet import Numbers, coco, joined
@@ -125,6 +126,58 @@ def test_what_does_not_belong_to_the_selection_is_refused_in_one_line(
     refused("say which dataset is which", [unnamed, room], subset)
     refused("NumbersWithoutClasses has no classes in its metainfo", [NumbersWithoutClasses(3), room], subset,
             source_names=list(SOURCES))  # fmt: skip
+
+
+def test_coco_files_whose_classes_are_named_in_another_order_are_refused(
+    tiny_datasets: Path, subset: str
+) -> None:
+    room, street = coco(tiny_datasets, "room"), coco(tiny_datasets, "street")
+    classes = street["metainfo"]["classes"]
+    for named in (classes[::-1], ("tree house", *classes)):
+        other = {**street, "metainfo": {**street["metainfo"], "classes": named}}
+        refused(
+            f"street/train.json does, from 0 on {classes[0]}, .*names them {named[0]}, ",
+            [other, room],
+            subset,
+        )
+
+
+def test_parts_that_mmdetections_concatdataset_joins_may_differ_in_what_is_not_the_draws(
+    tiny_datasets: Path, subset: str
+) -> None:
+    room, street = coco(tiny_datasets, "room"), coco(tiny_datasets, "street")
+    colours = [(1, 2, 3)] * len(street["metainfo"]["classes"])
+    halves = [
+        {**street, "indices": [*range(12)]},
+        {**street, "indices": [*range(12, 24)], "metainfo": {**street["metainfo"], "palette": colours}},
+    ]
+    dataset = NDSSelection([{"type": "mmdet.ConcatDataset", "datasets": halves}, room], subset)
+    assert isinstance(dataset.parts[0].metainfo, list)
+    assert [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))] == [
+        one["img_path"]
+        for one in map(NDSSelection([street, room], subset).get_data_info, range(len(dataset)))
+    ]
+
+
+def test_a_part_without_a_pipeline_of_one_image_is_refused(tiny_datasets: Path, subset: str) -> None:
+    room, street = coco(tiny_datasets, "room"), coco(tiny_datasets, "street")
+    mixed = {"type": "MultiImageMixDataset", "dataset": street, "pipeline": [{"type": "PackDetInputs"}]}
+    refused("MultiImageMixDataset has no pipeline that makes an example of one image", [mixed, room], subset)
+
+
+def test_a_store_takes_cocodatasets_place_in_a_stock_config(tiny_datasets: Path) -> None:
+    import mmdet
+
+    base = Path(mmdet.__file__).parent / ".mim/configs/_base_/datasets/coco_instance.py"
+    stock = Config.fromfile(base).train_dataloader.dataset
+    of_files = coco(tiny_datasets, "street")
+    stock.update({key: of_files[key] for key in ("ann_file", "data_prefix", "metainfo")}, data_root="")
+    assert stock.type == "CocoDataset"
+    found = DATASETS.build({**stock, "type": "NDSStoreDataset"})
+    assert len(found) == len(DATASETS.build(stock))
+    for change in ({"backend_args": {"backend": "petrel"}}, {"indices": 3}):
+        with pytest.raises(NDSError, match=f"NDSStoreDataset .*{next(iter(change))}"):
+            DATASETS.build({**stock, "type": "NDSStoreDataset", **change})
 
 
 class NumbersWithoutClasses(Numbers):
