@@ -85,7 +85,7 @@ def details(document: Mapping[str, Any]) -> dict[str, Any]:
         "cost": selection.get("cost"),
         "z": selection.get("z"),
         "w": selection.get("weights") if selection.get("z") else None,
-        "times": document["times"],
+        "times": _whole_times(document),
         "versions": document["versions"],
         "machine": document["machine"],
     }
@@ -108,8 +108,15 @@ def classifier_details(document: Mapping[str, Any]) -> dict[str, Any]:
         "cost": selection.get("cost"),
         "z": selection.get("z"),
         "w": selection.get("weights") if selection.get("z") else None,
-        **{name: document[name] for name in ("times", "versions", "machine")},
+        "times": _whole_times(document),
+        **{name: document[name] for name in ("versions", "machine")},
     }
+
+
+def _whole_times(document: Mapping[str, Any]) -> dict[str, float | None]:
+    """Seconds of the steps; None of a training that was interrupted, of which only the last part is known."""
+    in_parts = document.get("trained_in_parts", ())
+    return {name: None if name in in_parts else value for name, value in document["times"].items()}
 
 
 def key_of(entry: Mapping[str, Any]) -> str:

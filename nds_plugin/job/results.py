@@ -7,12 +7,14 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import content_hash, plain, write_json
+from nds_plugin.job.training_folder import training_times
 from nds_plugin.store.parts import usable_cores
 
 KIND = "results"
@@ -62,7 +64,7 @@ def write_results(
     Args:
         results: of the evaluation on one dataset; kept whole beside the summary.
         config: the config that was trained with, as text.
-        times: name of a step -> seconds.
+        times: name of a step -> seconds; those of trainings that an earlier start finished are added.
         classes: see :func:`summarise`.
         key: the artefact's key; by default the hash of config and seed.
         extra: further JSON-able entries; NaN and infinities become None.
@@ -71,11 +73,15 @@ def write_results(
     Returns:
         What was written, without the header.
     """
+    run = Path(path).parent
+    stages = ("pretrain", "finetune") if (extra or {}).get("selection") else ("finetune",)
+    trained, in_parts = training_times(run / stage for stage in stages)
     payload = {
         "seed": seed,
         "summary": summarise(results, classes),
         "results": plain(results),
-        "times": plain(times),
+        "times": plain({**times, **trained}),
+        "trained_in_parts": in_parts,
         "versions": versions(frameworks),
         "machine": machine(),
         **plain(extra or {}),

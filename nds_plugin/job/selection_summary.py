@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,14 @@ def _references(selected: Selected, run: Path) -> dict[str, Any]:
     return {"path": found["artefacts"]["selection"], **found}
 
 
-def selection_summary(selected: Selected | None, run: Path) -> dict[str, Any] | None:
-    """What results.json keeps of the selection, enough for tables and the report."""
+def selection_summary(
+    selected: Selected | None, run: Path, rescored: Sequence[int] = ()
+) -> dict[str, Any] | None:
+    """What results.json keeps of the selection, enough for tables and the report.
+
+    Args:
+        rescored: iterations of pretraining after which the experts were scored again, so that other weights held.
+    """
     if selected is None:
         return None
     selection = selected.selection
@@ -62,5 +68,6 @@ def selection_summary(selected: Selected | None, run: Path) -> dict[str, Any] | 
         **effective_numbers(selection),
         "clusters": cluster_table(selection, selected.index, selected.partition),
         "sources": source_shares(selection, selected.index),
+        "rescored_after": list(rescored),
         "stderr": selected.scores.stderr if selected.scores else None,
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from nds_plugin.engine.processes import Processes
@@ -49,14 +50,40 @@ def train_once(
         set_aside(folder)
         write_json(folder / STARTED, KIND, key, {"config": config})
     processes.barrier()
+    start = time.perf_counter()
     work(go_on)
     if processes.rank == 0:
+        seconds = time.perf_counter() - start
         begun = read_json(folder / STARTED, KIND)["key"] if (folder / STARTED).is_file() else None
         # Of another config only after --resume; kept, so that it can be seen.
         resumed_from = None if begun == key else begun
-        write_json(folder / FINISHED, KIND, key, {"iterations": iterations, "resumed_from": resumed_from})
+        finished = {
+            "iterations": iterations,
+            "resumed_from": resumed_from,
+            "seconds": seconds,
+            "in_parts": go_on,
+        }
+        write_json(folder / FINISHED, KIND, key, finished)
     processes.barrier()
     return final
+
+
+def training_times(folders: Iterable[Path]) -> tuple[dict[str, float], list[str]]:
+    """Seconds of a run's trainings by the names of their folders, in whatever start of the job they ran.
+
+    Returns:
+        The seconds of those that the run trained itself, and the names of those that were interrupted: of
+        such a training the seconds are those since it was last gone on with.
+    """
+    seconds: dict[str, float] = {}
+    in_parts = []
+    for folder in folders:
+        found = read_json(folder / FINISHED, KIND) if (folder / FINISHED).is_file() else {}
+        if "seconds" not in found or "taken_from" in found:
+            continue
+        seconds[folder.name] = found["seconds"]
+        in_parts += [folder.name] * found["in_parts"]
+    return seconds, in_parts
 
 
 def set_aside(folder: Path) -> None:

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # nothing from outside
 PARTS = (
     "title", "subtitle", "synthetic", "notes", "results", "baseline", "tables", "pictures", "clusters",
-    "selection", "sources", "transfer", "timings", "versions", "config",
+    "selection", "sources", "transfer", "timings", "trained_in_parts", "versions", "config",
 )  # fmt: skip
 
 
@@ -51,7 +51,8 @@ def write_report(path: str | os.PathLike[str], run: Mapping[str, Any]) -> Path:
             ``sources``: rows {``source``, ``index_share``, ``draw_share``}.
             ``transfer``: {``classes``: [{``target``, ``source``, ``how``}], ``kept``, ``mapped``,
                 ``initialised``, ``missing``: lists of names, ``dropped``: {name: reason}}.
-            ``timings``: {step: seconds}. ``versions``: {name: version}.
+            ``timings``: {step: seconds}; ``trained_in_parts``: names of the trainings that were interrupted,
+                whose seconds are those of the last part. ``versions``: {name: version}.
             ``config``: text (YAML), or a nested mapping.
 
     Returns:
@@ -85,7 +86,7 @@ def render(run: Mapping[str, Any]) -> str:
         sections.clusters(run.get("clusters") or [], run.get("selection") or {}),
         sections.sources(run.get("sources") or []),
         sections.transfer(run.get("transfer") or {}),
-        sections.timings(run.get("timings") or {}),
+        sections.timings(run.get("timings") or {}, run.get("trained_in_parts") or []),
         sections.config(run.get("versions") or {}, run.get("config")),
     ]
     return f"""<!doctype html>

@@ -128,10 +128,12 @@ def selection_parts(run: Mapping[str, Any], path: Path, seed: int) -> dict[str, 
         "selection": {
             **{name: selection[name] for name in kept if selection.get(name) is not None},
             **_cost(selection.get("cost") or {}),
+            **_rescored(selection.get("rescored_after") or []),
         },
         "sources": selection.get("sources", []),
         "transfer": run.get("transfer") or {},  # a classifier has none
         "timings": run["times"],
+        "trained_in_parts": run.get("trained_in_parts", []),
         "versions": {**run["versions"], **{k: _listed(v) for k, v in run["machine"].items()}},
         "config": run["config"],
     }
@@ -151,6 +153,14 @@ def _softmax_keys(selection: Mapping[str, Any]) -> tuple[str, ...]:
         name in SELECTORS and issubclass(SELECTORS[name], Softmax) and selection.get("gate_draw") != "plain"
     )
     return tuple(item.name for item in settings_of(Softmax)) if takes else ()
+
+
+def _rescored(iterations: Sequence[int]) -> dict[str, str]:
+    """What a reader must know of z and w where the experts were scored again while training."""
+    if not iterations:
+        return {}
+    after = ", ".join(map(str, iterations))
+    return {"scored again after iterations": f"{after}; z, w and shares here are those until the first"}
 
 
 def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:

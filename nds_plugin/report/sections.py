@@ -210,15 +210,19 @@ def transfer(log: Mapping[str, Any]) -> str:
     return _section("Transfer", body)
 
 
-def timings(seconds: Mapping[str, Any]) -> str:
-    """Seconds per step and their sum."""
+def timings(seconds: Mapping[str, Any], in_parts: Sequence[str] = ()) -> str:
+    """Seconds per step and their sum, and what of the work they leave out."""
     if not seconds:
         return ""
     numbers = {name: _number(value) for name, value in seconds.items()}
     total = sum(value for value in numbers.values() if value is not None)
     lines = [f"<tr><td>{_text(name)}</td><td>{_duration(value)}</td></tr>" for name, value in numbers.items()]
-    lines.append(f"<tr class=difference><td>sum</td><td>{_duration(total)}</td></tr>")
-    return _section("Time", _table(["step", "time"], lines))
+    text = "A step that is not listed was not needed, kept from an earlier start, or taken from another job."
+    if in_parts:
+        names = " and ".join(map(_text, in_parts))
+        text += f" {names} had been interrupted: the time is that since it last went on."
+    lines.append(f"<tr class=difference><td>sum of these</td><td>{_duration(total)}</td></tr>")
+    return _section("Time", f"<p>{text}</p>" + _table(["step", "time"], lines))
 
 
 def _duration(seconds: float | None) -> str:

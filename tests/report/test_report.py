@@ -352,6 +352,18 @@ def test_the_seed_of_the_training_stands_beside_that_of_the_selection(tmp_path: 
     assert parts["selection"] == {"selector": "uniform", "seed": 3, "training_seed": 7}
 
 
+def test_weights_that_held_until_the_experts_were_scored_again_are_told_so(tmp_path: Path) -> None:
+    run = {
+        "selection": {"rescored_after": [30, 60]},
+        "times": {},
+        "versions": {},
+        "machine": {},
+        "config": "",
+    }
+    facts = selection_parts(run, tmp_path / "r.html", 0)["selection"]
+    assert facts["scored again after iterations"].startswith("30, 60; z, w and shares")
+
+
 def test_runs_of_classifiers_are_compared_by_their_accuracy(tmp_path: Path) -> None:
     rows = {
         "uniform": {

@@ -196,7 +196,9 @@ def _results(
         "target": list(finetune_cfg.DATASETS.TRAIN),
         "test": first,
         "selector": cfg.NDS.SELECTOR,
-        "selection": selection_summary(pretrained.selected if pretrained else None, path.parent),
+        "selection": selection_summary(
+            pretrained.selected if pretrained else None, path.parent, cfg.NDS.RESCORE.ITERS
+        ),
         "label_space": _label_space(cfg, pretrained.selected) if pretrained else None,
         "pretrained": before,
         "transfer": kept_report(Path(finetune_cfg.OUTPUT_DIR)) if pretrained else None,
