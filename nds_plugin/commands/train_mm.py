@@ -67,28 +67,32 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def options_of(pairs: Sequence[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` pairs; a value is a Python literal where it reads as one, ``a,b`` a list, else text.
+    """``KEY=VALUE`` pairs as MMDetection's own tools read them: ``a,b``, ``[a,b]`` and ``(a,b)`` need no quotes.
+
+    Beside that a value in braces is a Python dict, and a text that is no list keeps its blanks.
 
     Raises:
-        NDSError: a pair without ``=``.
+        NDSError: a pair without ``=``, or brackets that do not match.
     """
     found: dict[str, Any] = {}
     for pair in pairs:
         key, sign, text = pair.partition("=")
         if not sign or not key:
             raise NDSError(f"command line: --cfg-options takes KEY=VALUE, got {pair!r}.")
-        found[key] = _value(text)
+        try:
+            found[key] = _value(text)
+        except (AssertionError, ValueError, SyntaxError):
+            raise NDSError(f"command line: --cfg-options {key}: brackets do not match in {text!r}.") from None
     return found
 
 
 def _value(text: str) -> Any:
-    try:
+    from mmengine.config import DictAction
+
+    if text.startswith("{"):
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        pass
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    return [_value(part) for part in text.split(",")] if "," in text else text
+    value = DictAction._parse_iterable(text)
+    return text.strip("'\"") if isinstance(value, str) else value
 
 
 def report(rows: dict[str, Any]) -> None:
@@ -99,11 +103,12 @@ def report(rows: dict[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
-    options = options_of(args.cfg_options)
     with needed_for("nds train-mm"):
         from nds_plugin import mm  # noqa: F401  (registers the sampler, hooks and datasets)
         from nds_plugin.mm.config.loading import load_config
-    job = load_config(args.config, options, args.work_dir)  # MMDetection can be imported from here on
+    job = load_config(
+        args.config, options_of(args.cfg_options), args.work_dir
+    )  # MMDetection can be imported from here on
     from nds_plugin.mm.job.host import join_processes
     from nds_plugin.mm.job.main_job import MainJob
 

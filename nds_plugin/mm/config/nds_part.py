@@ -91,6 +91,8 @@ def _typed(default: Any, value: Any, key: str) -> Any:
     if kind is tuple:
         if isinstance(value, (list, tuple)):
             return tuple(value)
+        if isinstance(value, str):
+            return (value,) if value else ()
     elif kind is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return value

@@ -25,7 +25,8 @@ class MMHost(FilesHost):
     def __init__(self, datasets: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         super().__init__()
         for name, files in (datasets or {}).items():
-            if not isinstance(files, Mapping) or set(files) != {"ann_file", "images"}:
+            named = isinstance(files, Mapping) and set(files) == {"ann_file", "images"}
+            if not named or not all(isinstance(path, str) for path in files.values()):
                 raise NDSError(
                     f"nds.datasets.{name}: expected dict(ann_file='x.json', images='folder'), got {files!r}."
                 )
