@@ -32,6 +32,7 @@ optim_wrapper = dict(
 )
 default_hooks = dict(checkpoint=dict(interval=2), logger=dict(type="LoggerHook", interval=2))
 log_processor = dict(by_epoch=False)
+visualizer = dict(type="DetLocalVisualizer", vis_backends=[dict(type="LocalVisBackend")], name="visualizer")
 log_level = "WARNING"
 nds = dict(
     selector="uniform",

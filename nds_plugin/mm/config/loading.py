@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.runner import Runner
 
-from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.errors import NDSError
 from nds_plugin.mm.config.nds_part import nds_part
+from nds_plugin.mm.config.shape import check_parts, check_shape
 from nds_plugin.mm.operators import require_mmdet, use_torchvision_operators
-from nds_plugin.pipeline.config_lookup import Configs, default_output
+from nds_plugin.pipeline.config_lookup import NO_PRETRAINING, Configs, default_output
 from nds_plugin.pipeline.presets import preset
 from nds_plugin.pipeline.settings import PipelineSettings
 from nds_plugin.pipeline.settings_from_cfg import pipeline_settings
@@ -23,7 +22,6 @@ from nds_plugin.report.run_files import WORK
 from nds_plugin.selection.selectors.uniform import Full
 
 CONFIGS = Configs("mmdetection", ".py")
-SCOPE = "mmdet"
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,8 @@ def load_config(name: str, options: Mapping[str, Any] | None = None, work_dir: s
         cfg = Config.fromfile(path)
         if selector is not None:
             cfg.merge_from_dict({"nds.selector": selector})
-        _check_options(cfg, options or {}, where)
+        tops = [str(option).partition(".")[0] for option in options or {}]
+        check_parts(cfg, tops, f"part of {where}", ("nds", "custom_imports"))
         # A preset of the options lies over the file and under the other options.
         named = preset((options or {}).get("nds.preset", ""), "nds.preset")
         cfg.merge_from_dict({key.lower(): value for key, value in named.items()})
@@ -98,20 +97,15 @@ def load_config(name: str, options: Mapping[str, Any] | None = None, work_dir: s
         )
     text = cfg.pretty_text
     nds = nds_part(cfg.pop("nds"), where)
-    _check_shape(cfg, where)
+    check_shape(cfg, where)
+    check_parts(cfg, nds.PRETRAIN, f"key of nds.pretrain of {where}")
+    check_parts(cfg, nds.FULL.PRETRAIN, f"key of nds.full.pretrain of {where}")
     if Full.name == nds.SELECTOR:
         nds.PRETRAIN = merged(Config(copy.deepcopy(nds.PRETRAIN)), nds.FULL.PRETRAIN, where)._cfg_dict
+    if nds.SELECTOR != NO_PRETRAINING:
+        check_shape(merged(cfg, nds.PRETRAIN, where), f"{where}, nds.pretrain")
     found = Path(work_dir or cfg.get("work_dir") or default_output(path, nds.SELECTOR, "_mm"))
     return JobConfig(cfg, nds, text, found)
-
-
-def _check_options(cfg: Config, options: Mapping[str, Any], where: str) -> None:
-    """See that an option is of a part that the config has or a Runner takes: MMEngine would add any other."""
-    known = {*cfg.keys(), *inspect.signature(Runner.__init__).parameters, "nds", "custom_imports"} - {"self"}
-    for option in options:
-        top = str(option).partition(".")[0]
-        if top not in known:
-            raise unknown_name(f"part of {where}", top, sorted(known))
 
 
 def merged(cfg: Config, changes: Mapping[str, Any], where: str = "nds.pretrain") -> Config:
@@ -134,27 +128,3 @@ def _over_none(changes: dict[str, Any], cfg: Mapping[str, Any]) -> dict[str, Any
         elif isinstance(cfg[key], Mapping):
             _over_none(value, cfg[key])
     return changes
-
-
-def _check_shape(cfg: Config, where: str) -> None:
-    scope = cfg.get("default_scope")
-    if scope != SCOPE:
-        raise NDSError(
-            f"{where}: default_scope is {scope!r}, under which MMEngine does not find MMDetection's models: set "
-            f"default_scope = '{SCOPE}'."
-        )
-    needed = ("model", "optim_wrapper", "train_cfg", "train_dataloader", "test_dataloader")
-    missing = [key for key in needed if not cfg.get(key)]
-    if missing:
-        raise NDSError(
-            f"{where} lacks {', '.join(missing)}: see configs/mmdetection/_base_/ for what a job needs."
-        )
-    for key in ("train_dataloader", "test_dataloader"):
-        if not (cfg[key].get("dataset") or {}).get("pipeline"):
-            raise NDSError(
-                f"{where}: {key} must have dataset=dict(pipeline=[...]); which images, nds.target says."
-            )
-    if not isinstance(cfg.train_cfg.get("max_iters"), int) or cfg.train_cfg.max_iters < 1:
-        raise NDSError(
-            f"{where}: train_cfg must have max_iters of 1 or more, got {cfg.train_cfg.get('max_iters')!r}: a draw has no epochs."
-        )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmdet.registry import DATA_SAMPLERS, MODELS, TRANSFORMS
+from mmdet.registry import DATA_SAMPLERS, MODELS, OPTIMIZERS, PARAM_SCHEDULERS, TRANSFORMS
 from mmengine.config import Config
 
 from nds_plugin.datasets.coco.document import object_columns
@@ -26,6 +26,8 @@ from nds_plugin.mm.config.loading import JobConfig, merged
 from nds_plugin.mm.data.sampler import NDSInfiniteSampler
 from nds_plugin.mm.job.evaluation import has_masks
 from nds_plugin.mm.job.named_dataset import stored
+from nds_plugin.mm.job.registered import check_known, is_kind
+from nds_plugin.mm.job.transferable import check_transfer
 from nds_plugin.mm.model.mixed import NDSLoadAnnotations, NDSRoIHead
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
 from nds_plugin.pipeline.files_host import FilesHost
@@ -50,7 +52,9 @@ def check_config(job: JobConfig, host: FilesHost) -> None:
         _check_own_files(name, nds.DATASETS.get(name))
     _check_stage(job.cfg, "")
     if nds.SELECTOR != NO_PRETRAINING:
-        _check_stage(merged(job.cfg, nds.PRETRAIN), "nds.pretrain.")
+        pretraining = merged(job.cfg, nds.PRETRAIN)
+        _check_stage(pretraining, "nds.pretrain.")
+        check_transfer(pretraining, job.cfg)
     for folder in {job.work_dir, job.artefacts}:
         check_writable(folder)
 
@@ -70,19 +74,26 @@ def _check_stage(cfg: Config, prefix: str) -> None:
         )
     _check_sampler(loader.get("sampler"), f"{prefix}train_dataloader.sampler")
     model = cfg.model
-    if "roi_head" not in model:
+    check_known(MODELS, model.get("type"), f"{prefix}model.type")
+    if not isinstance(model.get("roi_head"), Mapping):
         raise NDSError(
             f"{prefix}model {model.get('type')} has no roi_head: transfer by class name knows the heads of Faster, Mask and "
             "Cascade R-CNN. One-stage and query detectors can train on a draw (NDSSelection, NDSInfiniteSampler), not in this job."
         )
-    if not isinstance(model.type, type) and MODELS.get(model.type) is None:
-        raise unknown_name(f"{prefix}model.type", model.type, list(MODELS.module_dict))
+    check_known(MODELS, model.roi_head.get("type"), f"{prefix}model.roi_head.type")
+    for key in ("train_dataloader", "test_dataloader"):
+        for step in cfg[key].dataset.pipeline:
+            check_known(TRANSFORMS, step["type"], f"step of {prefix}{key}.dataset.pipeline")
+    if "optimizer" in cfg.optim_wrapper:
+        optimizer = cfg.optim_wrapper.optimizer
+        check_known(OPTIMIZERS, optimizer.get("type"), f"{prefix}optim_wrapper.optimizer.type")
     schedules = cfg.get("param_scheduler") or []
     for schedule in schedules if isinstance(schedules, list) else [schedules]:
-        if schedule.get("by_epoch", True) and not schedule.get("convert_to_iter_based"):
+        check_known(PARAM_SCHEDULERS, schedule.get("type"), f"{prefix}param_scheduler.type")
+        if schedule.get("by_epoch", True) or schedule.get("convert_to_iter_based"):
             raise NDSError(
-                f"{prefix}param_scheduler {schedule.get('type')} counts in epochs, and a draw has none: give by_epoch=False, with "
-                "begin, end and milestones in iterations."
+                f"{prefix}param_scheduler {schedule.get('type')} counts in epochs, and a draw has none: give by_epoch=False without "
+                "convert_to_iter_based, with begin, end and milestones in iterations."
             )
     path = cfg.get("load_from")
     if path and "://" not in path and (broken := why_broken(path)):
@@ -165,7 +176,7 @@ def check_heads(cfg: Config, views: Sequence[StoreView], space: LabelSpace | Non
         NDSError: boxes without masks, or label spaces that differ, and heads or a pipeline that do not know of them.
     """
     head = cfg.model.roi_head
-    mixed = _is(MODELS, head.type, NDSRoIHead)
+    mixed = is_kind(MODELS, head.type, NDSRoIHead)
     masks = bool(head.get("mask_head"))
     if space is not None and not mixed and any(len(s) < len(space.classes) for s in space.labelled):
         raise NDSError(
@@ -184,7 +195,7 @@ def check_heads(cfg: Config, views: Sequence[StoreView], space: LabelSpace | Non
             "cannot learn: take type='NDSRoIHead' (in place of StandardRoIHead), a model without mask_head, or sources with masks."
         )
     steps = cfg.train_dataloader.dataset.pipeline
-    if not any(_is(TRANSFORMS, step["type"], NDSLoadAnnotations) for step in steps):
+    if not any(is_kind(TRANSFORMS, step["type"], NDSLoadAnnotations) for step in steps):
         raise NDSError(
             f"{prefix}train_dataloader.dataset.pipeline must load by NDSLoadAnnotations in place of LoadAnnotations: objects "
             f"of {few(missing)} have no mask."
@@ -199,8 +210,3 @@ def _without_masks(views: Sequence[StoreView]) -> list[str]:
         if not (columns.has_mask | columns.iscrowd).all():
             found.append(view.source)
     return found
-
-
-def _is(registry: Any, kind: Any, cls: type) -> bool:
-    found = kind if isinstance(kind, type) else registry.get(str(kind))
-    return isinstance(found, type) and issubclass(found, cls)

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
+from mmcv.transforms import LoadAnnotations
+from mmdet.registry import TRANSFORMS
 from mmengine.dist import collect_results, is_main_process
 from mmengine.runner import Runner
 from pycocotools.coco import COCO
@@ -28,6 +30,7 @@ from nds_plugin.datasets.coco.truth import CocoTruth, read_truth
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import atomic_write
 from nds_plugin.job.voc_truth import VOCTruth
+from nds_plugin.mm.job.registered import is_kind
 from nds_plugin.pipeline.files_host import StoredDataset
 
 logger = logging.getLogger(__name__)
@@ -119,6 +122,14 @@ def has_masks(dataset: StoredDataset) -> bool:
             count,
         )
     return masks == count
+
+
+def without_annotations(pipeline: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The steps of a test pipeline but those that load annotations, which the evaluation reads from the dataset itself."""
+    kept = [step for step in pipeline if not is_kind(TRANSFORMS, step["type"], LoadAnnotations)]
+    if len(kept) < len(pipeline):
+        logger.info("The test pipeline's LoadAnnotations is left out: the ground truth is the dataset's own.")
+    return kept
 
 
 class DetectionResults:

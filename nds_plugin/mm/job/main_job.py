@@ -39,10 +39,17 @@ from nds_plugin.mm.job.evaluation import (
     truth_file,
     voc_results,
     voc_truth,
+    without_annotations,
 )
 from nds_plugin.mm.job.host import MMHost
 from nds_plugin.mm.job.named_dataset import named, stored
-from nds_plugin.mm.job.stage_configs import finetune_config, initial_weights, pretrain_config, training_key
+from nds_plugin.mm.job.stage_configs import (
+    finetune_config,
+    has_mask_head,
+    initial_weights,
+    pretrain_config,
+    training_key,
+)
 from nds_plugin.mm.job.stages import model_with, train, transfer_into
 from nds_plugin.mm.train.rescore_hook import NDSRescoreHook
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
@@ -83,6 +90,7 @@ class MainJob:
         self.host = MMHost(job.nds.DATASETS)
         self.timed = Timings()
         check_config(job, self.host)
+        self.test_pipeline = without_annotations(job.cfg.test_dataloader.dataset.pipeline)
         count = job.nds.TARGET.NUM_IMAGES
         self.targets = tuple(
             self.host.subset(name, count, job.nds.SEED) if count else name for name in job.nds.TARGET.TRAIN
@@ -111,7 +119,7 @@ class MainJob:
                 Path(cfg.work_dir),
                 pretrained.weights,
                 classes,
-                masks=bool(pretrained.cfg.model.roi_head.get("mask_head")),
+                masks=has_mask_head(pretrained.cfg),
                 loose=transfer.LOOSE_NAMES,
                 require_shared=transfer.REQUIRE_SHARED_CLASSES,
             )
@@ -178,9 +186,8 @@ class MainJob:
 
     def _test_loader(self, name: str) -> dict[str, Any]:
         loader = dict(self.job.cfg.test_dataloader)
-        pipeline = loader["dataset"]["pipeline"]
         sampler = {"type": "DefaultSampler", "shuffle": False}
-        dataset = named(self.job.nds.DATASETS, name, pipeline=pipeline, test_mode=True)
+        dataset = named(self.job.nds.DATASETS, name, pipeline=self.test_pipeline, test_mode=True)
         return {**loader, "dataset": dataset, "sampler": sampler, "batch_sampler": None, "drop_last": False}
 
     def _evaluate(
@@ -196,7 +203,7 @@ class MainJob:
         voc = voc_truth(dataset)
         ids = dataset.view().store.category_ids if voc is None else range(len(dataset.classes()))
         told = list(ids) if target_of is None else [ids[t] if t >= 0 else None for t in target_of]
-        masks = voc is None and bool(cfg.model.roi_head.get("mask_head")) and has_masks(dataset)
+        masks = voc is None and has_mask_head(cfg) and has_masks(dataset)
         model = model_with(cfg, weights)
         found = detect(model, self._test_loader(name), DetectionResults(told, masks))
         if found is None:
@@ -205,16 +212,15 @@ class MainJob:
             return voc_results(voc, found)
         return coco_results(truth_file(dataset, Path(cfg.work_dir) / "inference"), found, masks)
 
-    def _test_key(self) -> list[Any]:
-        """What the evaluation depends on beside the weights."""
+    def _test_key(self, cfg: Config) -> list[Any]:
+        """What the evaluation depends on beside the weights; ``cfg`` is of the stage that made them."""
         tests = [[name, self.host.dataset(name).fingerprint()] for name in self.nds.TARGET.TEST]
-        loader = self.job.cfg.test_dataloader
-        return [tests, plain(loader.dataset.pipeline), plain(self.job.cfg.model.get("test_cfg"))]
+        return [tests, plain(self.test_pipeline), plain(cfg.model.get("test_cfg"))]
 
     def _evaluate_pretrained(self, cfg: Config, weights: Path, pretrain_key: str) -> dict[str, Any]:
         """Results on the first test dataset over the shared classes, kept in pretrained.json; {} on other processes."""
         name, path = self.nds.TARGET.TEST[0], self.job.work_dir / "pretrained.json"
-        key = agreed(self.host, lambda: content_hash([PRETRAINED_KIND, pretrain_key, self._test_key()]))
+        key = agreed(self.host, lambda: content_hash([PRETRAINED_KIND, pretrain_key, self._test_key(cfg)]))
         if not self.host.all_gather(is_valid(path, PRETRAINED_KIND, key))[0]:
             source, target = checkpoint_classes(read_checkpoint(weights)), stored(self.host, name).classes()
             target_of, shared = shared_classes(source, target)
@@ -232,7 +238,7 @@ class MainJob:
         """Evaluate unless that is done, and write results.json."""
         path = self.job.work_dir / "results.json"
         also = ["pretrained"] if pretrained and pretrained.results is not None else []
-        key = agreed(self.host, lambda: content_hash([RESULTS_KIND, key, self._test_key(), *also]))
+        key = agreed(self.host, lambda: content_hash([RESULTS_KIND, key, self._test_key(cfg), *also]))
         selected = pretrained.selected if pretrained else None
         if self.host.all_gather(is_valid(path, RESULTS_KIND, key))[0]:
             logger.info("evaluation: kept %s", path)
@@ -247,7 +253,7 @@ class MainJob:
             "target": list(self.targets),
             "test": first,
             "selector": self.nds.SELECTOR,
-            "selection": selection_summary(selected, path.parent),
+            "selection": selection_summary(selected, path.parent, self.nds.RESCORE.ITERS),
             "label_space": label_space(self.job, self.host).to_dict() if pretrained else None,
             "pretrained": pretrained.results if pretrained else None,
             "transfer": kept_report(Path(cfg.work_dir)) if pretrained else None,

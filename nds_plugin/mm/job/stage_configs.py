@@ -32,13 +32,27 @@ _CHECKPOINTS = 1000  # iterations between two, where a config names none
 _OF_LOADER = ("batch_size", "collate_fn", "sampler")
 
 
-def num_classes(model: ConfigDict, count: int) -> None:
-    """Set the number of classes of all heads behind the proposals."""
-    for head in ("bbox_head", "mask_head"):
-        found = model.roi_head.get(head)
-        for part in found if isinstance(found, list) else [found]:
-            if part:
-                part.num_classes = count
+def num_classes(model: ConfigDict, count: int) -> list[str]:
+    """Set the number of classes of the heads of boxes and masks; the names of other parts that have one."""
+    others = []
+    for name, found in model.roi_head.items():
+        parts = [part for part in (found if isinstance(found, list) else [found]) if isinstance(part, dict)]
+        if name in ("bbox_head", "mask_head"):
+            for part in parts:
+                part["num_classes"] = count
+        elif any("num_classes" in part for part in parts):
+            others.append(name)
+    return others
+
+
+def has_mask_head(cfg: Config) -> bool:
+    """Whether a stage's model tells masks."""
+    return bool(cfg.model.roi_head.get("mask_head"))
+
+
+def may_lack(masks: bool) -> tuple[str, ...]:
+    """Prefixes of weights that fine-tuning initialises itself after pretraining with, or without, masks."""
+    return () if masks else ("roi_head.mask_head.",)
 
 
 def pretrain_config(job: JobConfig, selection: Path, sources: Sequence[str], space: LabelSpace) -> Config:
@@ -118,11 +132,16 @@ def _stage(
 def training_key(cfg: Config, inputs: Sequence[Any]) -> str:
     """Hash of what decides the trained weights: of the stage's config, and the hashes of its inputs."""
     found = {key: _by_content(plain(cfg.get(key))) for key in _DECIDING}
+    if cfg.get("sync_bn"):
+        found["sync_bn"] = cfg.sync_bn
     # Which images, the inputs say; the paths of files do not matter.
     found["custom_hooks"] = [h for h in found["custom_hooks"] or [] if h.get("type") != "NDSDrawHook"]
     found["loader"] = {key: plain(cfg.train_dataloader.get(key)) for key in _OF_LOADER if key != "sampler"}
     found["loader"]["batch_size"] *= get_world_size()  # what an iteration takes, on all processes
-    found["model"].pop("test_cfg", None)
+    tested = found["model"].pop("test_cfg", None) or {}
+    # Without settings of their own, the proposals of training follow those of a test.
+    if "rpn_proposal" not in (found["model"].get("train_cfg") or {}):
+        found["model"]["test_cfg"] = {"rpn": tested.get("rpn")}
     dataset = cfg.train_dataloader.dataset
     joined = {"NDSSelection": "dataset", "ConcatDataset": "datasets"}.get(dataset["type"])
     parts = dataset[joined] if joined else [dataset]

@@ -23,6 +23,7 @@ from nds_plugin.files.checkpoints import read_checkpoint, write_checkpoint
 from nds_plugin.job.training_folder import FINAL, train_once
 from nds_plugin.job.transfer import transfer_checkpoint
 from nds_plugin.mm.job.host import MMHost
+from nds_plugin.mm.job.stage_configs import may_lack
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,10 @@ def _for_runner(cfg: Config, launcher: str, go_on: bool, folder: Path) -> Config
     found.launcher, found.resume = launcher, go_on
     if go_on:
         found.load_from = None
-    found.experiment_name = folder.name
+    # MMEngine keeps one log and one visualizer of a name in a process, and a job has two trainings.
+    found.experiment_name = str(folder)
+    if isinstance(found.get("visualizer"), Mapping):
+        found.visualizer.name = found.experiment_name
     if launcher != "none":
         gpu = torch.cuda.is_available()
         wrapper = {
@@ -139,7 +143,7 @@ def transfer_into(
             inner,
             str(pretrained),
             classes,
-            allow_missing=() if masks else ("roi_head.mask_head.",),
+            allow_missing=may_lack(masks),
             loose=loose,
             require_shared=require_shared,
         )

@@ -38,3 +38,15 @@ def test_missing_images_that_are_to_be_scored_are_told_at_the_start(
     options = {"nds.datasets.scored": files, "nds.target.datasets": ["scored"]}
     with pytest.raises(NDSError, match="dataset 'scored': 6 of 6 image files are missing"):
         job(config, tmp_path / "run", options).run()
+
+
+def test_a_test_pipeline_that_loads_annotations_is_taken_without(config: Path, tmp_path: Path) -> None:
+    def steps(*types: str) -> MainJob:
+        pipeline = [{"type": name} for name in types]
+        return job(config, tmp_path, {"test_dataloader.dataset.pipeline": pipeline})
+
+    stock = steps("LoadImageFromFile", "LoadAnnotations", "PackDetInputs")
+    short = steps("LoadImageFromFile", "PackDetInputs")
+    kept = stock._test_loader("tiny_city_val")["dataset"]["pipeline"]
+    assert [step["type"] for step in kept] == ["LoadImageFromFile", "PackDetInputs"]
+    assert stock._test_key(stock.job.cfg) == short._test_key(short.job.cfg)

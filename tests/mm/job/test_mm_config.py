@@ -13,10 +13,14 @@ pytest.importorskip("mmengine", reason="MMDetection is not installed (make insta
 
 from as_user import edit_json
 from mm_jobs import write_config
+from mmengine.config import Config
 
+from nds_plugin.commands import train_mm
 from nds_plugin.errors import NDSError
 from nds_plugin.mm.config.loading import CONFIGS, load_config, merged
 from nds_plugin.mm.job.main_job import MainJob
+from nds_plugin.mm.job.stage_configs import training_key
+from nds_plugin.mm.job.transferable import check_transfer
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +87,54 @@ def test_a_boxes_only_target_is_pretrained_for_with_masks() -> None:
         ({"train_cfg.max_iters": 0}, "train_cfg must have max_iters of 1 or more, got 0"),
         ({"trian_cfg.max_iters": 3}, "unknown part of config .* 'trian_cfg'. Did you mean 'train_cfg'"),
         ({"param_scheduler": [{"type": "LinearLR"}]}, "param_scheduler LinearLR counts in epochs"),
+        (
+            {"param_scheduler": [{"type": "LinearLR", "by_epoch": True, "convert_to_iter_based": True}]},
+            "param_scheduler LinearLR counts in epochs.*without convert_to_iter_based",
+        ),
+        ({"param_scheduler": [{"type": "LinerLR", "by_epoch": False}]}, "param_scheduler.type 'LinerLR'"),
+        (
+            {"nds.pretrain.trian_cfg.max_iters": 3},
+            "key of nds.pretrain .* 'trian_cfg'. Did you mean 'train_cfg'",
+        ),
+        ({"nds.full.pretrain": {"model_": {}}}, "key of nds.full.pretrain .* 'model_'. Did you mean 'model'"),
+        ({"nds.pretrain.train_cfg.max_iters": 0}, "nds.pretrain: train_cfg must have max_iters of 1 or more"),
+        ({"nds.pretrain.model.roi_head": None}, "nds.pretrain.model MaskRCNN has no roi_head"),
+        (
+            {"nds.pretrain.train_dataloader.dataset.pipeline": None},
+            "nds.pretrain: train_dataloader must have",
+        ),
+        ({"nds.target": 5}, r"nds.target must be dict\(...\), got 5"),
+        (
+            {"nds.datasets.x": {"ann_file": 3, "images": "folder"}},
+            r"nds.datasets.x: expected dict\(ann_file='x.json', images='folder'\), got .*3",
+        ),
+        ({"train_dataloader": 5}, "train_dataloader must be dict.*got 5"),
+        (
+            {"train_dataloader.num_workers": "two"},
+            "num_workers must be a whole number of 0 or more, got 'two'",
+        ),
+        (
+            {"train_dataloader.dataset": {"type": "MultiImageMixDataset", "dataset": {}, "pipeline": [{}]}},
+            "train_dataloader.dataset is MultiImageMixDataset around other datasets",
+        ),
+        (
+            {"train_dataloader.dataset.pipeline": [{"type": "RandomFlop"}]},
+            "unknown step of train_dataloader.dataset.pipeline 'RandomFlop'. Did you mean 'RandomFlip'",
+        ),
+        ({"optim_wrapper.optimizer.type": "SDG"}, "optim_wrapper.optimizer.type 'SDG'. Did you mean 'SGD'"),
+        ({"model.roi_head.type": "StandardRoIHed"}, "model.roi_head.type 'StandardRoIHed'. Did you mean"),
+        (
+            {"model.roi_head.point_head": {"type": "MaskPointHead", "num_classes": 80}},
+            "model.roi_head.point_head has classes of its own, and transfer by class name knows the heads of",
+        ),
+        (
+            {"nds.pretrain.model.roi_head.bbox_head.num_shared_fcs": 1},
+            "nds.pretrain.model cannot be built: TypeError",
+        ),
+        (
+            {"nds.pretrain.model.neck.out_channels": 8},
+            "cannot take over the pretrained detector: .*neck",
+        ),
         ({"load_from": "missing.pth"}, "load_from: checkpoint not found: missing.pth"),
         ({"model.type": "MaskRCN"}, "unknown model.type 'MaskRCN'. Did you mean 'MaskRCNN'"),
         (
@@ -103,6 +155,58 @@ def test_a_detector_without_roi_head_is_refused_with_what_it_can_do(config: Path
     options = {"model": {"_delete_": True, "type": "RetinaNet"}}
     with pytest.raises(NDSError, match="model RetinaNet has no roi_head"):
         MainJob(load_config(str(config), options, str(tmp_path)))
+
+
+def test_heads_whose_classes_have_other_layers_are_refused() -> None:
+    import mmdet
+
+    def transferred(name: str) -> None:
+        cfg = Config.fromfile(f"{Path(mmdet.__file__).parent}/.mim/configs/{name}")
+        check_transfer(cfg, cfg)
+
+    transferred("cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py")
+    with pytest.raises(NDSError, match="cannot take over .*fc_cls.*model.roi_head is SparseRoIHead"):
+        transferred("sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py")
+    with pytest.raises(NDSError, match="roi_head.mask_iou_head has classes of its own"):
+        transferred("ms_rcnn/ms-rcnn_r50-caffe_fpn_1x_coco.py")
+
+
+def test_options_that_a_runner_looks_for_in_its_config_are_known(config: Path) -> None:
+    assert load_config(str(config), {"sync_bn": "torch"}).cfg.sync_bn == "torch"
+
+
+def test_options_are_read_as_mmdetections_own_tools_read_them() -> None:
+    pairs = ["a=[one,two]", "b=(one,2)", "c=one,", "d=1,2.5", "e=True", "f=None", "g=1e-3", "h=[(a,1)]"]
+    assert train_mm.options_of([*pairs, "i=my photos/x.json", "j={'k': [1]}", "l="]) == {
+        "a": ["one", "two"], "b": ("one", 2), "c": ["one"], "d": [1, 2.5], "e": True, "f": None, "g": 1e-3, "h": [("a", 1)],
+        "i": "my photos/x.json", "j": {"k": [1]}, "l": "",
+    }  # fmt: skip
+    for wrong, message in (
+        ("a", "takes KEY=VALUE, got 'a'"),
+        ("a=[1,2", "brackets do not match"),
+        ("a={b", "brackets"),
+    ):
+        with pytest.raises(NDSError, match=message):
+            train_mm.options_of([wrong])
+
+
+def test_one_text_is_a_list_of_one(config: Path) -> None:
+    assert load_config(str(config), {"nds.target.datasets": "photos"}).nds.TARGET.DATASETS == ("photos",)
+
+
+def test_what_decides_the_weights_is_in_the_key(config: Path) -> None:
+    def key(options: dict[str, Any]) -> str:
+        cfg = load_config(str(config), options).cfg
+        cfg.train_dataloader.dataset.type = "NDSNamedDataset"
+        cfg.train_cfg.max_unreadable = 0
+        return training_key(cfg, [])
+
+    tested = {"model.test_cfg.rpn.max_per_img": 3}
+    assert key(tested) == key({})
+    assert key({"sync_bn": "torch"}) != key({})
+    own = load_config(str(config)).cfg.model.train_cfg
+    without = {"model.train_cfg": {"_delete_": True, "rpn": own.rpn, "rcnn": own.rcnn}}
+    assert key({**without, **tested}) != key(without)
 
 
 def test_joined_label_spaces_need_a_head_that_knows_of_them(tiny_datasets: Path, tmp_path: Path) -> None:

@@ -74,6 +74,13 @@ def test_a_job_leaves_results_with_selection_transfer_and_versions(finished: tup
     json.loads((main_job.job.work_dir / "results.json").read_text(), parse_constant=pytest.fail)
 
 
+def test_each_training_has_its_scalars_in_its_own_folder(finished: tuple[MainJob, dict]) -> None:
+    run = finished[0].job.work_dir
+    for stage in ("pretrain", "finetune"):
+        (scalars,) = (run / stage).rglob("scalars.json")
+        assert json.loads(scalars.read_text().splitlines()[-1])["step"] == 4
+
+
 def test_a_second_job_in_the_same_folder_is_refused(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
