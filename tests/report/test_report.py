@@ -353,13 +353,9 @@ def test_the_seed_of_the_training_stands_beside_that_of_the_selection(tmp_path: 
 
 
 def test_weights_that_held_until_the_experts_were_scored_again_are_told_so(tmp_path: Path) -> None:
-    run = {
-        "selection": {"rescored_after": [30, 60]},
-        "times": {},
-        "versions": {},
-        "machine": {},
-        "config": "",
-    }
+    sources = [{"source": "street", "index_share": 1.0, "draw_share": 1.0}]
+    selection = {"selector": "uniform", "z": None, "sources": sources, "rescored_after": [30, 60]}
+    run = {"selection": selection, "times": {}, "versions": {}, "machine": {}, "config": ""}
     facts = selection_parts(run, tmp_path / "r.html", 0)["selection"]
     assert facts["scored again after iterations"].startswith("30, 60; z, w and shares")
 

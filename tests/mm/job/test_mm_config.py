@@ -157,6 +157,7 @@ def test_a_detector_without_roi_head_is_refused_with_what_it_can_do(config: Path
         MainJob(load_config(str(config), options, str(tmp_path)))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_heads_whose_classes_have_other_layers_are_refused() -> None:
     import mmdet
 
