@@ -106,9 +106,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with needed_for("nds train-mm"):
         from nds_plugin import mm  # noqa: F401  (registers the sampler, hooks and datasets)
         from nds_plugin.mm.config.loading import load_config
-    job = load_config(
-        args.config, options_of(args.cfg_options), args.work_dir
-    )  # MMDetection can be imported from here on
+    options = options_of(args.cfg_options)
+    job = load_config(args.config, options, args.work_dir)  # MMDetection can be imported from here on
     from nds_plugin.mm.job.host import join_processes
     from nds_plugin.mm.job.main_job import MainJob
 
