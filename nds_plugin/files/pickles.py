@@ -8,8 +8,10 @@ so nothing is lost.
 from __future__ import annotations
 
 import io
+import math
 import os
 import pickle
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import IO, Any, ClassVar
@@ -60,16 +62,79 @@ def _encode(text: str, encoding: str) -> bytes:
 # -- arrays ------------------------------------------------------------------------------------------
 
 _ARRAY = object()  # stands for numpy.ndarray, which a pickle could call to ask for any amount of memory
+_CORES = ("numpy.core", "numpy._core")  # numpy moved its functions between its releases
 
 
-def _empty_array(kind: object, shape: tuple[int, ...], code: bytes | str) -> npt.NDArray[Any]:
+class _Type:
+    """A numpy type without objects, by what its pickle says of it.
+
+    numpy's own would take a stranger's state, by which a type of objects says that it holds none: bytes of the file
+    would then be pointers.
+    """
+
+    names: ClassVar[re.Pattern[str]] = re.compile(r"[biufcV]\d{1,9}|[SU]\d{0,9}")
+
+    def __init__(self, name: Any, *_: Any) -> None:
+        if not isinstance(name, str) or not self.names.fullmatch(name):
+            raise _RefusedError(f"the numpy type {name!r:.40}")
+        self.dtype = np.dtype(name)
+
+    def __setstate__(self, state: Any) -> None:
+        _, order, of, names, fields, size, *_ = state
+        if self.dtype.kind == "V" and names is not None:
+            kinds, offsets = zip(*(fields[name][:2] for name in names))
+            formats = [_dtype(kind) for kind in kinds]
+            form = {"names": names, "formats": formats, "offsets": offsets, "itemsize": size}
+            self.dtype = np.dtype(form)  # type: ignore[call-overload]
+        elif self.dtype.kind == "V" and of is not None:
+            self.dtype = np.dtype((_dtype(of[0]), of[1]))
+        elif order not in ("<", ">", "|"):
+            raise _RefusedError("an unknown byte order")
+        else:
+            self.dtype = self.dtype.newbyteorder(order)
+
+
+def _dtype(kind: object) -> np.dtype[Any]:
+    if not isinstance(kind, _Type):
+        raise _RefusedError("an array or number of no numpy type")
+    return kind.dtype
+
+
+def _empty_array(kind: object, shape: tuple[int, ...], _: bytes | str) -> npt.NDArray[Any]:
     """What numpy's pickles make first; what follows in the pickle fills it."""
     if kind is not _ARRAY or tuple(shape) != (0,):
         raise pickle.UnpicklingError(f"an array that starts as {kind!r} of shape {shape!r}")
-    return np.empty(0, code if isinstance(code, str) else code.decode("ascii"))
+    return np.empty(0, np.int8)
 
 
-_CORES = ("numpy.core", "numpy._core")  # numpy moved these functions between its releases
+def _array_state(state: Any) -> tuple[int, tuple[int, ...], np.dtype[Any], bool, bytes]:
+    """The state of an array, with numpy's type; its bytes are held against its shape."""
+    version, shape, kind, by_columns, data = state
+    dtype, data = _dtype(kind), _bytes(data)
+    # An array of a type that is itself an array has no form in numpy.
+    if dtype.subdtype or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data):
+        raise pickle.UnpicklingError(f"{len(data)} bytes for an array of {dtype} of shape {shape!r:.40}")
+    return version, shape, dtype, bool(by_columns), data
+
+
+def _array_scalar(kind: Any, data: Any) -> Any:
+    dtype, data = _dtype(kind), _bytes(data)
+    if len(data) != dtype.itemsize:
+        raise pickle.UnpicklingError(f"{len(data)} bytes for a number of {dtype}")
+    return np.ndarray((), dtype, data)[()]
+
+
+def _bytes(data: Any) -> bytes:
+    """The bytes of an array, which Python 2 has spelt as text; not the list of an array of objects."""
+    data = data.encode("latin1") if isinstance(data, str) else data
+    if not isinstance(data, bytes):
+        raise _RefusedError(f"numbers as a {type(data).__name__}")
+    return data
+
+
+def _from_buffer(data: Any, kind: Any, *shape_and_order: Any) -> Any:
+    read: Any = np.zeros(1).__reduce_ex__(5)[0]
+    return read(data, _dtype(kind), *shape_and_order)
 
 
 class _ArrayUnpickler(_Unpickler):
@@ -77,14 +142,24 @@ class _ArrayUnpickler(_Unpickler):
 
     names: ClassVar[Mapping[tuple[str, str], Any]] = {
         ("numpy", "ndarray"): _ARRAY,
-        ("numpy", "dtype"): np.dtype,
+        ("numpy", "dtype"): _Type,
         ("_codecs", "encode"): _encode,
         ("collections", "OrderedDict"): OrderedDict,
         **{(f"{core}.multiarray", "_reconstruct"): _empty_array for core in _CORES},
-        **{(f"{core}.multiarray", "scalar"): np.float32(0).__reduce__()[0] for core in _CORES},
-        **{(f"{core}.numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0] for core in _CORES},
+        **{(f"{core}.multiarray", "scalar"): _array_scalar for core in _CORES},
+        **{(f"{core}.numeric", "_frombuffer"): _from_buffer for core in _CORES},
     }
-    with_state: ClassVar[tuple[type, ...]] = (np.ndarray, np.dtype, OrderedDict)
+    with_state: ClassVar[tuple[type, ...]] = (np.ndarray, _Type, OrderedDict)
+
+    def load_build(self) -> None:
+        if isinstance(self.stack[-2], np.ndarray):
+            self.stack[-1] = _array_state(self.stack[-1])
+        super().load_build()
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        **_Unpickler.dispatch,
+        pickle.BUILD[0]: load_build,
+    }
 
 
 def load_arrays(path: str | os.PathLike[str]) -> Any:
@@ -123,7 +198,6 @@ def read_arrays(open_file: Callable[[], IO[bytes]], name: str) -> Any:
 
 # -- numbers -----------------------------------------------------------------------------------------
 
-_NUMBERS = {f"{kind}{size}" for kind in "fiu" for size in (1, 2, 4, 8)} - {"f1"}
 _OPERATIONS = (
     *("PROTO", "FRAME", "MARK", "STOP", "POP", "NONE", "NEWTRUE", "NEWFALSE", "FLOAT", "BINFLOAT"),
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"),
@@ -133,24 +207,14 @@ _OPERATIONS = (
 )
 
 
-class _NumberType:
-    """A numpy type of numbers, by name and byte order; numpy's own would take a stranger's state."""
+class _NumberType(_Type):
+    """A numpy type of numbers."""
 
-    def __init__(self, name: Any, *_: Any) -> None:
-        if name not in _NUMBERS:
-            raise _RefusedError("a numpy type that is not a number")
-        self.name, self.order = name, "<"
-
-    def __setstate__(self, state: Any) -> None:
-        if state[1] not in ("<", ">", "|"):
-            raise _RefusedError("an unknown byte order")
-        self.order = state[1]
+    names: ClassVar[re.Pattern[str]] = re.compile("[iu][1248]|f[248]")
 
 
 def _scalar(kind: Any, data: Any) -> float:
-    if not isinstance(kind, _NumberType) or not isinstance(data, bytes):
-        raise _RefusedError("a numpy scalar that is not a number")
-    return float(np.frombuffer(data, np.dtype(kind.order + kind.name)).item())
+    return float(_array_scalar(kind, data))
 
 
 class _Allowed(dict[int, Callable[[Any], None]]):
