@@ -118,6 +118,15 @@ def test_a_network_that_does_not_take_crops_of_a_size_says_so(timm: Any) -> None
 # --- with timm
 
 
+def test_a_transformer_is_restored_from_what_describes_it(timm: Any) -> None:
+    name = "vit_tiny_patch16_224"
+    network = FeatureNetwork(timm.create_model(name, num_classes=0), name)
+    state = network.body.state_dict()
+    restored = restore(network.describe(), state, "a file").body.state_dict()
+    assert restored.keys() == state.keys()
+    assert all(torch.equal(restored[key], value) for key, value in state.items())
+
+
 @pytest.mark.parametrize("name", [LITE0, SMALL, "resnet10t"])
 def test_a_file_with_timms_names_is_that_network_without_its_classifier(
     timm: Any, name: str, tmp_path: Path
