@@ -96,7 +96,7 @@ def build_timm(name: str, **options: Any) -> nn.Module:
     """
     check_name(name)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         try:
             return require_timm(name).create_model(name, pretrained=False, **options)
         except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError) as error:

@@ -57,7 +57,7 @@ class MoCo(Learner):
         if config.version == 2:
             width = self.query.fc.in_features
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed + 1)
+                torch.default_generator.manual_seed(seed + 1)
                 hidden = nn.Linear(width, width)
             self.query.fc = nn.Sequential(hidden, nn.ReLU(), self.query.fc)  # type: ignore[assignment]
         self.key = copy.deepcopy(self.query).requires_grad_(False)

@@ -95,7 +95,7 @@ def build_network(config: NetworkConfig, outputs: int, seed: int, groups: int = 
         groups: parts of a batch with statistics of their own.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         network = SmallImageResNet(config, outputs)
     for module in network.modules():
         if isinstance(module, GroupedBatchNorm):
