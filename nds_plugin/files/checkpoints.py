@@ -69,8 +69,10 @@ def why_broken(path: str | os.PathLike[str]) -> str | None:
             if bad is not None:
                 return f"{path}: {bad} does not match its check sum"
         read_checkpoint(path)
-    except (NDSError, zipfile.BadZipFile, OSError) as error:
+    except NDSError as error:
         return str(error)
+    except Exception as error:  # a damaged archive raises nearly anything
+        return f"{path} is not a whole checkpoint ({type(error).__name__}: {error})"
     return None
 
 

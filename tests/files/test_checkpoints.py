@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nds_plugin.files.checkpoints import first_whole, without_module_prefix, write_checkpoint
+from nds_plugin.files.checkpoints import first_whole, why_broken, without_module_prefix, write_checkpoint
 
 
 def test_the_first_whole_checkpoint_is_resumed_at_and_the_broken_one_told_of(
@@ -29,6 +29,19 @@ def test_the_first_whole_checkpoint_is_resumed_at_and_the_broken_one_told_of(
     assert found is None
     assert [str(path) in why for path, why in zip((newest, tmp_path / "gone.pth"), broken)] == [True, True]
     assert first_whole([]) == (None, [])
+
+
+def test_no_flipped_bit_stops_the_search_for_a_whole_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    write_checkpoint(path, {"a": torch.zeros(8)})
+    whole = path.read_bytes()
+    names = [where for where in range(len(whole)) if whole.startswith(b"PK\x01\x02", where)]
+    broken = []
+    for where in {*range(0, len(whole), 97), *(start + field for start in names for field in range(4, 60))}:
+        path.write_bytes(whole[:where] + bytes([whole[where] ^ 0xFF]) + whole[where + 1 :])
+        broken.append(why_broken(path))
+    assert all(why is None or str(path) in why for why in broken)
+    assert sum(why is not None for why in broken) > len(names)
 
 
 def test_the_prefix_of_data_parallel_is_dropped_where_all_names_have_it() -> None:
