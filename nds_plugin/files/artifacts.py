@@ -47,11 +47,15 @@ _MADE_BY = {
 }
 # What a failed write says of the disk and not of the program.
 _UNWRITABLE = (*DISK_FULL, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EPERM, errno.EEXIST, errno.EIO)
+# What a file system without permissions, or one that cannot flush a folder, answers (FAT, CIFS, FUSE).
+_UNSUPPORTED = (errno.EPERM, errno.EINVAL, errno.ENOTSUP)
+_UMASK = os.umask(0o077)  # once, at import: it can only be read by a change, which all threads see
+os.umask(_UMASK)
 
 
 @contextlib.contextmanager
 def atomic_write(
-    path: str | os.PathLike[str], mode: str = "wb", *, permissions: int = 0o644
+    path: str | os.PathLike[str], mode: str = "wb", *, permissions: int = 0o666 & ~_UMASK
 ) -> Iterator[IO[Any]]:
     """Open a temporary file that becomes ``path`` when the block ends without an error.
 
@@ -114,18 +118,29 @@ def nearest_existing(folder: str | os.PathLike[str]) -> Path:
 
 def _put_in_place(name: str, path: Path, permissions: int) -> None:
     try:
-        os.chmod(name, permissions)
+        with _where_supported():
+            os.chmod(name, permissions)
         os.replace(name, path)
         sync(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
 
 
+@contextlib.contextmanager
+def _where_supported() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+
+
 def sync(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
+    """Flush a file or a folder to the disk, as far as its file system can."""
     fd = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(fd)
+        with _where_supported():
+            os.fsync(fd)
     finally:
         os.close(fd)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -121,3 +122,25 @@ def test_text_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], env=environment, check=True)
     assert (tmp_path / "a").read_bytes() == "1 ± 2 †".encode()
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_without_permissions_and_flushed_folders_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "chmod", refuse)  # no such file system is at hand
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: refuse() if stat.S_ISDIR(os.fstat(fd).st_mode) else fsync(fd))
+    with artifacts.atomic_write(tmp_path / "a", "w") as file:
+        file.write("x")
+    assert (tmp_path / "a").read_text() == "x"
+
+
+def test_the_users_mask_decides_who_may_read(tmp_path: Path) -> None:
+    code = "import sys; from nds_plugin.files.artifacts import atomic_write\nwith atomic_write(sys.argv[1]): pass"
+    path = tmp_path / "a"
+    subprocess.run([sys.executable, "-c", code, path], check=True, umask=0o007)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
