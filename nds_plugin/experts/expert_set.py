@@ -85,7 +85,12 @@ def _wrong_hash(path: str | os.PathLike[str], expected: str | None, found: str |
 def _header(metadata: Mapping[str, str] | None, path: str | os.PathLike[str]) -> dict[str, Any]:
     if metadata is None or _HEADER not in metadata:
         raise NDSError(f"{path} is a safetensors file, but not one that nds_plugin wrote.")
-    header: dict[str, Any] = json.loads(metadata[_HEADER])
+    try:
+        header = json.loads(metadata[_HEADER])
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
+        raise NDSError(f"{path}: its header is damaged: train it again.")
     if header.get("version") != VERSION or not isinstance(header.get("key"), str):
         raise NDSError(
             f"{path}: written in version {header.get('version')} of the format, this release reads "

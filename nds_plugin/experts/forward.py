@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.head_scoring import forward_heads
-from nds_plugin.experts.manifest import HEAD
+from nds_plugin.experts.manifest import HEAD, ROTATIONS
 from nds_plugin.experts.passes import SHARED, Pass, Reading, chunks, micro_batch, padded, right_answers
 from nds_plugin.experts.settings import ScoringConfig
-from nds_plugin.experts.tasks import ROTATIONS, rotations
+from nds_plugin.experts.tasks import rotations
 from nds_plugin.images.networks import (
     InferenceNetwork,
     normalise,
@@ -129,7 +129,7 @@ def _forward_batch(
     if experts.task == "supervised":
         inputs = normalise(batch, mean, std)
         for name, network in networks.items():
-            outputs[name].append(network.features(inputs)[:real])
+            outputs[name].append(network.features(inputs)[:real].cpu())
         return
     inputs = normalise(rotations(batch), mean, std)
     for name, network in networks.items():

@@ -8,8 +8,8 @@ from tqdm import tqdm
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.heads import FourRotations, Heads
+from nds_plugin.experts.manifest import ROTATIONS
 from nds_plugin.experts.passes import SHARED, Pass, Reading, chunks, micro_batch, padded, right_answers
-from nds_plugin.experts.tasks import ROTATIONS
 from nds_plugin.images.folding import folded
 
 

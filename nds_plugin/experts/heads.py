@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from nds_plugin.errors import NDSError
-from nds_plugin.experts.tasks import ROTATIONS, rotations
+from nds_plugin.experts.manifest import ROTATIONS
+from nds_plugin.experts.tasks import rotations
 from nds_plugin.images.backbones import FeatureNetwork
 
 

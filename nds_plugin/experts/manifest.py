@@ -7,6 +7,7 @@ per cluster. Needs no torch, so that a server can hand experts out without it.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import content_hash, read_json
 from nds_plugin.files.safetensors_header import check_heads_file, check_resnet18_file, check_weights_file
 from nds_plugin.images.crop_geometry import resize_size
-from nds_plugin.images.input_form import InputForm
+from nds_plugin.images.input_form import IMAGENET, InputForm
 
 ARCH = "resnet18"
 KIND = "experts"
@@ -25,6 +26,9 @@ EXPERT_KINDS = (NETWORK, HEAD)
 MANIFEST = "manifest.json"
 SHARED = "shared.safetensors"
 BACKBONE, HEADS = "backbone.safetensors", "heads.safetensors"
+TASKS = ("rotation", "supervised")
+ROTATIONS = 4  # 0, 90, 180 and 270 degrees, counter-clockwise
+MIN_CROP, MAX_CROP = 8, 1024  # sides in pixels; a stranger's manifest must not ask for all memory
 MAX_FEATURES = 1 << 16
 _FIELDS = {
     "hash": str, "task": str, "arch": str, "crop_size": int, "resize_size": int,
@@ -95,10 +99,14 @@ def check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
         raise NDSError(f"{path}: an expert's file lies outside the folder; the manifest is not nds_plugin's.")
     if kind == NETWORK and manifest["arch"] != ARCH:
         raise NDSError(f"{path}: experts of architecture {manifest['arch']!r}, this release reads {ARCH!r}.")
-    if kind == HEAD:
-        InputForm.from_dict(manifest["input"], str(path))
-        if not 1 <= manifest["features"] <= MAX_FEATURES:
-            raise NDSError(f"{path}: {manifest['features']} features, expected 1 to {MAX_FEATURES}.")
+    _check_task(manifest, kind, path)
+    clusters = [-1, *(entry["cluster"] for entry in manifest["experts"])]
+    if any(first >= second for first, second in itertools.pairwise(clusters)):
+        raise NDSError(f"{path}: the experts' clusters should ascend from 0 or more: make it again.")
+    ours = {**IMAGENET.to_dict(), **{name: manifest.get(name) for name in ("mean", "std")}}
+    InputForm.from_dict(manifest["input"] if kind == HEAD else ours, str(path))
+    if kind == HEAD and not 1 <= manifest["features"] <= MAX_FEATURES:
+        raise NDSError(f"{path}: {manifest['features']} features, expected 1 to {MAX_FEATURES}.")
     if manifest["resize_size"] != resize_size(manifest["crop_size"]):
         raise NDSError(
             f"{path}: crops of {manifest['crop_size']} from {manifest['resize_size']} pixels, this release "
@@ -108,10 +116,27 @@ def check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
         raise NDSError(f"{path}: its hash is not that of its content; it was changed by hand: make it again.")
 
 
+def _check_task(manifest: Mapping[str, Any], kind: str, path: Path) -> None:
+    task, crop_size, outputs = manifest["task"], manifest["crop_size"], len(manifest["classes"])
+    known = TASKS[:1] if kind == HEAD else TASKS
+    if task not in known:
+        raise NDSError(
+            f"{path}: {kind} experts of task {task!r:.40}, expected {' or '.join(known)}: update it."
+        )
+    if outputs != ROTATIONS if task == "rotation" else outputs < 2:
+        raise NDSError(f"{path}: {outputs} classes of the task {task!r}: make it again.")
+    if not MIN_CROP <= crop_size <= MAX_CROP:
+        raise NDSError(
+            f"{path}: crops of {crop_size} pixels, expected {MIN_CROP} to {MAX_CROP}: make it again."
+        )
+
+
 def _check_fields(manifest: Mapping[str, Any], kind: str, path: Path) -> None:
     entries = manifest.get("experts")
     rows: list[tuple[Any, dict[str, Any]]] = [(manifest, {**_FIELDS, **_FIELDS_OF[kind]})]
     rows += [(entry, _EXPERT_FIELDS_OF[kind]) for entry in (entries if isinstance(entries, list) else [])]
+    if kind == NETWORK and manifest.get("shared") is not None:
+        rows.append((manifest["shared"], _FILE_FIELDS))
     if kind == HEAD:
         rows += [(manifest.get(name), _FILE_FIELDS) for name in ("backbone", "heads")]
     for row, fields in rows:

@@ -18,13 +18,12 @@ import torch
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.forward import Forward
-from nds_plugin.experts.manifest import HEAD
+from nds_plugin.experts.manifest import HEAD, ROTATIONS
 from nds_plugin.experts.passes import SHARED, Pass
 from nds_plugin.experts.scores import Scores
 from nds_plugin.experts.scoring_shards import ScoringShards, forward_in_shards
 from nds_plugin.experts.settings import ScoringConfig
 from nds_plugin.experts.supervised import cross_validate
-from nds_plugin.experts.tasks import ROTATIONS
 from nds_plugin.images.cost import Cost
 from nds_plugin.source.image_folders import list_images
 from nds_plugin.source.index import NO_LABEL, SourceIndex, drawn_rows
@@ -96,11 +95,15 @@ def _scores(
     """The scores of what the forward passes over a group of images have left."""
     is_head = experts.kind == HEAD
     unreadable = _report_unreadable(result.errors, paths)
-    values = {k: torch.cat(parts).double().cpu().numpy() for k, parts in result.outputs.items()}
-    if experts.task == "supervised":
-        kept = labels[np.asarray(result.rows)]
-        values = {k: cross_validate(x, kept, config.folds, config.seed) for k, x in values.items()}
-    details = _details(values, experts.clusters)
+    kept = labels[np.asarray(result.rows)]
+
+    def answers(parts: list[torch.Tensor]) -> Array:
+        found = torch.cat(parts).double().cpu().numpy()
+        return (
+            cross_validate(found, kept, config.folds, config.seed) if experts.task == "supervised" else found
+        )
+
+    details = _details({k: answers(parts) for k, parts in result.outputs.items()}, experts.clusters)
     details["computed"] = {
         "precision": result.precision, "device": torch.device(forward.device).type,
         "crop_size": experts.crop_size, "max_images": config.max_images, "seed": config.seed,

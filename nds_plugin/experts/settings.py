@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from nds_plugin.errors import NDSError
-from nds_plugin.experts.manifest import ARCH, EXPERT_KINDS, HEAD, NETWORK
+from nds_plugin.experts.manifest import ARCH, EXPERT_KINDS, HEAD, MAX_CROP, MIN_CROP, NETWORK, TASKS
 from nds_plugin.experts.scores import METRICS
 from nds_plugin.files.artifacts import file_hash
 from nds_plugin.images.named_network import DEFAULT_NETWORK, NAMES, NamedNetwork
 from nds_plugin.images.precisions import PRECISIONS
 from nds_plugin.settings import Settings, setting
 
-TASKS = ("rotation", "supervised")
 INITS = ("shared", "scratch")
 _TASK_HELP = "rotation (needs no labels) or, of kind network alone, supervised (the source's image labels)"
 _SEED_HELP = "of heads, seed of the draw by share; of networks, of weights, order and crops"
@@ -47,7 +46,9 @@ class ExpertConfig(Settings):
     what: ClassVar[str] = "expert"
 
     task: str = setting("rotation", _TASK_HELP, choices=TASKS)
-    crop_size: int = setting(224, "side of the crops in pixels; also of the features", least=8)
+    crop_size: int = setting(
+        224, "side of the crops in pixels; also of the features", least=MIN_CROP, most=MAX_CROP
+    )
     steps: int = setting(2000, "training steps of every expert", least=1)
     batch_size: int = setting(32, "crops per step; rotation makes four inputs of each", least=1)
     base_lr: float = setting(0.05, "highest learning rate of SGD", above=0)
@@ -98,8 +99,8 @@ class ExpertConfig(Settings):
 class HeadConfig(NamedNetwork):
     """On which network head experts stand and how they are trained; the values are our choice.
 
-    The features of the images that heads are fitted on lie on disk, 16 D bytes an image (20 KB of 1,280 features);
-    those of a cluster are in memory while its head is fitted.
+    The features of the images that heads are fitted on lie on disk, 16 D bytes an image (20 KB of 1,280 features).
+    While a head is fitted, 48 D bytes of memory are taken for each image of its cluster.
     """
 
     what: ClassVar[str] = "expert"
@@ -111,7 +112,7 @@ class HeadConfig(NamedNetwork):
         decides=False,
     )
     task: str = setting("rotation", _TASK_HELP, choices=TASKS)
-    crop_size: int = setting(224, "side of the crops in pixels", least=8)
+    crop_size: int = setting(224, "side of the crops in pixels", least=MIN_CROP, most=MAX_CROP)
     c: float = setting(
         0.001,
         "inverse strength of the regularisation of heads; it weighs the sum of the losses, so that heads of few images are "

@@ -12,10 +12,8 @@ from typing import Protocol
 import torch
 
 from nds_plugin.errors import NDSError, unknown_name
-from nds_plugin.experts.settings import TASKS
+from nds_plugin.experts.manifest import ROTATIONS, TASKS
 from nds_plugin.images.networks import normalise
-
-ROTATIONS = 4  # 0, 90, 180 and 270 degrees, counter-clockwise
 
 
 class Task(Protocol):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from nds_plugin.experts.tasks import ROTATIONS, RotationTask
+from nds_plugin.experts.manifest import ROTATIONS
+from nds_plugin.experts.tasks import RotationTask
 from nds_plugin.ssl.augment import WORDS, crops
 from nds_plugin.ssl.batches import Batch
 from nds_plugin.ssl.learner import Learner

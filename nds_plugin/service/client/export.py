@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet
-from nds_plugin.experts.manifest import HEAD
-from nds_plugin.experts.tasks import ROTATIONS, RotationTask
+from nds_plugin.experts.manifest import HEAD, ROTATIONS
+from nds_plugin.experts.tasks import RotationTask
 from nds_plugin.files.artifacts import atomic_write, check_writable
 from nds_plugin.files.temporary import is_temporary, remove_leftovers
 from nds_plugin.service.fastadapt.scores import expert_name
