@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +33,20 @@ class LinearClassifier:
         logits = np.asarray(features, dtype=np.float64) @ self.weight.T + self.bias
         highest = logits.max(axis=1, keepdims=True)
         return np.asarray(logits - highest - np.log(np.exp(logits - highest).sum(axis=1, keepdims=True)))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside of the block one thread computes: the order of a sum over threads would change the last bits."""
+    from threadpoolctl import threadpool_limits
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def fit_linear(

@@ -45,10 +45,13 @@ class Centroids:
             classes: label of each, -1 for none, shape (B,); superclasses alone look at it.
             labels: of images of the sample, what the fit has found; they keep it.
         """
+        from threadpoolctl import threadpool_limits
+
         readable = ~np.isnan(features[:, 0])
         points = features[readable]
         if len(self.components):
-            points = (points - self.mean) @ self.components.T
+            with threadpool_limits(1):  # as in the fit
+                points = (points - self.mean) @ self.components.T
         if labels is not None:
             number = labels[readable]
         else:
