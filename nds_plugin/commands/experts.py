@@ -35,6 +35,7 @@ from nds_plugin.errors import CommandLineError
 from nds_plugin.experts.manifest import HEAD, NETWORK
 from nds_plugin.experts.settings import EXPERT_CONFIGS, ExpertConfig, ExpertKind, HeadConfig
 from nds_plugin.files.artifacts import check_writable
+from nds_plugin.files.locking import turn_in
 from nds_plugin.settings import settings_of
 
 
@@ -100,13 +101,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         pretrained_trunk(config.pretrained)
     index = SourceIndex.load(args.index)
     partition = Partition.load(args.partition)
-    if isinstance(config, HeadConfig):
-        network, size = load_named(config), engine.whole_batches
-        experts = train_heads(
-            index, partition, network, config, args.output, executor=executor, shard_size=size
-        )
-    else:
-        experts = train_experts(index, partition, config, args.output, executor=executor)
+    with turn_in(args.output):
+        if isinstance(config, HeadConfig):
+            network, size = load_named(config), engine.whole_batches
+            experts = train_heads(
+                index, partition, network, config, args.output, executor=executor, shard_size=size
+            )
+        else:
+            experts = train_experts(index, partition, config, args.output, executor=executor)
     for entry in experts.manifest["experts"]:
         print(
             f"cluster {entry['cluster']:4d}: {entry['images']} images, accuracy {entry['train_accuracy']:.3f}"

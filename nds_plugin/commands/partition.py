@@ -36,6 +36,7 @@ from nds_plugin.engine.opening import open_executor
 from nds_plugin.errors import CommandLineError
 from nds_plugin.experts.settings import ExpertConfig
 from nds_plugin.files.artifacts import is_valid
+from nds_plugin.files.locking import turn_in
 from nds_plugin.images.named_network import NamedNetwork
 from nds_plugin.pipeline import naming
 from nds_plugin.settings import named, settings_of
@@ -151,20 +152,16 @@ def shared_network(args: argparse.Namespace, index: SourceIndex, executor: Execu
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Index, network, features, partition."""
-    args = parse_arguments(argv)
-    from nds_plugin.images.networks import choose_device
+def make_partition(
+    args: argparse.Namespace, index: SourceIndex, named_one: FeatureNetwork | None, executor: Executor
+) -> Partition:
+    """Network, features, partition; what is there and valid is kept."""
     from nds_plugin.source.extraction import Extraction
     from nds_plugin.source.features import features_key
-    from nds_plugin.source.two_passes import TwoPasses, has_features
+    from nds_plugin.source.two_passes import TwoPasses, clean, has_features
 
     config = command_line.settings_from(args, PartitionConfig)
     engine, output = command_line.settings_from(args, EngineConfig), Path(args.output)
-    executor = open_executor(engine, str(choose_device(args.device)))
-    named_one = named_network(args)  # a mistake in its name is told before any work
-    index = source_index(args)
-    check_num_clusters(config.num_clusters, len(index))
     if not is_valid(output / "index.parquet", INDEX_KIND, index.hash):
         index.save(output / "index.parquet", index.hash)
     network = named_one or shared_network(args, index, executor)
@@ -183,7 +180,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         partition = passes.run(index, key)
         partition.save(path, key)
-        passes.clean()
+    clean(output / "partition")
+    return partition
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Index and partition."""
+    args = parse_arguments(argv)
+    from nds_plugin.images.networks import choose_device
+
+    config = command_line.settings_from(args, PartitionConfig)
+    executor = open_executor(command_line.settings_from(args, EngineConfig), str(choose_device(args.device)))
+    named_one = named_network(args)  # a mistake in its name is told before any work
+    index = source_index(args)
+    check_num_clusters(config.num_clusters, len(index))
+    with turn_in(args.output):
+        partition = make_partition(args, index, named_one, executor)
     logger.info("%d clusters:\n%s", partition.num_clusters, summary_table(summarise(partition, index)))
 
 

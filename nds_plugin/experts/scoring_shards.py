@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from nds_plugin.errors import NDSError
 from nds_plugin.experts.forward import Forward
 from nds_plugin.experts.passes import Pass
 from nds_plugin.files.artifacts import atomic_write, content_hash
+from nds_plugin.files.locking import turn
 from nds_plugin.source.centroids import has_key
 from nds_plugin.source.feature_shards import why_unreadable
 
@@ -39,16 +41,27 @@ class ScoringShards:
 
 @contextlib.contextmanager
 def scoring_shards(executor: engine.Executor, result: Path, size: int) -> Iterator[ScoringShards]:
-    """Shards in a folder beside the result of the scoring, which goes when that is there.
+    """Shards in a folder beside the result of the scoring, which goes when that is there; one process at a time.
 
     Args:
         executor: who does the passes.
         result: the file that the block writes; what a killed run has done is found again by it.
         size: images in a shard.
     """
-    folder = result.with_name(f"{result.stem}.shards")
-    yield ScoringShards(executor, folder, size)
-    shutil.rmtree(folder, ignore_errors=True)
+    with turn(
+        result.with_name(f".{result.name}.lock"), f"another process is making {result}; waiting for it."
+    ):
+        yield ScoringShards(executor, _folder(result), size)
+        remove_shards(result)
+
+
+def remove_shards(result: Path) -> None:
+    """Remove the shards of a result that is there, as a run that was killed at its end has not."""
+    shutil.rmtree(_folder(result), ignore_errors=True)
+
+
+def _folder(result: Path) -> Path:
+    return result.with_name(f"{result.stem}.shards")
 
 
 @dataclass(frozen=True)
@@ -85,10 +98,19 @@ def _shards(
     found = []
     for start in range(0, len(paths), shards.size):
         part = paths[start : start + shards.size]
-        key = content_hash([experts, forward.config.identity(), forward.device, part])
+        key = content_hash([experts, forward.config.identity(), forward.device, part, [*map(_stamp, part)]])
         path = shards.folder / f"scores-{number:05d}-{start // shards.size:05d}.safetensors"
         found.append(engine.Shard(f"scores {path.stem[7:]}", path, _Images(part, key), len(part)))
     return found
+
+
+def _stamp(path: str) -> list[int]:
+    """What changes when a file of this machine does; of others nothing is known."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return []
+    return [found.st_size, found.st_mtime_ns]
 
 
 def _score(forward: Forward, images: _Images, path: Path) -> None:

@@ -25,9 +25,9 @@ from nds_plugin.engine.processes import agreed
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet, write_network
 from nds_plugin.experts.heads import FourRotations, Heads
-from nds_plugin.experts.manifest import BACKBONE, HEAD, HEADS, KIND, MANIFEST, set_hash
+from nds_plugin.experts.manifest import BACKBONE, HEAD, HEADS, KIND, MANIFEST, ROTATIONS, set_hash
 from nds_plugin.experts.settings import HeadConfig
-from nds_plugin.experts.tasks import ROTATIONS, RotationTask
+from nds_plugin.experts.tasks import RotationTask
 from nds_plugin.experts.train_experts import is_complete
 from nds_plugin.files.artifacts import array_hash, atomic_write, content_hash, file_hash, write_json
 from nds_plugin.images.backbones import FeatureNetwork
@@ -88,12 +88,14 @@ def train_heads(
     dimension = network.dimension(config.crop_size)
     executor = executor or LocalExecutor(None, str(device), progress)
     out_dir, key = Path(out_dir), heads_key(index, partition, network, config)
+    cache = out_dir / "features"
     if agreed(executor.processes, lambda: is_complete(out_dir, key)):
         logger.info("heads: kept %s", out_dir)
+        if executor.processes.rank == 0:
+            shutil.rmtree(cache, ignore_errors=True)  # of a run that was killed at its end
         return ExpertSet.load(out_dir)
     rows = _drawn_rows(partition, config)
     chosen = np.sort(np.concatenate(rows))
-    cache = out_dir / "features"
     how = Extraction(
         FourRotations(network), config.crop_size, executor.device, config.batch_size,
         executor.readers(config.num_workers), unit_length=False,
@@ -104,13 +106,14 @@ def train_heads(
     readable = shards.readable()
     _check_readable(places, readable)
     heads, entries = _fit_all(shards, dimension, places, readable, config, executor, key)
+    executor.processes.barrier()  # all have read the fits
     if executor.processes.rank == 0:
         names = [os.path.basename(name) for name in drawn.table.column("file_name").to_pylist()]
         for k, entry in enumerate(entries):
             entry["cluster_images"] = int(partition.sizes[k])
             entry["unreadable"] = [names[place] for place in places[k] if not readable[place]]
         _write(out_dir, key, network, heads, entries, index, partition, config)
-        shutil.rmtree(cache)
+        shutil.rmtree(cache, ignore_errors=True)
     executor.processes.barrier()
     return ExpertSet.load(out_dir)
 
@@ -206,8 +209,10 @@ def _fit_all(
 
 def _fit(shared: _Fits, rows: npt.NDArray[np.int64], path: Path) -> None:
     """Fit one head and keep it in a file."""
-    values = shared.features.take(rows).reshape(len(rows), ROTATIONS, -1)
-    weight, bias, accuracy, loss = fit_head(values, shared.mean, shared.scale, shared.c)
+    # Not held here, too, while the head is fitted.
+    weight, bias, accuracy, loss = fit_head(
+        shared.features.take(rows).reshape(len(rows), ROTATIONS, -1), shared.mean, shared.scale, shared.c
+    )
     said = {"key": shared.key, "accuracy": repr(accuracy), "loss": repr(loss)}
     with atomic_write(path) as file:
         file.write(save({"weight": np.ascontiguousarray(weight), "bias": bias}, said))
@@ -263,18 +268,22 @@ def fit_head(features: Features, mean: Array, scale: Array, c: float) -> tuple[A
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
-    x = (features.reshape(-1, features.shape[2]).astype(np.float64) - mean) / scale
+    x = features.reshape(-1, features.shape[2]).astype(np.float64)
     y = np.tile(np.arange(features.shape[1]), len(features))
+    del features
+    x -= mean
+    x /= scale
     with threadpool_limits(1):  # the order of a sum over threads would change the last bits
         model = LogisticRegression(C=c, max_iter=MAX_ITERATIONS).fit(x, y)
         log_p = model.predict_log_proba(x)
+        weight = model.coef_ / scale
+        bias = model.intercept_ - weight @ mean
     if int(np.max(model.n_iter_)) >= MAX_ITERATIONS:
         logger.warning(
             "a head was not fitted to the end in %d iterations: lower c, now %g.", MAX_ITERATIONS, c
         )
-    weight = model.coef_ / scale
     accuracy, loss = float((log_p.argmax(axis=1) == y).mean()), float(-log_p[np.arange(len(y)), y].mean())
-    return weight, model.intercept_ - weight @ mean, round(accuracy, 6), round(loss, 6)
+    return weight, bias, round(accuracy, 6), round(loss, 6)
 
 
 def _write(

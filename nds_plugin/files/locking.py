@@ -127,6 +127,31 @@ def held(path: str | os.PathLike[str], waiting: str) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def turn(path: str | os.PathLike[str], waiting: str) -> Iterator[None]:
+    """:func:`held`; where the file system has no locks, a warning.
+
+    Raises:
+        NDSError: the folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held(path, waiting))
+        except NoLocksError:
+            warn_of_no_locks(Path(path).parent)
+        yield
+
+
+def turn_in(folder: str | os.PathLike[str]) -> contextlib.AbstractContextManager[None]:
+    """:func:`turn` of a whole folder: commands that write into it would take each other's files away."""
+    return turn(Path(folder) / NAME, f"waiting for another process that works in {folder}.")
+
+
+def warn_of_no_locks(folder: str | os.PathLike[str]) -> None:
+    """Say that nothing keeps two processes apart in a folder."""
+    logger.warning("%s is on a file system without locks: see to it that no other job runs in it.", folder)
+
+
 def can_write(folder: str | os.PathLike[str]) -> bool:
     """Whether files can be written in a folder, or it can be made."""
     return os.access(nearest_existing(folder), os.W_OK)

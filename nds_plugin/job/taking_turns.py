@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from nds_plugin.engine.processes import Processes
 from nds_plugin.errors import NDSError, NoLocksError
-from nds_plugin.files.locking import HeldLock, folder_lock, try_lock
-
-logger = logging.getLogger(__name__)
+from nds_plugin.files.locking import HeldLock, folder_lock, try_lock, warn_of_no_locks
 
 PATIENCE = 10.0  # seconds: loader processes outlive a job that was killed for a while, and hold its lock
 
@@ -46,9 +43,7 @@ def _claimed(output: Path) -> HeldLock | None:
     try:
         lock = try_lock(path, PATIENCE)
     except NoLocksError:
-        logger.warning(
-            "%s is on a file system without locks: see to it that no other job runs in it.", output
-        )
+        warn_of_no_locks(output)
         return None
     if lock is None:
         raise NDSError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from nds_plugin.experts.manifest import SHARED
 from nds_plugin.experts.scores import KIND as SCORES_KIND
 from nds_plugin.experts.scores import Scores
 from nds_plugin.experts.scoring import score_experts
-from nds_plugin.experts.scoring_shards import ScoringShards, scoring_shards
+from nds_plugin.experts.scoring_shards import ScoringShards, remove_shards, scoring_shards
 from nds_plugin.experts.settings import HeadConfig
 from nds_plugin.experts.train_experts import experts_key, is_complete, train_cluster_experts, write_manifest
 from nds_plugin.experts.train_heads import heads_key, train_heads
@@ -128,12 +129,19 @@ class ScoringSteps:
             with self._shards(path) as shards:
                 score_experts(experts, client, config, shards=shards).save(path, key=key)
 
-        scores = Scores.load(self.work.artefact("scores", SCORES_KIND, key, ".json", make))
+        scores = Scores.load(self._scored("scores", SCORES_KIND, key, make))
         scores.check_matches(experts.hash, experts.clusters)
         scores = scores.with_metric(config.metric)
         if self.host.rank == 0:
             warn_if_indistinct(scores)
         return scores
+
+    def _scored(self, name: str, kind: str, key: str, make: Callable[[Path], None]) -> Path:
+        """The path of an artefact that is made of shards, which are gone."""
+        path = self.work.artefact(name, kind, key, ".json", make)
+        if self.host.rank == 0:
+            remove_shards(path)
+        return path
 
     def _shards(self, path: Path) -> AbstractContextManager[ScoringShards]:
         """Shards of the passes whose result is ``path``, by the main process and whom it asks."""
@@ -151,9 +159,7 @@ class ScoringSteps:
             with self._shards(path) as shards:
                 describe_source(experts, index, partition, config, shards=shards).save(path, key)
 
-        description = Description.load(
-            self.work.artefact("description", DESCRIPTION_KIND, key, ".json", make)
-        )
+        description = Description.load(self._scored("description", DESCRIPTION_KIND, key, make))
         scores, selector = self._expert_scores(experts, client, target), self.settings.selector
         assert isinstance(selector, ScalableNDS)
         return similar_scores(scores, description, selector.similarity)

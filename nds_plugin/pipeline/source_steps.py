@@ -36,7 +36,7 @@ from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import KIND as PARTITION_KIND
 from nds_plugin.source.partition import Partition
 from nds_plugin.source.partitioning import partition_key
-from nds_plugin.source.two_passes import TwoPasses, has_features
+from nds_plugin.source.two_passes import TwoPasses, clean, has_features
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +194,6 @@ class SourceSteps:
             partition = passes.run(index, key)
             if self.host.rank == 0:
                 partition.save(path, key)
-                passes.clean()
 
         def lacks_features(path: Path) -> bool:
             return config.keep_features and not has_features(path.with_suffix(""))
@@ -202,6 +201,8 @@ class SourceSteps:
         made = self.work.artefact(
             "partition", PARTITION_KIND, key, ".parquet", make, lacks_features, together=True
         )
+        if self.host.rank == 0:
+            clean(made.with_suffix(""))
         partition = Partition.load(made)
         partition.check_matches(index)
         return partition

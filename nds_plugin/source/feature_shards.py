@@ -52,12 +52,11 @@ class FeatureShards:
     def take(self, rows: npt.NDArray[np.int64]) -> Features:
         """Features of some rows, ascending; a file at a time is read."""
         edges = np.searchsorted(rows, np.arange(len(self.paths) + 1) * self.size)
-        found = [
-            self.part(number)[rows[start:stop] - number * self.size]
-            for number, (start, stop) in enumerate(itertools.pairwise(edges))
-            if stop > start
-        ]
-        return np.concatenate(found) if found else np.empty((0, self.part(0).shape[1]), np.float32)
+        found = np.empty((len(rows), self.part(0).shape[1]), np.float32)
+        for number, (start, stop) in enumerate(itertools.pairwise(edges)):
+            if stop > start:
+                found[start:stop] = self.part(number)[rows[start:stop] - number * self.size]
+        return found
 
     def load(self) -> tuple[Features, npt.NDArray[np.bool_]]:
         """All features, zeros for an unreadable image, and whether each image could be read."""

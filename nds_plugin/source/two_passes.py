@@ -101,10 +101,6 @@ class TwoPasses:
         self.executor.processes.barrier()
         return partition
 
-    def clean(self) -> None:
-        """Remove what a killed run would go on from; the partition is saved."""
-        shutil.rmtree(self.folder / "assigned", ignore_errors=True)
-
     def _sweep(self, images: int) -> None:
         """Remove the head and the further parts of another partition."""
         (self.folder / HEAD).unlink(missing_ok=True)
@@ -161,6 +157,11 @@ class TwoPasses:
         self.executor.map(done, shards)
         if self.executor.processes.rank == 0:
             seal_partition(self.folder, key, tuple(partition.notes))
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed run would go on from; the partition, whose parts are in the folder, is saved."""
+    shutil.rmtree(folder / "assigned", ignore_errors=True)
 
 
 _OF_IMAGES = ["source", "image_id", "file_name", "label"]

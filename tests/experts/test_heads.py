@@ -80,6 +80,15 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def test_features_that_a_killed_run_has_left_go(
+    experts: ExpertSet, source: tuple[SourceIndex, Partition]
+) -> None:
+    left = experts.directory / "features"
+    left.mkdir()
+    train_heads(*source, backbone(), TINY, experts.directory, progress=False)
+    assert not left.exists()
+
+
 # --- what the scores say
 
 

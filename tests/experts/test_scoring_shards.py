@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from planted_images import CROP, coloured, network
 
 from nds_plugin.engine.executor import LocalExecutor
+from nds_plugin.experts.forward import Forward
 from nds_plugin.experts.scores import Scores
 from nds_plugin.experts.scoring import score_experts
-from nds_plugin.experts.scoring_shards import scoring_shards
+from nds_plugin.experts.scoring_shards import ScoringShards, _shards, remove_shards, scoring_shards
 from nds_plugin.experts.settings import HeadConfig, ScoringConfig
 from nds_plugin.experts.train_heads import train_heads
+from nds_plugin.files.locking import try_lock
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
 
 SCORING = ScoringConfig(precision="fp32", num_workers=0)
+
+
+def test_a_result_is_made_by_one_process_at_a_time_and_its_shards_go(tmp_path: Path) -> None:
+    with scoring_shards(LocalExecutor(progress=False), tmp_path / "scores.json", 32) as shards:
+        shards.folder.mkdir()
+        assert try_lock(tmp_path / ".scores.json.lock") is None
+        with scoring_shards(LocalExecutor(progress=False), tmp_path / "others.json", 32):
+            pass
+    assert not shards.folder.exists()
+    shards.folder.mkdir()  # as after a kill between the result and the removal
+    remove_shards(tmp_path / "scores.json")
+    assert not shards.folder.exists()
+
+
+def test_shards_of_an_image_that_has_changed_are_made_again(tmp_path: Path) -> None:
+    image = tmp_path / "a.png"
+    image.write_bytes(b"one")
+    forward = Forward(tmp_path, SCORING, "cpu")
+    shards = ScoringShards(LocalExecutor(progress=False), tmp_path / "shards", 32)
+
+    def key() -> str:
+        return _shards(forward, "set", 0, [str(image), "https://host/b.png"], shards)[0].argument.key
+
+    first = key()
+    assert key() == first
+    os.utime(image, (1, 1))
+    assert key() != first
 
 
 class _StoppedError(Exception):

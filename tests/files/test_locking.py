@@ -15,7 +15,7 @@ import pytest
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files import locking
-from nds_plugin.files.locking import build_once, try_lock, writable_folder
+from nds_plugin.files.locking import build_once, try_lock, turn_in, writable_folder
 
 
 def test_what_is_ready_is_not_built(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_waiting_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_a_file_system_without_locks_is_named_with_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -57,6 +57,8 @@ def test_a_file_system_without_locks_is_named_with_what_to_do(
     monkeypatch.setattr(fcntl, "flock", refuse)  # no such file system is at hand
     with pytest.raises(NDSError, match=r"cannot lock .*/\.x\.lock: .* has no file locks .*local_lock=flock"):
         build_once(tmp_path / "x", lambda: False, lambda: pytest.fail("built without a lock"))
+    with turn_in(tmp_path):
+        assert f"{tmp_path} is on a file system without locks: see to it that no other job" in caplog.text
 
 
 def test_a_lock_is_gone_with_its_holder_unless_a_child_inherited_it(tmp_path: Path) -> None:

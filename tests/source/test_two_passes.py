@@ -25,7 +25,7 @@ from nds_plugin.source.partitioning import (
     sample_rows,
     sample_size,
 )
-from nds_plugin.source.two_passes import TwoPasses
+from nds_plugin.source.two_passes import TwoPasses, clean
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +90,7 @@ def test_the_parts_say_cluster_and_distance_of_every_image(
         expected = np.linalg.norm(points[members] - centre, axis=1)
         assert np.allclose(table.column("distance").to_numpy()[members], expected, atol=1e-3)
     assert np.isnan(table.column("distance").to_numpy()[~readable]).all()
-    passes(tmp_path).clean()
+    clean(passes(tmp_path).folder)
     assert not (tmp_path / "partition/assigned").exists()
 
 
@@ -200,7 +200,7 @@ def test_another_size_of_shards_or_another_partition_in_the_same_folder_changes_
     index: SourceIndex, tmp_path: Path
 ) -> None:
     whole = passes(tmp_path, shard=128).run(index, "key")
-    passes(tmp_path).clean()
+    clean(passes(tmp_path).folder)
     assert (
         passes(tmp_path, shard=64).run(index, "key").hash == whole.hash
     )  # 150 images: 128 + 22, 64 + 64 + 22
