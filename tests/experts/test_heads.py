@@ -287,7 +287,7 @@ def test_unreadable_images_of_the_client_are_counted(
         ({"task": "supervised"}, "head experts know the task 'rotation' alone, got 'supervised'"),
         ({"c": 0.0}, "expert c must be above 0"),
         ({"share": 1.5}, "expert share must be above 0 and 1 or less"),
-        ({"crop_size": 4}, "expert crop_size must be 8 or more"),
+        ({"crop_size": 4}, "expert crop_size must be 8 to 1024"),
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
