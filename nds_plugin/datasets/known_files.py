@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,10 @@ def find_coco_file(name: str) -> CocoFile | None:
         data = os.getenv(DATA)
         if not data:
             raise no_data(name)
-        return next((f for f in coco_folder(Path(data, "detection"), DATA_PREFIX) if f.name == name), None)
+        files = _files_by_name(Path(data, "detection"), DATA_PREFIX).get(name, [])
+        if len(files) > 1:
+            raise NDSError(_twins(files))
+        return files[0] if files else None
     return next((f for f in sample_files(datasets_root()) if f.name == name), None)
 
 
@@ -75,16 +78,32 @@ def coco_folder(root: Path, prefix: str) -> list[CocoFile]:
     """Every ``ROOT/NAME/SPLIT.json`` with images in ``ROOT/NAME/images``.
 
     SPLIT is train, val or test. The dataset is called ``PREFIX_NAME_SPLIT``; a file
-    ``SPLIT_LABELLING.json`` beside it becomes ``PREFIX_NAME_LABELLING_SPLIT``.
+    ``SPLIT_LABELLING.json`` beside it becomes ``PREFIX_NAME_LABELLING_SPLIT``. Files that would have one name
+    are left out with a warning.
 
     Raises:
-        NDSError: no such folder, no dataset in it, or two files of one name.
+        NDSError: no such folder, or no dataset in it.
     """
+    found = []
+    for files in _files_by_name(root, prefix).values():
+        if len(files) > 1:
+            logger.warning("%s", _twins(files))
+        else:
+            found += files
+    return found
+
+
+def _twins(files: Sequence[CocoFile]) -> str:
+    paths = " and ".join(str(file.json_file) for file in files)
+    return f"{paths} would both be the dataset {files[0].name!r}: rename one."
+
+
+def _files_by_name(root: Path, prefix: str) -> dict[str, list[CocoFile]]:
     if not root.is_dir():
         raise NDSError(
             f"folder of datasets not found: {root}: expected NAME/images and NAME/train.json in it."
         )
-    found: dict[str, CocoFile] = {}
+    found: dict[str, list[CocoFile]] = {}
     for json_file in sorted(root.glob("*/*.json")):
         match = _SPLIT_FILE.fullmatch(json_file.stem)
         images = json_file.parent / "images"
@@ -92,12 +111,10 @@ def coco_folder(root: Path, prefix: str) -> list[CocoFile]:
             continue
         split, labelling = match.groups()
         name = "_".join(filter(None, (prefix, json_file.parent.name, labelling, split)))
-        if name in found:
-            raise NDSError(f"{found[name].json_file} and {json_file} would both be {name!r}: rename one.")
-        found[name] = CocoFile(name, json_file, images)
+        found.setdefault(name, []).append(CocoFile(name, json_file, images))
     if not found:
         raise NDSError(f"no datasets in {root}: expected NAME/images and NAME/train.json, NAME/val.json.")
-    return list(found.values())
+    return found
 
 
 def sample_files(root: Path) -> list[CocoFile]:

@@ -143,7 +143,12 @@ def turn(path: str | os.PathLike[str], waiting: str) -> Iterator[None]:
 
 
 def turn_in(folder: str | os.PathLike[str]) -> contextlib.AbstractContextManager[None]:
-    """:func:`turn` of a whole folder: commands that write into it would take each other's files away."""
+    """:func:`turn` of a whole folder: commands that write into it would take each other's files away.
+
+    None is needed where nothing can be written; what is finished there can still be read.
+    """
+    if not can_write(folder):
+        return contextlib.nullcontext()
     return turn(Path(folder) / NAME, f"waiting for another process that works in {folder}.")
 
 

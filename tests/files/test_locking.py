@@ -106,3 +106,5 @@ def test_a_read_only_tree_is_cached_elsewhere(tmp_path: Path, monkeypatch: pytes
         writable_folder(tmp_path / "data" / "stores", "stores")
         == tmp_path / "cache" / "nds_plugin" / "stores"
     )
+    with turn_in(tmp_path / "data"):  # what is finished there can be read
+        assert not list((tmp_path / "data").iterdir())

@@ -282,7 +282,12 @@ def build_nds_train_loader(*args: Any, **kwargs: Any) -> Any:
         check_sampler(sampler)
         if sampler in TRAIN_SAMPLERS:
             return _build(*args, **given)
-    return build_stock_loader(*args, **given)
+        if "sampler" in given:  # Detectron2's builder takes a name from the config alone
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.DATALOADER.SAMPLER_TRAIN = given.pop("sampler")
+    rest = {key: value for key, value in given.items() if key != "cfg"}
+    return build_stock_loader(cfg, *args[1:], **rest)
 
 
 def check_sampler(name: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode as CN
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import ROI_HEADS_REGISTRY, GeneralizedRCNN
+from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY, GeneralizedRCNN
 from detectron2.utils import comm
 
 from nds_plugin.d2.config.nodes import merged
@@ -98,16 +98,23 @@ def _check_stage(cfg: CN, prefix: str, processes: int) -> None:
         raise NDSError(f"{prefix}DATALOADER.NUM_WORKERS must be 0 or more, got {cfg.DATALOADER.NUM_WORKERS}.")
     check_model(cfg)
     check_sampler(cfg.DATALOADER.SAMPLER_TRAIN)
-    if GeneralizedRCNN.__name__ != cfg.MODEL.META_ARCHITECTURE:
-        raise NDSError(
-            f"{prefix}MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}: this job trains GeneralizedRCNN alone, as it "
-            "knows only of R-CNN's heads how many classes they have and which of their rows belongs to which class."
-        )
+    _check_architecture(cfg.MODEL.META_ARCHITECTURE, f"{prefix}MODEL.META_ARCHITECTURE")
     _check_heads(cfg, len(cfg.NDS.LABEL_SPACES) > 0, f"{prefix}NDS.LABEL_SPACES")
     if cfg.NDS.OPTIMIZER not in OPTIMIZERS:
         raise unknown_name("NDS.OPTIMIZER", cfg.NDS.OPTIMIZER, OPTIMIZERS)
     if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS:
         check_file(locate(cfg.MODEL.WEIGHTS), f"{prefix}MODEL.WEIGHTS")
+
+
+def _check_architecture(name: str, key: str) -> None:
+    if name not in META_ARCH_REGISTRY:
+        raise unknown_name(key, name, [known for known, _ in META_ARCH_REGISTRY])
+    found = META_ARCH_REGISTRY.get(name)
+    if not (isinstance(found, type) and issubclass(found, GeneralizedRCNN)):
+        raise NDSError(
+            f"{key} {name}: this job trains GeneralizedRCNN and what is derived from it, as it knows only of R-CNN's heads how "
+            "many classes they have and which of their rows belongs to which class."
+        )
 
 
 def check_weights(cfg: CN) -> None:

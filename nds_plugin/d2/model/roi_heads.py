@@ -84,13 +84,19 @@ def _label_space_of_proposals(proposals: Sequence[Instances]) -> Tensor:
 
 
 def _label_spaces(cfg: Any) -> Sequence[Sequence[int]]:
-    """``NDS.LABEL_SPACES``, else those of the drawn dataset that is trained on."""
+    """``NDS.LABEL_SPACES``, else those of the drawn dataset that is trained on.
+
+    Where its sources label alike, they label all classes that the model has.
+    """
     if "NDS" in cfg and len(cfg.NDS.LABEL_SPACES):
         return list(cfg.NDS.LABEL_SPACES)
     try:
-        return drawn_label_spaces(cfg.DATASETS.TRAIN)
+        found = drawn_label_spaces(cfg.DATASETS.TRAIN)
     except NDSError:  # its files are not here: nobody trains on it, the weights may be evaluated
         return []
+    if any(set(space) != set(found[0]) for space in found):
+        return found
+    return [list(range(cfg.MODEL.ROI_HEADS.NUM_CLASSES))] * len(found)
 
 
 class NDSFastRCNNOutputLayers(FastRCNNOutputLayers):

@@ -17,7 +17,12 @@ from detectron2.utils.env import seed_all_rng
 
 from nds_plugin.d2.config.deciding import TRAINED
 from nds_plugin.d2.config.nodes import merged
-from nds_plugin.d2.data.drawn_dataset import drawn_dataset, register_selection, selection_label_space
+from nds_plugin.d2.data.drawn_dataset import (
+    drawn_dataset,
+    drawn_label_spaces,
+    register_selection,
+    selection_label_space,
+)
 from nds_plugin.d2.data.fingerprints import dataset_fingerprint
 from nds_plugin.d2.data.host import DetectronHost
 from nds_plugin.d2.data.registration import dataset_classes, register_image_subset
@@ -25,7 +30,6 @@ from nds_plugin.d2.model.timm_backbone import NAME as TIMM_BACKBONE
 from nds_plugin.d2.model.timm_backbone import without_initial_weights
 from nds_plugin.d2.train.trainer import NDSTrainer
 from nds_plugin.datasets.image_subset import subset_name
-from nds_plugin.datasets.label_space import LabelSpace
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import content_hash, file_hash
 from nds_plugin.files.checkpoints import read_checkpoint
@@ -66,14 +70,10 @@ def pretrain_config(cfg: CN, selected: Selected) -> CN:
     result.DATALOADER.SAMPLER_TRAIN = "NDSTrainingSampler"
     result.MODEL.ROI_HEADS.NUM_CLASSES = len(space.classes)
     result.NDS.SELECTION = str(selected.path)
-    result.NDS.LABEL_SPACES = _label_spaces(space) or result.NDS.LABEL_SPACES
+    if space.partial:
+        result.NDS.LABEL_SPACES = [sorted(labelled) for labelled in space.labelled]
     result.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "pretrain")
     return result
-
-
-def _label_spaces(space: LabelSpace) -> list[list[int]]:
-    """``NDS.LABEL_SPACES``: the classes that each source labels; nothing where each labels all."""
-    return [sorted(labelled) for labelled in space.labelled] if space.partial else []
 
 
 def finetune_datasets(cfg: CN) -> tuple[str, ...]:
@@ -101,7 +101,9 @@ def finetune_config(cfg: CN) -> CN:
         stream = drawn is not None and drawn["mode"] == "stream"
         result.DATALOADER.SAMPLER_TRAIN = "NDSTrainingSampler" if stream else "SeekableTrainingSampler"
     result.NDS.SELECTION = ""
-    result.NDS.LABEL_SPACES = _label_spaces(selection_label_space(drawn["sources"])) if drawn else []
+    spaces = drawn_label_spaces(result.DATASETS.TRAIN)
+    partial = any(len(space) < len(classes[0]) for space in spaces)
+    result.NDS.LABEL_SPACES = spaces if partial else []
     result.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "finetune")
     return result
 

@@ -35,6 +35,11 @@ def test_the_heads_of_ones_own_script_learn_the_label_spaces_of_a_drawn_dataset(
         cfg.DATASETS.TRAIN = names
         predictor = build_model(cfg).roi_heads.box_predictor
         assert getattr(predictor, "num_label_spaces", 0) == rows
+    drawn_selection(tmp_path, sources=SOURCES[:1])  # labels alike: the model may have other classes, too
+    cfg.DATASETS.TRAIN, cfg.MODEL.ROI_HEADS.NUM_CLASSES = (DATASET,), 7
+    predictor = build_model(cfg).roi_heads.box_predictor
+    assert predictor.num_label_spaces == 1
+    assert predictor.label_spaces is None
 
 
 def test_a_selection_takes_no_other_datasets_name(

@@ -86,6 +86,10 @@ def test_detectron2s_own_samplers_get_detectron2s_own_loader() -> None:
     cfg.DATASETS.TRAIN = SOURCES[:1]
     loader = build_nds_train_loader(cfg)
     assert type(loader).__module__.startswith("detectron2")
+    cfg.DATALOADER.SAMPLER_TRAIN = "SeekableTrainingSampler"
+    loader = build_nds_train_loader(cfg, sampler="TrainingSampler")
+    assert type(loader).__module__.startswith("detectron2")
+    assert cfg.DATALOADER.SAMPLER_TRAIN == "SeekableTrainingSampler"
 
 
 @pytest.mark.usefixtures("tiny_datasets")

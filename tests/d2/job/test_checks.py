@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("detectron2")
 
 from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 
 from nds_plugin.d2.config.nodes import load_config
 from nds_plugin.d2.job.checks import check_config, check_source_files
@@ -30,7 +31,7 @@ def config(folder: Path, *options: Any) -> CfgNode:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["MODEL.META_ARCHITECTURE", "RetinaNet"], "RetinaNet: this job trains GeneralizedRCNN alone"),
+        (["MODEL.META_ARCHITECTURE", "RetinaNet"], "RetinaNet: this job trains GeneralizedRCNN and what"),
         (["MODEL.KEYPOINT_ON", "True"], "MODEL.KEYPOINT_ON is on, but keypoints are not supported"),
         (["MODEL.LOAD_PROPOSALS", "True"], "MODEL.LOAD_PROPOSALS is on, but proposals from files are not"),
         (["DATASETS.TEST", "('tiny_city_val', 'tiny_city_val')"], "tiny_city_val more than once"),
@@ -44,6 +45,12 @@ def test_a_config_is_refused_in_one_line(tmp_path: Path, options: list[str], mes
     with pytest.raises(NDSError, match=message) as error:
         check_config(config(tmp_path, *options))
     assert "\n" not in str(error.value)
+
+
+def test_a_detector_derived_from_r_cnn_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = type("MineRCNN", (GeneralizedRCNN,), {})
+    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "MineRCNN", mine)
+    check_config(config(tmp_path, "MODEL.META_ARCHITECTURE", "MineRCNN"))
 
 
 def test_sources_of_other_classes_need_heads_that_know_label_spaces(tmp_path: Path) -> None:
