@@ -237,7 +237,7 @@ PARTITION: dict[str, tuple[list[str], str]] = {
     ),
     "not JSON": (["--coco", "index.parquet", "night"], "index.parquet is not a JSON text file"),
     "one path too few": (["--coco", "scores.json"], "command line: argument --coco: expected 2 arguments"),
-    "output below a file": (["--output", "scores.json/o"], "cannot write scores.json/o/index.parquet"),
+    "output below a file": (["--output", "scores.json/o"], "cannot write scores.json/o/.*: a file is where"),
     "a batch of no training": (["--shared-batch", "4"], "--shared-batch is of a shared network"),
     "two networks": (
         ["--shared-steps", "4", "--network", "resnet18"],

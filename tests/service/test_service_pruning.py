@@ -116,12 +116,12 @@ def test_a_search_that_is_kept_while_its_set_is_set_aside_finds_it_again(
     oldest = Store(store).ids()[-1]
     found, asked = books(store, []), []
 
-    def late(some: Any) -> Any:
+    def late(some: Any, *since: str) -> Any:
         asked.append(some)
         if len(asked) == 2:  # renamed aside by now
             request = {"budget": 1}
             found[0].add(found[0].new_token(), oldest, request, {})
-        return searches_by_set(some)
+        return searches_by_set(some, *since)
 
     monkeypatch.setattr(pruning, "searches_by_set", late)
     Store(store).make_current(Store(store).ids()[0])

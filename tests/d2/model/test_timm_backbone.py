@@ -200,7 +200,7 @@ def test_weights_of_a_network_are_needed_only_where_training_starts_from_them(
     initialised: bool,
     kept: bool,
 ) -> None:
-    monkeypatch.setattr(stages, "NDSTrainer", _Recorded)
+    monkeypatch.setattr(stages, "StageTrainer", _Recorded)
     cfg = config(weights="gone.pth")
     cfg.OUTPUT_DIR = str(tmp_path)
     if interrupted:
