@@ -4,7 +4,7 @@ Backbone, proposal network and heads are copied as they are. The class-specific 
 layers (of scores, boxes and masks; of standard and of cascade heads, as Detectron2 and as MMDetection
 name them) go from a source class to the target class of the same name; a target class without a source
 keeps the model's own initialisation (our choice), and the background's row is always copied. A
-layer of another head that may have rows per class is not copied where the classes differ. Nothing
+layer of another head that may have rows per class, and has as many, is not copied where the classes differ. Nothing
 happens silently: the report lists all of it, and whatever else is missing or has another shape is an error.
 """
 
@@ -35,8 +35,11 @@ _BBOX_PRED = re.compile(
 _MASK = re.compile(r"(^|\.)(mask_head\.predictor|roi_head\.mask_head(\.\d+)?\.conv_logits)\.(weight|bias)$")
 # Of heads that are not known here: what a row stands for cannot be told, only that it may be a class.
 _PERHAPS_CLASSES = re.compile(
-    r"(^|\.)(cls_score|cls_logits|logits|predictor|class_embed|fc_cls|conv_cls|retina_cls|conv_logits)(\.\d+)?\.(weight|bias)$"
+    r"(^|\.)(cls_score|cls_logits|logits|predictor|class_embed|fc_cls|conv_cls|retina_cls|conv_logits|fc_logits|fc_mask_iou)"
+    r"(\.\d+)?\.(weight|bias)$"
 )
+UNKNOWN_ROWS = "may have rows per class, of a head that is not known"
+_WITHOUT_CLASSES = ("backbone.", "neck.", "rpn_head.", "proposal_generator.")  # copied as they are
 _CASCADE = re.compile(r"(box_predictor|bbox_head)\.\d+\.")
 # Set from the config or the code, whatever the checkpoint says; or, for the last, a counter
 # that frozen normalisation layers lack.
@@ -79,6 +82,7 @@ def transfer_state(
     if require_shared and not report.shared:
         raise NDSError(f"{report.nothing_shared()}: check both lists, or allow it (require_shared off).")
     rows = _class_rows(matches, source_classes)
+    others = list(source_classes) != list(target_classes)
     new_state: dict[str, Tensor] = {}
     mismatched: list[str] = []
     absent: list[str] = []
@@ -92,8 +96,8 @@ def transfer_state(
             (report.missing if allowed else absent).append(name)
         elif _class_specific(name, value, len(source_classes), own, len(target_classes)):
             _copy_rows(name, value, new_state[name], rows, len(source_classes), report)
-        elif _of_unknown_rows(name) and list(source_classes) != list(target_classes):
-            report.dropped[name] = "may have rows per class, of a head that is not known"
+        elif value.shape == own.shape and others and _of_unknown_rows(name):
+            report.dropped[name] = UNKNOWN_ROWS
         elif value.shape == own.shape:
             new_state[name] = value.detach().to(own.dtype, copy=True)
             report.kept.append(name)
@@ -182,7 +186,7 @@ def _class_specific(name: str, value: Tensor, num_source: int, own: Tensor, num_
 def _of_unknown_rows(name: str) -> bool:
     """Whether a layer may be class-specific in a way that is not known."""
     known = any(pattern.search(name) for pattern in (_CLS_SCORE, _BBOX_PRED, _MASK))
-    return not known and bool(_PERHAPS_CLASSES.search(name))
+    return not known and not name.startswith(_WITHOUT_CLASSES) and bool(_PERHAPS_CLASSES.search(name))
 
 
 def _check_rows(name: str, tensor: Tensor, expected: int, where: str, count: int) -> None:

@@ -325,3 +325,17 @@ def test_rows_of_a_head_that_is_not_known_are_not_copied_by_position_to_other_cl
     assert list(report.dropped) == [name]
     assert report.kept == ["head.bbox_pred.weight"]
     assert transfer_state(state, own, ["car", "person"], ["car", "person"])[1].kept == list(state)
+
+
+def test_rows_of_a_head_that_is_not_known_must_be_as_many():
+    one, other = ({"head.cls_score.weight": torch.zeros(rows, 1)} for rows in (3, 4))
+    with pytest.raises(NDSError, match=r"head.cls_score.weight \(3, 1\) instead of \(4, 1\)"):
+        transfer_state(one, other, ["car", "person"], ["person", "car", "dog"])
+
+
+@pytest.mark.parametrize("part", ["rpn_head", "backbone", "neck", "proposal_generator"])
+def test_parts_that_know_no_classes_are_copied_as_they_are_whatever_their_layers_are_called(part):
+    state = {f"{part}.conv_cls.weight": torch.ones(3, 1)}  # of Guided Anchoring: one score per anchor
+    new, report = transfer_state(state, {n: v * 0 for n, v in state.items()}, ["car"], ["person"])
+    assert report.kept == list(state)
+    assert new[report.kept[0]].all()
