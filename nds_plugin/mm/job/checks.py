@@ -38,8 +38,8 @@ def check_config(job: JobConfig, host: FilesHost) -> None:
     """Refuse at once what would otherwise fail after hours; reads no annotations.
 
     Raises:
-        NDSError: unknown names, settings that contradict each other, heads that cannot be transferred, a
-            folder that cannot be written, initial weights that are not there.
+        NDSError: unknown names, settings that contradict each other, a folder that cannot be written, initial
+            weights that are not there.
     """
     nds = job.nds
     check_settings(nds, str.lower)
@@ -52,9 +52,7 @@ def check_config(job: JobConfig, host: FilesHost) -> None:
         _check_own_files(name, nds.DATASETS.get(name))
     _check_stage(job.cfg, "")
     if nds.SELECTOR != NO_PRETRAINING:
-        pretraining = merged(job.cfg, nds.PRETRAIN)
-        _check_stage(pretraining, "nds.pretrain.")
-        check_transfer(pretraining, job.cfg)
+        _check_stage(merged(job.cfg, nds.PRETRAIN), "nds.pretrain.")
     for folder in {job.work_dir, job.artefacts}:
         check_writable(folder)
 
@@ -160,13 +158,15 @@ def check_source(job: JobConfig, host: FilesHost) -> None:
 
     Raises:
         NDSError: a bad class mapping; no shared class where nds.transfer.require_shared_classes is set;
-            heads that cannot learn from these sources.
+            heads that cannot learn from these sources, or cannot be transferred to the target.
     """
     space = label_space(job, host, partial=False)
     target = stored(host, job.nds.TARGET.TRAIN[0]).classes()
     check_shared_classes(space.classes, target, job.nds, str.lower)
     views = [stored(host, name).view() for name in job.nds.SOURCE.DATASETS]
-    check_heads(merged(job.cfg, job.nds.PRETRAIN), views, space, "nds.pretrain.")
+    pretraining = merged(job.cfg, job.nds.PRETRAIN)
+    check_heads(pretraining, views, space, "nds.pretrain.")
+    check_transfer(pretraining, job.cfg, space.classes, target)
 
 
 def check_heads(cfg: Config, views: Sequence[StoreView], space: LabelSpace | None, prefix: str) -> None:

@@ -28,19 +28,29 @@ _DECIDING = (
     "randomness",
     "auto_scale_lr",
 )
+_HEADS = (
+    "bbox_head",
+    "mask_head",
+    "mask_iou_head",
+    "point_head",
+)  # the last two of Mask Scoring R-CNN and PointRend
 _CHECKPOINTS = 1000  # iterations between two, where a config names none
 _OF_LOADER = ("batch_size", "collate_fn", "sampler")
 
 
 def num_classes(model: ConfigDict, count: int) -> list[str]:
-    """Set the number of classes of the heads of boxes and masks; the names of other parts that have one."""
+    """Set the number of classes of the heads that tell boxes and masks.
+
+    Returns:
+        The names of the parts with classes of which transfer by class name knows nothing.
+    """
     others = []
     for name, found in model.roi_head.items():
         parts = [part for part in (found if isinstance(found, list) else [found]) if isinstance(part, dict)]
-        if name in ("bbox_head", "mask_head"):
+        if name in _HEADS:
             for part in parts:
                 part["num_classes"] = count
-        elif any("num_classes" in part for part in parts):
+        if name not in ("bbox_head", "mask_head") and any("num_classes" in part for part in parts):
             others.append(name)
     return others
 
