@@ -69,10 +69,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def options_of(pairs: Sequence[str]) -> dict[str, Any]:
     """``KEY=VALUE`` pairs as MMDetection's own tools read them: ``a,b``, ``[a,b]`` and ``(a,b)`` need no quotes.
 
-    Beside that a value in braces is a Python dict, and a text that is no list keeps its blanks.
+    Beside that dicts and quoted texts are Python's, also inside of lists, and a text that is no list keeps its blanks.
 
     Raises:
-        NDSError: a pair without ``=``, or brackets that do not match.
+        NDSError: a pair without ``=``, brackets that do not match, or a dict that is not Python's.
     """
     found: dict[str, Any] = {}
     for pair in pairs:
@@ -81,16 +81,22 @@ def options_of(pairs: Sequence[str]) -> dict[str, Any]:
             raise NDSError(f"command line: --cfg-options takes KEY=VALUE, got {pair!r}.")
         try:
             found[key] = _value(text)
-        except (AssertionError, ValueError, SyntaxError):
-            raise NDSError(f"command line: --cfg-options {key}: brackets do not match in {text!r}.") from None
+        except (AssertionError, TypeError, ValueError, SyntaxError):
+            raise NDSError(
+                f"command line: --cfg-options {key}: brackets or quotes do not match in {text!r}."
+            ) from None
     return found
 
 
 def _value(text: str) -> Any:
     from mmengine.config import DictAction
 
-    if text.startswith("{"):
-        return ast.literal_eval(text)
+    if text.startswith(("{", "[", "(")) and any(mark in text for mark in "{'\""):
+        try:
+            return ast.literal_eval(text)
+        except (TypeError, ValueError, SyntaxError):
+            if "{" in text:  # DictAction knows no dicts
+                raise
     value = DictAction._parse_iterable(text)
     return text.strip("'\"") if isinstance(value, str) else value
 
