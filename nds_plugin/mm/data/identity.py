@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from nds_plugin.datasets.coco.store import open_coco
+from nds_plugin.datasets.coco.json_stream import stream_object
+from nds_plugin.datasets.coco.store import KEYS
 from nds_plugin.errors import NDSError, few
 
 SOURCE = "nds_source"  # of a dataset's metainfo, or of an image's data_info where a dataset holds several
@@ -144,10 +145,9 @@ def _refuse_misnamed(dataset: Any, names: Sequence[str]) -> None:
     path = str(getattr(dataset, "ann_file", None) or "")
     if not getattr(dataset, "cat_ids", None) or not os.path.isfile(path):
         return
-    store = open_coco(path)
-    name_of = dict(zip(store.category_ids, store.classes))
+    name_of = _categories(path)
     meant = [name_of.get(category, "none") for category in dataset.cat_ids]
-    if meant != list(names):
+    if meant != list(names[: len(meant)]):  # the last ones may be missing in the file
         pairs = itertools.zip_longest(meant, names)
         first = next(place for place, (one, other) in enumerate(pairs) if one != other)
         raise NDSError(
@@ -155,6 +155,17 @@ def _refuse_misnamed(dataset: Any, names: Sequence[str]) -> None:
             f"names them {few(names[first:])}: name those of the file, in its order, or take NDSStoreDataset, which numbers them "
             "as they are named."
         )
+
+
+def _categories(path: str) -> dict[Any, str]:
+    """Names of a COCO file's categories by id; of anything else in it, only that it is JSON."""
+    found: dict[Any, str] = {}
+    for key, items in stream_object(path, KEYS, 20_000):
+        if key == "categories":
+            found.update((item["id"], str(item["name"])) for item in items)
+        elif found:
+            break
+    return found
 
 
 def refuse_other_classes(dataset: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,29 @@ def test_coco_files_whose_classes_are_named_in_another_order_are_refused(
             [other, room],
             subset,
         )
+
+
+def test_a_coco_file_may_lack_the_last_classes_and_be_stranger_than_a_store_takes(
+    tiny_datasets: Path, subset: str, tmp_path: Path
+) -> None:
+    room, street = coco(tiny_datasets, "room"), coco(tiny_datasets, "street")
+    document = json.loads(Path(street["ann_file"]).read_text())
+    strange = {
+        **document["annotations"][0],
+        "id": 10**6,
+        "area": 0,
+        "bbox": [0, 0, 1, 1],
+        "segmentation": "none",
+    }
+    document = {"categories": document["categories"], **document}
+    document["annotations"] = [*document["annotations"], strange]
+    street["ann_file"] = str(tmp_path / "strange.json")
+    Path(street["ann_file"]).write_text(json.dumps(document))
+    named = (*street["metainfo"]["classes"], "tree house")
+    street["metainfo"] = {**street["metainfo"], "classes": named}
+    dataset = NDSSelection([street, room], subset)
+    assert "tree house" in dataset.metainfo["classes"]
+    assert [path.name for path in tmp_path.iterdir()] == ["strange.json"], "no store was made"
 
 
 def test_parts_that_mmdetections_concatdataset_joins_may_differ_in_what_is_not_the_draws(
