@@ -39,18 +39,14 @@ _OF_LOADER = ("batch_size", "collate_fn", "sampler")
 
 
 def num_classes(model: ConfigDict, count: int) -> list[str]:
-    """Set the number of classes of the heads that tell boxes and masks.
-
-    Returns:
-        The names of the parts with classes of which transfer by class name knows nothing.
-    """
+    """Set the number of classes of the heads of boxes and masks; the names of other parts that have one."""
     others = []
     for name, found in model.roi_head.items():
         parts = [part for part in (found if isinstance(found, list) else [found]) if isinstance(part, dict)]
         if name in _HEADS:
             for part in parts:
                 part["num_classes"] = count
-        if name not in ("bbox_head", "mask_head") and any("num_classes" in part for part in parts):
+        elif any("num_classes" in part for part in parts):
             others.append(name)
     return others
 

@@ -17,7 +17,10 @@ from nds_plugin.job.transfer import UNKNOWN_ROWS, transfer_state
 from nds_plugin.mm.config.shape import SCOPE
 from nds_plugin.mm.job.stage_configs import has_mask_head, may_lack, num_classes
 
-_KNOWN = "transfer by class name knows the heads of Faster, Mask and Cascade R-CNN"
+_KNOWN = (
+    "transfer by class name knows the heads of Faster, Mask and Cascade R-CNN (PointRend's and Mask Scoring R-CNN's need the "
+    "same classes, in the same order)"
+)
 
 
 def check_transfer(
@@ -31,13 +34,13 @@ def check_transfer(
     Raises:
         NDSError: a model that cannot be built, or one with layers of other kinds.
     """
-    before = _weights(pretraining, source, target, "nds.pretrain.")
-    after = _weights(finetuning, target, source, "")
+    before = _weights(pretraining, len(source), "nds.pretrain.")
+    after = _weights(finetuning, len(target), "")
     if len(source) == len(target) and list(source) != list(target):
         # With one class more no layer that follows the classes has the same shape by chance.
         more = [*target, "\0"]
         with contextlib.suppress(NDSError):  # of a loss that knows its number of classes
-            after, target = _weights(finetuning, more, source, ""), more
+            after, target = _weights(finetuning, len(more), ""), more
     try:
         allowed = may_lack(has_mask_head(pretraining))
         _, report = transfer_state(before, after, source, target, allow_missing=allowed)
@@ -50,16 +53,12 @@ def check_transfer(
         ) from None
 
 
-def _weights(
-    cfg: Config, classes: Sequence[str], others: Sequence[str], prefix: str
-) -> dict[str, torch.Tensor]:
-    """The weights of a stage's model, without numbers; ``others`` are the classes of the other stage."""
+def _weights(cfg: Config, count: int, prefix: str) -> dict[str, torch.Tensor]:
+    """The weights of a stage's model with so many classes, without numbers."""
     model = copy.deepcopy(cfg.model)
-    unknown = num_classes(model, len(classes))
-    if unknown and list(classes) != list(others):
+    for name in num_classes(model, count):
         raise NDSError(
-            f"{prefix}model.roi_head.{unknown[0]} has classes of its own, and {_KNOWN}: take a roi_head without it, or a source "
-            "of the target's classes."
+            f"{prefix}model.roi_head.{name} has classes of its own, and {_KNOWN}: take a roi_head without it."
         )
     init_default_scope(SCOPE)
     try:

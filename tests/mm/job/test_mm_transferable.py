@@ -58,25 +58,25 @@ def test_a_loss_that_knows_its_number_of_classes_is_tried_with_that_of_its_stage
         check_transfer(before, after, ("car",), target)
 
 
-@pytest.mark.parametrize(
-    ("head", "message"),
-    [
-        ({"mask_iou_head": {"type": "MaskIoUHead", "num_classes": 80}}, "roi_head.mask_iou_head has classes of its own"),
-        ({"point_head": {"type": "MaskPointHead", "num_classes": 80}}, "roi_head.point_head has classes of its own"),
-    ],
-)  # fmt: skip
-def test_heads_of_which_no_class_names_are_known_need_the_same_classes(
-    head: dict[str, Any], message: str
-) -> None:
-    cfg = detector(**head)
-    cfg.model.type, kind = (
-        ("MaskScoringRCNN", "MaskScoring") if "mask_iou_head" in head else ("PointRend", "PointRend")
+@pytest.mark.parametrize("kind", ["MaskScoring", "PointRend"])
+def test_heads_of_which_no_class_names_are_known_need_the_same_classes(kind: str) -> None:
+    name, layer = (
+        ("mask_iou_head", "MaskIoUHead") if kind == "MaskScoring" else ("point_head", "MaskPointHead")
     )
+    cfg = detector(**{name: {"type": layer, "num_classes": 80}})
     cfg.model.roi_head.type = f"{kind}RoIHead"
-    for target in (OTHER, MORE):
-        with pytest.raises(NDSError, match=message):
-            check_transfer(cfg, cfg, ONE, target)
+    knows = copy.deepcopy(cfg)
+    knows.model.roi_head.bbox_head.loss_cls = {**CUSTOM, "num_classes": 2}
+    for model, target in ((cfg, OTHER), (cfg, MORE), (knows, OTHER)):
+        with pytest.raises(NDSError, match=f"cannot take over .*roi_head.{name}.*is {kind}RoIHead"):
+            check_transfer(model, model, ONE, target)
     check_transfer(cfg, cfg, ONE, ONE)
+
+
+def test_parts_of_other_classes_than_the_objects_are_refused() -> None:
+    cfg = detector(semantic_head={"type": "FusedSemanticHead", "num_classes": 183})
+    with pytest.raises(NDSError, match="nds.pretrain.model.roi_head.semantic_head has classes of its own"):
+        check_transfer(cfg, cfg, ONE, ONE)
 
 
 def test_a_layer_that_may_have_rows_per_class_is_refused_where_the_number_of_classes_cannot_be_varied() -> (
