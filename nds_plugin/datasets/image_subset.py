@@ -8,11 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from nds_plugin.errors import NDSError
+from nds_plugin.files.artifacts import content_hash
 
 
 def subset_name(base: str, num_images: int, seed: int) -> str:
     """What the dataset is called that such a subset makes."""
     return f"{base}_{num_images}_seed{seed}"
+
+
+def subset_fingerprint(base: str, num_images: int, seed: int) -> str:
+    """Hash of such a subset, by the fingerprint of its base."""
+    return content_hash([base, num_images, seed])
 
 
 def check_draw(base: str, num_images: int, seed: int) -> None:

@@ -66,6 +66,11 @@ class LabelSpace:
         """Whether a source does not label all of the classes."""
         return any(len(labelled) < len(self.classes) for labelled in self.labelled)
 
+    @property
+    def label_spaces(self) -> list[list[int]]:
+        """Per source the united classes that it labels, ascending, as heads are told them."""
+        return [sorted(labelled) for labelled in self.labelled]
+
     def to_dict(self) -> dict[str, Any]:
         """The classes and how they came about, as JSON values."""
         return {

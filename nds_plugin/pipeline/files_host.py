@@ -13,7 +13,13 @@ import numpy as np
 from nds_plugin.datasets.catalogue import DATASETS, find_split
 from nds_plugin.datasets.coco.coco_2017 import DETECTRON2_NAMES
 from nds_plugin.datasets.coco.store import check_keys, coco_spec
-from nds_plugin.datasets.image_subset import check_draw, check_subset, subset_name, subset_rows
+from nds_plugin.datasets.image_subset import (
+    check_draw,
+    check_subset,
+    subset_fingerprint,
+    subset_name,
+    subset_rows,
+)
 from nds_plugin.datasets.known_files import find_coco_file, known_coco_files
 from nds_plugin.datasets.public import datasets_root
 from nds_plugin.datasets.store_index import index_store
@@ -173,7 +179,7 @@ class StoredDataset:
 
     def fingerprint(self) -> str:
         key = str(self._open().header["key"])
-        return content_hash([key, self.subset.num_images, self.subset.seed]) if self.subset else key
+        return subset_fingerprint(key, self.subset.num_images, self.subset.seed) if self.subset else key
 
     def image_folder(self) -> str:
         return self.image_root

@@ -20,7 +20,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from nds_plugin.d2.data.catalog import RegisteredDicts, joined
 from nds_plugin.d2.data.dicts import DatasetDicts
 from nds_plugin.d2.data.registration import dataset_classes, dataset_dicts
-from nds_plugin.d2.data.store_source import register_annotated, say_unfiltered
+from nds_plugin.d2.data.store_source import register_annotated, say_unfiltered, set_anew
 from nds_plugin.datasets.label_space import LabelSpace, unite
 from nds_plugin.datasets.public import selections_folder
 from nds_plugin.errors import NDSError
@@ -127,8 +127,8 @@ def _label_spaces_of(name: str) -> list[list[int]]:
     drawn = drawn_dataset([name])
     if drawn is None:
         return []
-    space = selection_label_space(drawn["sources"], MetadataCatalog.get(name).get("nds_label_mapping", ""))
-    return [sorted(labelled) for labelled in space.labelled]
+    mapping = MetadataCatalog.get(name).get("nds_label_mapping", "")
+    return selection_label_space(drawn["sources"], mapping).label_spaces
 
 
 def selection_label_space(
@@ -185,9 +185,7 @@ def _load(drawn: DrawnDataset) -> DatasetDicts:
     dicts = joined(parts)
     if drawn.label_mapping:
         _warn_of_empty(dicts, drawn.label_mapping)
-    metadata = MetadataCatalog.get(drawn.name)
-    metadata.__dict__.pop("thing_classes", None)  # the file may have been drawn again, of another source
-    metadata.set(thing_classes=list(space.classes))
+    set_anew(drawn.name, thing_classes=list(space.classes))
     return dicts
 
 

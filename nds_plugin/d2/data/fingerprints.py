@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog
 from nds_plugin.d2.data.drawn_dataset import DrawnDataset
 from nds_plugin.d2.data.registration import ImageSubset, dataset_dicts, store_source
 from nds_plugin.d2.data.store_source import Annotated
+from nds_plugin.datasets.image_subset import subset_fingerprint
 from nds_plugin.files.artifacts import content_hash, file_hash
 from nds_plugin.selection.selection import Selection
 
@@ -29,7 +30,7 @@ def dataset_fingerprint(name: str) -> str:
     if isinstance(function, Annotated):
         return content_hash(["annotated", dataset_fingerprint(function.base)])
     if isinstance(function, ImageSubset):
-        return content_hash([dataset_fingerprint(function.base), function.num_images, function.seed])
+        return subset_fingerprint(dataset_fingerprint(function.base), function.num_images, function.seed)
     if isinstance(function, DrawnDataset):
         return _of_drawn(function)
     digest = hashlib.sha256()

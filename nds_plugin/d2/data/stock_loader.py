@@ -38,9 +38,8 @@ def build_stock_loader(
             f"{', '.join(foreign)} cannot be given with DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN}, one of "
             "Detectron2's own: take NDSTrainingSampler or SeekableTrainingSampler."
         )
-    if (
-        dataset is None and "sampler" not in kwargs
-    ):  # which is made for the images as Detectron2 looks them up
+    # A sampler that is given was made for the images as Detectron2 looks them up.
+    if dataset is None and "sampler" not in kwargs:
         dataset = _stock_records(cfg)
     return build_detection_train_loader(cfg, mapper, dataset=dataset, **kwargs)
 
@@ -66,9 +65,8 @@ def check_model(cfg: CN) -> None:
     Raises:
         NDSError: keypoints, or proposals from files.
     """
-    for key in ("KEYPOINT_ON", "LOAD_PROPOSALS"):
+    for key, what in (("KEYPOINT_ON", "keypoints"), ("LOAD_PROPOSALS", "proposals from files")):
         if cfg.MODEL[key]:
-            what = "keypoints" if key == "KEYPOINT_ON" else "proposals from files"
             raise NDSError(
                 f"MODEL.{key} is on, but {what} are not supported: switch it off, or train with Detectron2's own loader."
             )

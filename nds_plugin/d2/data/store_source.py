@@ -212,8 +212,13 @@ def copy_metadata(base: str, name: str) -> None:
     """Give a dataset that is a part of another one its metadata, but for the annotation file."""
     own = {"name", "json_file", "image_root"}
     values = {k: v for k, v in MetadataCatalog.get(base).as_dict().items() if k not in own}
+    set_anew(name, **values)
+
+
+def set_anew(name: str, **values: Any) -> None:
+    """Set metadata of a dataset whose classes may be others by now: a selection may have been drawn again."""
     metadata = MetadataCatalog.get(name)
-    metadata.__dict__.pop("thing_classes", None)  # a selection may have been drawn again
+    metadata.__dict__.pop("thing_classes", None)  # Detectron2 refuses another value
     metadata.set(**values)
 
 

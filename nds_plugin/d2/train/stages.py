@@ -71,7 +71,7 @@ def pretrain_config(cfg: CN, selected: Selected) -> CN:
     result.MODEL.ROI_HEADS.NUM_CLASSES = len(space.classes)
     result.NDS.SELECTION = str(selected.path)
     if space.partial:
-        result.NDS.LABEL_SPACES = [sorted(labelled) for labelled in space.labelled]
+        result.NDS.LABEL_SPACES = space.label_spaces
     result.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "pretrain")
     return result
 

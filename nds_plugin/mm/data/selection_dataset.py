@@ -172,12 +172,11 @@ class NDSSelection(DetDataset):
 
 
 def _tell_unlabelled(space: LabelSpace) -> None:
-    spaces = [sorted(labelled) for labelled in space.labelled]
-    if any(len(labelled) < len(space.classes) for labelled in spaces):
+    if space.partial:
         logger.warning(
             "The sources label different classes. Of an object of a class that its source does not label only NDSRoIHead leaves "
             "the loss out: roi_head=dict(type='NDSRoIHead', label_spaces=%s); other heads learn it as background.",
-            str(spaces) if len(space.classes) <= 20 else "[...]",
+            str(space.label_spaces) if len(space.classes) <= 20 else "[...]",
         )
 
 

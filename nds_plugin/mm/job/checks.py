@@ -178,7 +178,7 @@ def check_heads(cfg: Config, views: Sequence[StoreView], space: LabelSpace | Non
     head = cfg.model.roi_head
     mixed = is_kind(MODELS, head.type, NDSRoIHead)
     masks = bool(head.get("mask_head"))
-    if space is not None and not mixed and any(len(s) < len(space.classes) for s in space.labelled):
+    if space is not None and not mixed and space.partial:
         raise NDSError(
             f"{prefix}model.roi_head is {head.type}, and the sources label different classes: an object that its source does "
             "not label would be learnt as background. Take type='NDSRoIHead' (in place of StandardRoIHead; other heads of "

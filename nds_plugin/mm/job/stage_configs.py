@@ -28,12 +28,8 @@ _DECIDING = (
     "randomness",
     "auto_scale_lr",
 )
-_HEADS = (
-    "bbox_head",
-    "mask_head",
-    "mask_iou_head",
-    "point_head",
-)  # the last two of Mask Scoring R-CNN and PointRend
+# Parts of a RoI head that know the classes; the last two are of Mask Scoring R-CNN and PointRend.
+_HEADS = ("bbox_head", "mask_head", "mask_iou_head", "point_head")
 _CHECKPOINTS = 1000  # iterations between two, where a config names none
 _OF_LOADER = ("batch_size", "collate_fn", "sampler")
 
@@ -73,8 +69,8 @@ def pretrain_config(job: JobConfig, selection: Path, sources: Sequence[str], spa
         "dataset": [named(job.nds.DATASETS, name, pipeline=pipeline, filter_empty=True) for name in sources],
     }
     num_classes(cfg.model, len(space.classes))
-    if any(len(labelled) < len(space.classes) for labelled in space.labelled):
-        cfg.model.roi_head.label_spaces = [sorted(labelled) for labelled in space.labelled]
+    if space.partial:
+        cfg.model.roi_head.label_spaces = space.label_spaces
     hook = {"type": "NDSDrawHook", "selection": str(selection)}
     return _stage(job, cfg, "pretrain", {"selection": str(selection)}, [hook])
 
