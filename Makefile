@@ -2,7 +2,7 @@
 # test: the tests                        test-fast: those that take seconds
 # check: linters and types               test-oldest: these, with the oldest versions that are promised
 #                                        test-ray: clusters of Ray whose nodes are killed
-# bench: the benchmarks                  gpu-check: all that needs a GPU, in under eight minutes on one
+# bench: the benchmarks                  gpu-check: all that needs a GPU, on one
 # demo-service: the web service on the sample, http://127.0.0.1:8000
 # docs: the pages and the API reference, into site/
 # Needs python3 (3.10 or later, for these versions of torch) and the Python package index; no GPU.
@@ -113,7 +113,7 @@ bench: install
 	$(PYTHON) benchmarks/mmdet.py
 
 gpu-check: install
-	$(PYTHON) benchmarks/gpu_check.py --page docs/gpu_check.md
+	$(PYTHON) benchmarks/gpu_check.py --page output/gpu_check.md
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
@@ -123,4 +123,4 @@ $(VENV)/.docs: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(OLDEST) .oldest.txt build site *.egg-info $(DEMO) $(SERVICE)
+	rm -rf $(VENV) $(OLDEST) .oldest.txt build site *.egg-info $(DEMO) $(SERVICE) datasets/nds_sample

@@ -129,20 +129,19 @@ def measure_side(side: str, path: str) -> dict[str, float]:
     }
 
 
-def photographs() -> tuple[str, str, str]:
-    """COCO file, image folder and name of real images: of NDS_DATA, else of the synthetic sample."""
+def photographs(folder: Path) -> tuple[str, str, str]:
+    """COCO file, image folder and name of real images: of NDS_DATA, else of the synthetic sample, made in ``folder``."""
     data = os.getenv("NDS_DATA")
     if data:
-        folder = Path(data, "detection", "coco_mini")
-        return str(folder / "train.json"), str(folder / "images"), "NDS_DATA's coco_mini"
+        real = Path(data, "detection", "coco_mini")
+        return str(real / "train.json"), str(real / "images"), "NDS_DATA's coco_mini"
     from nds_plugin.datasets.sample.generate import generate
 
-    root = Path(tempfile.mkdtemp())
-    generate(root, train_images=200, val_images=1, size=(320, 240), domains=["city"])
-    return str(root / "city" / "train.json"), str(root / "city" / "images"), "the synthetic sample"
+    generate(folder, train_images=200, val_images=1, size=(320, 240), domains=["city"])
+    return str(folder / "city" / "train.json"), str(folder / "city" / "images"), "the synthetic sample"
 
 
-def measure_throughput(rounds: int) -> dict[str, Any]:
+def measure_throughput(rounds: int, folder: Path) -> dict[str, Any]:
     """The training loader over both datasets by turns, no worker: one core does everything."""
     import torch
     from detectron2.config import get_cfg
@@ -155,7 +154,7 @@ def measure_throughput(rounds: int) -> dict[str, Any]:
     from nds_plugin.store.view import StoreView
 
     torch.set_num_threads(1)
-    json_file, images, what = photographs()
+    json_file, images, what = photographs(folder)
     cfg = get_cfg()
     cfg.INPUT.MIN_SIZE_TRAIN = (240,)
     cfg.MODEL.MASK_ON = True
@@ -263,7 +262,7 @@ def main() -> None:
         what, *rest = args.measure
         measures: dict[str, Any] = {
             "build": measure_build,
-            "throughput": lambda n: measure_throughput(int(n)),
+            "throughput": lambda n, folder: measure_throughput(int(n), Path(folder)),
         }
         found = measures[what](*rest) if what in measures else measure_side(what, *rest)
         print(json.dumps(found))
@@ -274,7 +273,7 @@ def main() -> None:
         for name, shape in shapes.items():
             if args.only in (None, name):
                 results[name] = compare(shape.scaled(args.images) if args.images else shape, Path(folder))
-    loader = child("throughput", str(args.rounds))
+        loader = child("throughput", str(args.rounds), folder)
     low, high = loader["quartiles"]
     print(
         f"\ntraining loader on {loader['images']}, one core: {loader['images_per_s']:.0f} images/s, "

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """All that needs a GPU, once, at real sizes, in under eight minutes on one: does it run, and how fast?
 
-    python benchmarks/gpu_check.py --page docs/gpu_check.md
+    python benchmarks/gpu_check.py --page output/gpu_check.md
 
 The same code at CPU size, which the tests run:
 

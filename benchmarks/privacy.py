@@ -4,7 +4,7 @@
     NDS_DATA=/path/to/data python benchmarks/privacy.py      # minutes; without NDS_DATA the made-up scores alone
 
 Three clients: random scores of 50 clusters of 100,000 images, spread over 0.4 to 0.95; and, with real
-photographs (layout in docs/development.md), Cityscapes and Clothing Co-Parsing, scored by 8 experts of 8
+photographs (layout in docs/datasets.md), Cityscapes and Clothing Co-Parsing, scored by 8 experts of 8
 sources. The experts are made in --work, and kept there for another run.
 
 For each setting of `nds-client search --privacy` the selection of the noisy scores is drawn with the same

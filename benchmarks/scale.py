@@ -16,7 +16,7 @@ the two selections are compared byte for byte. The last line is JSON:
     draw_1e9_read_mb  what it read from the disk or the page cache
     same_bytes        whether the engines, and the draws from parts and from memory, wrote the same bytes
 
-The parts stay in --folder (6 GB for 10^9 images) and are used again; what an interrupted run finished is kept.
+The parts stay in --folder (5.5 GB for 10^9 images) and are used again; what an interrupted run finished is kept.
 """
 
 from __future__ import annotations

@@ -124,7 +124,8 @@ def plain_accuracy(network: ResNet, paths: list[str], size: int, workers: int, d
     for images in DataLoader(_PlainImages(paths, size), batch_size=PLAIN_BATCH, num_workers=workers):
         inputs = torch.cat([torch.rot90(images, k, dims=(2, 3)) for k in range(4)]).to(device)
         targets = torch.arange(4).repeat_interleave(len(images)).to(device)
-        correct += int((network(inputs).argmax(dim=1) == targets).sum())
+        with torch.inference_mode():
+            correct += int((network(inputs).argmax(dim=1) == targets).sum())
     return correct / (4 * len(paths))
 
 

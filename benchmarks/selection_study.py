@@ -12,7 +12,7 @@ start and a new setting are quick. Without --setting the whole grid runs; one se
 of which any may be left out, and of config keys such as NDS.EXPERTS.STEPS=160. In a minute, since no
 expert is trained for it:
 
-    python benchmarks/selection_study.py --setting selector=gate K=4 NDS.EXPERTS.SHARED_STEPS=20
+    NDS_DATA=/path/to/data python benchmarks/selection_study.py --setting selector=gate K=4 NDS.EXPERTS.SHARED_STEPS=20
 """
 
 from __future__ import annotations

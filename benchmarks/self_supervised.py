@@ -5,7 +5,7 @@
     python benchmarks/self_supervised.py --method rotnet --width 64 --batch-size 256 --num-workers 8
     python benchmarks/self_supervised.py --steps 2 --turns 2 --num-workers 1
 
-Measured is the loop that a training runs, on images of 32 pixels: batches come through the same loader, with its workers,
+The files were just written and lie in the page cache, so reading from a disk is not measured. Measured is the loop that a training runs, on images of 32 pixels: batches come through the same loader, with its workers,
 and each is trained on. Both loops do the same steps on the same images, in turns, each turn with workers of its own that
 are ahead by all that they may be when its time begins. The ratio is of the seconds of the fastest turns, so that what else
 the machine does weighs little. Prints one JSON line: {"loader_ratio": in memory / memory-mapped, "images_per_s": of the

@@ -20,7 +20,7 @@ _EXTRA = (
 )
 # By the name that is imported. pyproject.toml has the extras with their versions.
 _COMMANDS = {
-    **dict.fromkeys(("torch", "torchvision", "sklearn", "timm"), _EXTRA.format("experts")),
+    **dict.fromkeys(("torch", "torchvision", "sklearn", "threadpoolctl", "timm"), _EXTRA.format("experts")),
     **dict.fromkeys(
         (
             "fastapi",
@@ -37,7 +37,7 @@ _COMMANDS = {
     ),
     "httpx": _EXTRA.format("client"),
     **dict.fromkeys(("fvcore", "iopath", "yacs", "omegaconf"), _EXTRA.format("detectron2")),
-    "detectron2": "python -m pip install 'git+https://github.com/facebookresearch/detectron2.git'",
+    "detectron2": "python -m pip install --no-build-isolation --no-deps 'git+https://github.com/facebookresearch/detectron2.git'",
     # Not an extra: mmcv with compiled operators is chosen by torch and CUDA (docs/mmdetection.md).
     **dict.fromkeys(
         ("mmdet", "mmcv", "mmengine"),

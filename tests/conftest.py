@@ -38,7 +38,7 @@ def nds_data() -> Path:
     """The folder of real annotated photographs, from the environment variable NDS_DATA."""
     root = os.getenv("NDS_DATA", "")
     if not root or not Path(root, "detection").is_dir():
-        pytest.skip("set NDS_DATA to a folder of real annotated photographs (docs/development.md)")
+        pytest.skip("set NDS_DATA to a folder of real annotated photographs (docs/datasets.md)")
     return Path(root)
 
 

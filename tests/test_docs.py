@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import statistics
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -96,12 +99,22 @@ def test_every_module_of_the_api_reference_exists() -> None:
             assert defined or re.search(rf"^(class|def) {module.name}\b", text, re.MULTILINE), name
 
 
+def test_the_readme_installs_as_the_page_on_installing_does() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^    (.*pip (?:wheel|install).*)$", readme, re.MULTILINE)
+    assert len(lines) == 3
+    assert "\n".join(f"    {line}" for line in lines) in (ROOT / "docs/howto/install.md").read_text(
+        encoding="utf-8"
+    )
+
+
 def test_the_version_is_the_same_wherever_it_is_written() -> None:
     from nds_plugin import __version__
 
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert str(cited["version"]) == __version__
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"nds_plugin-{__version__}-" in (ROOT / "configs/ray/cluster.yaml").read_text(encoding="utf-8")
 
 
 # What a tool reads and writes; the table of tools tells the other options.
@@ -135,3 +148,36 @@ def test_the_options_of_a_tool_are_those_in_the_table_of_tools(
 
 def _other_side(option: str) -> str:
     return f"--{option[5:]}" if option.startswith("--no-") else f"--no-{option[2:]}"
+
+
+# The rows of the two tables that are written by hand, by how their lines begin.
+FIRST_RESULTS = {
+    "| no pretraining": [("none", 0)],
+    "| uniform, 20 and 40 %": [("uniform", 0.2), ("uniform", 0.4)],
+    "| uniform, 20 % of": [("uniform", 0.2)],
+    "| uniform, 40 %": [("uniform", 0.4)],
+    "| NDS with": [("nds", 0.2)],
+    "| histogram": [("histogram", 0.2)],
+    "| picked by hand": [("oracle", 0.2)],
+}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/benchmark_imagenet.md"])
+def test_the_first_results_are_those_of_the_benchmark(page: str) -> None:
+    hashes = json.loads((ROOT / "tests/experiments/row_hashes.json").read_text(encoding="utf-8"))
+    current = set(hashes["mini_imagenet"].values())
+    results = json.loads((ROOT / "docs/benchmark_imagenet.json").read_text(encoding="utf-8"))
+    ap: dict[tuple[str, str, float], list[float]] = defaultdict(list)
+    for cell in results["cells"]:
+        if cell["config_hash"] in current:
+            ap[cell["client"], cell["selector"], cell["budget"]].append(cell["AP_bb"])
+    text = (ROOT / page).read_text(encoding="utf-8").replace("*", "")
+    rows = text[text.index("| box AP after fine-tuning") :].split("\n\n")[0].splitlines()[2:]
+    for line in rows:
+        if line.startswith("| NDS \N{MINUS SIGN} "):
+            continue
+        methods = next(methods for start, methods in FIRST_RESULTS.items() if line.startswith(start))
+        for client, told in zip(("cityscapes", "dawn", "ccp_modanet13"), line.split("|")[2:-1]):
+            seeds = [ap[(client, *method)] for method in methods]
+            measured = [f"{statistics.fmean(s):.2f} ± {statistics.stdev(s):.2f}" for s in seeds]
+            assert told.strip() == ", ".join(measured), f"{client}: {line}"

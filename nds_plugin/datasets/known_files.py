@@ -70,7 +70,7 @@ def no_data(name: str) -> NDSError:
     """The error for a dataset below NDS_DATA where that is not set."""
     return NDSError(
         f"dataset {name!r} lies under NDS_DATA, which is not set: point it at the folder that holds "
-        "detection/NAME/images and detection/NAME/train.json (docs/development.md)."
+        "detection/NAME/images and detection/NAME/train.json (docs/datasets.md)."
     )
 
 

@@ -11,7 +11,7 @@ The subset is drawn first, from what Cityscapes' owner sends back (scores.json):
 
 Fine-tune from output/lazy_nds_cityscapes_23k/model_final.pth; class-specific rows go over by name with
 ``nds_plugin.job.transfer.transfer_checkpoint(model, path, target_classes, source_classes=COCO's)``.
-At CPU size: tests/test_hosts.py. Not yet run at full size by us.
+At CPU size: tests/d2/test_hosts.py. Not yet run at full size by us.
 """
 
 import detectron2.data.transforms as T
