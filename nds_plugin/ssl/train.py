@@ -178,16 +178,28 @@ class Training:
         """
         losses = self.processes.all_gather(loss)
         if wrong := [loss for loss in losses if not math.isfinite(loss)]:
-            kept = self.folder / LAST
-            also = (
-                f" {self.folder / kept.read_text(encoding='utf-8').strip()} is kept."
-                if kept.is_file()
-                else ""
-            )
             raise NDSError(
-                f"{self.folder.name}: the loss is {wrong[0]} at iteration {done}: {self._advice}{also}"
+                f"{self.folder.name}: the loss is {wrong[0]} at iteration {done}: {self._advice}{self._kept}"
             )
         return sum(losses) / len(losses)
+
+    def check_weights(self, done: int) -> None:
+        """The same of the weights: a step may break them after a loss that is a number.
+
+        Raises:
+            NDSError: on all processes, they are no numbers on one.
+        """
+        floats = {name: value for name, value in self.model.state_dict().items() if value.is_floating_point()}
+        if wrong := [broken for broken in self.processes.all_gather(broken_weight(floats)) if broken]:
+            raise NDSError(
+                f"{self.folder.name}: {wrong[0]} after iteration {done}: {self._advice}{self._kept}"
+            )
+
+    @property
+    def _kept(self) -> str:
+        """Which checkpoint there is, the end of an error; empty where there is none."""
+        last = self.folder / LAST
+        return f" {self.folder / last.read_text(encoding='utf-8').strip()} is kept." if last.is_file() else ""
 
     @property
     def _advice(self) -> str:
@@ -217,8 +229,13 @@ class Training:
         averaged([t for m in norms for t in (m.running_mean, m.running_var) if t is not None])
 
     def save(self, iteration: int) -> None:
-        """Write a checkpoint, whole or not at all, and then remove the one before."""
+        """Write a checkpoint, whole or not at all, and then remove the one before.
+
+        Raises:
+            NDSError: the weights are no numbers any more, or it cannot be written; the one before is kept.
+        """
         self.average()
+        self.check_weights(iteration)
         if self.processes.rank == 0:
             name = f"model_{iteration:07d}.pth"
             write_checkpoint(self.folder / name, self.state(iteration))

@@ -111,19 +111,47 @@ def test_a_loss_that_is_no_number_ends_the_training_and_the_last_good_checkpoint
     assert read_checkpoint(kept)["model"]["weight"].isfinite().all()
 
 
+class BreaksWeights(Slope):
+    """The gradient of its fourth loss is infinite; the loss is a number."""
+
+    seen = 0
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        self.seen += 1
+        broken = (self.weight - self.weight.detach()).sum().sqrt()  # 0, as steep as can be
+        return super().forward(batch) + (broken if self.seen == 4 else 0)
+
+
+def test_weights_that_the_step_before_a_checkpoint_broke_do_not_take_the_place_of_good_ones(
+    rows: MappedRows, tmp_path: Path
+) -> None:
+    config = TrainingConfig(size=8, batch_size=4, iterations=50, checkpoint_period=2, precision="fp32")
+    with pytest.raises(NDSError) as caught:
+        trained(rows, tmp_path, config, BreaksWeights())
+    kept = tmp_path / "model_0000002.pth"
+    assert str(caught.value) == (
+        f"{tmp_path.name}: weight holds NaN or an infinity after iteration 4: take a lower TRAINING.BASE_LR, or a longer "
+        f"TRAINING.WARMUP. {kept} is kept."
+    )
+    assert list(tmp_path.glob("model_*.pth")) == [kept]
+
+
 class OneOfTwo(OneProcess):
-    """The process of rank 0, whose neighbour's loss is no number."""
+    """The process of rank 0, whose neighbour's loss and weights are no numbers."""
 
     world_size = 2
 
     def all_gather(self, value: Any) -> list[Any]:
-        return [value, float("nan")] if isinstance(value, float) else [value, value]
+        broken = {float: float("nan"), type(None): "weight holds NaN"}
+        return [value, broken[type(value)]]
 
 
-def test_a_loss_that_is_no_number_on_one_process_ends_the_training_on_all(tmp_path: Path) -> None:
+def test_a_loss_or_weights_that_are_no_numbers_on_one_process_end_the_training_on_all(tmp_path: Path) -> None:
     training = Training(Slope(), TrainingConfig(), tmp_path, OneOfTwo(), torch.device("cpu"))
     with pytest.raises(NDSError, match="the loss is nan at iteration 8"):
         training.check_loss(8, 0.5)
+    with pytest.raises(NDSError, match="weight holds NaN after iteration 8"):
+        training.check_weights(8)
 
 
 @pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.9, 0.0), (0.0, 0.1), (0.9, 0.1)])
