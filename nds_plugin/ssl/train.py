@@ -16,10 +16,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from nds_plugin.engine.processes import Processes
+from nds_plugin.engine.processes import Processes, agreed
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import atomic_write
-from nds_plugin.files.checkpoints import read_checkpoint, write_checkpoint
+from nds_plugin.files.checkpoints import first_whole, read_checkpoint, write_checkpoint
 from nds_plugin.images.checkpoint_forms import State, broken_weight
 from nds_plugin.images.networks import precision_name, repeatable, resolve_precision
 from nds_plugin.job.training_folder import FINAL, LAST
@@ -31,6 +31,7 @@ from nds_plugin.ssl.settings import TrainingConfig
 
 logger = logging.getLogger(__name__)
 _TELL = 200  # iterations between two lines of the log
+_KEPT = 2  # checkpoints: a damaged one has one before it
 _STEP = 0.1  # what the schedule "steps" multiplies by
 
 
@@ -93,12 +94,21 @@ class Training:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     def start(self, go_on: bool) -> int:
-        """The first iteration: after the last checkpoint where the training goes on, else 0."""
+        """The first iteration: after the newest whole checkpoint where the training goes on, else 0.
+
+        Raises:
+            NDSError: none is whole, or it is not one of such a training.
+        """
         if not go_on:
             return 0
-        name = (self.folder / LAST).read_text(encoding="utf-8").strip()
-        state = read_checkpoint(self.folder / name)
-        self._check_fits(state, self.folder / name)
+        path, tried = agreed(self.processes, lambda: first_whole(checkpoints(self.folder)))
+        if path is None:
+            raise NDSError(
+                f"{self.folder} has no whole checkpoint to resume at ({'; '.join(tried) or 'none'}): restore one, or start "
+                "anew in another OUTPUT_DIR."
+            )
+        state = read_checkpoint(path)
+        self._check_fits(state, path)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:  # after --resume the config may be another one, and counts
@@ -229,10 +239,10 @@ class Training:
         averaged([t for m in norms for t in (m.running_mean, m.running_var) if t is not None])
 
     def save(self, iteration: int) -> None:
-        """Write a checkpoint, whole or not at all, and then remove the one before.
+        """Write a checkpoint, whole or not at all, and then remove those before the one before.
 
         Raises:
-            NDSError: the weights are no numbers any more, or it cannot be written; the one before is kept.
+            NDSError: the weights are no numbers any more, or it cannot be written; those before are kept.
         """
         self.average()
         self.check_weights(iteration)
@@ -241,9 +251,8 @@ class Training:
             write_checkpoint(self.folder / name, self.state(iteration))
             with atomic_write(self.folder / LAST, "w") as file:
                 file.write(name)
-            for old in self.folder.glob("model_[0-9]*.pth"):
-                if old.name != name:
-                    old.unlink()
+            for old in checkpoints(self.folder)[_KEPT:]:
+                old.unlink()
         self.processes.barrier()
 
     def finish(self, weights: State, meta: Mapping[str, Any]) -> None:
@@ -265,6 +274,11 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Those of a training, the newest first."""
+    return sorted(folder.glob("model_[0-9]*.pth"), key=lambda path: (len(path.name), path.name), reverse=True)
 
 
 def _shape(state: Mapping[str, torch.Tensor], name: str) -> str:

@@ -37,6 +37,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+def test_a_training_goes_on_from_the_newest_of_two_checkpoints_that_is_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = training(tmp_path)
+    for iteration in (1, 2, 3):
+        begun.save(iteration)
+    older, newest = sorted(tmp_path.glob("model_*.pth"))
+    assert (older.name, newest.name) == ("model_0000002.pth", "model_0000003.pth")
+    assert training(tmp_path).start(True) == 3
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1  # torch reads it all the same
+    newest.write_bytes(content)
+    assert training(tmp_path).start(True) == 2
+    assert f"Resuming at {older}, because the newest is not usable: {newest}" in caplog.text
+    older.write_bytes(b"")
+    with pytest.raises(NDSError, match="no whole checkpoint to resume at") as caught:
+        training(tmp_path).start(True)
+    assert "\n" not in str(caught.value)
+
+
 def test_weight_decay_and_momentum_are_those_of_the_config_and_not_of_the_checkpoint(folder: Path) -> None:
     again = training(folder, weight_decay=0.5, momentum=0.1)
     assert again.start(True) == 3
