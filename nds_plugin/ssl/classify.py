@@ -138,8 +138,8 @@ def finetune(
         model = Classifier(network, config, len(target.classes), run.seed)
         if pretrained is not None:
             what = "MODEL.WEIGHTS" if str(pretrained) == network.weights else "the weights of the pretraining"
-            load_trunk(model.network, read_trunk(str(pretrained), what), f"{what} {pretrained}")
-        training = Training(model, config, folder, run.processes, run.device)
+            load_trunk(model.network, read_trunk(str(pretrained), what, network), f"{what} {pretrained}")
+        training = Training(model, config, folder, run.processes, run.device, network)
         start = training.start(go_on)
         stream = ShuffledStream(np.arange(len(target.labels)), run.seed)
         size, last = config.batch_size, config.iterations

@@ -88,7 +88,8 @@ def check_config(job: JobConfig, world_size: int) -> None:
         job.settings()
     if job.network.weights:
         network = build_network(job.network, 1, 0)
-        load_trunk(network, read_trunk(job.network.weights, WEIGHTS), f"{WEIGHTS} {job.network.weights}")
+        state = read_trunk(job.network.weights, WEIGHTS, job.network)
+        load_trunk(network, state, f"{WEIGHTS} {job.network.weights}")
     for folder in {job.output, job.artefacts}:
         check_writable(folder)
 

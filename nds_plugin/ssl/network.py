@@ -158,13 +158,26 @@ def load_trunk(network: SmallImageResNet, state: Mapping[str, torch.Tensor], ori
     network.load_state_dict({**own, **state}, strict=False)
 
 
-def read_trunk(path: str, what: str) -> State:
+def read_trunk(path: str, what: str, network: NetworkConfig) -> State:
     """The ResNet in a file of any known form, under torchvision's names.
 
+    Args:
+        network: that it is for. Files of our own say of which they are: two stems differ in no weight's shape.
+
     Raises:
-        NDSError: no such file, no ResNet in it, or one whose batch norms have no statistics.
+        NDSError: no such file, no ResNet in it, one of another network, or one whose batch norms have no statistics.
     """
-    found = find_resnet(read_forms(path, what).arrays, f"{what} {path}")
+    file = read_forms(path, what)
+    meta = file.content.get("meta")
+    told = meta.get("network") if isinstance(meta, Mapping) else None
+    told = told if isinstance(told, Mapping) else {}  # the file of another tool
+    for name, value in network.identity().items():
+        if told.get(name, value) != value:
+            raise NDSError(
+                f"{what} {path} does not fit: it was trained with MODEL.{name.upper()} {told[name]}, here it is {value}: set "
+                "it as it was, or give another file."
+            )
+    found = find_resnet(file.arrays, f"{what} {path}")
     if found.folded:
         raise NDSError(
             f"{what} {path}: the statistics of its batch norms are folded away, as in MSRA's R-50.pkl, so that no "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +197,7 @@ def pretrain(
         batches = Batches(images.rows, stream, run.seed, size, start, last, keys=learner.views > 1, **share)
         training.run(batches.loader(run.workers, run.device), start)
         if processes.rank == 0:
-            training.finish(trunk(learner.trunk), {"network": asdict(network), "method": config.method})
+            training.finish(trunk(learner.trunk), {"method": config.method})
 
     return train_once(
         processes, folder, key, work, resume=run.resume, config=run.text, iterations=config.iterations
@@ -211,7 +211,7 @@ def prepared(
     groups = config.bn_groups // run.processes.world_size
     learner = LEARNERS[config.method](network, config, run.seed, groups)
     if network.weights:
-        state = read_trunk(network.weights, WEIGHTS)
+        state = read_trunk(network.weights, WEIGHTS, network)
         for part in learner.networks:
             load_trunk(part, state, f"{WEIGHTS} {network.weights}")
-    return Training(learner, config, folder, run.processes, run.device), learner
+    return Training(learner, config, folder, run.processes, run.device, network), learner

@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from nds_plugin.ssl import metrics
 from nds_plugin.ssl.batches import Batch
 from nds_plugin.ssl.network import GroupedBatchNorm
 from nds_plugin.ssl.processes import averaged
-from nds_plugin.ssl.settings import TrainingConfig
+from nds_plugin.ssl.settings import NetworkConfig, TrainingConfig
 
 logger = logging.getLogger(__name__)
 _TELL = 200  # iterations between two lines of the log
@@ -76,6 +76,7 @@ class Training:
         folder: of the checkpoints.
         processes: that train together.
         device: of this one.
+        network: that the model holds; None where it has settings of its own.
     """
 
     model: nn.Module
@@ -83,6 +84,7 @@ class Training:
     folder: Path
     processes: Processes
     device: torch.device
+    network: NetworkConfig | None = None
 
     def __post_init__(self) -> None:
         self.model.to(self.device)
@@ -121,15 +123,18 @@ class Training:
         return int(state["iteration"])
 
     def _check_fits(self, state: Mapping[str, Any], path: Path) -> None:
-        """Refuse the checkpoint of another network or method, or of a longer training: those of --resume alone may be."""
+        """Refuse the checkpoint of another network, method or batch size, or of a longer training: those of --resume alone
+        may be."""
         own, other = self.model.state_dict(), state["model"]
-        wrong = [name for name in (*own, *other) if name not in own or name not in other]
-        wrong += [name for name in own if name in other and own[name].shape != other[name].shape]
-        if wrong:
-            raise NDSError(
-                f"--resume: {path} does not fit this config ({wrong[0]} is {_shape(other, wrong[0])} there, "
-                f"{_shape(own, wrong[0])} here): set network, method and queue as they were, or start without --resume."
-            )
+        differs = [(name, _shape(other, name), _shape(own, name)) for name in (*own, *other)]
+        told = state.get("told", {})  # a checkpoint of before may say nothing
+        differs += [(key, told.get(key, value), value) for key, value in self._told().items()]
+        for name, there, here in differs:
+            if there != here:
+                raise NDSError(
+                    f"--resume: {path} does not fit this config ({name} is {there} there, {here} here): set network, method, "
+                    "queue and batch size as they were, or start without --resume."
+                )
         if state["iteration"] > self.config.iterations:
             raise NDSError(
                 f"--resume: {path} is after iteration {state['iteration']}, but {self.config.node}.ITERATIONS is "
@@ -263,7 +268,8 @@ class Training:
         """
         if (broken := broken_weight(weights)) is not None:
             raise NDSError(f"{self.folder.name}: {broken} after the last iteration: {self._advice}")
-        told = {**meta, "precision": precision_name(self.dtype)}
+        network = {} if self.network is None else {"network": asdict(self.network)}
+        told = {**network, **meta, "precision": precision_name(self.dtype)}
         write_checkpoint(self.folder / FINAL, {"model": weights, "meta": told})
 
     def state(self, iteration: int) -> dict[str, Any]:
@@ -273,7 +279,14 @@ class Training:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "told": self._told(),
         }
+
+    def _told(self) -> dict[str, Any]:
+        """What must be as it was, though no shape of a weight shows it, by the keys of the config."""
+        network = {} if self.network is None else self.network.identity()
+        told = {f"MODEL.{name.upper()}": value for name, value in network.items()}
+        return {**told, f"{self.config.node}.BATCH_SIZE": self.config.batch_size}
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -30,10 +31,27 @@ def test_the_file_for_detectron2_is_read_as_the_network_that_it_was_made_from(
     write_checkpoint(tmp_path / "model.pth", {"model": weights})
     export_for_detectron2(tmp_path / "model.pth", tmp_path / "detectron2.pth")
     network = build_network(config, 2, 5)
-    load_trunk(network, read_trunk(str(tmp_path / "detectron2.pth"), "MODEL.WEIGHTS"), "the file")
+    load_trunk(network, read_trunk(str(tmp_path / "detectron2.pth"), "MODEL.WEIGHTS", config), "the file")
     found = trunk(network)
     for name, value in weights.items():
         assert name.endswith("num_batches_tracked") or torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["of ours", "of another tool"])
+def test_weights_of_another_stem_of_the_same_shape_are_refused_where_the_file_tells_it(
+    told: bool, tmp_path: Path
+) -> None:
+    was, here = (NetworkConfig(width=4, stem=stem) for stem in ("half", "small"))
+    path = tmp_path / "model.pth"
+    write_checkpoint(path, {"model": trained(was), "meta": {"network": asdict(was)} if told else "of mine"})
+    assert read_trunk(str(path), "MODEL.WEIGHTS", was)
+    if not told:
+        assert read_trunk(str(path), "MODEL.WEIGHTS", here)
+        return
+    with pytest.raises(
+        NDSError, match=r"model\.pth does not fit: it was trained with MODEL\.STEM half, here it is small"
+    ):
+        read_trunk(str(path), "MODEL.WEIGHTS", here)
 
 
 def test_a_stem_of_7x7_is_not_cut_to_one_of_3x3(tmp_path: Path) -> None:
@@ -52,5 +70,5 @@ def test_batch_norms_without_statistics_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         NDSError, match=r"R-50.pth: the statistics of its batch norms are folded away"
     ) as caught:
-        read_trunk(str(tmp_path / "R-50.pth"), "MODEL.WEIGHTS")
+        read_trunk(str(tmp_path / "R-50.pth"), "MODEL.WEIGHTS", NetworkConfig(depth=50))
     assert "\n" not in str(caught.value)

@@ -190,8 +190,8 @@ def test_a_job_starts_from_weights_and_refuses_those_of_another_depth(
     assert found["summary"]["images"] == 6
     for change, told in (
         ("MODEL.DEPTH 50", "MODEL.DEPTH"),
-        ("MODEL.WIDTH 8", "shape"),
-        ("MODEL.STEM imagenet", "shape"),
+        ("MODEL.WIDTH 8", "MODEL.WIDTH 4, here it is 8"),
+        ("MODEL.STEM small", "MODEL.STEM half, here it is small"),
     ):
         with pytest.raises(NDSError, match=told):
             run(config, tmp_path / "other", *given, *change.split())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from nds_plugin.engine.processes import OneProcess
 from nds_plugin.errors import NDSError
-from nds_plugin.files.checkpoints import read_checkpoint
+from nds_plugin.files.checkpoints import read_checkpoint, write_checkpoint
 from nds_plugin.job.training_folder import FINAL
 from nds_plugin.ssl.network import trunk
 from nds_plugin.ssl.pretrain import prepared
@@ -70,8 +70,10 @@ def test_weight_decay_and_momentum_are_those_of_the_config_and_not_of_the_checkp
         (NETWORK, {"queue": 24}, "queue"),
         (NETWORK, {"method": "rotnet"}, "network.conv1.weight"),
         (NETWORK, {"version": 2}, "query.fc.0.weight"),
+        (NetworkConfig(width=4, stem="small"), {}, "MODEL.STEM"),
+        (NETWORK, {"batch_size": 16}, "PRETRAIN.BATCH_SIZE"),
     ],
-    ids=["width", "queue", "method", "version"],
+    ids=["width", "queue", "method", "version", "stem", "batch size"],
 )
 def test_the_checkpoint_of_another_network_or_method_is_refused(
     folder: Path, network: NetworkConfig, changes: dict[str, Any], named: str
@@ -81,6 +83,13 @@ def test_the_checkpoint_of_another_network_or_method_is_refused(
     assert "\n" not in str(caught.value)
     assert "model_0000003.pth" in str(caught.value)
     assert f"({named} is" in str(caught.value)
+
+
+def test_a_checkpoint_of_before_that_does_not_tell_its_stem_is_taken(folder: Path, tmp_path: Path) -> None:
+    state = read_checkpoint(folder / "model_0000003.pth")
+    del state["told"]
+    write_checkpoint(tmp_path / "model_0000003.pth", state)
+    assert training(tmp_path).start(True) == 3
 
 
 def test_the_checkpoint_of_a_longer_training_is_refused(folder: Path) -> None:
@@ -109,7 +118,11 @@ def test_weights_that_the_last_step_broke_are_not_kept(tmp_path: Path) -> None:
     found = training(tmp_path)
     weights = trunk(found.model.trunk)
     found.finish(weights, {"method": "moco"})
-    assert read_checkpoint(tmp_path / FINAL)["meta"] == {"method": "moco", "precision": "fp32"}
+    assert read_checkpoint(tmp_path / FINAL)["meta"] == {
+        "network": asdict(NETWORK),
+        "method": "moco",
+        "precision": "fp32",
+    }
     (tmp_path / FINAL).unlink()
     weights["layer1.0.conv1.weight"].view(-1)[0] = torch.inf
     with pytest.raises(NDSError, match=r"layer1\.0\.conv1\.weight holds NaN or an infinity after the last"):
