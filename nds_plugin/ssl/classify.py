@@ -17,7 +17,6 @@ from tqdm import tqdm
 from nds_plugin.errors import NDSError, few
 from nds_plugin.files.checkpoints import read_checkpoint
 from nds_plugin.images.checkpoint_forms import State
-from nds_plugin.job.training_folder import train_once
 from nds_plugin.selection.streams import ShuffledStream
 from nds_plugin.source.index import NO_LABEL, SourceIndex
 from nds_plugin.ssl.augment import WORDS, Augmentation, augment, plain
@@ -25,7 +24,7 @@ from nds_plugin.ssl.batches import Batch, Batches
 from nds_plugin.ssl.network import build_network, load_trunk, read_trunk, trunk
 from nds_plugin.ssl.pixels import MappedRows
 from nds_plugin.ssl.settings import FinetuneConfig, NetworkConfig
-from nds_plugin.ssl.train import Run, Training
+from nds_plugin.ssl.train import Run, Training, train_stage
 
 _TEST_BATCH = 256
 
@@ -147,9 +146,7 @@ def finetune(
         training.run(batches.loader(run.workers, run.device), start)
         training.finish(model.weights(), {"classes": list(target.classes)})
 
-    return train_once(
-        run.processes, folder, key, work, resume=run.resume, config=run.text, iterations=config.iterations
-    )
+    return train_stage(folder, key, work, config, run)
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ import numpy as np
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import content_hash, read_json, write_json
-from nds_plugin.job.training_folder import train_once
 from nds_plugin.pipeline.selection_steps import Selected
 from nds_plugin.pipeline.work_folder import WorkFolder
 from nds_plugin.selection.placed import PlacedSelection
@@ -32,7 +31,7 @@ from nds_plugin.ssl.pixels import (
 )
 from nds_plugin.ssl.rotnet import RotNet
 from nds_plugin.ssl.settings import NetworkConfig, PretrainConfig
-from nds_plugin.ssl.train import Run, Training
+from nds_plugin.ssl.train import Run, Training, train_stage
 
 logger = logging.getLogger(__name__)
 DETECTRON2 = "detectron2.pth"
@@ -199,9 +198,7 @@ def pretrain(
         if processes.rank == 0:
             training.finish(trunk(learner.trunk), {"method": config.method})
 
-    return train_once(
-        processes, folder, key, work, resume=run.resume, config=run.text, iterations=config.iterations
-    )
+    return train_stage(folder, key, work, config, run)
 
 
 def prepared(

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from nds_plugin.engine.processes import Processes, agreed
+from nds_plugin.engine.processes import Processes
 from nds_plugin.errors import NDSError
-from nds_plugin.files.artifacts import atomic_write
-from nds_plugin.files.checkpoints import first_whole, read_checkpoint, write_checkpoint
+from nds_plugin.files.checkpoints import read_checkpoint, write_checkpoint
 from nds_plugin.images.checkpoint_forms import State, broken_weight
 from nds_plugin.images.networks import precision_name, repeatable, resolve_precision
-from nds_plugin.job.training_folder import FINAL, LAST
-from nds_plugin.ssl import metrics
+from nds_plugin.job.training_folder import FINAL, train_once
+from nds_plugin.ssl import checkpoints, metrics
 from nds_plugin.ssl.batches import Batch
 from nds_plugin.ssl.network import GroupedBatchNorm
 from nds_plugin.ssl.processes import averaged
@@ -31,7 +30,6 @@ from nds_plugin.ssl.settings import NetworkConfig, TrainingConfig
 
 logger = logging.getLogger(__name__)
 _TELL = 200  # iterations between two lines of the log
-_KEPT = 2  # checkpoints: a damaged one has one before it
 _STEP = 0.1  # what the schedule "steps" multiplies by
 
 
@@ -103,12 +101,7 @@ class Training:
         """
         if not go_on:
             return 0
-        path, tried = agreed(self.processes, lambda: first_whole(checkpoints(self.folder)))
-        if path is None:
-            raise NDSError(
-                f"{self.folder} has no whole checkpoint to resume at ({'; '.join(tried) or 'none'}): restore one, or start "
-                "anew in another OUTPUT_DIR."
-            )
+        path = checkpoints.newest_whole(self.folder, self.processes)
         state = read_checkpoint(path)
         self._check_fits(state, path)
         self.model.load_state_dict(state["model"])
@@ -193,9 +186,7 @@ class Training:
         """
         losses = self.processes.all_gather(loss)
         if wrong := [loss for loss in losses if not math.isfinite(loss)]:
-            raise NDSError(
-                f"{self.folder.name}: the loss is {wrong[0]} at iteration {done}: {self._advice}{self._kept}"
-            )
+            raise self._broken(f"the loss is {wrong[0]} at iteration {done}")
         return sum(losses) / len(losses)
 
     def check_weights(self, done: int) -> None:
@@ -206,20 +197,14 @@ class Training:
         """
         floats = {name: value for name, value in self.model.state_dict().items() if value.is_floating_point()}
         if wrong := [broken for broken in self.processes.all_gather(broken_weight(floats)) if broken]:
-            raise NDSError(
-                f"{self.folder.name}: {wrong[0]} after iteration {done}: {self._advice}{self._kept}"
-            )
+            raise self._broken(f"{wrong[0]} after iteration {done}")
 
-    @property
-    def _kept(self) -> str:
-        """Which checkpoint there is, the end of an error; empty where there is none."""
-        last = self.folder / LAST
-        return f" {self.folder / last.read_text(encoding='utf-8').strip()} is kept." if last.is_file() else ""
-
-    @property
-    def _advice(self) -> str:
-        """What to do where a training leaves the numbers."""
-        return f"take a lower {self.config.node}.BASE_LR, or a longer {self.config.node}.WARMUP."
+    def _broken(self, what: str) -> NDSError:
+        """Of a training that leaves the numbers, what to do, and what is kept of it."""
+        node, kept = self.config.node, checkpoints.which_is_kept(self.folder)
+        return NDSError(
+            f"{self.folder.name}: {what}: take a lower {node}.BASE_LR, or a longer {node}.WARMUP.{kept}"
+        )
 
     def _tell(self, done: int, loss: float, speed: float) -> None:
         told = getattr(self.model, "accuracy", None)  # of the pretext task, where there is one
@@ -252,12 +237,7 @@ class Training:
         self.average()
         self.check_weights(iteration)
         if self.processes.rank == 0:
-            name = f"model_{iteration:07d}.pth"
-            write_checkpoint(self.folder / name, self.state(iteration))
-            with atomic_write(self.folder / LAST, "w") as file:
-                file.write(name)
-            for old in checkpoints(self.folder)[_KEPT:]:
-                old.unlink()
+            checkpoints.write(self.folder, iteration, self.state(iteration))
         self.processes.barrier()
 
     def finish(self, weights: State, meta: Mapping[str, Any]) -> None:
@@ -267,7 +247,7 @@ class Training:
             NDSError: they are no numbers, or cannot be written.
         """
         if (broken := broken_weight(weights)) is not None:
-            raise NDSError(f"{self.folder.name}: {broken} after the last iteration: {self._advice}")
+            raise self._broken(f"{broken} after the last iteration")
         network = {} if self.network is None else {"network": asdict(self.network)}
         told = {**network, **meta, "precision": precision_name(self.dtype)}
         write_checkpoint(self.folder / FINAL, {"model": weights, "meta": told})
@@ -289,9 +269,16 @@ class Training:
         return {**told, f"{self.config.node}.BATCH_SIZE": self.config.batch_size}
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """Those of a training, the newest first."""
-    return sorted(folder.glob("model_[0-9]*.pth"), key=lambda path: (len(path.name), path.name), reverse=True)
+def train_stage(
+    folder: Path, key: str, work: Callable[[bool], None], config: TrainingConfig, run: Run
+) -> Path:
+    """Train unless that is done, see :func:`train_once`; at the end no checkpoint is left but the final weights."""
+    final = train_once(
+        run.processes, folder, key, work, resume=run.resume, config=run.text, iterations=config.iterations
+    )
+    if run.processes.rank == 0:
+        checkpoints.remove(folder)
+    return final
 
 
 def _shape(state: Mapping[str, torch.Tensor], name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from nds_plugin.job.training_folder import FINAL, LAST
 from nds_plugin.ssl.config import load_config
 from nds_plugin.ssl.main_job import MainJob
 from nds_plugin.ssl.pretrain import DETECTRON2
+from nds_plugin.ssl.train import Training
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +41,17 @@ def run(config: Path, output: Path, *changes: str) -> dict:
 def finished(config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     output = tmp_path_factory.mktemp("run")
     return output, run(config, output)
+
+
+@pytest.fixture(scope="module")
+def interrupted(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the same job, ended before the weights of its pretraining were written."""
+    output = tmp_path_factory.mktemp("interrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "finish", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            run(config, output)
+    return output
 
 
 def weights(output: Path, stage: str = "pretrain") -> dict[str, torch.Tensor]:
@@ -96,10 +109,10 @@ KILLED_IN_A_CHECKPOINT = """
 import os, sys, torch
 torch.set_num_threads(1)
 from nds_plugin.files.artifacts import atomic_write
-from nds_plugin.ssl import train
+from nds_plugin.ssl import checkpoints
 from nds_plugin.ssl.config import load_config
 from nds_plugin.ssl.main_job import MainJob
-whole = train.write_checkpoint
+whole = checkpoints.write_checkpoint
 
 def write(path, data):
     if path.name == "model_0000004.pth":
@@ -109,7 +122,7 @@ def write(path, data):
             os.kill(os.getpid(), 9)
     whole(path, data)
 
-train.write_checkpoint = write
+checkpoints.write_checkpoint = write
 MainJob(load_config(sys.argv[1], ["OUTPUT_DIR", sys.argv[2]])).run()
 """
 
@@ -128,8 +141,8 @@ def test_an_interrupted_pretraining_ends_as_the_unbroken_one(
     assert document["summary"] == finished[1]["summary"]
 
 
-def test_a_checkpoint_holds_queue_and_key_network(finished: tuple[Path, dict]) -> None:
-    folder = finished[0] / "pretrain"
+def test_a_checkpoint_holds_queue_and_key_network(interrupted: Path) -> None:
+    folder = interrupted / "pretrain"
     state = read_checkpoint(folder / (folder / LAST).read_text())
     assert state["iteration"] == 4
     assert state["model"]["queue"].shape == (16, 8)
@@ -138,14 +151,10 @@ def test_a_checkpoint_holds_queue_and_key_network(finished: tuple[Path, dict]) -
 
 
 def test_two_processes_end_where_one_does_and_go_on_from_its_checkpoint(
-    finished: tuple[Path, dict], config: Path, tmp_path: Path
+    finished: tuple[Path, dict], interrupted: Path, config: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    shutil.copytree(finished[0], output)
-    for name in (FINAL, "finished.json"):
-        (output / "pretrain" / name).unlink()
-    shutil.rmtree(output / "finetune")  # by the main process alone, while the other waits
-    (output / "results.json").unlink()
+    shutil.copytree(interrupted, output)
     command = [sys.executable, str(ROOT / "tools/train_ssl.py"), "--config", str(config), "--num-gpus", "2"]
     command += ["OUTPUT_DIR", str(output)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

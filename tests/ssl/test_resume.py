@@ -12,11 +12,11 @@ import torch
 from nds_plugin.engine.processes import OneProcess
 from nds_plugin.errors import NDSError
 from nds_plugin.files.checkpoints import read_checkpoint, write_checkpoint
-from nds_plugin.job.training_folder import FINAL
+from nds_plugin.job.training_folder import FINAL, FINISHED, LAST, STARTED
 from nds_plugin.ssl.network import trunk
 from nds_plugin.ssl.pretrain import prepared
 from nds_plugin.ssl.settings import NetworkConfig, PretrainConfig
-from nds_plugin.ssl.train import Run, Training
+from nds_plugin.ssl.train import Run, Training, train_stage
 
 CONFIG = PretrainConfig(
     size=16, batch_size=8, queue=16, dim=4, bn_groups=2, iterations=6, weight_decay=1e-4, precision="fp32"
@@ -112,6 +112,24 @@ def test_a_training_that_needs_a_scaler_goes_on_from_one_that_had_none_and_the_o
     again.scaler = torch.amp.GradScaler("cpu", enabled=True)
     again.start(True)
     assert again.scaler.get_scale() == 8.0
+
+
+def test_checkpoints_go_where_the_training_is_finished(tmp_path: Path) -> None:
+    def work(go_on: bool) -> None:
+        found = training(tmp_path)
+        found.start(go_on)
+        found.save(3)
+        if go_on:
+            found.finish(trunk(found.model.trunk), {})
+        else:
+            raise KeyboardInterrupt
+
+    run = Run(3, OneProcess(), torch.device("cpu"))
+    with pytest.raises(KeyboardInterrupt):
+        train_stage(tmp_path, "k" * 64, work, CONFIG, run)
+    assert {path.name for path in tmp_path.iterdir()} == {STARTED, LAST, "model_0000003.pth"}
+    assert train_stage(tmp_path, "k" * 64, work, CONFIG, run) == tmp_path / FINAL
+    assert {path.name for path in tmp_path.iterdir()} == {STARTED, FINISHED, FINAL}
 
 
 def test_weights_that_the_last_step_broke_are_not_kept(tmp_path: Path) -> None:
