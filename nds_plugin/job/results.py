@@ -73,22 +73,38 @@ def write_results(
     Returns:
         What was written, without the header.
     """
-    run = Path(path).parent
-    stages = ("pretrain", "finetune") if (extra or {}).get("selection") else ("finetune",)
-    trained, in_parts = training_times(run / stage for stage in stages)
+    selects = bool((extra or {}).get("selection"))
     payload = {
         "seed": seed,
         "summary": summarise(results, classes),
         "results": plain(results),
-        "times": plain({**times, **trained}),
-        "trained_in_parts": in_parts,
-        "versions": versions(frameworks),
-        "machine": machine(),
+        **circumstances(Path(path).parent, times, frameworks, pretrains=selects),
         **plain(extra or {}),
         "config": config,
     }
     write_json(path, KIND, content_hash([config, seed]) if key is None else key, payload)
     return payload
+
+
+def circumstances(
+    run: Path, times: Mapping[str, float], frameworks: Sequence[str] = (), *, pretrains: bool
+) -> dict[str, Any]:
+    """What every results file says of how it came about: times, versions, machine.
+
+    Args:
+        run: the folder of the run, with those of its trainings: their seconds are those that they keep themselves.
+        times: name of another step -> seconds.
+        frameworks: see :func:`versions`.
+        pretrains: whether there is a pretraining.
+    """
+    stages = ("pretrain", "finetune") if pretrains else ("finetune",)
+    trained, in_parts = training_times(run / stage for stage in stages)
+    return {
+        "times": plain({**times, **trained}),
+        "trained_in_parts": in_parts,
+        "versions": versions(frameworks),
+        "machine": machine(),
+    }
 
 
 def versions(frameworks: Sequence[str] = ()) -> dict[str, str]:

@@ -27,7 +27,7 @@ from nds_plugin.files.checkpoints import read_checkpoint, write_checkpoint
 from nds_plugin.images.networks import choose_device, resolve_precision
 from nds_plugin.job.kept_pretraining import KeptPretraining
 from nds_plugin.job.results import KIND as RESULTS_KIND
-from nds_plugin.job.results import machine, versions
+from nds_plugin.job.results import circumstances
 from nds_plugin.job.selection_summary import Timings, kept_results, selection_summary
 from nds_plugin.job.taking_turns import alone
 from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
@@ -193,9 +193,8 @@ class MainJob:
         )
         kept = KeptPretraining(job.artefacts, key) if self.nds.WORK_DIR else None
         shared = kept.shared(folder, self.host) if kept else contextlib.nullcontext()
-        with shared, self.timed("pretrain"):
-            run = self._run(self.host)
-            weights = pretrain(folder, key, job.network, job.pretrain, images, run)
+        with shared:
+            weights = pretrain(folder, key, job.network, job.pretrain, images, self._run(self.host))
         if self.host.rank == 0 and not _is_newer(folder / DETECTRON2, weights):
             export_for_detectron2(weights, folder / DETECTRON2)
         return _Pretrained(selected, weights, key, len(images.unreadable))
@@ -226,9 +225,8 @@ class MainJob:
         job = self.job
         initial = Path(job.network.weights) if job.network.weights else None
         start = pretrained.weights if pretrained else initial
-        with self.timed("finetune"):
-            run = self._run(OneProcess())
-            weights = finetune(job.output / "finetune", key, job.network, job.finetune, train, start, run)
+        run = self._run(OneProcess())
+        weights = finetune(job.output / "finetune", key, job.network, job.finetune, train, start, run)
         return self._results(key, weights, test, pretrained)
 
     def _results(
@@ -257,9 +255,7 @@ class MainJob:
             },
             "unreadable_images": pretrained.unreadable if pretrained else None,
             "selection": plain(selection_summary(selected, path.parent)),
-            "times": plain(self.timed.seconds),
-            "versions": versions(),
-            "machine": machine(),
+            **circumstances(path.parent, self.timed.seconds, pretrains=pretrained is not None),
             "config": self.job.text,
         }
         write_json(path, RESULTS_KIND, key, payload)

@@ -187,6 +187,9 @@ def test_jobs_that_share_a_folder_share_the_pretraining(config: Path, tmp_path: 
     run(config, tmp_path / "a", *shared)
     run(config, tmp_path / "b", "FINETUNE.ITERATIONS", "3", *shared)
     assert read_json(tmp_path / "b/pretrain/finished.json", "training")["taken_from"]
+    times = {name: read_json(tmp_path / name / "results.json", "results")["times"] for name in ("a", "b")}
+    assert "pretrain" in times["a"]
+    assert times["b"].keys() & {"pretrain", "finetune"} == {"finetune"}  # the other was another job's
     assert (tmp_path / "a/pretrain" / FINAL).samefile(tmp_path / "b/pretrain" / FINAL)
 
 
