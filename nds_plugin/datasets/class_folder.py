@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow as pa
 from nds_plugin.errors import NDSError, few, unknown_name
 from nds_plugin.files.artifacts import content_hash
 from nds_plugin.files.locations import is_url, local_path
-from nds_plugin.source.folder import index_folder
+from nds_plugin.source.folder import read_folder
 from nds_plugin.source.index import NO_LABEL, SourceIndex
 
 PARTS = ("all", "train", "test")
@@ -40,7 +41,7 @@ class ClassFolder:
     classes_like: str = "*"
     part: str = "all"
     test_every: int = 3
-    _cache: dict[str, SourceIndex] = field(default_factory=dict, compare=False, repr=False)
+    _cache: list[tuple[SourceIndex, dict[str, str]]] = field(default_factory=list, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.part not in PARTS:
@@ -65,28 +66,49 @@ class ClassFolder:
 
     def index(self) -> SourceIndex:
         """The images, with their classes as labels."""
-        if "index" not in self._cache:
-            self._cache["index"] = self._indexed()
-        return self._cache["index"]
+        return self._read()[0]
 
-    def _indexed(self) -> SourceIndex:
-        index = index_folder(self.path, self.name)
-        owners = np.array([_class_of(str(image_id)) for image_id in index.column("image_id")], dtype=object)
+    def unreadable(self) -> dict[str, str]:
+        """Why images of this part are not in the index, by their paths."""
+        return self._read()[1]
+
+    def _read(self) -> tuple[SourceIndex, dict[str, str]]:
+        if not self._cache:
+            self._cache.append(self._indexed())
+        return self._cache[0]
+
+    def _indexed(self) -> tuple[SourceIndex, dict[str, str]]:
+        index, unreadable = read_folder(self.path, self.name)
+        ids = [str(image_id) for image_id in index.column("image_id")]
+        owners = np.array([_class_of(image_id) for image_id in ids], dtype=object)
         kept = np.array([fnmatch.fnmatchcase(owner, self.classes_like) for owner in owners])
         if not kept.any():
             raise NDSError(f"folder {self.name!r}: no class in {self.path} is like {self.classes_like!r}.")
         classes = sorted(set(owners[kept]) - {""})
         self._warn_of_empty(classes)
         position = {owner: i for i, owner in enumerate(classes)}
-        place = np.zeros(len(owners), dtype=np.int64)  # of an image within its class
-        for owner in {*classes, ""}:
-            here = np.flatnonzero(owners == owner)
-            place[here] = np.arange(len(here))
-        is_test = place % self.test_every == self.test_every - 1
-        kept &= {"all": True, "train": ~is_test, "test": is_test}[self.part]
+        of_part = self._of_part([*ids, *unreadable])
+        kept &= np.array([image_id in of_part for image_id in ids])
+        left_out = {
+            path: why
+            for path, why in unreadable.items()
+            if path in of_part and fnmatch.fnmatchcase(_class_of(path), self.classes_like)
+        }
         labels = pa.array([position.get(owner, NO_LABEL) for owner in owners], pa.int32())
         table = index.table.set_column(index.table.column_names.index("label"), "label", labels)
-        return SourceIndex(table.filter(pa.array(kept)), classes)
+        return SourceIndex(table.filter(pa.array(kept)), classes), left_out
+
+    def _of_part(self, paths: list[str]) -> set[str]:
+        """Which images the part has, told by all names, so that a damaged file moves no other one."""
+        seen: Counter[str] = Counter()
+        found = set()
+        for path in sorted(paths):
+            owner = _class_of(path)
+            seen[owner] += 1
+            is_test = seen[owner] % self.test_every == 0
+            if self.part == "all" or is_test == (self.part == "test"):
+                found.add(path)
+        return found
 
     def _warn_of_empty(self, classes: list[str]) -> None:
         if is_url(self.path):

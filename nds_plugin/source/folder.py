@@ -22,7 +22,14 @@ logger = logging.getLogger(__name__)
 
 
 def index_folder(folder: str | os.PathLike[str], source: str | None = None) -> SourceIndex:
-    """Index all images below a folder or a URL, sorted by path.
+    """Index all images below a folder or a URL; see :func:`read_folder`."""
+    return read_folder(folder, source)[0]
+
+
+def read_folder(
+    folder: str | os.PathLike[str], source: str | None = None
+) -> tuple[SourceIndex, dict[str, str]]:
+    """The index of all images below a folder or a URL, sorted by path, and why others are not in it, by their paths.
 
     An image is told by its content, whatever its ending. Its id is its path relative to ``folder``,
     with forward slashes. Its size is that of the upright image, from the header. Files whose header
@@ -43,7 +50,8 @@ def index_folder(folder: str | os.PathLike[str], source: str | None = None) -> S
     source = source or folder_name(root)
     passed = PassedOver(root)
     paths = _paths_at(root, passed) if isinstance(root, str) else _paths_in(root, passed)
-    records, unreadable = [], []
+    records: list[ImageRecord] = []
+    unreadable: dict[str, str] = {}
     for path in tqdm(paths, desc=f"headers of {source}", unit="file", disable=None):
         try:
             size = read_header(_at(root, path)).shown
@@ -51,26 +59,25 @@ def index_folder(folder: str | os.PathLike[str], source: str | None = None) -> S
             if isinstance(error, NotAnImageError) and not has_image_ending(path):
                 passed.add(path)
             else:
-                unreadable.append(
-                    f"{path} ({str(error).removeprefix(f'{_at(root, path)}: ').removesuffix('.')})"
-                )
+                unreadable[path] = str(error).removeprefix(f"{_at(root, path)}: ").removesuffix(".")
             continue
         records.append(ImageRecord(source, path, _at(root, path), *size))
     images = len(records) + len(unreadable)
     if not images:
         raise no_images(root, passed)
     passed.log(images)
-    if unreadable:
+    told = [f"{path} ({why})" for path, why in unreadable.items()]
+    if told:
         logger.warning(
             "%d of %d images in %s cannot be read and are left out: %s.",
-            len(unreadable),
+            len(told),
             images,
             root,
-            few(unreadable),
+            few(told),
         )
     if not records:
-        raise NDSError(f"none of the {images} images in {root} can be read, first: {unreadable[0]}.")
-    return SourceIndex.from_records(records)
+        raise NDSError(f"none of the {images} images in {root} can be read, first: {told[0]}.")
+    return SourceIndex.from_records(records), unreadable
 
 
 def _at(root: str | Path, path: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nds_plugin.datasets.class_folder import ClassFolder
 from nds_plugin.engine.processes import OneProcess, Processes, agreed
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import (
@@ -98,13 +99,21 @@ def check_targets(job: JobConfig, host: SSLHost) -> None:
     """Refuse a target that no classifier can learn from, or be tested on; reads its index.
 
     Raises:
-        NDSError: datasets without classes or of different ones, or a class of fewer than two training images.
+        NDSError: datasets without classes or of different ones, images that cannot be read, or a class of fewer than two
+            training images.
     """
     target = job.nds.TARGET
     first = host.dataset(target.TRAIN[0]).index().classes
     for name in (*target.TRAIN, *target.TEST):
-        index = host.dataset(name).index()
+        dataset = host.dataset(name)
+        index = dataset.index()
         check_labels(index, name)
+        if isinstance(dataset, ClassFolder) and (missing := dataset.unreadable()):
+            path, why = next(iter(missing.items()))
+            raise NDSError(
+                f"{name}: {len(missing)} of {len(index) + len(missing)} images cannot be read, and none may be missing: repair "
+                f"them, or take them out; first: {path} ({why})."
+            )
         if index.classes != first:
             raise NDSError(
                 f"the target's datasets {target.TRAIN[0]!r} and {name!r} have different classes ({len(first)} and "

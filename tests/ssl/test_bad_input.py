@@ -177,6 +177,16 @@ def test_a_broken_image_of_the_target_is_told_before_pretraining(tmp_path: Path)
     assert str(path) in text
 
 
+@pytest.mark.parametrize(("name", "part"), [("01", "train"), ("02", "test")])
+def test_an_image_of_the_target_without_a_header_is_missed(tmp_path: Path, name: str, part: str) -> None:
+    config = write_folders(tmp_path / "data")
+    (tmp_path / f"data/target/bee/{name}.png").write_bytes(b"no image")
+    text = refused(config, tmp_path)
+    images = {"train": 12, "test": 6}[part]
+    assert f"target_{part}: 1 of {images} images cannot be read, and none may be missing" in text
+    assert f"first: bee/{name}.png (" in text
+
+
 def test_a_selection_smaller_than_a_batch(config: Path, tmp_path: Path) -> None:
     text = refused(config, tmp_path, "NDS.BUDGET.IMAGES", "7")
     assert "the selection has 7 images, fewer than PRETRAIN.BATCH_SIZE 8" in text
