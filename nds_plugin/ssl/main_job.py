@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 
 from nds_plugin.datasets.class_folder import ClassFolder
-from nds_plugin.engine.processes import OneProcess, Processes, agreed
+from nds_plugin.engine.processes import OneProcess, Processes
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import (
     check_writable,
@@ -164,16 +163,10 @@ class MainJob:
         Raises:
             NDSError: bad input of any step.
         """
-        agreed(self.host, functools.partial(check_targets, self.job, self.host))
-        # Before pretraining, so that an image that cannot be read is told before it.
-        train, test = self._target(self.nds.TARGET.TRAIN), self._target(self.nds.TARGET.TEST)
+        target = self._target() if self.host.rank == 0 else None
+        self.host.barrier()
         pretrained = self._pretrain() if self.job.pretrains else None
-        start = pretrained.key if pretrained else self._initial()
-        fingerprints = [self.host.dataset(name).fingerprint() for name in self.nds.TARGET.TRAIN]
-        job = self.job
-        identity = [job.network.identity(), job.finetune.identity(), job.cfg.SEED, fingerprints]
-        key = content_hash(["ssl finetune 3", *identity, start])
-        document = self._classify(key, train, test, pretrained) if self.host.rank == 0 else {}
+        document = self._classify(target, pretrained) if target else {}
         self.host.barrier()
         return document
 
@@ -212,26 +205,34 @@ class MainJob:
         cfg = self.job.cfg
         return Run(cfg.SEED, processes, self.device, cfg.NUM_WORKERS, self.resume, self.job.text)
 
-    def _target(self, names: tuple[str, ...]) -> Labelled:
+    def _target(self) -> tuple[Labelled, Labelled]:
+        """The training and the test images of the target, which the main process alone reads.
+
+        Before pretraining, so that an image that cannot be read is told before it.
+        """
+        check_targets(self.job, self.host)
+        return self._labelled(self.nds.TARGET.TRAIN), self._labelled(self.nds.TARGET.TEST)
+
+    def _labelled(self, names: tuple[str, ...]) -> Labelled:
         """Datasets of the target as one, decoded once."""
         parts = [self.host.dataset(name).index() for name in names]
         labels = np.concatenate([index.column("label") for index in parts]).astype(np.int64)
         files = [str(name) for index in parts for name in index.column("file_name")]
         hashes = [index.hash for index in parts]
         # Training and test images alike: none may be missing from an accuracy.
-        path = decoded(
-            self.work, "target_pixels", hashes, files, self.job.finetune.size, ", ".join(names), 0.0
-        )
+        work = WorkFolder(self.job.artefacts, OneProcess(), self.timed)
+        path = decoded(work, "target_pixels", hashes, files, self.job.finetune.size, ", ".join(names), 0.0)
         assert not read_json(path, PIXELS_KIND)["unreadable"]
         return Labelled(
             MappedRows.of_file(path.with_suffix(".npy"), np.arange(len(files))), labels, parts[0].classes
         )
 
-    def _classify(
-        self, key: str, train: Labelled, test: Labelled, pretrained: _Pretrained | None
-    ) -> dict[str, Any]:
+    def _classify(self, target: tuple[Labelled, Labelled], pretrained: _Pretrained | None) -> dict[str, Any]:
         """Fine-tune and evaluate, on the main process: a target is small, and its result that of any number of them."""
-        job = self.job
+        job, (train, test) = self.job, target
+        fingerprints = [self.host.dataset(name).fingerprint() for name in self.nds.TARGET.TRAIN]
+        identity = [job.network.identity(), job.finetune.identity(), job.cfg.SEED, fingerprints]
+        key = content_hash(["ssl finetune 3", *identity, pretrained.key if pretrained else self._initial()])
         initial = Path(job.network.weights) if job.network.weights else None
         start = pretrained.weights if pretrained else initial
         run = self._run(OneProcess())

@@ -9,8 +9,12 @@ import torch
 from ssl_jobs import write_folders
 from ssl_processes import alone, job, meetings, rank, together
 
+from nds_plugin.datasets.class_folder import ClassFolder
 from nds_plugin.files.artifacts import read_json
 from nds_plugin.job.training_folder import FINAL
+from nds_plugin.ssl.config import load_config
+from nds_plugin.ssl.host import SSLHost
+from nds_plugin.ssl.main_job import MainJob
 
 
 @pytest.mark.parametrize("method", ["moco", "rotnet"])
@@ -45,3 +49,11 @@ def test_of_two_jobs_that_would_pretrain_alike_and_start_together_one_trains(tmp
     assert set(taken) == {None, str(kept)}
     assert all((output / "pretrain" / FINAL).samefile(kept / FINAL) for output in outputs)
     assert all((output / "results.json").is_file() for output in outputs)
+
+
+def test_the_main_process_alone_reads_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["OUTPUT_DIR", str(tmp_path / "run"), "NDS.SELECTOR", "none"]
+    job = MainJob(load_config(str(write_folders(tmp_path / "data")), words))
+    monkeypatch.setattr(SSLHost, "rank", 1)
+    monkeypatch.setattr(ClassFolder, "index", lambda _: pytest.fail("another process reads it, too"))
+    assert job.run() == {}
