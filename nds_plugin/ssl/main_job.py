@@ -37,7 +37,6 @@ from nds_plugin.ssl.classify import Labelled, check_counts, check_labels, evalua
 from nds_plugin.ssl.config import JobConfig
 from nds_plugin.ssl.host import SSLHost
 from nds_plugin.ssl.network import build_network, for_detectron2, load_trunk, read_trunk
-from nds_plugin.ssl.pixels import KIND as PIXELS_KIND
 from nds_plugin.ssl.pixels import MappedRows, check_packed
 from nds_plugin.ssl.pretrain import (
     DETECTRON2,
@@ -222,7 +221,6 @@ class MainJob:
         # Training and test images alike: none may be missing from an accuracy.
         work = WorkFolder(self.job.artefacts, OneProcess(), self.timed)
         path = decoded(work, "target_pixels", hashes, files, self.job.finetune.size, ", ".join(names), 0.0)
-        assert not read_json(path, PIXELS_KIND)["unreadable"]
         return Labelled(
             MappedRows.of_file(path.with_suffix(".npy"), np.arange(len(files))), labels, parts[0].classes
         )

@@ -135,19 +135,20 @@ def decoded(
 
     def make(path: Path) -> None:
         unreadable = decode(names, side, path.with_suffix(".npy"), what)
-        if len(unreadable) > int(max_unreadable * len(names)):
-            path.with_suffix(".npy").unlink()
-            allowed = f"more than NDS.LOADER.MAX_UNREADABLE allows ({max_unreadable:g})"
-            if max_unreadable == 0:
-                allowed = "and none may be missing: repair them, or take them out"
-            raise NDSError(
-                f"{what}: {len(unreadable)} of {len(names)} images cannot be read, {allowed}; first: "
-                f"{next(iter(unreadable.values()))}"
-            )
         told = {str(place): why for place, why in sorted(unreadable.items())}
         write_json(path, KIND, key, {"images": len(names), "unreadable": told})
 
-    return work.artefact(name, KIND, key, ".json", make, is_out_of_date)
+    path = work.artefact(name, KIND, key, ".json", make, is_out_of_date)
+    # Of kept ones, too: less may be allowed than when they were decoded.
+    if len(unreadable := read_json(path, KIND)["unreadable"]) > int(max_unreadable * len(names)):
+        allowed = f"more than NDS.LOADER.MAX_UNREADABLE allows ({max_unreadable:g})"
+        if max_unreadable == 0:
+            allowed = "and none may be missing: repair them, or take them out"
+        raise NDSError(
+            f"{what}: {len(unreadable)} of {len(names)} images cannot be read, {allowed}; first: "
+            f"{next(iter(unreadable.values()))}"
+        )
+    return path
 
 
 def pretraining_key(

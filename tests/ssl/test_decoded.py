@@ -47,12 +47,19 @@ def test_pixels_are_decoded_again_where_their_array_is_gone_or_of_another_shape(
     assert np.array_equal(np.load(decode(tmp_path)), whole)
 
 
-def test_nothing_is_left_of_photographs_that_are_refused(tmp_path: Path) -> None:
+def test_how_many_may_be_unreadable_counts_at_each_start(tmp_path: Path) -> None:
     write_images(tmp_path / "photos", 4, 0)
-    damage(tmp_path / "photos/02.png")
-    with pytest.raises(NDSError, match="1 of 4 images cannot be read"):
+    content = damage(tmp_path / "photos/02.png")
+    with pytest.raises(NDSError, match="1 of 4 images cannot be read, and none may be missing"):
         decode(tmp_path)
-    assert not list((tmp_path / "work").glob("pixels*"))
+    written = decode(tmp_path, 0.25).stat().st_mtime_ns
+    with pytest.raises(
+        NDSError, match=r"1 of 4 images cannot be read, more than .*MAX_UNREADABLE allows \(0.2\)"
+    ):
+        decode(tmp_path, 0.2)
+    assert decode(tmp_path, 0.25).stat().st_mtime_ns == written
+    (tmp_path / "photos/02.png").write_bytes(content)
+    assert np.load(decode(tmp_path)).any(axis=(1, 2, 3)).all()  # none is black
 
 
 def test_an_image_that_cannot_be_read_is_told_and_looked_at_again_at_the_next_start(
