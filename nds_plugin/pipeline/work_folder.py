@@ -26,7 +26,7 @@ class WorkFolder:
         self.folder = folder
         self.timed = timed
         self.paths: dict[str, str] = {}
-        self._processes = processes
+        self.processes = processes
 
     def artefact(
         self,
@@ -45,14 +45,14 @@ class WorkFolder:
             lacking: whether something beside a valid one is missing, so that it is made again.
             together: all processes call ``make``, and the main one writes.
         """
-        path, is_main = self._place(name, key, suffix), self._processes.rank == 0
-        if agreed(self._processes, lambda: is_valid(path, kind, key) and not lacking(path)):
+        path, is_main = self._place(name, key, suffix), self.processes.rank == 0
+        if agreed(self.processes, lambda: is_valid(path, kind, key) and not lacking(path)):
             done = "kept"
         else:
             if together or is_main:
                 with self.timed(name):
                     make(path)
-            self._processes.barrier()
+            self.processes.barrier()
             done = "wrote"
         if is_main:
             logger.info("%s: %s %s", name, done, path)
@@ -61,10 +61,10 @@ class WorkFolder:
     def subfolder(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
         """The path of a folder whose ``make`` itself skips what is there; the main process calls it."""
         path = self._place(name, key)
-        if self._processes.rank == 0:
+        if self.processes.rank == 0:
             with self.timed(name):
                 make(path)
-        self._processes.barrier()
+        self.processes.barrier()
         return path
 
     def _place(self, name: str, key: str, suffix: str = "") -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -125,6 +126,25 @@ def check_files(index: SourceIndex, sample: int | None = None) -> list[str]:
     files = [os.path.split(file_of(name)) for name in names]
     present = {folder: _listing(folder) for folder in {folder for folder, _ in files}}
     return [name for name, (folder, base) in zip(names, files) if base not in present[folder]]
+
+
+def file_sizes(names: Iterable[str]) -> list[int]:
+    """Bytes of each image file; -1 of one that is missing."""
+    files = [file_of(name) for name in names]
+    at_urls = {
+        folder: locations.listing(folder) for folder in {os.path.split(f)[0] for f in files if is_url(f)}
+    }
+
+    def size(file: str) -> int:
+        if is_url(file):
+            folder, base = os.path.split(file)
+            return at_urls[folder].get(base, -1)
+        try:
+            return os.stat(local_path(file)).st_size
+        except OSError:
+            return -1
+
+    return [size(file) for file in files]
 
 
 def _listing(folder: str) -> set[str]:

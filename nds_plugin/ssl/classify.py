@@ -37,11 +37,13 @@ class Labelled:
         rows: the images.
         labels: of each, a position in classes, shape (N,).
         classes: names.
+        key: hash of the images and their classes.
     """
 
     rows: MappedRows
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
+    key: str = ""
 
 
 class Classifier(nn.Module):

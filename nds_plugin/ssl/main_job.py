@@ -189,9 +189,7 @@ class MainJob:
         most = self.nds.LOADER.MAX_UNREADABLE
         images = selected_images(selected, job.pretrain.size, self.work, seed, most)
         check_selected(job.pretrain, len(images.rows))
-        key = pretraining_key(
-            job.network, job.pretrain, selected.key, images.unreadable, seed, self._initial()
-        )
+        key = pretraining_key(job.network, job.pretrain, images, seed, self._initial())
         kept = KeptPretraining(job.artefacts, key) if self.nds.WORK_DIR else None
         shared = kept.shared(folder, self.host) if kept else contextlib.nullcontext()
         with shared:
@@ -220,17 +218,15 @@ class MainJob:
         hashes = [index.hash for index in parts]
         # Training and test images alike: none may be missing from an accuracy.
         work = WorkFolder(self.job.artefacts, OneProcess(), self.timed)
-        path = decoded(work, "target_pixels", hashes, files, self.job.finetune.size, ", ".join(names), 0.0)
-        return Labelled(
-            MappedRows.of_file(path.with_suffix(".npy"), np.arange(len(files))), labels, parts[0].classes
-        )
+        found = decoded(work, "target_pixels", hashes, files, self.job.finetune.size, ", ".join(names), 0.0)
+        rows = MappedRows.of_file(found.array, np.arange(len(files)))
+        return Labelled(rows, labels, parts[0].classes, found.key)
 
     def _classify(self, target: tuple[Labelled, Labelled], pretrained: _Pretrained | None) -> dict[str, Any]:
         """Fine-tune and evaluate, on the main process: a target is small, and its result that of any number of them."""
         job, (train, test) = self.job, target
-        fingerprints = [self.host.dataset(name).fingerprint() for name in self.nds.TARGET.TRAIN]
-        identity = [job.network.identity(), job.finetune.identity(), job.cfg.SEED, fingerprints]
-        key = content_hash(["ssl finetune 3", *identity, pretrained.key if pretrained else self._initial()])
+        identity = [job.network.identity(), job.finetune.identity(), job.cfg.SEED, train.key]
+        key = content_hash(["ssl finetune 4", *identity, pretrained.key if pretrained else self._initial()])
         initial = Path(job.network.weights) if job.network.weights else None
         start = pretrained.weights if pretrained else initial
         run = self._run(OneProcess())
@@ -241,8 +237,7 @@ class MainJob:
         self, key: str, weights: Path, test: Labelled, pretrained: _Pretrained | None
     ) -> dict[str, Any]:
         path = self.job.output / "results.json"
-        fingerprints = [self.host.dataset(name).fingerprint() for name in self.nds.TARGET.TEST]
-        key = content_hash([RESULTS_KIND, key, fingerprints])
+        key = content_hash([RESULTS_KIND, key, test.key])
         selected = pretrained.selected if pretrained else None
         if is_valid(path, RESULTS_KIND, key):
             logger.info("evaluation: kept %s", path)

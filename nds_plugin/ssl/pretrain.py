@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nds_plugin.engine.processes import agreed
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import content_hash, read_json, write_json
 from nds_plugin.pipeline.selection_steps import Selected
 from nds_plugin.pipeline.work_folder import WorkFolder
 from nds_plugin.selection.placed import PlacedSelection
+from nds_plugin.source.folder import file_sizes
 from nds_plugin.ssl.batches import Batches, check_groups
 from nds_plugin.ssl.learner import Learner
 from nds_plugin.ssl.moco import MoCo
@@ -70,11 +71,13 @@ class Images:
     Attributes:
         rows: the images of a selection.
         placed: the selection laid over exactly these.
+        key: hash of the selection, and of what of its photographs was decoded.
         unreadable: places of those that could not be read, whose rows are those of others.
     """
 
     rows: MappedRows
     placed: PlacedSelection
+    key: str
     unreadable: tuple[int, ...] = ()
 
 
@@ -96,17 +99,31 @@ def selected_images(
     names = [str(name) for name in index.column("file_name")[chosen]]
     rows = packed_rows(names)
     if rows is not None:
-        return Images(rows, placed)
-    path = decoded(work, "pixels", [selected.key, index.hash], names, size, what, max_unreadable)
-    told = read_json(path, KIND)["unreadable"]
-    unreadable = tuple(int(place) for place in told)
+        return Images(rows, placed, selected.key)
+    found = decoded(work, "pixels", [selected.key, index.hash], names, size, what, max_unreadable)
+    unreadable = tuple(int(place) for place in found.unreadable)
     if unreadable:
         logger.warning(
             "%s: %d of %d images of the selection cannot be read, others of their clusters stand in for them; first: %s",
-            what, len(unreadable), len(names), next(iter(told.values())),
+            what, len(unreadable), len(names), next(iter(found.unreadable.values())),
         )  # fmt: skip
     of_each = replaced(len(names), unreadable, placed.cluster, seed)
-    return Images(MappedRows.of_file(path.with_suffix(".npy"), of_each), placed, unreadable)
+    return Images(MappedRows.of_file(found.array, of_each), placed, found.key, unreadable)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Photographs as an array.
+
+    Attributes:
+        array: its file.
+        key: hash of what it was made from; of each photograph that is its name and its size in bytes.
+        unreadable: why some could not be read, by their places.
+    """
+
+    array: Path
+    key: str
+    unreadable: dict[str, str]
 
 
 def decoded(
@@ -117,8 +134,8 @@ def decoded(
     size: int,
     what: str,
     max_unreadable: float,
-) -> Path:
-    """Photographs decoded once into ``<name>-<key>.npy``; the path of the JSON file beside it.
+) -> Decoded:
+    """Photographs decoded once into ``<name>-<key>.npy``, with a JSON file beside it.
 
     They are decoded again where one that could not be read has been repaired since.
 
@@ -126,7 +143,8 @@ def decoded(
         NDSError: more than a share of them cannot be read.
     """
     side = stored_side(size)
-    key = content_hash([KIND, made_from, side])
+    sizes = agreed(work.processes, lambda: content_hash(file_sizes(names)))
+    key = content_hash([KIND, made_from, side, sizes])
 
     def is_out_of_date(path: Path) -> bool:
         if not is_whole(path.with_suffix(".npy"), (len(names), side, side, 3)):
@@ -140,7 +158,8 @@ def decoded(
 
     path = work.artefact(name, KIND, key, ".json", make, is_out_of_date)
     # Of kept ones, too: less may be allowed than when they were decoded.
-    if len(unreadable := read_json(path, KIND)["unreadable"]) > int(max_unreadable * len(names)):
+    unreadable = read_json(path, KIND)["unreadable"]
+    if len(unreadable) > int(max_unreadable * len(names)):
         allowed = f"more than NDS.LOADER.MAX_UNREADABLE allows ({max_unreadable:g})"
         if max_unreadable == 0:
             allowed = "and none may be missing: repair them, or take them out"
@@ -148,24 +167,23 @@ def decoded(
             f"{what}: {len(unreadable)} of {len(names)} images cannot be read, {allowed}; first: "
             f"{next(iter(unreadable.values()))}"
         )
-    return path
+    return Decoded(path.with_suffix(".npy"), key, unreadable)
 
 
 def pretraining_key(
     network: NetworkConfig,
     config: PretrainConfig,
-    selection_key: str,
-    unreadable: Sequence[int],
+    images: Images,
     seed: int,
     start: str,
 ) -> str:
     """Hash of everything that the weights depend on.
 
     Args:
-        unreadable: see :class:`Images`.
+        images: that it draws from.
         start: hash of the weights that it starts from; empty for none.
     """
-    made_from = [network.identity(), config.identity(), selection_key, list(unreadable), seed, start]
+    made_from = [network.identity(), config.identity(), images.key, list(images.unreadable), seed, start]
     return content_hash(["ssl 2", *made_from])
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from nds_plugin.errors import MissingPackageError
 from nds_plugin.images.reading import ImageError, NotAnImageError, load_image, read_header, region_path
-from nds_plugin.source.folder import check_files, index_folder
+from nds_plugin.source.folder import check_files, file_sizes, index_folder
 from nds_plugin.source.index import ImageRecord, SourceIndex
 
 
@@ -79,6 +79,14 @@ def test_a_folder_at_a_url_is_indexed_as_one_on_the_disk(folder: Path, url: str)
     assert there.column("file_name").tolist() == [f"{url}/a.jpg", f"{url}/sub/b.png"]
     assert index_folder(f"file://{folder}", "s").table.equals(here.table)
     assert index_folder(url).sources == ["photos"]
+
+
+def test_sizes_of_files_are_those_on_the_disk(folder: Path, url: str) -> None:
+    names = ["a.jpg", "sub/b.png", "cut.jpg", "gone.jpg", "x/y.jpg", "a.jpg"]
+    whole = (folder / "a.jpg").stat().st_size
+    expected = [whole, (folder / "sub/b.png").stat().st_size, 200, -1, -1, whole]
+    for place in (folder, url, f"file://{folder}"):
+        assert file_sizes(f"{place}/{name}" for name in names) == expected
 
 
 def test_missing_images_are_found_at_urls_too(folder: Path, url: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from ssl_jobs import write_folders, write_images
 
 from nds_plugin.engine.processes import OneProcess
@@ -21,7 +23,7 @@ def decode(root: Path, max_unreadable: float = 0.0) -> Path:
     """The array of the photographs below ``root``."""
     names = [str(path) for path in sorted((root / "photos").glob("*.png"))]
     work = WorkFolder(root / "work", OneProcess(), Timings())
-    return decoded(work, "pixels", ["x"], names, 16, "photos", max_unreadable).with_suffix(".npy")
+    return decoded(work, "pixels", ["x"], names, 16, "photos", max_unreadable).array
 
 
 def damage(path: Path) -> bytes:
@@ -45,6 +47,32 @@ def test_pixels_are_decoded_again_where_their_array_is_gone_or_of_another_shape(
     assert np.array_equal(np.load(decode(tmp_path)), whole)
     np.save(path, whole[:3])
     assert np.array_equal(np.load(decode(tmp_path)), whole)
+
+
+def test_photographs_of_the_same_names_and_another_size_in_bytes_are_others(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", 4, 0)
+    first = decode(tmp_path)
+    before = np.load(first)
+    other = tmp_path / "photos/02.png"
+    Image.open(other).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(other, compress_level=0)
+    second = decode(tmp_path)
+    assert second != first
+    assert np.array_equal(np.load(first), before)  # which another job may be reading
+    assert np.array_equal(np.load(second)[2], before[2][::-1])
+
+
+def test_another_folder_of_the_same_names_is_pretrained_and_fine_tuned_on_anew(tmp_path: Path) -> None:
+    config, output = write_folders(tmp_path / "data"), tmp_path / "run"
+    words = ["OUTPUT_DIR", str(output), "PRETRAIN.ITERATIONS", "1", "FINETUNE.ITERATIONS", "1"]
+    words += ["NDS.BUDGET.IMAGES", "30"]
+    MainJob(load_config(str(config), words)).run()
+    for folder, anew in (("source", ["finetune", "pretrain"]), ("target/ape", ["finetune"])):
+        path = next((tmp_path / "data" / folder).glob("*.png"))
+        Image.open(path).save(path, compress_level=0)
+        MainJob(load_config(str(config), words)).run()
+        assert sorted(path.stem for path in output.glob("*.old*")) == anew
+        for path in output.glob("*.old*"):
+            shutil.rmtree(path)
 
 
 def test_how_many_may_be_unreadable_counts_at_each_start(tmp_path: Path) -> None:
@@ -81,5 +109,5 @@ def test_an_image_that_cannot_be_read_is_told_and_looked_at_again_at_the_next_st
     photo.write_bytes(content)
     assert MainJob(load_config(str(config), words)).run()["unreadable_images"] == 0
     assert (output / "pretrain.old1").is_dir()
-    (pixels,) = (np.load(path) for path in (output / "nds").glob("pixels-*.npy"))
+    pixels = np.load(max((output / "nds").glob("pixels-*.npy"), key=lambda path: path.stat().st_mtime_ns))
     assert pixels.any(axis=(1, 2, 3)).all()  # none is black
