@@ -17,6 +17,7 @@ from tqdm import tqdm
 from nds_plugin.errors import NDSError, few
 from nds_plugin.files.checkpoints import read_checkpoint
 from nds_plugin.images.checkpoint_forms import State
+from nds_plugin.images.networks import repeatable
 from nds_plugin.selection.streams import ShuffledStream
 from nds_plugin.source.index import NO_LABEL, SourceIndex
 from nds_plugin.ssl.augment import WORDS, Augmentation, augment, plain
@@ -152,6 +153,7 @@ def finetune(
 
 
 @torch.no_grad()
+@repeatable()
 def evaluate(
     weights: Path, network: NetworkConfig, config: FinetuneConfig, test: Labelled, device: torch.device
 ) -> dict[str, Any]:

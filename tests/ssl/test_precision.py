@@ -87,6 +87,18 @@ def test_a_classifier_is_evaluated_in_32_bits(rows: MappedRows, tmp_path: Path) 
     assert found["top1"] == 100
 
 
+def test_no_convolution_of_an_evaluation_is_cut_to_tf32(rows: MappedRows, tmp_path: Path) -> None:
+    test = Labelled(rows, np.ones(16, dtype=np.int64), ("a", "b", "c"))
+    path = weights_of([0.0, 1.0, 0.0], tmp_path / "model.pth")
+    allowed: set[bool] = set()
+    hook = nn.modules.module.register_module_forward_hook(
+        lambda *_: allowed.add(torch.backends.cudnn.allow_tf32)
+    )
+    with hook:
+        evaluate(path, NETWORK, FinetuneConfig(size=24), test, CPU)
+    assert allowed == {False}
+
+
 def test_outputs_that_are_no_numbers_are_no_answers(rows: MappedRows, tmp_path: Path) -> None:
     test = Labelled(rows, np.ones(16, dtype=np.int64), ("a", "b", "c"))
     path = weights_of([0.0, float("nan"), 0.0], tmp_path / "model.pth")
