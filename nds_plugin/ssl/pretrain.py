@@ -183,7 +183,7 @@ def pretraining_key(
         images: that it draws from.
         start: hash of the weights that it starts from; empty for none.
     """
-    made_from = [network.identity(), config.identity(), images.key, list(images.unreadable), seed, start]
+    made_from = [network.identity(), config.deciding(), images.key, list(images.unreadable), seed, start]
     return content_hash(["ssl 2", *made_from])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from nds_plugin.errors import NDSError
 from nds_plugin.images.precisions import PRECISIONS
@@ -12,6 +12,7 @@ from nds_plugin.settings import Settings, setting
 DEPTHS = (18, 50)
 STEMS = ("small", "half", "imagenet")
 METHODS = ("moco", "rotnet")
+_OF_MOCO = ("version", "queue", "dim", "temperature", "ema")
 SCHEDULES = ("cosine", "steps")
 
 
@@ -114,6 +115,11 @@ class PretrainConfig(TrainingConfig):
         "parts of a batch with statistics of their own in batch norms, as on so many GPUs; MoCo needs more than one",
         least=1,
     )
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings on which the weights depend: those of MoCo are nothing to another method."""
+        without = () if self.method == "moco" else _OF_MOCO
+        return {name: value for name, value in self.identity().items() if name not in without}
 
 
 @dataclass(frozen=True)
