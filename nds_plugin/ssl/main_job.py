@@ -33,6 +33,8 @@ from nds_plugin.job.taking_turns import alone
 from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
 from nds_plugin.pipeline.work_folder import WorkFolder
 from nds_plugin.report.run_files import located
+from nds_plugin.selection.drawing import resolve_budget
+from nds_plugin.source.index import SourceIndex
 from nds_plugin.ssl.classify import Labelled, check_counts, check_labels, evaluate, finetune
 from nds_plugin.ssl.config import JobConfig
 from nds_plugin.ssl.host import SSLHost
@@ -41,6 +43,7 @@ from nds_plugin.ssl.pixels import MappedRows, check_packed
 from nds_plugin.ssl.pretrain import (
     DETECTRON2,
     WEIGHTS,
+    check_fills_batch,
     check_pretraining,
     check_selected,
     decoded,
@@ -181,7 +184,7 @@ class MainJob:
             job.artefacts,
             device=self.device,
             timed=self.timed,
-            check=lambda index: check_packed(index.column("file_name"), job.pretrain.size),
+            check=self._check_source,
         )
         with alone(steps.folder, self.host) if steps.settings.selector.needs else contextlib.nullcontext():
             selected = steps.run()
@@ -197,6 +200,13 @@ class MainJob:
         if self.host.rank == 0 and not _is_newer(folder / DETECTRON2, weights):
             export_for_detectron2(weights, folder / DETECTRON2)
         return _Pretrained(selected, weights, key, len(images.unreadable))
+
+    def _check_source(self, index: SourceIndex) -> None:
+        """What only the source's index can tell, before experts are trained."""
+        config, draw = self.job.pretrain, self.job.settings().selection
+        check_packed(index.column("file_name"), config.size)
+        most = resolve_budget(len(index), draw.count, draw.share) if draw.needs_budget else len(index)
+        check_fills_batch(config, most)
 
     def _run(self, processes: Processes) -> Run:
         cfg = self.job.cfg

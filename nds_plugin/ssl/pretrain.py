@@ -56,12 +56,21 @@ def check_selected(config: PretrainConfig, images: int) -> None:
     Raises:
         NDSError: fewer images than a batch has.
     """
+    check_fills_batch(config, images)
+    LEARNERS[config.method].check_images(config, images)
+
+
+def check_fills_batch(config: PretrainConfig, images: int) -> None:
+    """Refuse a selection that does not fill a batch.
+
+    Raises:
+        NDSError: fewer images than a batch has.
+    """
     if images < config.batch_size:
         raise NDSError(
             f"the selection has {images} images, fewer than PRETRAIN.BATCH_SIZE {config.batch_size}: a batch would hold "
             "some of them twice. Raise NDS.BUDGET, or lower PRETRAIN.BATCH_SIZE."
         )
-    LEARNERS[config.method].check_images(config, images)
 
 
 @dataclass(frozen=True)

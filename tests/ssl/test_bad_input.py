@@ -14,6 +14,7 @@ from nds_plugin.commands.train_ssl import main
 from nds_plugin.engine.processes import OneProcess
 from nds_plugin.errors import NDSError
 from nds_plugin.job import taking_turns
+from nds_plugin.pipeline.selection_steps import SelectionSteps
 from nds_plugin.ssl.config import load_config
 from nds_plugin.ssl.main_job import MainJob
 from nds_plugin.ssl.pixels import check_packed, decode, packed_rows, replaced
@@ -187,9 +188,22 @@ def test_an_image_of_the_target_without_a_header_is_missed(tmp_path: Path, name:
     assert f"first: bee/{name}.png (" in text
 
 
-def test_a_selection_smaller_than_a_batch(config: Path, tmp_path: Path) -> None:
-    text = refused(config, tmp_path, "NDS.BUDGET.IMAGES", "7")
-    assert "the selection has 7 images, fewer than PRETRAIN.BATCH_SIZE 8" in text
+@pytest.mark.parametrize(
+    ("changes", "images"),
+    [
+        ("NDS.BUDGET.IMAGES 7", 7),
+        ("NDS.BUDGET.IMAGES 0 NDS.BUDGET.SHARE 0.1", 3),
+        ("NDS.BUDGET.IMAGES 0 NDS.SELECTOR full", 30),
+        ("NDS.BUDGET.IMAGES 0 NDS.MODE stream", 30),
+    ],
+)
+def test_a_selection_smaller_than_a_batch_is_refused_before_experts_are_trained(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: str, images: int
+) -> None:
+    monkeypatch.setattr(SelectionSteps, "_selection", lambda *_: pytest.fail("it was drawn"))
+    size = ["PRETRAIN.BATCH_SIZE", "32", "PRETRAIN.QUEUE", "32"]
+    text = refused(config, tmp_path, *size, *changes.split())
+    assert f"the selection has {images} images, fewer than PRETRAIN.BATCH_SIZE 32" in text
 
 
 def test_a_folder_with_a_key_that_there_is_not_is_refused_when_the_config_is_read() -> None:
