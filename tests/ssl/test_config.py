@@ -7,13 +7,21 @@ from pathlib import Path
 import pytest
 
 from nds_plugin.ssl.config import CONFIGS, load_config
+from nds_plugin.ssl.pretrain import check_pretraining
 
 INSTALLED = sorted(str(path.relative_to(CONFIGS.folder)) for path in CONFIGS.folder.rglob("*.yaml"))
 
 
+def test_configs_are_installed() -> None:
+    assert {"nds_mini.yaml", "nds_moco_pets.yaml", "nds_rotnet_pets.yaml"} <= set(INSTALLED)
+
+
 @pytest.mark.parametrize("name", INSTALLED)
-def test_a_config_that_is_installed_can_be_read(name: str) -> None:
-    assert load_config(name, ["PRETRAIN.METHOD", "rotnet"]).pretrain.method == "rotnet"
+def test_a_config_that_is_installed_can_be_trained_on_8_processes(name: str) -> None:
+    job = load_config(name)
+    job.settings()
+    if job.pretrains:
+        check_pretraining(job.pretrain, 8)
 
 
 @pytest.mark.parametrize("name", [name for name in INSTALLED if name.startswith("nds_")])
