@@ -129,7 +129,10 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> JobConfig:
     given = list(zip(overrides[::2], overrides[1::2]))
     documents = list(read_documents(Path(path), CONFIGS.folder))
     tree = defaults()
-    named = [document["NDS"]["PRESET"] for document in documents if "PRESET" in (document.get("NDS") or {})]
+    nodes = [document["NDS"] for document in documents if isinstance(document.get("NDS"), dict)]
+    named = [
+        node["PRESET"] for node in nodes if isinstance(node.get("PRESET"), str)
+    ]  # others are refused below
     on_the_line = dict(given).get("NDS.PRESET")
     in_the_file = named[-1] if named and on_the_line is None else ""
     for key, value in preset(in_the_file).items():

@@ -11,12 +11,14 @@ from nds_plugin.errors import NDSError, did_you_mean
 KEYS = {"FOLDER": "folder", "CLASSES": "classes_like", "PART": "part", "TEST_EVERY": "test_every"}
 
 
-def check_folder(name: str, told: Any) -> None:
+def check_folder(name: Any, told: Any) -> None:
     """Refuse keys that a folder does not have, and values of another type; reads no folder.
 
     Raises:
         NDSError: no FOLDER, an unknown key, or a value of another type.
     """
+    if not isinstance(name, str):
+        raise NDSError(f"FOLDERS: the name of a dataset must be text, got {name!r}: write it in quotes.")
     if not isinstance(told, Mapping) or "FOLDER" not in told:
         raise NDSError(
             f"FOLDERS.{name}: expected FOLDER: path, and CLASSES, PART, TEST_EVERY beside it, got {told!r}."
