@@ -143,12 +143,19 @@ def jitter(
 
 def hue_matrices(turns: torch.Tensor) -> torch.Tensor:
     """Matrices of shape (B, 3, 3) that turn the colour of RGB by so many turns, its luminance unchanged."""
-    to_yiq = torch.tensor(_TO_YIQ, device=turns.device)
+    to_yiq, from_yiq = _yiq(turns.device)
     cos, sin = torch.cos(2 * math.pi * turns), torch.sin(2 * math.pi * turns)
     turned = torch.zeros(len(turns), 3, 3, device=turns.device)
     turned[:, 0, 0] = 1
     turned[:, 1, 1], turned[:, 1, 2], turned[:, 2, 1], turned[:, 2, 2] = cos, -sin, sin, cos
-    return torch.linalg.inv(to_yiq) @ turned @ to_yiq
+    return from_yiq @ turned @ to_yiq
+
+
+@functools.cache
+def _yiq(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The matrices to YIQ and back, once for each device: to make them, a GPU must have done all before it."""
+    to_yiq = torch.tensor(_TO_YIQ, device=device)
+    return to_yiq, torch.linalg.inv(to_yiq)
 
 
 def grey_of(images: torch.Tensor) -> torch.Tensor:

@@ -267,6 +267,12 @@ def test_turning_the_hue_leaves_luminance_and_a_whole_turn_leaves_all() -> None:
     assert not torch.allclose(turned[0], image[0], atol=0.05)
 
 
+def test_a_second_batch_inverts_no_matrix_for_which_a_gpu_would_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = hue_matrices(torch.tensor([0.3]))
+    monkeypatch.setattr(torch.linalg, "inv", lambda _: pytest.fail("inverted again"))
+    assert torch.equal(hue_matrices(torch.tensor([0.3])), first)
+
+
 def test_without_changes_a_view_is_the_plain_image() -> None:
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8))
     found = augment(pixels, torch.full((3, WORDS), 0.5), 16, Augmentation(1.0))
