@@ -122,6 +122,11 @@ def check_targets(job: JobConfig, host: SSLHost) -> None:
             )
     labels = np.concatenate([host.dataset(name).index().column("label") for name in target.TRAIN])
     check_counts(labels, first, target.TRAIN)
+    if len(labels) < (size := job.finetune.batch_size):
+        logger.warning(
+            "FINETUNE.BATCH_SIZE %d is larger than the %d training images of the target: a batch holds some of them more than "
+            "once. Lower it.", size, len(labels),
+        )  # fmt: skip
     files = [_files(host, part) for part in (target.TRAIN, target.TEST)]
     if both := files[0] & files[1]:
         logger.warning(

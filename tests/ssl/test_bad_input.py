@@ -295,11 +295,13 @@ def test_what_may_be_meant_is_done_with_a_warning(tmp_path: Path, caplog: pytest
     config = write_folders(tmp_path / "data")
     (tmp_path / "data/target/dog").mkdir()
     changes = ["NDS.TARGET.TEST", "('target_train',)", "FINETUNE.ITERATIONS", "1", "PRETRAIN.ITERATIONS", "1"]
+    changes += ["FINETUNE.BATCH_SIZE", "13"]
     MainJob(load_config(str(config), ["OUTPUT_DIR", str(tmp_path / "run"), *changes])).run()
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert told[0] == "folder 'target_train': no image in 1 of its folders, which make no class: dog"
-    assert told[1].startswith("12 of 12 test images are training images, too")
-    assert told[2].startswith("PRETRAIN.QUEUE 16 is larger than the selection of 12 images")
+    assert told[1].startswith("FINETUNE.BATCH_SIZE 13 is larger than the 12 training images of the target")
+    assert told[2].startswith("12 of 12 test images are training images, too")
+    assert told[3].startswith("PRETRAIN.QUEUE 16 is larger than the selection of 12 images")
 
 
 def test_a_preset_of_the_command_line_lies_over_the_file_and_under_the_other_keys() -> None:
