@@ -138,7 +138,7 @@ class Training:
         """Train on the batches of iterations ``start`` and later.
 
         Raises:
-            NDSError: the loss is no number any more, or a checkpoint cannot be written.
+            NDSError: loss or weights are no numbers any more, or a checkpoint cannot be written.
         """
         model: nn.Module = self.model
         if self.processes.world_size > 1:
