@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Make Table 4 or 5 of the paper, or the CPU-sized benchmark: run the missing cells, print the table.
+"""Make Table 1, 2, 4 or 5 of the paper, or a CPU-sized one: run the missing cells, print the table.
 
     python tools/reproduce_tables.py --table 4 --dry-run
     python tools/reproduce_tables.py --table 4 --num-gpus 8

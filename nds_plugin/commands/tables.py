@@ -28,12 +28,10 @@ from nds_plugin.experiments.benchmark_page import check_page
 from nds_plugin.experiments.row_files import row_yaml
 from nds_plugin.experiments.spec import GRIDS, find_row, grid_of, parse_seeds
 from nds_plugin.extras import needed_for
-from nds_plugin.files.installed import CHECKOUT
 from nds_plugin.report.table_formats import text
 
 if TYPE_CHECKING:
     from nds_plugin.experiments.reproduce import Reproduction
-    from nds_plugin.experiments.rows import Grid
 
 logger = logging.getLogger("nds_plugin")
 
@@ -47,7 +45,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--results",
-        help="file of finished cells (default OUTPUT/cells.json; of the CPU-sized tables, in a checkout, docs/benchmark*.json)",
+        help="file of finished cells, which are not run again (default OUTPUT/cells.json)",
     )
     parser.add_argument("--seeds", help="seeds of the cells, such as 0-2 or 0,1,5 (default 0-2)")
     parser.add_argument(
@@ -89,12 +87,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _kept_cells(grid: Grid) -> Path | None:
-    """The file of finished cells that the checkout keeps of a grid; an installed package has none."""
-    path = CHECKOUT / "docs" / grid.kept if CHECKOUT and grid.kept else None
-    return path if path and path.is_file() else None
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     if args.show:
@@ -104,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise CommandLineError(f"name a table by --table: {', '.join(GRIDS)}.")
     grid = grid_of(args.table)
     output = Path(args.output or Path("output") / grid.folder)
-    results = Path(args.results or _kept_cells(grid) or output / "cells.json")
+    results = Path(args.results or output / "cells.json")
     if args.retries < 0 or (args.time_limit is not None and args.time_limit < 0):
         raise NDSError("--retries and --time-limit must be 0 or more.")
     with needed_for(

@@ -1,4 +1,4 @@
-"""``docs/benchmark.md``: the part of it that is made from ``docs/benchmark.json``, between two markers."""
+"""The part of a page such as ``docs/benchmark.md`` that is made from the collected cells, between two markers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nds_plugin.report.result_table import BASELINE, ResultTable, build_table, v
 from nds_plugin.report.statistics import Difference, estimate, paired_difference, seeds_needed
 from nds_plugin.report.table_formats import budget_label, markdown, method_label, source_label
 
-BEGIN, END = "<!-- made from benchmark.json: begin -->", "<!-- made from benchmark.json: end -->"
+BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
 ROOM = ("oracle", 0.2)  # the row whose lead over uniform is the room that a selector has
 _Entry = Mapping[str, Any]
 

@@ -1,6 +1,6 @@
 """Results of cells: what is kept of a run, and the file that collects them.
 
-The file, ``docs/benchmark.json`` for the CPU-sized benchmark, is ``{"cells": [...], "details": {...}}``. A
+The file, as ``docs/benchmark.json`` of the CPU-sized benchmark, is ``{"cells": [...], "details": {...}}``. A
 cell holds ``client``, ``selector``, ``budget`` (share of the source; a number of images in tables 4 and
 5), ``seed``, ``AP_bb``, ``AP50_bb``, ``AP``, ``AP50``, ``per_category`` (mask AP; box AP where no masks are
 evaluated), ``config_hash`` and ``seconds``. ``details`` holds, by the cell's name and config hash, what

@@ -108,7 +108,6 @@ class Grid:
         from_random: training starts from random weights, not from those of ImageNet.
         own_experts: each seed has a partition and experts of its own.
         core_images: images a second that one core trains on or tests, for the plan of a table on CPUs.
-        kept: the file below docs/ in which a checkout keeps the finished cells; none when empty.
         kind: what its cells train: a detector, or a classifier from self-supervised weights. There, a table is of a
             method, and its columns ``categories`` are the targets.
     """
@@ -124,7 +123,6 @@ class Grid:
     from_random: bool = False
     own_experts: bool = False
     core_images: float = CORE_IMAGES
-    kept: str = ""
     kind: str = "detector"
 
     @property

@@ -132,7 +132,6 @@ GRIDS = {
         digits=2,
         from_random=True,
         core_images=20,  # thin ResNet-18 in bf16
-        kept="benchmark.json",
     ),
     "mini_imagenet": Grid(
         "mini_imagenet",
@@ -146,7 +145,6 @@ GRIDS = {
         digits=2,
         own_experts=True,
         core_images=10,  # EfficientNet-Lite0 in fp32
-        kept="benchmark_imagenet.json",
     ),
     "ssl_mini": SSL_MINI,
 }

@@ -90,6 +90,5 @@ SSL_MINI = Grid(
     digits=2,
     from_random=True,
     own_experts=True,
-    kept="ssl_mini.json",
     kind="classifier",
 )

@@ -233,6 +233,13 @@ def test_results_that_cannot_be_kept_are_refused_before_the_first_cell(tmp_path:
         reproduction.check()
 
 
+def test_the_cells_of_the_docs_are_nobodys_own_unless_they_are_named(user: User, tmp_path: Path) -> None:
+    plan = ["--table", "mini", "--only", "cityscapes_uniform_20", "--output", tmp_path, "--dry-run"]
+    assert "3 cells to run, 0 finished." in user.runs("reproduce_tables", *plan)
+    docs = ROOT / "docs/benchmark.json"
+    assert "0 cells to run, 3 finished." in user.runs("reproduce_tables", *plan, "--results", docs)
+
+
 def test_no_plan_is_made_for_no_places(tmp_path: Path) -> None:
     with pytest.raises(NDSError, match="--jobs must be 1 or more, got 0"):
         Reproduction(GRIDS["mini"], tmp_path, tmp_path / "cells.json").plan(jobs=0)
