@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 CELL, ATTEMPTS, CONSOLE = "cell.json", "attempts.json", "console.txt"
 _POLL = 0.2  # seconds
+_TROUBLE = (NDSError, OSError, LookupError)  # of one cell, which the others do not suffer from
 _USERS_MISTAKE = 2  # exit status of the tools
 
 
@@ -61,7 +62,7 @@ class Outcome:
 
     Attributes:
         done, elsewhere, not_started: finished; in another runner's hands; left by the time limit.
-        failed: the last line that the cell printed.
+        failed: why, mostly the last line that the cell printed.
     """
 
     done: list[str] = field(default_factory=list)
@@ -113,7 +114,7 @@ class _Runner:
         self._running: list[_Running] = []
         self._failures: collections.Counter[str] = collections.Counter()
         self._total = len(self._queue)
-        self._told_to_stop = False
+        self._signals = 0
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -124,7 +125,7 @@ class _Runner:
         try:
             while self._queue or self._running:
                 self._start_some()
-                if self._told_to_stop:
+                if self._signals:
                     raise KeyboardInterrupt
                 if self._running:
                     time.sleep(_POLL)
@@ -139,62 +140,87 @@ class _Runner:
         return self.outcome
 
     def _note_signal(self, *_: Any) -> None:
-        self._told_to_stop = True
+        self._signals += 1
 
     def _start_some(self) -> None:
-        while self._queue and self._free and not self._told_to_stop:
+        while self._queue and self._free and not self._signals:
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 self.outcome.not_started += [job.cell.name for job in self._queue]
                 logger.info("time limit: %d cells are not started.", len(self._queue))
                 self._queue.clear()
                 return
             job = self._queue.popleft()
-            lock = try_lock(job.folder / LOCK)
-            if lock is None:
-                logger.info("%s: another process works on it.", job.cell.name)
-                self.outcome.elsewhere.append(job.cell.name)
-            elif job.is_done:  # by another runner, since the plan was made
-                lock.release()
-                self.outcome.done.append(job.cell.name)
+            try:
+                self._start_one(job)
+            except _TROUBLE as error:
+                self._failed(job, f"it cannot be started: {error}")
+
+    def _start_one(self, job: Job) -> None:
+        name = job.cell.name
+        lock = try_lock(job.folder / LOCK)
+        if lock is None:
+            logger.info("%s: another process works on it.", name)
+            self.outcome.failed.pop(name, None)
+            self.outcome.elsewhere.append(name)
+            return
+        try:
+            if job.is_done:  # by another runner, since the plan was made
+                self._done(name)
             else:
-                self._running.append(_start(job, self._free.pop(), lock))
+                self._running.append(_start(job, self._free[-1], lock))
+                self._free.pop()
+                lock = None  # the process's now
+        finally:
+            if lock:
+                lock.release()
 
     def _ended(self, running: _Running) -> None:
         job, status = running.job, running.process.returncode
         self._running.remove(running)
         self._free.append(running.slot)
-        _note_end(job.folder, time.monotonic() - running.start, status)
-        name = job.cell.name
-        problem = "" if status == 0 else _last_line(job.folder / CONSOLE) or f"exit status {status}"
-        if not problem:
-            try:
-                self._finish(job, _seconds(job.folder))
-            except (NDSError, KeyError) as error:
-                problem, status = f"its results cannot be used: {error}", _USERS_MISTAKE
-        running.lock.release()
-        if not problem:
-            self.outcome.done.append(name)
-            self.outcome.failed.pop(name, None)
-            left = len(self._queue) + len(self._running)
-            logger.info(
-                "%s: finished in %.0f s; %d of %d left.", name, _seconds(job.folder), left, self._total
-            )
+        _signal_group(running.process, signal.SIGKILL)  # what it started and left behind
+        try:
+            seconds = _note_end(running)
+            if status:
+                self._failed(job, _told_end(job, status), again=status != _USERS_MISTAKE)
+                return
+            self._finish(job, seconds)
+        except _TROUBLE as error:
+            self._failed(job, f"its results cannot be used: {error}", again=False)
             return
+        finally:
+            running.lock.release()
+        self._done(job.cell.name)
+        left = len(self._queue) + len(self._running)
+        logger.info("%s: finished in %.0f s; %d of %d left.", job.cell.name, seconds, left, self._total)
+
+    def _done(self, name: str) -> None:
+        self.outcome.failed.pop(name, None)
+        self.outcome.done.append(name)
+
+    def _failed(self, job: Job, problem: str, *, again: bool = True) -> None:
+        name = job.cell.name
         self._failures[name] += 1
         self.outcome.failed[name] = problem
-        again = status != _USERS_MISTAKE and self._failures[name] <= self._retries
+        again = again and self._failures[name] <= self._retries
         logger.error("%s failed%s: %s", name, " and is tried again" if again else "", problem)
         if again:
             self._queue.append(job)
 
     def _stop(self) -> None:
-        """End what runs; a later start goes on from its checkpoints."""
+        """End what runs, at a second signal at once; a later start goes on from its checkpoints."""
         for running in self._running:
             _signal_group(running.process, signal.SIGTERM)
+        if self._running:
+            logger.info("waiting for %d cells to end; Ctrl-C again kills them.", len(self._running))
+        told = min(self._signals, 1)
+        while self._signals == told and any(running.process.poll() is None for running in self._running):
+            time.sleep(_POLL)
         for running in self._running:
+            _signal_group(running.process, signal.SIGKILL)  # and what it started and left behind
             running.process.wait()
-            _signal_group(running.process, signal.SIGKILL)  # what it started and left behind
-            _note_end(running.job.folder, time.monotonic() - running.start, running.process.returncode)
+            with contextlib.suppress(*_TROUBLE):
+                _note_end(running)
             running.lock.release()
 
 
@@ -205,9 +231,8 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
 
 def _start(job: Job, slot: Mapping[str, str], lock: HeldLock) -> _Running:
     logger.info("%s: started, output in %s.", job.cell.name, job.folder / CONSOLE)
-    earlier = [_ended_by_now(attempt, job.folder) for attempt in _attempts(job.folder)]
-    attempts = [*earlier, {"started": _now(), "seconds": None, "status": None}]
-    write_json(job.folder / ATTEMPTS, "attempts", "", {"attempts": attempts})
+    earlier = [_ended_by_now(attempt, job.folder) for attempt in _attempts(job)]
+    _write_attempts(job, [*earlier, {"started": _now(), "seconds": None, "status": None}])
     with open(job.folder / CONSOLE, "ab") as console:
         console.write(f"\n== {_now()}: {' '.join(job.command)}\n".encode())
         console.flush()
@@ -223,16 +248,24 @@ def _start(job: Job, slot: Mapping[str, str], lock: HeldLock) -> _Running:
     return _Running(job, process, slot, lock, time.monotonic())
 
 
-def _note_end(folder: Path, seconds: float, status: int) -> None:
-    attempts = _attempts(folder)
-    attempts[-1] = {**attempts[-1], "seconds": round(seconds, 1), "status": status}
-    write_json(folder / ATTEMPTS, "attempts", "", {"attempts": attempts})
+def _note_end(running: _Running) -> float:
+    """Write down how an attempt ended; the seconds of all attempts."""
+    attempts = _attempts(running.job)
+    seconds = round(time.monotonic() - running.start, 1)
+    attempts[-1] |= {"seconds": seconds, "status": running.process.returncode}
+    _write_attempts(running.job, attempts)
+    return sum(attempt["seconds"] or 0.0 for attempt in attempts)
 
 
-def _attempts(folder: Path) -> list[dict[str, Any]]:
-    """The starts of a cell; ``seconds`` is None of one that runs, or whose runner was killed."""
-    path = folder / ATTEMPTS
-    return list(read_json(path, "attempts")["attempts"]) if path.is_file() else []
+def _attempts(job: Job) -> list[dict[str, Any]]:
+    """The starts of a cell under this config; ``seconds`` is None of one that runs, or whose runner was killed."""
+    path = job.folder / ATTEMPTS
+    known = is_valid(path, "attempts", job.config_hash)
+    return list(read_json(path, "attempts")["attempts"]) if known else []
+
+
+def _write_attempts(job: Job, attempts: Sequence[Mapping[str, Any]]) -> None:
+    write_json(job.folder / ATTEMPTS, "attempts", job.config_hash, {"attempts": attempts})
 
 
 def _ended_by_now(attempt: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -244,8 +277,13 @@ def _ended_by_now(attempt: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {**attempt, "seconds": round(max(0.0, told - started), 1)}
 
 
-def _seconds(folder: Path) -> float:
-    return sum(attempt["seconds"] or 0.0 for attempt in _attempts(folder))
+def _told_end(job: Job, status: int) -> str:
+    """Why a process with this exit status ended: its last line, and the signal that killed it."""
+    line = _last_line(job.folder / CONSOLE)
+    if status > 0:
+        return line or f"exit status {status}"
+    killed = f"killed by signal {-status}{' (out of memory?)' if status == -signal.SIGKILL else ''}"
+    return f"{killed}; last line: {line}" if line else killed
 
 
 def _last_line(console: Path) -> str:

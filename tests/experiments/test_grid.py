@@ -141,7 +141,7 @@ def test_a_killed_job_is_tried_again(tmp_path: Path) -> None:
 def test_the_time_of_an_attempt_whose_runner_was_killed_counts_until_its_last_word(tmp_path: Path) -> None:
     one = job(tmp_path, "true")
     write_json(
-        one.folder / ATTEMPTS, "attempts", "",
+        one.folder / ATTEMPTS, "attempts", "hash",
         {"attempts": [{"started": "2026-01-01T00:00:00+00:00", "seconds": None, "status": None}]},
     )  # fmt: skip
     (one.folder / "console.txt").write_text("half way\n")
@@ -149,6 +149,47 @@ def test_the_time_of_an_attempt_whose_runner_was_killed_counts_until_its_last_wo
     os.utime(one.folder / "console.txt", (last, last))
     run([one])
     assert read_json(one.folder / CELL, "cell")["seconds"] == pytest.approx(90, abs=5)
+
+
+def test_the_time_of_attempts_under_another_config_does_not_count(tmp_path: Path) -> None:
+    one = job(tmp_path, "true")
+    earlier = [{"started": "2026-01-01T00:00:00+00:00", "seconds": 500.0, "status": 1}]
+    write_json(one.folder / ATTEMPTS, "attempts", "another", {"attempts": earlier})
+    run([one])
+    assert read_json(one.folder / CELL, "cell")["seconds"] < 100
+
+
+def test_a_cell_that_was_killed_says_by_what(tmp_path: Path) -> None:
+    outcome = run([job(tmp_path, "echo half way; kill -9 $$")], retries=0)
+    assert outcome.failed == {
+        "client_uniform_20/seed0": "killed by signal 9 (out of memory?); last line: half way"
+    }
+
+
+def test_a_failed_cell_that_is_finished_elsewhere_before_it_is_tried_again_is_no_failure(
+    tmp_path: Path,
+) -> None:
+    finish(job(tmp_path / "there", "true"), 1.0)
+    here = job(tmp_path, f"cp {tmp_path}/there/client_uniform_20/seed0/{CELL} {tmp_path}/$PLACE; exit 1")
+    outcome = run_jobs([here], [{"PLACE": f"client_uniform_20/seed0/{CELL}"}], finish)
+    assert outcome == Outcome(done=["client_uniform_20/seed0"])
+
+
+def test_what_is_wrong_with_one_cell_ends_no_other(tmp_path: Path) -> None:
+    in_the_way = Cell(ROW, 0)
+    (tmp_path / "file").touch()
+    broken = Job(in_the_way, tmp_path / "file" / in_the_way.name, ("true",), "hash")
+    spoilt = job(tmp_path, f"rm {tmp_path}/client_uniform_20/seed1/{ATTEMPTS}", 1)
+    outcome = run([broken, spoilt, job(tmp_path, "true", 2)], retries=0)
+    assert outcome.done == ["client_uniform_20/seed2"]
+    assert "cannot be started: cannot write" in outcome.failed["client_uniform_20/seed0"]
+    assert "client_uniform_20/seed1" in outcome.failed
+
+
+def test_a_finished_cell_leaves_no_process_behind(tmp_path: Path) -> None:
+    run([job(tmp_path, f"(sleep 0.5; touch {tmp_path}/late) & exit 0")])
+    time.sleep(0.6)
+    assert not (tmp_path / "late").exists()
 
 
 def test_results_that_cannot_be_used_are_a_failure(tmp_path: Path) -> None:
@@ -195,13 +236,14 @@ sys.path[:0] = [{tests!r}, {support!r}]
 from test_grid import finish, job
 from nds_plugin.experiments.runner import run_jobs
 folder = Path({folder!r})
-script = "echo start >> {folder}/log; sleep 1.5; echo end >> {folder}/log"
+script = "{first}echo start >> {folder}/log; sleep 1.5; echo end >> {folder}/log"
 print(run_jobs([job(folder, script)], [{{}}], finish))
 """
 
 
-def _runner(folder: Path) -> str:
-    return RUNNER.format(tests=str(HERE), support=str(HERE.parent / "support"), folder=str(folder))
+def _runner(folder: Path, first: str = "") -> str:
+    support = str(HERE.parent / "support")
+    return RUNNER.format(tests=str(HERE), support=support, folder=str(folder), first=first)
 
 
 def test_a_cell_whose_runner_was_killed_ends_alone_and_is_not_started_beside_it(tmp_path: Path) -> None:
@@ -223,6 +265,16 @@ def test_a_runner_that_is_told_to_stop_ends_its_cells(tmp_path: Path) -> None:
     runner.send_signal(signal.SIGTERM)
     assert runner.wait(timeout=30) != 0
     assert run([job(tmp_path, "true")]).done == ["client_uniform_20/seed0"]
+    time.sleep(1.6)
+    assert (tmp_path / "log").read_text().split() == ["start"]
+
+
+def test_a_runner_that_is_told_twice_kills_cells_that_do_not_end(tmp_path: Path) -> None:
+    runner = started_until(_runner(tmp_path, "trap '' TERM; "), (tmp_path / "log").exists)
+    runner.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    runner.send_signal(signal.SIGTERM)
+    assert runner.wait(timeout=30) != 0
     time.sleep(1.6)
     assert (tmp_path / "log").read_text().split() == ["start"]
 
