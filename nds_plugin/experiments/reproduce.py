@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from nds_plugin.experiments.estimate import plan_text
 from nds_plugin.experiments.grid_page import write_grid_page
 from nds_plugin.experiments.results import ResultsFile, key_of, of_configs
 from nds_plugin.experiments.row_kinds import kind_of
-from nds_plugin.experiments.rows import Cell, Grid, Row, cell_overrides
+from nds_plugin.experiments.rows import EXPERT_SEEDS, Cell, Grid, Row, cell_overrides
 from nds_plugin.experiments.runner import CELL, Job, Outcome, run_jobs
 from nds_plugin.files.artifacts import atomic_write, check_writable, read_json, write_json
 from nds_plugin.report.result_table import ResultTable
@@ -64,11 +66,6 @@ class Reproduction:
     ) -> None:
         if processes < 1:
             raise NDSError(f"--num-gpus must be 1 or more, got {processes}.")
-        for key in overrides[::2]:
-            if key in _OF_THE_CELL:
-                raise NDSError(
-                    f"{key} cannot be overridden: it is what tells the cells apart; use {_OF_THE_CELL[key]}."
-                )
         self.grid = grid
         self.output = output.resolve()
         self.kind = kind_of(grid)
@@ -76,9 +73,21 @@ class Reproduction:
         self.seeds = tuple(grid.seeds if seeds is None else seeds)
         self.cells = grid.cells(self.seeds, only)
         self._overrides = list(overrides)
+        self._check_overrides()
         self._processes = processes
         self.configs: dict[Row, Any] = {row: self.kind.row_config(row, overrides) for row in grid.rows}
         self.hashes = {row.identity: self.kind.config_hash(cfg) for row, cfg in self.configs.items()}
+
+    def _check_overrides(self) -> None:
+        """Refuse to replace what the name of a cell says."""
+        seeds = EXPERT_SEEDS if self.grid.own_experts else ()
+        own = {key: "--only" for cell in self.cells for key, _ in cell.row.own}
+        options = {**_OF_THE_CELL, **dict.fromkeys(seeds, "--seeds"), **own}
+        for key in self._overrides[::2]:
+            if key in options:
+                raise NDSError(
+                    f"{key} cannot be overridden: it is what tells the cells apart; use {options[key]}."
+                )
 
     def jobs(self) -> list[Job]:
         """The cells that have no result yet, in the order in which they are run."""
@@ -134,12 +143,25 @@ class Reproduction:
 
     def _keep(self, job: Job, seconds: float) -> None:
         document = read_json(job.folder / "results.json", "results")
+        self._check_trained(job, document["config"])
         entry = self.kind.record(job.cell, document, job.config_hash, seconds)
         usual = self.kind.row_config(job.cell.row)
         changed = self.kind.changed_settings(self.configs[job.cell.row], usual)
         kept = {**self.kind.details(document), "changed": changed}
         write_json(job.folder / CELL, "cell", job.config_hash, {"entry": entry, "details": kept})
         self.results.add(entry, kept)
+
+    def _check_trained(self, job: Job, config: str) -> None:
+        """Refuse the results of another config than this runner's: the files may have changed since it started."""
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
+            file.write(config)
+            file.flush()
+            seeds = [word for key in EXPERT_SEEDS if self.grid.own_experts for word in (key, "0")]
+            trained = self.kind.row_config(replace(job.cell.row, base=file.name), seeds)
+        if self.kind.config_hash(trained) != job.config_hash:
+            raise NDSError(
+                f"the config of {job.cell.row.name} changed while the grid ran; start the command again to use the new one."
+            )
 
     def collect(self) -> None:
         """Put into the file of results what finished cells left in their folders."""

@@ -12,6 +12,7 @@ from nds_plugin.errors import unknown_name
 from nds_plugin.report.run_files import WORK
 
 Own = tuple[tuple[str, Any], ...]  # keys and values
+EXPERT_SEEDS = ("NDS.PARTITION.SEED", "NDS.EXPERTS.SEED")  # 0 in all configs of rows
 CORE_IMAGES = 0.07  # images a second that one core trains on: Mask R-CNN R50-FPN at 800 pixels in fp32
 
 
@@ -82,9 +83,7 @@ def cell_overrides(
     cell: Cell, output: Path, extra: Sequence[str] = (), *, own_experts: bool = False
 ) -> list[str]:
     """``KEY VALUE`` pairs that make a row's config that of a cell under the grid's folder ``output``."""
-    seeds = ["SEED", "NDS.SEED"]
-    if own_experts:
-        seeds += ["NDS.PARTITION.SEED", "NDS.EXPERTS.SEED"]
+    seeds = ["SEED", "NDS.SEED", *(EXPERT_SEEDS if own_experts else ())]
     return [
         *(word for key in seeds for word in (key, str(cell.seed))),
         *("OUTPUT_DIR", str(output / cell.name), "NDS.WORK_DIR", str(output / WORK)),

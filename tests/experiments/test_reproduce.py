@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from nds_plugin.experiments.benchmark_page import BEGIN, END, write_page
 from nds_plugin.experiments.detector_rows import DetectorRows
 from nds_plugin.experiments.reproduce import Reproduction, remove_intermediate_checkpoints, slots_of
 from nds_plugin.experiments.results import ResultsFile, fields
-from nds_plugin.experiments.spec import GRIDS
+from nds_plugin.experiments.spec import GRIDS, find_row
 
 ROOT = Path(__file__).parents[2]
 OVERRIDES = [*SMALL, "NDS.TARGET.NUM_IMAGES", "4", "SOLVER.CHECKPOINT_PERIOD", "1"]
@@ -219,11 +220,19 @@ def test_mistakes_of_the_command_line_are_one_line(user: User, tmp_path: Path) -
         ("NDS.SELECTOR", "--only"),
         ("NDS.BUDGET.SHARE", "--only"),
         ("DATASETS.TRAIN", "--only"),
+        ("NDS.TARGET.NUM_IMAGES", "--only"),
+        ("NDS.EXPERTS.SEED", "--seeds"),
     ],
 )
 def test_what_tells_cells_apart_cannot_be_overridden(tmp_path: Path, key: str, option: str) -> None:
     with pytest.raises(NDSError, match=f"{key} cannot be overridden.* use {option}"):
-        Reproduction(GRIDS["mini"], tmp_path, tmp_path / "cells.json", overrides=[key, "1"])
+        Reproduction(GRIDS["mini_imagenet"], tmp_path, tmp_path / "cells.json", overrides=[key, "1"])
+
+
+def test_what_no_chosen_row_is_named_by_may_be_overridden(tmp_path: Path) -> None:
+    row = find_row("cityscapes_uniform_20", "mini")
+    grid = replace(GRIDS["mini"], rows=(row,))
+    Reproduction(grid, tmp_path, tmp_path / "cells.json", overrides=["NDS.TARGET.NUM_IMAGES", "4"])
 
 
 def test_results_that_cannot_be_kept_are_refused_before_the_first_cell(tmp_path: Path) -> None:
