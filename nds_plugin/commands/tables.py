@@ -11,7 +11,7 @@ Each cell is `nds train` on the row's config with a seed of its own. `nds tables
 that config, for a run by hand. Finished cells are never run
 again, interrupted ones go on, failed ones are tried again, now and at the next start. The command may
 run several times at once, also on several machines that share the folder: they share
-out the cells. Tables (text, Markdown, LaTeX, CSV, JSON) and curves are written into the output folder.
+out the cells. On one machine with GPUs give each a CUDA_VISIBLE_DEVICES of its own. Tables (text, Markdown, LaTeX, CSV, JSON) and curves are written into the output folder.
 """
 
 from __future__ import annotations
@@ -55,7 +55,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="PATTERN",
         help="only rows of such names, as 'cityscapes_*_20'; repeatable",
     )
-    parser.add_argument("--jobs", type=int, default=1, help="cells that run at the same time (default 1)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="cells that run at the same time, each on GPUs of its own (default 1); for a second start beside this "
+        "one name others by CUDA_VISIBLE_DEVICES",
+    )
     parser.add_argument(
         "--num-gpus", type=int, default=1, help="GPUs of each cell; processes on CPUs (default 1)"
     )

@@ -11,7 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from nds_plugin.errors import NDSError
-from nds_plugin.experiments.rows import told_overrides
+from nds_plugin.experiments.mixture import told_mixture
 from nds_plugin.files.artifacts import atomic_write
 from nds_plugin.report.comparisons import larger_draws, other_settings
 from nds_plugin.report.result_table import BASELINE, ResultTable, build_table, values_by_seed
@@ -64,7 +64,6 @@ def page_text(
     *,
     stem: str,
     digits: int,
-    overrides: Sequence[str] = (),
 ) -> str:
     """Tables, noise and room, AP before fine-tuning, draws and costs, and the cells of other configs.
 
@@ -75,12 +74,12 @@ def page_text(
         concerns_every_row: whether a setting is one that uniform sampling depends on, too.
         stem: name of the page, without its ending.
         digits: of the AP of cells of other configs, after the point.
-        overrides: ``KEY VALUE`` pairs in which all cells of the tables differ from the rows' configs.
     """
-    parts = told_overrides(overrides)
+    parts = []
     for client, table in tables.items():
         entries = [entry for entry in current if entry["client"] == client]
         parts.append(f"### {client}\n\n{markdown(table)}")
+        parts += told_mixture(entries)
         if has_curve(table):
             parts.append(f"![Box AP against budget, {client}]({curve_name(stem, client)})\n")
         if entries:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from nds_plugin.experiments.estimate import PlannedRow, Stage, Work, expert_work, planned_row
+from nds_plugin.experiments.mixture import told_mixture
 from nds_plugin.experiments.results import classifier_details, classifier_record
-from nds_plugin.experiments.rows import Cell, Grid, Row, differing, failed_of, told_overrides
+from nds_plugin.experiments.rows import Cell, Grid, Row, differing, failed_of
 from nds_plugin.experiments.ssl_grids import targets_of
 from nds_plugin.files.artifacts import content_hash, plain
 from nds_plugin.images.networks import choose_device
@@ -200,10 +201,9 @@ class ClassifierRows:
         current: Sequence[Mapping[str, Any]],
         others: Sequence[Mapping[str, Any]],  # noqa: ARG002
         stem: str,  # noqa: ARG002
-        overrides: Sequence[str],
     ) -> str:
-        parts = told_overrides(overrides)
-        parts += [f"### {_METHODS[method]}\n\n{markdown(table)}" for method, table in tables.items()]
+        parts = [f"### {_METHODS[method]}\n\n{markdown(table)}" for method, table in tables.items()]
+        parts += told_mixture(current)
         seconds = sum(entry["seconds"] for entry in current)
         parts.append(f"{len(current)} cells took {seconds / 3600:.1f} hours.\n")
         return "\n".join(parts)

@@ -106,14 +106,11 @@ class DetectorRows:
         current: Sequence[Mapping[str, Any]],
         others: Sequence[Mapping[str, Any]],
         stem: str,
-        overrides: Sequence[str],
     ) -> str:
         begun = {entry["client"] for entry in current}  # a table without a cell says nothing
         shown = {client: table for client, table in tables.items() if client in begun}
         digits = max(table.digits for table in tables.values())
-        return page_text(
-            shown, current, others, concerns_every_row, stem=stem, digits=digits, overrides=overrides
-        )
+        return page_text(shown, current, others, concerns_every_row, stem=stem, digits=digits)
 
 
 def planned_work(cfg: Any, test_images: int, parameters: int, core_images: float) -> Work:

@@ -17,6 +17,7 @@ def write_grid_page(
     path: str | os.PathLike[str],
     tables: Mapping[str, ResultTable],
     curves: Sequence[Path],
+    cell: str = "",
     run: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Path:
@@ -26,7 +27,8 @@ def write_grid_page(
         path: of the HTML page.
         tables: of each client.
         curves: pictures of AP against budget.
-        run: results document of a run whose clusters, weights and draw are shown.
+        cell: name of a finished cell whose clusters, weights and draw are shown.
+        run: its results document.
         seed: of the images in the cluster sheet.
     """
     missing = sum(table.missing for table in tables.values())
@@ -35,10 +37,11 @@ def write_grid_page(
         dict.fromkeys(table.title.partition(": ")[2] or table.title for table in tables.values())
     )
     parts = selection_parts(run, Path(path), seed) if run else {}
+    shown = f" What is shown of a single run is of {cell}." if run else ""
     page = {
         "title": title,
-        "subtitle": f"{whole - missing} of {whole} runs finished.",
-        "notes": [f"{missing} of {whole} runs missing: the comparison is not complete."] if missing else [],
+        "subtitle": f"{whole - missing} of {whole} cells finished.{shown}",
+        "notes": [f"{missing} of {whole} cells missing: the comparison is not complete."] if missing else [],
         "tables": [section for client, table in tables.items() for section in as_sections(table, client)],
         **parts,
         "pictures": [
@@ -46,7 +49,7 @@ def write_grid_page(
                 {"path": str(curve), "title": _curve_title(curve), "caption": "", "narrow": True}
                 for curve in curves
             ),
-            *parts.get("pictures", []),
+            *({**picture, "title": f"{cell}: {picture['title']}"} for picture in parts.get("pictures", [])),
         ],
     }
     return write_report(path, {name: value for name, value in page.items() if value})

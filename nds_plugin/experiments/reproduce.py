@@ -18,12 +18,13 @@ from nds_plugin.experiments.benchmark_page import curve_name, has_curve, write_p
 from nds_plugin.experiments.curve import budget_curve
 from nds_plugin.experiments.estimate import plan_text
 from nds_plugin.experiments.grid_page import write_grid_page
-from nds_plugin.experiments.results import ResultsFile, key_of, of_configs
+from nds_plugin.experiments.results import ResultsFile, check_one_source, key_of, of_configs
 from nds_plugin.experiments.row_kinds import kind_of
 from nds_plugin.experiments.rows import EXPERT_SEEDS, Cell, Grid, Row, cell_overrides
 from nds_plugin.experiments.runner import CELL, Job, Outcome, run_jobs
 from nds_plugin.files.artifacts import atomic_write, check_writable, read_json, write_json
 from nds_plugin.report.result_table import ResultTable
+from nds_plugin.report.runs import load_run
 from nds_plugin.report.table_formats import write_tables
 from nds_plugin.store.parts import usable_cores
 
@@ -91,10 +92,17 @@ class Reproduction:
 
     def jobs(self) -> list[Job]:
         """The cells that have no result yet, in the order in which they are run."""
-        current, _ = of_configs(self.results.read()["cells"], self.hashes)
+        current, _ = self._kept()
         finished = {(e["client"], e["selector"], e["budget"], e["seed"]) for e in current}
         jobs = [self._job(cell) for cell in self.cells if cell.identity not in finished]
         return [job for job in jobs if not job.is_done]
+
+    def _kept(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The collected cells of these configs, and those of others, each with what else is known under ``detail``."""
+        document = self.results.read()
+        details = document["details"]
+        cells = [{**entry, "detail": details.get(key_of(entry), {})} for entry in document["cells"]]
+        return of_configs(cells, self.hashes)
 
     def _job(self, cell: Cell) -> Job:
         command = [sys.executable, "-m", self.kind.module, "--config-file", cell.row.base]
@@ -148,8 +156,12 @@ class Reproduction:
         usual = self.kind.row_config(job.cell.row)
         changed = self.kind.changed_settings(self.configs[job.cell.row], usual)
         kept = {**self.kind.details(document), "changed": changed}
+        self._add(entry, kept)
         write_json(job.folder / CELL, "cell", job.config_hash, {"entry": entry, "details": kept})
-        self.results.add(entry, kept)
+
+    def _add(self, entry: Mapping[str, Any], details: Mapping[str, Any]) -> None:
+        check_one_source([*(known["detail"] for known in self._kept()[0]), details])
+        self.results.add(entry, details)
 
     def _check_trained(self, job: Job, config: str) -> None:
         """Refuse the results of another config than this runner's: the files may have changed since it started."""
@@ -171,17 +183,25 @@ class Reproduction:
             if job.is_done:
                 kept = read_json(job.folder / CELL, "cell")
                 if key_of(kept["entry"]) not in known:
-                    self.results.add(kept["entry"], kept["details"])
+                    self._add(kept["entry"], kept["details"])
 
     def tables(self, failed: Mapping[str, str] | None = None) -> dict[str, ResultTable]:
-        """The tables by client, or by method, of the cells that this config made."""
-        current, others = of_configs(self.results.read()["cells"], self.hashes)
+        """The tables by client, or by method, of the cells that this config made.
+
+        Raises:
+            NDSError: cells of different data.
+        """
+        current, others = self._kept()
+        check_one_source(entry["detail"] for entry in current)
         if others:
             logger.info(
                 "%d cells in %s are of other configs and not in the tables.", len(others), self.results.path
             )
         broken = {cell: (failed or {})[cell.name] for cell in self.cells if cell.name in (failed or {})}
-        return self.kind.tables(self.grid, current, self.seeds, broken)
+        tables = self.kind.tables(self.grid, current, self.seeds, broken)
+        pairs = zip(self._overrides[::2], self._overrides[1::2])
+        changed = ", ".join(f"{key} {value}" for key, value in pairs)
+        return {name: replace(table, overrides=changed) for name, table in tables.items()}
 
     def write_page(self, path: Path, tables: Mapping[str, ResultTable]) -> None:
         """Write the generated part of a page such as ``docs/benchmark.md``, and the curves beside it.
@@ -196,13 +216,8 @@ class Reproduction:
 
     def page(self, tables: Mapping[str, ResultTable], stem: str = "benchmark") -> str:
         """The generated part of ``docs/STEM.md``."""
-        document = self.results.read()
-        current, others = of_configs(document["cells"], self.hashes)
-
-        def detailed(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-            return [{**entry, "detail": document["details"].get(key_of(entry), {})} for entry in entries]
-
-        return self.kind.page(tables, detailed(current), detailed(others), stem, self._overrides)
+        current, others = self._kept()
+        return self.kind.page(tables, current, others, stem)
 
     def write(self, tables: Mapping[str, ResultTable]) -> list[Path]:
         """Write the tables in all formats, the curves of AP against budget and the page; the paths."""
@@ -222,23 +237,25 @@ class Reproduction:
                     name = f"{stem.replace('table', 'curve')}_{metric}.png"
                     curves.append(budget_curve(table, self.output / name, metric))
         paths += curves
-        paths.append(write_grid_page(self.output / "report.html", tables, curves, self._shown_run()))
+        paths.append(write_grid_page(self.output / "report.html", tables, curves, *self._shown_run()))
         return paths
 
-    def _shown_run(self) -> dict[str, Any] | None:
-        """The results document of a finished run that selected by scores, for the pictures of the page."""
-        for cell in self.cells:
-            path = self.output / cell.name / "results.json"
-            if cell.row.selector == "nds" and path.is_file():
-                return read_json(path, "results")
-        return None
+    def _shown_run(self) -> tuple[str, dict[str, Any] | None]:
+        """Name and results document of a finished cell that selected by scores, for the pictures of the page."""
+        for job in map(self._job, self.cells):
+            if job.cell.row.selector == "nds" and job.is_done and (job.folder / "results.json").is_file():
+                return job.cell.name, load_run(job.folder)
+        return "", None
 
 
 def slots_of(jobs: int, processes: int, gpus: int) -> list[dict[str, str]]:
     """The environment of each place for a cell: its own GPUs, or its part of the cores.
 
+    Args:
+        gpus: that torch sees; 0 for cells on CPUs.
+
     Raises:
-        NDSError: more GPUs asked for than there are.
+        NDSError: more GPUs asked for than there are, or a CUDA_VISIBLE_DEVICES that does not name those which torch sees.
     """
     _check_jobs(jobs)
     if gpus:
@@ -246,8 +263,14 @@ def slots_of(jobs: int, processes: int, gpus: int) -> list[dict[str, str]]:
             raise NDSError(
                 f"--jobs {jobs} x --num-gpus {processes} needs {jobs * processes} GPUs, torch sees {gpus}."
             )
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        names = visible if len(visible) == gpus and visible != [""] else [str(i) for i in range(gpus)]
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = (
+            [str(i) for i in range(gpus)]
+            if visible is None
+            else [name for name in map(str.strip, visible.split(",")) if name]
+        )
+        if len(names) != gpus:
+            raise NDSError(f"CUDA_VISIBLE_DEVICES is {visible!r}, but torch sees {gpus} GPUs: name those.")
         return [
             {"CUDA_VISIBLE_DEVICES": ",".join(names[i * processes : (i + 1) * processes])}
             for i in range(jobs)

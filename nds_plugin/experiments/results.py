@@ -4,8 +4,9 @@ The file, as ``docs/benchmark.json`` of the CPU-sized benchmark, is ``{"cells": 
 cell holds ``client``, ``selector``, ``budget`` (share of the source; a number of images in tables 4 and
 5), ``seed``, ``AP_bb``, ``AP50_bb``, ``AP``, ``AP50``, ``per_category`` (mask AP; box AP where no masks are
 evaluated), ``config_hash`` and ``seconds``. ``details`` holds, by the cell's name and config hash, what
-else is worth keeping: AP before fine-tuning, what was drawn, cost, times, versions, machine, and as
-``changed`` the settings in which the cell's config differs from that of its row.
+else is worth keeping: AP before fine-tuning, what was drawn, cost, times, versions, machine, the hash of the
+source's index (none where nothing was drawn), and as ``changed`` the settings in which the cell's config differs
+from that of its row.
 """
 
 from __future__ import annotations
@@ -83,11 +84,18 @@ def details(document: Mapping[str, Any]) -> dict[str, Any]:
         "images": selection.get("images"),
         "drawn": {row["source"]: round(row["draw_share"], 4) for row in selection.get("sources", [])},
         "cost": selection.get("cost"),
+        **_of_every_run(document),
+    }
+
+
+def _of_every_run(document: Mapping[str, Any]) -> dict[str, Any]:
+    selection = document.get("selection") or {}
+    return {
         "z": selection.get("z"),
         "w": selection.get("weights") if selection.get("z") else None,
+        "index": selection.get("index"),
         "times": _whole_times(document),
-        "versions": document["versions"],
-        "machine": document["machine"],
+        **{name: document[name] for name in ("versions", "machine")},
     }
 
 
@@ -106,10 +114,7 @@ def classifier_details(document: Mapping[str, Any]) -> dict[str, Any]:
         "images": selection.get("images"),
         "effective_images": selection.get("effective_images"),
         "cost": selection.get("cost"),
-        "z": selection.get("z"),
-        "w": selection.get("weights") if selection.get("z") else None,
-        "times": _whole_times(document),
-        **{name: document[name] for name in ("versions", "machine")},
+        **_of_every_run(document),
     }
 
 
@@ -117,6 +122,20 @@ def _whole_times(document: Mapping[str, Any]) -> dict[str, float | None]:
     """Seconds of the steps; None of a training that was interrupted, of which only the last part is known."""
     in_parts = document.get("trained_in_parts", ())
     return {name: None if name in in_parts else value for name, value in document["times"].items()}
+
+
+def check_one_source(details: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse cells that were drawn from different data; those that do not say from which are taken as they are.
+
+    Raises:
+        NDSError: their sources have different indices.
+    """
+    found = sorted({detail["index"] for detail in details if detail.get("index")})
+    if len(found) > 1:
+        raise NDSError(
+            f"cells of different data (the index of the source was {' and '.join(index[:10] for index in found)}): a table "
+            "is of one; name another file by --results."
+        )
 
 
 def key_of(entry: Mapping[str, Any]) -> str:

@@ -63,7 +63,6 @@ class RowKind(Protocol):
         current: Sequence[Mapping[str, Any]],
         others: Sequence[Mapping[str, Any]],
         stem: str,
-        overrides: Sequence[str],
     ) -> str:
         """The generated part of a page in docs/."""
 

@@ -169,9 +169,3 @@ def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, A
     """Our values of the settings that differ; None where we have no such setting."""
     names = sorted(ours.keys() | theirs.keys())
     return {name: ours.get(name) for name in names if ours.get(name) != theirs.get(name)}
-
-
-def told_overrides(overrides: Sequence[str]) -> list[str]:
-    """The paragraph of a page that says in what all rows differ from their configs; none where they do not."""
-    changed = ", ".join(f"`{key} {value}`" for key, value in zip(overrides[::2], overrides[1::2]))
-    return [f"All rows with {changed}.\n"] if changed else []

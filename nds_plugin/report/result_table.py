@@ -51,6 +51,7 @@ class ResultTable:
         seeds: that every row should have.
         digits: decimals that are shown.
         from_random: training starts from random weights, not from those of ImageNet.
+        overrides: keys with values, in which all rows differ from their own configs; empty where they do not.
     """
 
     title: str
@@ -60,6 +61,7 @@ class ResultTable:
     seeds: tuple[int, ...]
     digits: int = 1
     from_random: bool = False
+    overrides: str = ""
 
     @property
     def missing(self) -> int:

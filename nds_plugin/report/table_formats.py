@@ -24,6 +24,11 @@ _MARKS = (
 _PLAIN = {"AP_bb": "AP^bb", "AP50_bb": "AP50^bb", "AP": "AP", "AP50": "AP50", "motorcycle": "mcycle"}
 _PAPER = {**_PLAIN, "AP_bb": "AP^{bb}", "AP50_bb": "AP_{50}^{bb}", "AP50": "AP_{50}"}
 _LATEX = {**_PLAIN, "AP_bb": "$AP^{bb}$", "AP50_bb": "$AP^{bb}_{50}$", "AP": "$AP$", "AP50": "$AP_{50}$"}
+_TEX = {
+    **{sign: f"\\{sign}" for sign in "%&_#${}"},
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$", "-": "$-$",
+}  # fmt: skip
 MISSING = "missing"
 
 
@@ -53,11 +58,12 @@ def source_label(dataset: str) -> str:
 
 
 def paper_form(table: ResultTable) -> str:
-    """The rows as the paper's supplementary material prints them: means with one decimal, tabs between."""
-    lines = [["Data (# Images)", "Method", *(_PAPER.get(c, c) for c in table.columns)]]
+    """The rows as the paper's supplementary material prints them: means alone, tabs between."""
+    lines = [[_overridden(table).strip()]] if table.overrides else []
+    lines += [["Data (# Images)", "Method", *(_PAPER.get(c, c) for c in table.columns)]]
     for row, label in zip(table.rows, _budget_column(table.rows)):
         means = [row.values[c].mean for c in table.columns]
-        shown = [MISSING if mean is None else f"{mean:.1f}" for mean in means]
+        shown = [MISSING if mean is None else f"{mean:.{table.digits}f}" for mean in means]
         lines.append([label, _method(table, row), *shown])
     return "".join("\t".join(line).rstrip("\t") + "\n" for line in lines)
 
@@ -102,7 +108,7 @@ def comma_separated(table: ResultTable) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(
         ["selector", "budget", "metric", "mean", "spread", "seeds", "paper", "difference", "low", "high", "pairs",
-         "missing_seeds"]
+         "missing_seeds", "overrides"]
     )  # fmt: skip
     for row in table.rows:
         absent = " ".join(f"{seed}:{status}" for seed, status in row.status.items())
@@ -111,7 +117,7 @@ def comma_separated(table: ResultTable) -> str:
             writer.writerow(
                 [row.selector, row.budget, column, value.mean, value.spread, value.n, row.paper.get(column)]
                 + ([change.mean, change.low, change.high, change.n] if change else [None] * 4)
-                + [absent]
+                + [absent, table.overrides]
             )
     return buffer.getvalue()
 
@@ -137,6 +143,7 @@ def as_json(table: ResultTable) -> str:
     ]
     document = {
         "title": table.title,
+        "overrides": table.overrides,
         "columns": list(table.columns),
         "seeds": list(table.seeds),
         "rows": rows,
@@ -245,14 +252,17 @@ def _value(table: ResultTable, row: TableRow, column: str) -> str:
     value = row.values[column]
     fewer = f" (n = {value.n})" if 0 < value.n < len(row.seeds) else ""
     return f"{estimate_text(value, table.digits)}{fewer}" + (
-        f" ({row.paper[column]:.1f})" if column in row.paper else ""
+        f" ({row.paper[column]:.{table.digits}f})" if column in row.paper else ""
     )
 
 
 def _caption(table: ResultTable) -> str:
-    return f"{table.title} Means over seeds ± standard deviation" + (
-        "; in brackets the paper." if any(row.paper for row in table.rows) else "."
-    )
+    paper = "; in brackets the paper" if any(row.paper for row in table.rows) else ""
+    return f"{table.title} Means over seeds ± standard deviation{paper}.{_overridden(table)}"
+
+
+def _overridden(table: ResultTable) -> str:
+    return f" All rows with {table.overrides}." if table.overrides else ""
 
 
 def _difference_caption() -> str:
@@ -295,18 +305,7 @@ def _budget_column(rows: Sequence[TableRow]) -> list[str]:
 
 
 def _tex(cell: str) -> str:
-    for plain, escaped in (
-        ("%", r"\%"),
-        ("&", r"\&"),
-        ("_", r"\_"),
-        ("#", r"\#"),
-        ("±", r"$\pm$"),
-        ("†", r"$\dagger$"),
-        ("‡", r"$\ddagger$"),
-        ("^bb", ""),
-    ):
-        cell = cell.replace(plain, escaped)
-    return re.sub(r"(?<!\w)-(?=\d)", "$-$", cell)
+    return re.sub(r"(?<!\w)-(?=\d)|[^\w-]|_", lambda found: _TEX.get(found[0], found[0]), cell)
 
 
 def write_tables(table: ResultTable, stem: str, write: Callable[[str, str], Any]) -> Sequence[str]:

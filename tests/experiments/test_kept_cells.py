@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
+from nds_plugin.errors import NDSError
 from nds_plugin.experiments.reproduce import Reproduction
+from nds_plugin.experiments.results import key_of, write_results_file
+from nds_plugin.experiments.runner import CELL
 from nds_plugin.experiments.spec import GRIDS, find_row
+from nds_plugin.files.artifacts import write_json
 
 SUPPORT = Path(__file__).parents[1] / "support"
 
@@ -50,3 +54,72 @@ def test_results_are_kept_under_the_config_that_they_were_trained_with(
     _train_nothing(table, trained.dump(), monkeypatch)
     assert not table.run(1).failed
     assert [cell["seed"] for cell in table.results.read()["cells"]] == [seed]
+
+
+def _kept(table: Reproduction, monkeypatch: pytest.MonkeyPatch, *words: str, **more: Any) -> None:
+    """Run the cells of a table as if all went well."""
+    trained = table.kind.row_config(table.cells[0].row, list(words)).dump()
+    _train_nothing(table, trained, monkeypatch, **more)
+    assert not table.run(1).failed
+
+
+def test_cells_of_different_data_do_not_come_into_one_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell that does not say of which data it is, as those of before, is taken as it is."""
+    selection = {"sources": [], "images": 1}
+    _kept(_table(tmp_path), monkeypatch)
+    _kept(_table(tmp_path, seeds=(1,)), monkeypatch, selection={**selection, "index": "a" * 64})
+    other = _table(tmp_path, seeds=(2,))
+    text = other.kind.row_config(other.cells[0].row).dump()
+    _train_nothing(other, text, monkeypatch, selection={**selection, "index": "b" * 64})
+    told = "the index of the source was aaaaaaaaaa and bbbbbbbbbb"
+    assert told in other.run(1).failed["cityscapes_uniform_20/seed2"]
+    assert other.tables()["cityscapes"].rows[0].seeds == (0, 1)
+    document = other.results.read()
+    document["details"][key_of(document["cells"][0])]["index"] = "c" * 64
+    write_results_file(other.results.path, document)
+    with pytest.raises(NDSError, match="cells of different data"):
+        other.tables()
+
+
+def test_a_page_counts_the_cells_of_each_machine_and_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, cpu in enumerate(("EPYC", "EPYC", "Xeon")):
+        versions = {"torch": "2.0", "numpy": str(seed)}
+        _kept(_table(tmp_path, seeds=(seed,)), monkeypatch, machine={"cpu": cpu}, versions=versions)
+    table = _table(tmp_path)
+    line = "Cells of several machines or versions: processor EPYC (2 cells), Xeon (1 cells).\n"
+    assert line in table.page(table.tables())
+
+
+def test_tables_say_in_every_form_what_was_overridden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["SOLVER.MAX_ITER", "121", "TEST.AUG.MIN_SIZES", "(9,)"]
+    table = _table(tmp_path, overrides=words)
+    _kept(table, monkeypatch, *words)
+    written = {path.name: path.read_text() for path in table.write(table.tables()) if path.suffix != ".png"}
+    assert len(written) == 7
+    for name, content in written.items():
+        told = "SOLVER.MAX_ITER 121, TEST.AUG.MIN_SIZES (9,)"
+        assert (told.replace("_", r"\_") if name.endswith("tex") else told) in content, name
+    assert f"All rows with {told}." in table.page(table.tables())
+
+
+def test_the_page_of_a_grid_shows_a_finished_cell_of_the_present_config_and_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = find_row("cityscapes_nds_20", "mini")
+    grid = replace(GRIDS["mini"], rows=(row,), categories={row.client: ("car",)})
+    table = Reproduction(grid, tmp_path, tmp_path / "cells.json", seeds=(0, 1))
+    for seed, config_hash in enumerate(("another", table.hashes[row.identity])):
+        folder = tmp_path / f"cityscapes_nds_20/seed{seed}"
+        folder.mkdir(parents=True)
+        run = {"selection": None, "times": {}, "versions": {}, "machine": {}, "config": ""}
+        write_json(folder / "results.json", "results", "", run)
+        write_json(folder / CELL, "cell", config_hash, {})
+    table.write(table.tables())
+    page = (tmp_path / "report.html").read_text()
+    assert "What is shown of a single run is of cityscapes_nds_20/seed1." in page

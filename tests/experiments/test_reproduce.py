@@ -176,6 +176,12 @@ def test_places_have_gpus_or_cores_of_their_own(monkeypatch: pytest.MonkeyPatch)
     assert slots_of(2, 2, 4) == [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert slots_of(2, 1, 2) == [{"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"}]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 3,")
+    assert slots_of(2, 1, 2) == [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "3"}]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,9")
+    with pytest.raises(NDSError, match="CUDA_VISIBLE_DEVICES is '2,9', but torch sees 1 GPUs"):
+        slots_of(1, 1, 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert slots_of(2, 1, 0) == [{"OMP_NUM_THREADS": "1"}] * 2
     with pytest.raises(NDSError, match=r"--jobs 3 x --num-gpus 2 needs 6 GPUs, torch sees 4"):
@@ -269,13 +275,6 @@ def test_a_failed_cell_is_failed_for_its_own_client_alone(tmp_path: Path) -> Non
         for client, table in tables.items()
     }
     assert failed == {"cityscapes": [("nds", 0.2)], "ccp_modanet13": []}
-
-
-def test_a_page_of_other_settings_says_so(tmp_path: Path) -> None:
-    overrides = ["NDS.PARTITION.NUM_CLUSTERS", "4"]
-    reproduction = Reproduction(GRIDS["mini"], tmp_path, ROOT / "docs/benchmark.json", overrides=overrides)
-    page = reproduction.page(reproduction.tables())
-    assert page.startswith("All rows with `NDS.PARTITION.NUM_CLUSTERS 4`.")
 
 
 def test_a_page_is_made_without_the_details_of_a_cell(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def pages(runs: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFact
     return {
         "one": write_runs_report({"nds": runs["nds"]}, root / "one.html"),
         "two": write_runs_report(runs, root / "two.html"),
-        "grid": write_grid_page(root / "grid.html", {"city": table}, [curve], runs["nds"]),
+        "grid": write_grid_page(root / "grid.html", {"city": table}, [curve], "nds_20/seed0", runs["nds"]),
     }
 
 

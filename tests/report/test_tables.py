@@ -271,6 +271,19 @@ def test_latex_holds_no_unescaped_sign_and_one_end_per_begin() -> None:
             assert line.count("&") in (7, 6)
 
 
+def test_latex_escapes_what_it_would_read() -> None:
+    shown = latex(small(UNIFORM, title=r"a_b ~ {c} $5 \d x^2 Top-1 -3."))
+    expected = r"a\_b \textasciitilde{} \{c\} \$5 \textbackslash{}d x\textasciicircum{}2 Top-1 $-$3."
+    assert expected in shown
+
+
+def test_the_papers_form_has_the_decimals_of_the_table() -> None:
+    printed = {"columns": ["car"], "rows": [{"images": 0.2, "method": "uniform", "values": [30.25]}]}
+    table = small(UNIFORM, means=(), paper=printed, digits=2)
+    assert "20 %\tUniform Sampling\t33.00\n" in paper_form(table)
+    assert "33.00 ± 3.00 (30.25)" in text(table)
+
+
 def test_csv_and_json_hold_every_number() -> None:
     table = small([*UNIFORM, *NDS])
     rows = list(csv.DictReader(io.StringIO(comma_separated(table))))

@@ -44,9 +44,10 @@ def config_hash(cfg: CN) -> str:
 
 
 def deciding_settings(cfg: CN) -> dict[str, Any]:
-    """The settings that a row's results depend on, but for seeds, folders and the machine.
+    """The settings that make a row what it is: all that its results depend on but seeds, folders and how it is run.
 
-    Of Detectron2's keys those that differ from its defaults; of ``cfg.NDS`` all that the row's
+    Not among them, though results may depend on them: the number of processes, how many unreadable images are
+    borne (``NDS.LOADER``), the device. Of Detectron2's keys those that differ from its defaults; of ``cfg.NDS`` all that the row's
     selector reads, so that another default makes another row.
     """
     selector = cfg.NDS.SELECTOR
