@@ -193,6 +193,7 @@ class ClassifierRows:
             digits=grid.digits,
             from_random=grid.from_random,
             means=(),
+            targets=grid.categories[method],
         )
 
     def page(

@@ -93,7 +93,7 @@ class DetectorRows:
                 categories=grid.categories[client],
                 seeds=seeds,
                 paper=paper_table(grid.name),
-                failed=failed_of(failed, (client,)),
+                failed=failed_of(failed, {client: ""}),
                 digits=grid.digits,
                 from_random=grid.from_random,
             )

@@ -32,7 +32,7 @@ def write_grid_page(
         seed: of the images in the cluster sheet.
     """
     missing = sum(table.missing for table in tables.values())
-    whole = sum(len(table.rows) * len(table.seeds) for table in tables.values())
+    whole = sum(table.cells for table in tables.values())
     title = " / ".join(
         dict.fromkeys(table.title.partition(": ")[2] or table.title for table in tables.values())
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,10 +156,12 @@ class Grid:
         return [Cell(row, seed) for seed in (self.seeds if seeds is None else seeds) for row in rows]
 
 
-def failed_of(failed: Mapping[Cell, str], clients: Container[str]) -> dict[tuple[str, float, int], str]:
-    """Why cells of some clients failed, by selector, budget and seed."""
+def failed_of(
+    failed: Mapping[Cell, str], clients: Mapping[str, str]
+) -> dict[tuple[str, float, int, str], str]:
+    """Why cells failed, by selector, budget, seed and the target of the client; of these clients alone."""
     return {
-        (cell.row.selector, cell.row.budget, cell.seed): why
+        (cell.row.selector, cell.row.budget, cell.seed, clients[cell.row.client]): why
         for cell, why in failed.items()
         if cell.row.client in clients
     }

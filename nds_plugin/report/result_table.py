@@ -28,7 +28,7 @@ class TableRow:
             there is no uniform row of that budget.
         seeds: that are there.
         paper: the paper's values by column, where it has this row.
-        status: of seeds that are not there: {seed: "missing" or "failed"}.
+        status: of cells that are not there: "missing" or "failed" by the seed ("0"), where targets are cells by both ("0/pets").
     """
 
     selector: str
@@ -37,7 +37,7 @@ class TableRow:
     differences: Mapping[str, Difference]
     seeds: tuple[int, ...]
     paper: Mapping[str, float] = field(default_factory=dict)
-    status: Mapping[int, str] = field(default_factory=dict)
+    status: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class ResultTable:
         seeds: that every row should have.
         digits: decimals that are shown.
         from_random: training starts from random weights, not from those of ImageNet.
+        targets: columns that are cells of their own; empty where a cell is a whole row of one seed.
         overrides: keys with values, in which all rows differ from their own configs; empty where they do not.
     """
 
@@ -61,7 +62,13 @@ class ResultTable:
     seeds: tuple[int, ...]
     digits: int = 1
     from_random: bool = False
+    targets: tuple[str, ...] = ()
     overrides: str = ""
+
+    @property
+    def cells(self) -> int:
+        """Number of cells that should be there."""
+        return len(self.rows) * len(self.seeds) * (len(self.targets) or 1)
 
     @property
     def missing(self) -> int:
@@ -78,10 +85,11 @@ def build_table(
     categories: Sequence[str],
     seeds: Sequence[int],
     paper: Mapping[str, Any] | None = None,
-    failed: Mapping[tuple[str, float, int], str] | None = None,
+    failed: Mapping[tuple[str, float, int, str], str] | None = None,
     digits: int = 1,
     from_random: bool = False,
     means: Sequence[str] = MEANS,
+    targets: Sequence[str] = (),
 ) -> ResultTable:
     """A table from the cells of one client.
 
@@ -92,8 +100,8 @@ def build_table(
         categories: of the columns after box and mask AP, in their order.
         seeds: that every row should have; others that are there count too.
         paper: the paper's table, as :func:`nds_plugin.report.paper.paper_table` gives it.
-        failed: cells that failed, by (selector, budget, seed).
-        digits, from_random: see :class:`ResultTable`.
+        failed: cells that failed, by (selector, budget, seed, target); the target is empty where there are no ``targets``.
+        digits, from_random, targets: see :class:`ResultTable`.
         means: the columns before the categories.
 
     Raises:
@@ -111,14 +119,17 @@ def build_table(
             seeds=tuple(sorted(found[row])),
             paper=printed.get(row, {}),
             status={
-                seed: "failed" if (*row, seed) in (failed or {}) else "missing"
+                f"{seed}/{target}".rstrip("/"): "failed"
+                if (*row, seed, target) in (failed or {})
+                else "missing"
                 for seed in seeds
-                if seed not in found[row]
+                for target in targets or ("",)
+                if not _is_there(found[row].get(seed), target)
             },
         )
         for row in rows
     )
-    return ResultTable(title, source, columns, built, tuple(seeds), digits, from_random)
+    return ResultTable(title, source, columns, built, tuple(seeds), digits, from_random, tuple(targets))
 
 
 _Row = tuple[str, float]
@@ -139,6 +150,10 @@ def _by_row(rows: Sequence[_Row], entries: Sequence[Mapping[str, Any]]) -> _Foun
             )
         cells[entry["seed"]] = entry
     return found
+
+
+def _is_there(entry: Mapping[str, Any] | None, target: str) -> bool:
+    return entry is not None and (not target or target in entry["per_category"])
 
 
 def _differences(row: _Row, found: _Found, columns: Sequence[str]) -> dict[str, Difference]:

@@ -135,7 +135,7 @@ def as_json(table: ResultTable) -> str:
             "values": [row.values[c].mean for c in table.columns],
             "spread": [row.values[c].spread for c in table.columns],
             "seeds": list(row.seeds),
-            "missing": {str(seed): status for seed, status in row.status.items()},
+            "missing": dict(row.status),
             "paper": [row.paper.get(c) for c in table.columns] if row.paper else None,
             "difference": {c: [d.mean, d.low, d.high, d.n] for c, d in row.differences.items()},
         }
@@ -212,7 +212,7 @@ def _values(table: ResultTable, names: dict[str, str]) -> tuple[list[str], list[
     header = ["Data", "Method", "seeds", *(names.get(c, c) for c in table.columns)]
     shown = _shown(table)
     body = [
-        [label, _method(table, row), f"{len(row.seeds)}/{len(row.seeds) + len(row.status)}"]
+        [label, _method(table, row), f"{len(row.seeds)}/{len({*row.seeds, *table.seeds})}"]
         + [_value(table, row, c) for c in table.columns]
         for row, label in zip(shown, _budget_column(shown))
     ]
@@ -276,8 +276,7 @@ def _notes(table: ResultTable) -> list[str]:
     labels = [_method(table, row) for row in _shown(table)]
     notes = [f"{mark} {meaning}" for mark, meaning in _MARKS if any(m.endswith(mark) for m in labels)]
     if table.missing:
-        whole = len(table.rows) * len(table.seeds)
-        notes.append(f"{table.missing} of {whole} cells are missing: {_missing(table)}.")
+        notes.append(f"{table.missing} of {table.cells} cells are missing: {_missing(table)}.")
     return notes
 
 

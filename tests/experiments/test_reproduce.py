@@ -271,7 +271,7 @@ def test_a_failed_cell_is_failed_for_its_own_client_alone(tmp_path: Path) -> Non
     reproduction = Reproduction(GRIDS["mini"], tmp_path, tmp_path / "cells.json")
     tables = reproduction.tables({"cityscapes_nds_20/seed0": "out of memory"})
     failed = {
-        client: [(row.selector, row.budget) for row in table.rows if row.status[0] == "failed"]
+        client: [(row.selector, row.budget) for row in table.rows if row.status["0"] == "failed"]
         for client, table in tables.items()
     }
     assert failed == {"cityscapes": [("nds", 0.2)], "ccp_modanet13": []}

@@ -15,7 +15,7 @@ from nds_plugin.experiments.results import ResultsFile, fields
 from nds_plugin.experiments.row_files import row_yaml
 from nds_plugin.experiments.rows import Cell, Grid, cell_overrides
 from nds_plugin.experiments.spec import GRIDS, find_row
-from nds_plugin.report.paper import paper_table
+from nds_plugin.report.table_formats import paper_form, text
 from nds_plugin.ssl.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,6 +91,21 @@ def test_targets_are_columns_and_random_initialisation_is_in_the_table_of_each_m
     assert len(by_target(entries, {"moco_pets": "pets", "moco_cub": "cub"})) == 2
 
 
+def test_each_target_that_is_not_there_is_a_missing_or_failed_cell() -> None:
+    grid = GRIDS["ssl_mini"]
+    there = [
+        {"client": f"moco_{target}", "selector": "nds", "budget": 0.2, "seed": 0, "top1": 1.0}
+        for target in ("dogs", "cars", "pets")
+    ]
+    broken = Cell(find_row("moco_cub_nds_20"), 0)
+    table = KIND.tables(grid, there, (0,), {broken: "out of memory"})["moco"]
+    assert (table.cells, table.missing) == (20, 17)
+    assert table.rows[3].status == {"0/flowers": "missing", "0/cub": "failed"}
+    shown = text(table)
+    assert "17 of 20 cells are missing: NDS 20 % seeds 0/flowers, 0/cub (failed); all of" in shown
+    assert " 1/1 " in next(line for line in shown.splitlines() if " NDS " in line)
+
+
 def test_a_target_whose_name_ends_like_anothers_is_taken_for_itself() -> None:
     grid = GRIDS["1"]
     (method,) = grid.clients
@@ -105,17 +120,41 @@ def test_a_target_whose_name_ends_like_anothers_is_taken_for_itself() -> None:
     assert [row.work.test_images for row in planned] == [8_580] * 4
 
 
+# Neural Data Server, supplementary material (CVPR 2020), Tables 1 and 2 as they are printed there.
+PRINTED = {
+    "1": """\
+0% Random Init.	23.66	18.60	32.35	48.02	25.06
+100% Entire Dataset	41.64	46.83	56.34	67.17	35.28
+20% Uniform Sample	41.01	44.16	56.01	64.42	34.41
+NDS	39.72	43.56	54.62	65.90	34.57
+""",
+    "2": """\
+0% Random Init.	23.66	18.60	32.35	48.02	25.06
+100% Entire Dataset	47.83	55.87	67.54	78.99	44.25
+20% Uniform Sample	42.74	42.82	60.25	72.59	39.30
+NDS	43.33	43.34	61.49	72.85	40.47
+""",
+}
+
+
 @pytest.mark.parametrize("name", ["1", "2"])
 def test_the_papers_numbers_stand_beside_ours(name: str) -> None:
-    method = GRIDS[name].clients[0]
-    table = KIND.tables(GRIDS[name], [], (0,), {})[method]
-    printed = paper_table(name)
-    assert printed is not None
-    assert list(table.columns) == printed["columns"]
-    shown = {(row.selector, row.budget): list(row.paper.values()) for row in table.rows}
-    assert sorted(shown.values()) == sorted(row["values"] for row in printed["rows"])
-    assert shown["nds", 0.2] == printed["rows"][3]["values"]
-    assert shown["full", 1.0] == printed["rows"][1]["values"]
+    """And cells that score what the paper's scored are printed as it prints them."""
+    grid = GRIDS[name]
+    (method,) = grid.clients
+    printed = [line.split("\t")[1:] for line in PRINTED[name].splitlines()]
+    rows = [("none", 0), ("full", 1.0), ("uniform", 0.2), ("nds", 0.2)]
+    client = {target: f"{method}_{target}" for target in grid.categories[method]}
+    cells = [
+        {"client": target if selector == "none" else client[target], "selector": selector, "budget": budget,
+         "seed": 0, "top1": float(top1)}
+        for (selector, budget), values in zip(rows, printed)
+        for target, top1 in zip(client, values)
+    ]  # fmt: skip
+    table = KIND.tables(grid, cells, (0,), {})[method]
+    assert [line.split("\t")[2:] for line in paper_form(table).splitlines()[1:]] == printed
+    assert [[f"{value:.2f}" for value in row.paper.values()] for row in table.rows] == printed
+    assert list(table.rows[0].paper) == list(table.columns)
 
 
 def test_a_plan_counts_a_shared_pretraining_once(tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def test_a_number_of_fewer_runs_than_the_row_has_says_so() -> None:
 
 
 def test_missing_and_failed_cells_are_marked() -> None:
-    table = small([*UNIFORM, *NDS[:2]], failed={("nds", 0.2, 2): "out of memory"})
+    table = small([*UNIFORM, *NDS[:2]], failed={("nds", 0.2, 2, ""): "out of memory"})
     assert table.missing == 10
     shown = text(table)
     assert "10 of 15 cells are missing" in shown
