@@ -14,7 +14,7 @@ from nds_plugin.errors import NDSError
 from nds_plugin.experiments.mixture import told_mixture
 from nds_plugin.files.artifacts import atomic_write
 from nds_plugin.report.comparisons import larger_draws, other_settings
-from nds_plugin.report.result_table import BASELINE, ResultTable, build_table, values_by_seed
+from nds_plugin.report.result_table import BASELINE, ResultTable, build_table, measured, values_by_seed
 from nds_plugin.report.statistics import Difference, estimate, paired_difference, seeds_needed
 from nds_plugin.report.table_formats import budget_label, markdown, method_label, source_label
 
@@ -121,8 +121,8 @@ def _noise(entries: Sequence[_Entry]) -> str:
         ("box AP before fine-tuning, shared classes", "AP_bb", _before_finetuning(entries)),
     )
     lines = []
-    for label, column, measured in measures:
-        base, top = values_by_seed(measured, uniform, column), values_by_seed(measured, ROOM, column)
+    for label, column, cells in measures:
+        base, top = values_by_seed(cells, uniform, column), values_by_seed(cells, ROOM, column)
         noise, room = estimate(list(base.values())), paired_difference(top, base)
         lines.append([label, *_noise_cells(noise.n, noise.mean, noise.spread), *_room_cells(room)])
     header = ["measure", f"uniform {budget_label(uniform[1])}", "its spread", "seeds", "room (oracle - uniform)",
@@ -148,14 +148,14 @@ def _number(value: float | None, form: str = ".2f") -> str:
 
 def _before(table: ResultTable, entries: Sequence[_Entry]) -> str:
     """The table of AP before fine-tuning, over the classes that source and client share."""
-    measured = _before_finetuning(entries)
-    if not measured:
+    before = _before_finetuning(entries)
+    if not before:
         return ""
-    classes = sorted({name for entry in measured for name in entry["per_category"]})
+    classes = sorted({name for entry in before for name in entry["per_category"]})
     rows = [(row.selector, row.budget) for row in table.rows if row.selector != "none"]
     shared = build_table(
         rows,
-        measured,
+        before,
         title=f"Before fine-tuning: the pretrained detector on the client's test images, means over the {len(classes)} "
         f"shared classes, then box AP of each.",
         source=table.source,
@@ -163,7 +163,7 @@ def _before(table: ResultTable, entries: Sequence[_Entry]) -> str:
         seeds=table.seeds,
         digits=table.digits,
         from_random=table.from_random,
-        means=("AP_bb", "AP"),
+        means=measured(("AP_bb", "AP"), before),
     )
     return f"#### Before fine-tuning\n\n{markdown(shared)}"
 

@@ -23,7 +23,7 @@ from nds_plugin.experiments.results import details, record
 from nds_plugin.experiments.rows import Cell, Grid, Row, differing, failed_of
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
 from nds_plugin.report.paper import paper_table
-from nds_plugin.report.result_table import MEANS, ResultTable, build_table
+from nds_plugin.report.result_table import MEANS, ResultTable, build_table, measured
 from nds_plugin.report.run_files import WORK
 from nds_plugin.selection.selectors import SELECTORS, Need
 
@@ -84,21 +84,32 @@ class DetectorRows:
         seeds: Sequence[int],
         failed: Mapping[Cell, str],
     ) -> dict[str, ResultTable]:
-        return {
-            client: build_table(
-                [(row.selector, row.budget) for row in grid.rows if row.client == client],
-                [entry for entry in entries if entry["client"] == client],
-                title=f"{client}: {grid.title}" if len(grid.clients) > 1 else grid.title,
-                source=grid.source,
-                categories=grid.categories[client],
-                seeds=seeds,
-                paper=paper_table(grid.name),
-                failed=failed_of(failed, {client: ""}),
-                digits=grid.digits,
-                from_random=grid.from_random,
-            )
-            for client in grid.clients
-        }
+        return {client: self._table(grid, client, entries, seeds, failed) for client in grid.clients}
+
+    def _table(
+        self,
+        grid: Grid,
+        client: str,
+        entries: Sequence[Mapping[str, Any]],
+        seeds: Sequence[int],
+        failed: Mapping[Cell, str],
+    ) -> ResultTable:
+        ours = [entry for entry in entries if entry["client"] == client]
+        means = measured(MEANS, ours)
+        classes = f" Classes by {'mask' if 'AP' in means else 'box'} AP." if ours else ""
+        return build_table(
+            [(row.selector, row.budget) for row in grid.rows if row.client == client],
+            ours,
+            title=(f"{client}: {grid.title}" if len(grid.clients) > 1 else grid.title) + classes,
+            source=grid.source,
+            categories=grid.categories[client],
+            seeds=seeds,
+            paper=paper_table(grid.name),
+            failed=failed_of(failed, {client: ""}),
+            digits=grid.digits,
+            from_random=grid.from_random,
+            means=means,
+        )
 
     def page(
         self,

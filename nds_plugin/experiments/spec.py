@@ -120,7 +120,7 @@ GRIDS = {
     ),
     "mini": Grid(
         "mini",
-        "Transfer to 100 images of a client by selecting from the joined photographs; CPU size; classes by mask AP.",
+        "Transfer to 100 images of a client by selecting from the joined photographs; CPU size.",
         "source",
         (
             *_mini_rows("cityscapes", "mini/Base-mini.yaml", _CITYSCAPES_ORACLE),
@@ -136,7 +136,7 @@ GRIDS = {
     "mini_imagenet": Grid(
         "mini_imagenet",
         f"Transfer to 100 images of a client ({_FEW} where its name says so) by selecting from the joined photographs; "
-        "CPU size, from ImageNet weights; classes by mask AP.",
+        "CPU size, from ImageNet weights.",
         "source",
         _IMAGENET_ROWS,
         (0, 1, 2),

@@ -45,7 +45,7 @@ def larger_draws(table: ResultTable, entries: Sequence[_Entry]) -> str:
                 method_label(row.selector, table.source, table.from_random),
                 str(box.n),
                 difference_text(box, table.digits),
-                difference_text(mask, table.digits),
+                difference_text(mask, table.digits, "-"),
             ]
         )
     if not lines:
@@ -65,10 +65,15 @@ def other_settings(
     Args:
         others: cells with their ``detail``, whose ``changed`` holds the settings that differ.
         current: the cells of the tables.
-        concerns_every_row: whether a setting is one that uniform sampling depends on, too: it then stands
-            against uniform sampling under the same settings, else against the table's.
+        concerns_every_row: whether a setting is one that uniform sampling depends on, too: the row then stands
+            against uniform sampling under the same of these settings, if that is of a single config; else
+            against the table's.
         digits: decimals that are shown.
     """
+
+    def for_every_row(entry: _Entry) -> dict[str, Any]:
+        return {key: value for key, value in _changed(entry).items() if concerns_every_row(key)}
+
     groups: dict[tuple[_Row, str], list[_Entry]] = {}
     for entry in others:
         groups.setdefault((_row(entry), entry["config_hash"]), []).append(entry)
@@ -79,20 +84,24 @@ def other_settings(
         mask = [cell["AP"] for cell in cells if cell["AP"] is not None]
         ours = [entry for entry in current if entry["client"] == client]
         usual = values_by_seed(ours, (selector, budget), "AP_bb")
-        changed = _changed(cells[0])
-        if any(concerns_every_row(key) for key in changed):
-            ours = [e for e in others if e["client"] == client and _changed(e) == changed]
-        uniform = values_by_seed(ours, (BASELINE, budget), "AP_bb")
+        changed, told = _changed(cells[0]), for_every_row(cells[0])
+        if told:
+            ours = [e for e in others if e["client"] == client and for_every_row(e) == told]
+        configs = {e["config_hash"] for e in ours if (e["selector"], e["budget"]) == (BASELINE, budget)}
+        uniform = values_by_seed(ours if len(configs) == 1 else (), (BASELINE, budget), "AP_bb")
+        # Of an earlier base config nothing is known that would make it comparable.
+        against = [paired_difference(box, known if changed else {}) for known in (usual, uniform)]
         lines.append(
             [
                 client,
                 f"{selector} {budget_label(budget)}",
-                ", ".join(f"`{key} {_value(value)}`" for key, value in changed.items()) or "-",
+                ", ".join(f"`{key} {_value(value)}`" for key, value in changed.items())
+                or "an earlier config",
                 str(len(cells)),
                 estimate_text(estimate(list(box.values())), digits),
-                estimate_text(estimate(mask), digits),
-                difference_text(paired_difference(box, usual), digits),
-                difference_text(paired_difference(box, uniform), digits) if selector != BASELINE else "-",
+                estimate_text(estimate(mask), digits, "-"),
+                difference_text(against[0], digits, "-"),
+                difference_text(against[1], digits, "-") if selector != BASELINE else "-",
                 config,
             ]
         )

@@ -170,6 +170,11 @@ def value_of(entry: Mapping[str, Any], column: str) -> float | None:
     return None if value is None else float(value)
 
 
+def measured(means: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The means that any of the cells has; all of them where there is no cell yet. A client may have boxes alone."""
+    return tuple(name for name in means if not entries or any(entry[name] is not None for entry in entries))
+
+
 def values_by_seed(
     entries: Sequence[Mapping[str, Any]], row: tuple[str, float], column: str
 ) -> dict[int, float]:

@@ -178,18 +178,18 @@ def as_sections(table: ResultTable, title: str) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def difference_text(change: Difference, digits: int = 1) -> str:
-    """``+2.1 [+0.8, +3.4]``; without interval where there is one pair."""
+def difference_text(change: Difference, digits: int = 1, none: str = MISSING) -> str:
+    """``+2.1 [+0.8, +3.4]``; without interval where there is one pair, ``none`` where there is no pair."""
     if change.mean is None:
-        return MISSING
+        return none
     if change.low is None or change.high is None:
         return f"{change.mean:+.{digits}f} [one seed]"
     return f"{change.mean:+.{digits}f} [{change.low:+.{digits}f}, {change.high:+.{digits}f}]"
 
 
-def estimate_text(value: Estimate, digits: int = 1) -> str:
-    """``40.7 ± 0.3``; without spread where there is one run."""
-    shown = MISSING if value.mean is None else f"{value.mean:.{digits}f}"
+def estimate_text(value: Estimate, digits: int = 1, none: str = MISSING) -> str:
+    """``40.7 ± 0.3``; without spread where there is one run, ``none`` where there is no run."""
+    shown = none if value.mean is None else f"{value.mean:.{digits}f}"
     return shown if value.spread is None else f"{shown} ± {value.spread:.{digits}f}"
 
 

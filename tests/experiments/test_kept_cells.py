@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from nds_plugin.errors import NDSError
+from nds_plugin.experiments.detector_rows import DetectorRows
 from nds_plugin.experiments.reproduce import Reproduction
 from nds_plugin.experiments.results import key_of, write_results_file
 from nds_plugin.experiments.runner import CELL
 from nds_plugin.experiments.spec import GRIDS, find_row
 from nds_plugin.files.artifacts import write_json
+from nds_plugin.report.table_formats import text
 
 SUPPORT = Path(__file__).parents[1] / "support"
 
@@ -123,3 +125,23 @@ def test_the_page_of_a_grid_shows_a_finished_cell_of_the_present_config_and_name
     table.write(table.tables())
     page = (tmp_path / "report.html").read_text()
     assert "What is shown of a single run is of cityscapes_nds_20/seed1." in page
+
+
+@pytest.mark.parametrize(("mask", "words"), [(1.0, "mask"), (None, "box")])
+def test_a_table_has_the_measures_that_its_client_has(mask: float | None, words: str, tmp_path: Path) -> None:
+    """DAWN has boxes and no masks."""
+    row = find_row("dawn_uniform_20", "mini_imagenet")
+    grid = replace(GRIDS["mini_imagenet"], rows=(row,), categories={"dawn": ("car",)})
+    means = {"AP_bb": 2.0, "AP50_bb": 3.0, "AP": mask, "AP50": mask}
+    entry = {
+        "client": "dawn",
+        "selector": "uniform",
+        "budget": 0.2,
+        "seed": 0,
+        **means,
+        "per_category": {"car": 2.0},
+    }
+    shown = text(DetectorRows().tables(grid, [entry], (0,), {})["dawn"])
+    assert f"Classes by {words} AP." in shown
+    assert "missing" not in shown
+    assert (" AP50 " in shown) == (mask is not None)

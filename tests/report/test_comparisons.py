@@ -76,7 +76,7 @@ def test_other_settings_are_named_and_compared_with_the_tables_row_and_with_unif
         "city", "nds 20 %", "`NDS.PARTITION.NUM_CLUSTERS 4`, `NDS.ORACLE.SOURCES a, b`, `NDS.ORACLE.CLASSES ()`", "3", "10.67 ± 3.79",
         "5.33 ± 1.89", "+0.50 [-5.85, +6.85]", "+4.00 [+4.00, +4.00]", "b" * 16,
     ]  # fmt: skip
-    assert second[2:] == ["-", "1", "6.00", "3.00", "+1.00 [one seed]", "-", "c" * 16]
+    assert second[2:] == ["an earlier config", "1", "6.00", "3.00", "-", "-", "c" * 16]
 
 
 def test_a_setting_that_concerns_uniform_too_is_compared_with_uniform_under_it() -> None:
@@ -85,4 +85,23 @@ def test_a_setting_that_concerns_uniform_too_is_compared_with_uniform_under_it()
     uniform = [_cell("uniform", 0.2, seed, 8.5, config_hash="c" * 16, detail=detail) for seed in (0, 1)]
     with_it = _lines(other_settings([*nds, *uniform], CELLS, _of_the_target, 2))
     assert with_it[2][-2] == "+0.50 [+0.50, +0.50]"
-    assert _lines(other_settings(nds, CELLS, _of_the_target, 2))[2][-2] == "missing"
+    assert _lines(other_settings(nds, CELLS, _of_the_target, 2))[2][-2] == "-"
+    clusters = {
+        "changed": {**detail["changed"], "NDS.PARTITION.NUM_CLUSTERS": 4}
+    }  # which uniform does not know
+    nds = [{**cell, "detail": clusters} for cell in nds]
+    assert _lines(other_settings([*nds, *uniform], CELLS, _of_the_target, 2))[2][-2] == "+0.50 [+0.50, +0.50]"
+
+
+def test_of_two_uniform_configs_with_the_same_setting_none_is_taken() -> None:
+    detail = {"changed": {"NDS.TARGET.NUM_IMAGES": 400}}
+    hashes = [("nds", "b"), ("uniform", "c"), ("uniform", "d")]
+    cells = [_cell(name, 0.2, 0, 9.0, config_hash=sign * 16, detail=detail) for name, sign in hashes]
+    assert _lines(other_settings(cells, CELLS, _of_the_target, 2))[2][-2] == "-"
+
+
+def test_what_a_client_has_no_masks_for_is_not_called_missing() -> None:
+    cells = [{**cell, "AP": None, "AP50": None} for cell in CELLS]
+    assert "missing" not in larger_draws(_table(cells), cells)
+    others = [{**cell, "config_hash": "b" * 16} for cell in cells]
+    assert "missing" not in other_settings(others, cells, _of_the_target, 2)
