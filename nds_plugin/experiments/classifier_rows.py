@@ -10,7 +10,14 @@ from typing import Any
 
 import torch
 
-from nds_plugin.experiments.estimate import PlannedRow, Stage, Work, expert_work, planned_row
+from nds_plugin.experiments.estimate import (
+    PlannedRow,
+    Stage,
+    Work,
+    expert_work,
+    planned_row,
+    pretraining_rows,
+)
 from nds_plugin.experiments.mixture import told_mixture
 from nds_plugin.experiments.results import classifier_details, classifier_record
 from nds_plugin.experiments.rows import Cell, Grid, Row, differing, failed_of
@@ -120,18 +127,16 @@ class ClassifierRows:
     def planned(
         self, grid: Grid, configs: Mapping[Row, Any], cells: Sequence[Cell], to_run: Sequence[Row]
     ) -> list[PlannedRow]:
-        rows, shared, targets = [], set(), targets_of(grid, grid.clients)
-        for row in dict.fromkeys(cell.row for cell in cells):
-            cfg = configs[row]
-            selector = SELECTORS[row.selector] if cfg.pretrains else None
-            same = (cfg.pretrain.method, row.selector, row.budget)
-            # One pretraining for all targets where the selection does not look at them.
-            trains = selector is not None and same not in shared
-            if selector is not None and not selector.needs:
-                shared.add(same)
-            work = planned_work(cfg, grid.test_images[targets[row.client]], trains)
-            rows.append(planned_row(row, work, cells, to_run))
-        return rows
+        planned, targets = [], targets_of(grid, grid.clients)
+        rows = dict.fromkeys(cell.row for cell in cells)
+        pretraining = pretraining_rows(rows, to_run, {row: configs[row].pretrain.method for row in rows})
+        for row in rows:
+            target = targets[row.client]
+            counts = grid.test_images[target], grid.train_images.get(target, 0)
+            planned.append(
+                planned_row(row, planned_work(configs[row], *counts, row in pretraining), cells, to_run)
+            )
+        return planned
 
     def arithmetic(self, rows: Sequence[PlannedRow]) -> list[str]:
         on_gpu = rows[0].work.on_gpu
@@ -253,11 +258,11 @@ def deciding_settings(job: JobConfig) -> dict[str, Any]:
     return flat
 
 
-def planned_work(cfg: JobConfig, test_images: int, trains: bool) -> SSLWork:
+def planned_work(cfg: JobConfig, test_images: int, train_images: int, trains: bool) -> SSLWork:
     """What one run does, for the estimate of its cost.
 
     Args:
-        test_images: of the target.
+        test_images, train_images: of the target.
         trains: whether it pretrains, and does not take another run's weights.
     """
     nds = cfg.nds
@@ -270,7 +275,7 @@ def planned_work(cfg: JobConfig, test_images: int, trains: bool) -> SSLWork:
         finetune=_stage(cfg.finetune),
         test_images=test_images,
         expert_crops=steps * nds.EXPERTS.BATCH_SIZE,
-        scored=nds.SCORING.MAX_IMAGES * 4 * networks,
+        scored=(nds.SCORING.MAX_IMAGES or train_images) * 4 * networks,
         parameters=sum(p.numel() for p in network.parameters()),
         states=2,
         on_gpu=cfg.cfg.DEVICE != "cpu",

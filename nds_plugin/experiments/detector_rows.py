@@ -18,6 +18,7 @@ from nds_plugin.experiments.estimate import (
     detector_arithmetic,
     expert_work,
     planned_row,
+    pretraining_rows,
 )
 from nds_plugin.experiments.results import details, record
 from nds_plugin.experiments.rows import Cell, Grid, Row, differing, failed_of
@@ -57,14 +58,22 @@ class DetectorRows:
         self, grid: Grid, configs: Mapping[Row, Any], cells: Sequence[Cell], to_run: Sequence[Row]
     ) -> list[PlannedRow]:
         parameters: dict[str, int] = {}
-        rows = []
-        for row in dict.fromkeys(cell.row for cell in cells):
+        planned = []
+        rows = dict.fromkeys(cell.row for cell in cells)
+        pretraining = pretraining_rows(rows, to_run)
+        for row in rows:
             cfg = configs[row]
             if row.client not in parameters:
                 parameters[row.client] = count_parameters(cfg)
-            work = planned_work(cfg, grid.test_images[row.client], parameters[row.client], grid.core_images)
-            rows.append(planned_row(row, work, cells, to_run))
-        return rows
+            work = planned_work(
+                cfg,
+                grid.test_images[row.client],
+                parameters[row.client],
+                grid.core_images,
+                row in pretraining,
+            )
+            planned.append(planned_row(row, work, cells, to_run))
+        return planned
 
     def arithmetic(self, rows: Sequence[PlannedRow]) -> list[str]:
         return detector_arithmetic(rows)
@@ -124,13 +133,16 @@ class DetectorRows:
         return page_text(shown, current, others, concerns_every_row, stem=stem, digits=digits)
 
 
-def planned_work(cfg: Any, test_images: int, parameters: int, core_images: float) -> Work:
+def planned_work(
+    cfg: Any, test_images: int, parameters: int, core_images: float, trains: bool = True
+) -> Work:
     """What one run of a row does, for the estimate of its cost.
 
     Args:
         test_images: of the target's test datasets.
         parameters: of the detector, see :func:`nds_plugin.d2.model.size.count_parameters`.
         core_images: images a second that one core trains on or tests.
+        trains: whether it pretrains, if it needs it, and does not take another run's weights.
     """
     nds = cfg.NDS
     pretrains = nds.SELECTOR != NO_PRETRAINING
@@ -139,7 +151,7 @@ def planned_work(cfg: Any, test_images: int, parameters: int, core_images: float
     looks = bool(needs)  # at features of a shared network
     target = nds.SCORING.MAX_IMAGES or nds.TARGET.NUM_IMAGES or _TARGET_IMAGES
     return Work(
-        pretrain=_stage(merged(cfg, nds.PRETRAIN)) if pretrains else None,
+        pretrain=_stage(merged(cfg, nds.PRETRAIN)) if pretrains and trains else None,
         finetune=_stage(cfg),
         test_images=test_images * (2 if pretrains and nds.EVALUATE_PRETRAINED else 1),
         expert_crops=steps * nds.EXPERTS.BATCH_SIZE,
@@ -153,4 +165,5 @@ def planned_work(cfg: Any, test_images: int, parameters: int, core_images: float
 
 def _stage(cfg: Any) -> Stage:
     solver = cfg.SOLVER
-    return Stage(solver.MAX_ITER, solver.IMS_PER_BATCH, (solver.MAX_ITER - 1) // solver.CHECKPOINT_PERIOD + 1)
+    # One each period, and model_final beside that of the last iteration.
+    return Stage(solver.MAX_ITER, solver.IMS_PER_BATCH, solver.MAX_ITER // solver.CHECKPOINT_PERIOD + 1)

@@ -7,7 +7,7 @@ for a classifier: the speed of the experts' ResNet-18 is our assumption.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from tabulate import tabulate
 
 from nds_plugin.experiments.rows import CORE_IMAGES, Cell, Row
 from nds_plugin.experts.manifest import HEAD
-from nds_plugin.selection.selectors import Need
+from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
+from nds_plugin.selection.selectors import SELECTORS, Need
 
 SOURCE = "https://github.com/facebookresearch/detectron2/blob/main/MODEL_ZOO.md"
 PRETRAIN_IMAGE = 0.261 * 8 / 16  # GPU seconds per image
@@ -136,6 +137,25 @@ def expert_work(nds: Any, needs: Need) -> tuple[int, int]:
     return experts + int(experts > 0 and shared > 0), shared * bool(needs) + experts * nds.EXPERTS.STEPS
 
 
+def pretraining_rows(
+    rows: Collection[Row], to_run: Sequence[Row], methods: Mapping[Row, str] | None = None
+) -> set[Row]:
+    """The rows that a pretraining is counted for: of those that would pretrain alike, and share it, the one that is run most.
+
+    Args:
+        to_run: a row as often as it is to be run.
+        methods: of pretraining, where there are several.
+    """
+    alike: dict[Any, list[Row]] = {}
+    for row in rows:
+        if row.selector != NO_PRETRAINING:
+            own = tuple(pair for pair in row.own if not pair[0].startswith("NDS.TARGET."))
+            drawn = (row.selector, row.budget, own, (methods or {}).get(row))
+            # A selection that looks at the client is the client's alone.
+            alike.setdefault(row if SELECTORS[row.selector].needs else drawn, []).append(row)
+    return {max(group, key=to_run.count) for group in alike.values()}
+
+
 def planned_row(row: Row, work: Work, cells: Sequence[Cell], to_run: Sequence[Row]) -> PlannedRow:
     """A row of the plan of some cells; ``to_run`` has a row as often as it is to be run."""
     count = sum(cell.row == row for cell in cells)
@@ -148,11 +168,13 @@ def plan_text(
     jobs: int,
     keep_checkpoints: bool = False,
     arithmetic: Sequence[str] | None = None,
+    expert_sets: int = 1,
 ) -> str:
     """The plan of a grid: what is run, hours and disk, and how they were computed.
 
     Args:
         arithmetic: the lines that say how; by default those of detectors.
+        expert_sets: that are to be trained: one, or one for each seed.
     """
     on_gpu = rows[0].work.on_gpu
     unit = "GPU h" if on_gpu else "core h"
@@ -171,8 +193,9 @@ def plan_text(
         for row in rows
     ]
     table = tabulate(body, header, disable_numparse=True, colalign=("left", *["right"] * 7))
-    # Once for all: rows of one source share them.
-    experts = max((row.work.expert_hours for row in rows if row.to_run), default=0.0)
+    # Rows of one source share them.
+    experts = expert_sets * max((row.work.expert_hours for row in rows if row.to_run), default=0.0)
+    times = "once" if expert_sets == 1 else f"once a seed ({expert_sets})"
     runs = sum(row.work.hours * row.to_run for row in rows)
     lines = [
         title,
@@ -180,7 +203,7 @@ def plan_text(
         table,
         "",
         f"{sum(row.to_run for row in rows)} cells to run, {sum(row.finished for row in rows)} finished.",
-        f"Time: {runs:.1f} {unit} of runs + {experts:.1f} {unit} of experts, once = {runs + experts:.1f} {unit}"
+        f"Time: {runs:.1f} {unit} of runs + {experts:.1f} {unit} of experts, {times} = {runs + experts:.1f} {unit}"
         + ("." if on_gpu else f"; {(runs + experts) / jobs:.1f} h on {jobs} idle cores."),
         _disk(rows, jobs, keep_checkpoints),
         "",
@@ -246,5 +269,6 @@ def _cpu_arithmetic(rows: Sequence[PlannedRow]) -> list[str]:
     images = (work.pretrain.images if work.pretrain else 0) + work.finetune.images + work.test_images
     return [
         f"How: {row.name}: {images:,} images (training and test) at {work.core_images:g} a second on an idle core of a "
-        f"2-core EPYC = {images / work.core_images / 60:.1f} minutes."
+        f"2-core EPYC = {images / work.core_images / 60:.1f} minutes. A pretraining that several clients share is counted "
+        "once."
     ]

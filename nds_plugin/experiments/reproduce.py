@@ -115,11 +115,13 @@ class Reproduction:
     def plan(self, jobs: int = 1, keep_checkpoints: bool = False) -> str:
         """What would be run and what it costs, as text."""
         _check_jobs(jobs)
-        to_run = [job.cell.row for job in self.jobs()]
+        missing = [job.cell for job in self.jobs()]
+        to_run = [cell.row for cell in missing]
         rows = self.kind.planned(self.grid, self.configs, self.cells, to_run)
         name = f"Table {self.grid.name}" if self.grid.name.isdigit() else self.grid.name
+        sets = len({cell.seed for cell in missing}) if self.grid.own_experts else 1
         return plan_text(
-            f"{name}: {self.grid.title}", rows, jobs, keep_checkpoints, self.kind.arithmetic(rows)
+            f"{name}: {self.grid.title}", rows, jobs, keep_checkpoints, self.kind.arithmetic(rows), sets
         )
 
     def check(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +102,12 @@ class Grid:
         rows: in the order of the table.
         seeds: by default.
         categories: of each client, in the order of the table's columns.
-        test_images: of each client.
+        test_images: of each client, or each target of a classifier.
         digits: decimals of the table.
         from_random: training starts from random weights, not from those of ImageNet.
         own_experts: each seed has a partition and experts of its own.
         core_images: images a second that one core trains on or tests, for the plan of a table on CPUs.
+        train_images: of each target of a classifier, to be scored.
         kind: what its cells train: a detector, or a classifier from self-supervised weights. There, a table is of a
             method, and its columns ``categories`` are the targets.
     """
@@ -122,6 +123,7 @@ class Grid:
     from_random: bool = False
     own_experts: bool = False
     core_images: float = CORE_IMAGES
+    train_images: dict[str, int] = field(default_factory=dict)
     kind: str = "detector"
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import textwrap
 import time
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,7 +14,6 @@ import pytest
 from killing import killed_when, started_until
 
 from nds_plugin.errors import NDSError, UnknownNameError
-from nds_plugin.experiments.estimate import PlannedRow, Stage, Work, plan_text
 from nds_plugin.experiments.results import ResultsFile, key_of, of_configs, record, write_results_file
 from nds_plugin.experiments.rows import Cell, Row
 from nds_plugin.experiments.runner import ATTEMPTS, CELL, Job, Outcome, run_jobs
@@ -415,30 +413,3 @@ def test_an_ap_that_could_not_be_computed_is_no_mistake(tmp_path: Path) -> None:
     path = tmp_path / "benchmark.json"
     write_results_file(path, {"cells": [{**entry(0), "AP": None}], "details": {}})
     assert ResultsFile(path).read()["cells"][0]["AP"] is None
-
-
-# -- the plan ---------------------------------------------------------------------------------------
-
-
-def test_the_plan_is_the_arithmetic_that_it_shows() -> None:
-    work = Work(Stage(17_500, 16, 4), Stage(24_000, 8, 5), 1000, 1_000_000, 3000, 44_000_000, 2, True)
-    assert work.pretrain_hours == pytest.approx(17_500 * 16 * (0.261 * 8 / 16) / 3600)
-    assert work.finetune_hours == pytest.approx((24_000 * 8 * 0.240 + 1000 * 0.078) / 3600)
-    assert work.expert_hours == pytest.approx(4_000_000 / 1000 / 3600)
-    assert work.kept_bytes == 2 * 44_000_000 * 2 * 4
-    assert work.running_bytes == 9 * 44_000_000 * 2 * 4
-    none = Work(None, Stage(24_000, 8, 5), 500, 0, 0, 44_000_000, 2, True)
-    shown = plan_text("T", [PlannedRow("none", none, 3, 0), PlannedRow("nds_23k", work, 2, 1)], 1)
-    runs = 3 * none.hours + 2 * work.hours
-    assert f"Time: {runs:.1f} GPU h of runs + {work.expert_hours:.1f} GPU h of experts" in shown
-    assert "5 cells to run, 1 finished." in shown
-    assert "0.261 s x 8 GPUs / 16 images = 0.1305 GPU s an image" in shown
-    assert "MODEL_ZOO.md" in shown
-
-
-def test_a_finished_grid_costs_nothing_more() -> None:
-    work = Work(Stage(10, 8, 1), Stage(10, 8, 1), 10, 100, 10, 1000, 3, False, 10)
-    shown = plan_text(textwrap.dedent("T"), [PlannedRow("nds", work, 0, 3)], 2)
-    assert "0 cells to run, 3 finished." in shown
-    assert "nds: 170 images (training and test) at 10 a second" in shown
-    assert "Time: 0.0 core h of runs + 0.0 core h of experts" in shown

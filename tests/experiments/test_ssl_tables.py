@@ -120,6 +120,14 @@ def test_a_target_whose_name_ends_like_anothers_is_taken_for_itself() -> None:
     assert [row.work.test_images for row in planned] == [8_580] * 4
 
 
+def test_a_plan_counts_the_scoring_of_all_images_of_the_target() -> None:
+    row = find_row("moco_flowers_102_nds_20", "1")
+    (planned,) = KIND.planned(GRIDS["1"], {row: KIND.row_config(row)}, [Cell(row, 0)], [row])
+    nds = KIND.row_config(row).nds
+    assert nds.SCORING.MAX_IMAGES == 0
+    assert planned.work.scored == 2_040 * 4 * (nds.PARTITION.NUM_CLUSTERS + 1)  # and the shared network
+
+
 # Neural Data Server, supplementary material (CVPR 2020), Tables 1 and 2 as they are printed there.
 PRINTED = {
     "1": """\
@@ -169,14 +177,14 @@ def test_a_plan_counts_a_shared_pretraining_once(tmp_path: Path) -> None:
 def test_a_plan_counts_what_the_network_computes() -> None:
     """Table 1 pretrains at 64 pixels, where the speed is of, and fine-tunes at 128: four times the work."""
     row = next(row for row in GRIDS["1"].rows if row.selector == "nds")
-    work = replace(planned_work(KIND.row_config(row), 3000, True), on_gpu=True)
+    work = replace(planned_work(KIND.row_config(row), 3000, 0, True), on_gpu=True)
     assert work.pretrain_hours == pytest.approx(200_000 * 256 / 2500 / 3600)
     assert work.finetune_hours == pytest.approx((10_000 * 128 + 1000) / (2500 / 4) / 3600)
-    mini = planned_work(KIND.row_config(find_row("moco_pets_nds_20")), 0, True)
+    mini = planned_work(KIND.row_config(find_row("moco_pets_nds_20")), 0, 0, True)
     assert not mini.on_gpu
     assert mini.pretrain_hours == pytest.approx(3000 * 128 / CPU_SPEED["moco"].images / 3600)
     assert mini.finetune_hours == pytest.approx(300 * 32 / CPU_SPEED[""].images / 3600)
-    wide, deep = (planned_work(KIND.row_config(row, words), 0, True) for words in (
+    wide, deep = (planned_work(KIND.row_config(row, words), 0, 0, True) for words in (
         ["MODEL.WIDTH", "128"], ["MODEL.DEPTH", "50"],
     ))  # fmt: skip
     assert (
