@@ -1,7 +1,8 @@
-"""The figure of AP against budget: a line per selector, a band for the spread over seeds."""
+"""The figure of AP against budget: a line per selector, a band or bars for the spread over seeds."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -45,7 +46,7 @@ def budget_curve(table: ResultTable, path: str | os.PathLike[str], metric: str =
         _level(axes, row, metric, table)
     axes.set_xticks(budgets, [budget_label(budget) for budget in budgets])
     axes.set_xlabel(f"budget ({'images' if budgets and budgets[-1] > 1 else 'share'} of {table.source})")
-    axes.set_title(f"{METRICS.get(metric, metric)}, band: ± standard deviation over seeds")
+    axes.set_title(f"{METRICS.get(metric, metric)}, band or bar: ± standard deviation; open: one seed")
     axes.set_axisbelow(True)
     axes.yaxis.grid(True, color=GRID)
     axes.tick_params(length=0)
@@ -76,15 +77,18 @@ def _line(
     x = [row.budget + moved.get(row.selector, 0.0) for row in rows]
     values = [row.values[metric] for row in rows]
     means = [float(value.mean or 0.0) for value in values]
-    spreads = [value.spread or 0.0 for value in values]
+    spreads = [math.nan if value.spread is None else value.spread for value in values]
+    whole = len(rows) > 1 and not any(map(math.isnan, spreads))
+    shape = "o-" if len(rows) > 1 else "D"
     label = method_label(rows[0].selector, table.source, table.from_random)
-    if len(rows) > 1:
-        axes.plot(x, means, "o-", color=colour, label=label, markersize=5)
+    if whole:
         low, high = zip(*((m - s, m + s) for m, s in zip(means, spreads)))
         axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
-    else:  # a single budget: a point with its spread
-        error = spreads if values[0].spread is not None else None
-        axes.errorbar(x, means, yerr=error, fmt="D", color=colour, label=label, markersize=5, capsize=3)
+    error = None if whole else spreads
+    axes.errorbar(x, means, yerr=error, fmt=shape, color=colour, label=label, markersize=5, capsize=3)
+    one = [(place, mean) for place, mean, spread in zip(x, means, spreads) if math.isnan(spread)]
+    if one:  # of one seed, whose spread nobody knows
+        axes.plot(*zip(*one), shape[0], color=colour, markersize=5, markerfacecolor="white", zorder=3)
 
 
 def _level(axes: Any, row: TableRow, metric: str, table: ResultTable) -> None:

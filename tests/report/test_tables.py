@@ -20,6 +20,7 @@ from nds_plugin.report.paper import paper_table
 from nds_plugin.report.result_table import ResultTable, TableRow, build_table
 from nds_plugin.report.statistics import Estimate, estimate, paired_difference, seeds_needed, t_quantile
 from nds_plugin.report.table_formats import FORMATS, comma_separated, latex, markdown, paper_form, text
+from nds_plugin.selection.selectors import SELECTORS
 
 # Neural Data Server, supplementary material (CVPR 2020), Tables 4 and 5 as they are printed there.
 HEADER = "Data (# Images)\tMethod\tAP^{bb}\tAP_{50}^{bb}\tAP\tAP_{50}\tcar\ttruck\trider\tbicycle\tperson\tbus\tmcycle\ttrain\n"
@@ -317,6 +318,23 @@ def test_the_curve_is_the_same_file_for_the_same_table(tmp_path: Path, suffix: s
     if suffix == "png":
         with Image.open(first) as image:
             assert image.width > 450
+
+
+def test_a_budget_of_one_seed_is_drawn_open_and_in_no_band(tmp_path: Path) -> None:
+    rows = [(selector, budget) for selector in ("uniform", "nds") for budget in (0.1, 0.2)]
+    cells = [cell(*row, seed, 5.0 + seed) for row in rows for seed in range(3)]
+
+    def drawn(entries: list[dict[str, Any]]) -> tuple[int, bool]:
+        table = build_table(rows, entries, title="", source="source", categories=(), seeds=(0, 1, 2))
+        picture = budget_curve(table, tmp_path / "curve.svg").read_text()
+        colour = SELECTORS["nds"].colour
+        return len(re.findall('id="FillBetween', picture)), f"fill: #ffffff; stroke: {colour}" in picture
+
+    assert drawn(cells) == (2, False)
+    assert drawn([c for c in cells if (c["selector"], c["budget"]) != ("nds", 0.2) or not c["seed"]]) == (
+        1,
+        True,
+    )
 
 
 def test_selectors_of_one_budget_stand_beside_each_other_in_the_curve() -> None:
