@@ -19,8 +19,8 @@ def told_mixture(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     for name in ("processor", "GPU", *_VERSIONS):
         found = Counter(filter(None, (_of(entry["detail"], name) for entry in entries)))
         if len(found) > 1:
-            told.append(f"{name} {', '.join(f'{value} ({n} cells)' for value, n in sorted(found.items()))}")
-    return [f"Cells of several machines or versions: {'; '.join(told)}.\n"] if told else []
+            told.append(f"by {name}: {', '.join(f'{value} ({n})' for value, n in sorted(found.items()))}")
+    return [f"Cells {'; '.join(told)}.\n"] if told else []
 
 
 def _of(detail: Mapping[str, Any], name: str) -> str:
