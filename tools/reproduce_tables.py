@@ -4,7 +4,7 @@
     python tools/reproduce_tables.py --table 4 --dry-run
     python tools/reproduce_tables.py --table 4 --num-gpus 8
 
-At CPU size, on the real photographs of NDS_DATA (layout in docs/development.md), an hour at a time:
+At CPU size, on the real photographs of NDS_DATA (layout in docs/datasets.md), an hour at a time:
 
     NDS_DATA=/path/to/data python tools/reproduce_tables.py --table mini --jobs 2 --time-limit 60
 
