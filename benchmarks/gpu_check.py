@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""All that needs a GPU, once, at real sizes, in under eight minutes on one: does it run, and how fast?
+"""All that needs a GPU, once, at real sizes: does it run, and how fast?
 
     python benchmarks/gpu_check.py --page output/gpu_check.md
 
@@ -9,8 +9,9 @@ The same code at CPU size, which the tests run:
 
 Parts: training Mask R-CNN (R50-FPN at 800 pixels, mixed precision) by our trainer; one rank of NCCL,
 with gradients through DistributedDataParallel compared with those of the bare network; training and
-scoring of experts in mixed precision; and scoring beside the bare forward pass on a batch that lies
-on the device. All images are made on the spot. The last line is JSON. Exit status 1: a part failed.
+scoring of experts in mixed precision; scoring beside the bare forward pass on a batch that lies
+on the device; and MoCo and RotNet, which stop at a checkpoint and go on, and a classifier on their
+weights. All images are made on the spot. The last line is JSON. Exit status 1: a part failed.
 Without a GPU nothing is run, the line says why, and the status is 0.
 """
 
@@ -28,8 +29,10 @@ from typing import Any
 import numpy as np
 import torch
 from scoring import forward_clock, generate_images
+from self_supervised import SIDE, write_rows
 
 from nds_plugin.command_line import documented_parser, run
+from nds_plugin.engine.processes import OneProcess
 from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.scoring import score_experts
 from nds_plugin.experts.settings import ExpertConfig, ScoringConfig
@@ -42,9 +45,18 @@ from nds_plugin.images.networks import (
     precision_name,
     resolve_precision,
 )
+from nds_plugin.job.training_folder import FINAL
+from nds_plugin.selection.streams import ShuffledStream
 from nds_plugin.source.image_folders import list_images
 from nds_plugin.source.index import ImageRecord, SourceIndex
 from nds_plugin.source.partition import Partition
+from nds_plugin.ssl.batches import Batches
+from nds_plugin.ssl.classify import Labelled, evaluate, finetune
+from nds_plugin.ssl.network import trunk
+from nds_plugin.ssl.pixels import MappedRows
+from nds_plugin.ssl.pretrain import prepared
+from nds_plugin.ssl.settings import METHODS, FinetuneConfig, NetworkConfig, PretrainConfig
+from nds_plugin.ssl.train import Run
 
 logger = logging.getLogger("gpu_check")
 Result = dict[str, Any]
@@ -66,9 +78,11 @@ class Sizes:
     crops_a_step: int = 64
     forward_batch: int = 256
     workers: int = 8
+    width: int = 64
+    small_batch: int = 256
 
 
-TINY = Sizes("Base-NDS-thin.yaml", 64, 1, WARM_UP + 1, 6, 2, 32, 2, 2, 4, 0)
+TINY = Sizes("Base-NDS-thin.yaml", 64, 1, WARM_UP + 1, 6, 2, 32, 2, 2, 4, 0, 4, 16)
 
 
 def train_detector(device: torch.device, sizes: Sizes, folder: Path) -> Result:
@@ -210,6 +224,49 @@ def _bare_passes_a_second(device: torch.device, sizes: Sizes, experts: ExpertSet
     return 20 * sizes.forward_batch / (time.perf_counter() - start)
 
 
+def self_supervised(device: torch.device, sizes: Sizes, folder: Path) -> Result:
+    """Both methods, in fp16 with its scaler too where there is a GPU, and a classifier on the weights of each."""
+    rows, found = write_rows(folder), {}
+    for precision in ("auto", "fp16") if device.type == "cuda" else ("auto",):
+        for method in METHODS:
+            name = f"{method}_{precision}"
+            found[name] = _one_method(device, sizes, folder / name, rows, method, precision)
+    return {
+        **{f"{name}_images_a_second": speed for name, speed in found.items()},
+        "gpu_memory_gb": _peak_memory(device),
+    }
+
+
+def _one_method(
+    device: torch.device, sizes: Sizes, folder: Path, rows: MappedRows, method: str, precision: str
+) -> float:
+    """Images a second of pretraining from a checkpoint on."""
+    folder.mkdir()
+    network, size, half = NetworkConfig(width=sizes.width), sizes.small_batch, sizes.iterations // 2
+    config = PretrainConfig(
+        size=SIDE, method=method, version=2, batch_size=size, queue=4 * size, base_lr=0.001, iterations=2 * half, precision=precision
+    )  # fmt: skip
+    how = Run(0, OneProcess(), device, sizes.workers)
+    for last in (half, 2 * half):
+        training, learner = prepared(folder, network, config, how)
+        first = training.start(last > half)
+        stream = ShuffledStream(np.arange(len(rows)), 0)
+        batches = Batches(rows, stream, 0, size, first, last, groups=config.bn_groups, keys=learner.views > 1)
+        start = time.perf_counter()
+        training.run(batches.loader(how.workers, device), first)
+        _wait(device)
+        seconds = time.perf_counter() - start
+        training.save(last)
+    training.finish(trunk(learner.trunk), {"method": method})
+    target = Labelled(rows, np.arange(len(rows)) % 4, ("a", "b", "c", "d"))
+    tuned = FinetuneConfig(size=SIDE, iterations=half, linear=True, precision=precision)
+    weights = finetune(folder / "finetune", "key", network, tuned, target, folder / FINAL, how)
+    few = Labelled(rows, target.labels[:size], target.classes)
+    if evaluate(weights, network, tuned, few, device)["images"] != size:
+        raise RuntimeError(f"not all of {size} images were tested")
+    return round(half * size / seconds, 1)
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -238,6 +295,7 @@ def check(device: torch.device, sizes: Sizes, folder: Path) -> dict[str, Result]
         "one_rank": lambda: one_rank(device, sizes, folder),
         "experts": train_them,
         "scoring": lambda: score(device, sizes, kept[0], list_images(folder / "images")),
+        "self_supervised": lambda: self_supervised(device, sizes, folder),
     }
     for name, part in parts.items():
         start = time.perf_counter()

@@ -26,10 +26,13 @@ def test_every_part_runs_at_a_tiny_size_and_is_told_in_one_line_and_on_a_page(tm
     assert done.returncode == 0, done.stderr[-3000:]
     document = json.loads(done.stdout.splitlines()[-1])
     parts = document["parts"]
-    assert list(parts) == ["detector", "one_rank", "experts", "scoring"]
+    assert list(parts) == ["detector", "one_rank", "experts", "scoring", "self_supervised"]
     assert parts["detector"]["seconds_an_iteration"] > 0
     assert parts["one_rank"]["largest_difference_of_gradients"] <= 1e-3
     assert parts["scoring"]["images"] == 6
+    assert (
+        min(parts["self_supervised"][f"{method}_auto_images_a_second"] for method in ("moco", "rotnet")) > 0
+    )
     assert "| scoring | bare passes a second |" in (tmp_path / "page.md").read_text()
 
 
