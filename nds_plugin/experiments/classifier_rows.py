@@ -232,7 +232,10 @@ def by_target(entries: Sequence[Mapping[str, Any]], clients: Mapping[str, str]) 
 
 
 def deciding_settings(job: JobConfig) -> dict[str, Any]:
-    """The settings that a row's results depend on, but for seeds, folders and the machine."""
+    """The settings that make a row what it is, see :func:`nds_plugin.d2.config.deciding.deciding_settings`.
+
+    All of ``PRETRAIN``, those of another method, too: finished cells are kept under this.
+    """
     nds = job.nds
     selector = SELECTORS[nds.SELECTOR] if job.pretrains else None
     keys: Sequence[str] = _PLAIN_KEYS

@@ -48,8 +48,8 @@ class Work:
     Attributes:
         pretrain: None where there is none.
         test_images: that are evaluated, all passes together.
-        expert_crops: of the shared network and all experts, trained once for all runs that share a work
-            folder; 0 where none is needed.
+        expert_crops: of the shared network and all experts of one set, which the runs of a work folder share; 0 where none
+            is needed.
         scored: inputs of the client's scoring, once per run.
         parameters: of the detector.
         states: numbers kept per parameter in a checkpoint (weight, momentum, ...).
@@ -137,6 +137,11 @@ def expert_work(nds: Any, needs: Need) -> tuple[int, int]:
     return experts + int(experts > 0 and shared > 0), shared * bool(needs) + experts * nds.EXPERTS.STEPS
 
 
+def looks_at_client(row: Row) -> bool:
+    """Whether its selection is made from the client's images, or from scores on them."""
+    return row.selector != NO_PRETRAINING and bool(SELECTORS[row.selector].needs)
+
+
 def pretraining_rows(
     rows: Collection[Row], to_run: Sequence[Row], methods: Mapping[Row, str] | None = None
 ) -> set[Row]:
@@ -152,7 +157,7 @@ def pretraining_rows(
             own = tuple(pair for pair in row.own if not pair[0].startswith("NDS.TARGET."))
             drawn = (row.selector, row.budget, own, (methods or {}).get(row))
             # A selection that looks at the client is the client's alone.
-            alike.setdefault(row if SELECTORS[row.selector].needs else drawn, []).append(row)
+            alike.setdefault(row if looks_at_client(row) else drawn, []).append(row)
     return {max(group, key=to_run.count) for group in alike.values()}
 
 

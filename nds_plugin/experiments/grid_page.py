@@ -17,6 +17,7 @@ def write_grid_page(
     path: str | os.PathLike[str],
     tables: Mapping[str, ResultTable],
     curves: Sequence[Path],
+    counts: tuple[int, int],
     cell: str = "",
     run: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -27,12 +28,12 @@ def write_grid_page(
         path: of the HTML page.
         tables: of each client.
         curves: pictures of AP against budget.
+        counts: of all cells, and of those that are missing.
         cell: name of a finished cell whose clusters, weights and draw are shown.
         run: its results document.
         seed: of the images in the cluster sheet.
     """
-    missing = sum(table.missing for table in tables.values())
-    whole = sum(table.cells for table in tables.values())
+    whole, missing = counts
     title = " / ".join(
         dict.fromkeys(table.title.partition(": ")[2] or table.title for table in tables.values())
     )

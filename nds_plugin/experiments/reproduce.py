@@ -16,7 +16,7 @@ import torch
 from nds_plugin.errors import NDSError
 from nds_plugin.experiments.benchmark_page import curve_name, has_curve, write_page
 from nds_plugin.experiments.curve import budget_curve
-from nds_plugin.experiments.estimate import plan_text
+from nds_plugin.experiments.estimate import looks_at_client, plan_text
 from nds_plugin.experiments.grid_page import write_grid_page
 from nds_plugin.experiments.results import ResultsFile, check_one_source, key_of, of_configs
 from nds_plugin.experiments.row_kinds import kind_of
@@ -82,7 +82,7 @@ class Reproduction:
     def _check_overrides(self) -> None:
         """Refuse to replace what the name of a cell says."""
         seeds = EXPERT_SEEDS if self.grid.own_experts else ()
-        own = {key: "--only" for cell in self.cells for key, _ in cell.row.own}
+        own = {key: "--only" for cell in self.cells for key, _ in cell.row.own if ".SOLVER." not in key}
         options = {**_OF_THE_CELL, **dict.fromkeys(seeds, "--seeds"), **own}
         for key in self._overrides[::2]:
             if key in options:
@@ -92,10 +92,14 @@ class Reproduction:
 
     def jobs(self) -> list[Job]:
         """The cells that have no result yet, in the order in which they are run."""
+        jobs = [self._job(cell) for cell in self._missing(self.cells)]
+        return [job for job in jobs if not job.is_done]
+
+    def _missing(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Those that are not in the file of results."""
         current, _ = self._kept()
         finished = {(e["client"], e["selector"], e["budget"], e["seed"]) for e in current}
-        jobs = [self._job(cell) for cell in self.cells if cell.identity not in finished]
-        return [job for job in jobs if not job.is_done]
+        return [cell for cell in cells if cell.identity not in finished]
 
     def _kept(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The collected cells of these configs, and those of others, each with what else is known under ``detail``."""
@@ -119,7 +123,8 @@ class Reproduction:
         to_run = [cell.row for cell in missing]
         rows = self.kind.planned(self.grid, self.configs, self.cells, to_run)
         name = f"Table {self.grid.name}" if self.grid.name.isdigit() else self.grid.name
-        sets = len({cell.seed for cell in missing}) if self.grid.own_experts else 1
+        seeds = {cell.seed for cell in missing if looks_at_client(cell.row)}
+        sets = len(seeds) if self.grid.own_experts else 1
         return plan_text(
             f"{name}: {self.grid.title}", rows, jobs, keep_checkpoints, self.kind.arithmetic(rows), sets
         )
@@ -239,7 +244,10 @@ class Reproduction:
                     name = f"{stem.replace('table', 'curve')}_{metric}.png"
                     curves.append(budget_curve(table, self.output / name, metric))
         paths += curves
-        paths.append(write_grid_page(self.output / "report.html", tables, curves, *self._shown_run()))
+        cells = self.grid.cells(self.seeds)
+        counts = len(cells), len(self._missing(cells))
+        page = self.output / "report.html"
+        paths.append(write_grid_page(page, tables, curves, counts, *self._shown_run()))
         return paths
 
     def _shown_run(self) -> tuple[str, dict[str, Any] | None]:

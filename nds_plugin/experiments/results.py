@@ -124,17 +124,21 @@ def _whole_times(document: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: None if name in in_parts else value for name, value in document["times"].items()}
 
 
+class OtherDataError(NDSError):
+    """A cell of other data than those that it would stand beside."""
+
+
 def check_one_source(details: Iterable[Mapping[str, Any]]) -> None:
     """Refuse cells that were drawn from different data; those that do not say from which are taken as they are.
 
     Raises:
-        NDSError: their sources have different indices.
+        OtherDataError: their sources have different indices.
     """
     found = sorted({detail["index"] for detail in details if detail.get("index")})
     if len(found) > 1:
-        raise NDSError(
+        raise OtherDataError(
             f"cells of different data (the index of the source was {' and '.join(index[:10] for index in found)}): a table "
-            "is of one; name another file by --results."
+            "is of one; start in another folder by --output, and with another file where --results is given."
         )
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from nds_plugin.errors import NDSError
+from nds_plugin.experiments.results import OtherDataError
 from nds_plugin.experiments.rows import Cell
 from nds_plugin.files.artifacts import is_valid, read_json, write_json
 from nds_plugin.files.locking import NAME as LOCK
@@ -100,6 +101,9 @@ def run_jobs(
 
     Returns:
         What became of them. Nothing is raised for a job that failed.
+
+    Raises:
+        OtherDataError: from ``finish``.
     """
     return _Runner(jobs, slots, finish, retries, time_limit).run()
 
@@ -185,6 +189,8 @@ class _Runner:
                 self._failed(job, _told_end(job, status), again=status != _USERS_MISTAKE)
                 return
             self._finish(job, seconds)
+        except OtherDataError:  # no other cell could be kept either
+            raise
         except _TROUBLE as error:
             self._failed(job, f"its results cannot be used: {error}", again=False)
             return
@@ -260,7 +266,7 @@ def _note_end(running: _Running) -> float:
 def _attempts(job: Job) -> list[dict[str, Any]]:
     """The starts of a cell under this config; ``seconds`` is None of one that runs, or whose runner was killed."""
     path = job.folder / ATTEMPTS
-    known = is_valid(path, "attempts", job.config_hash)
+    known = any(is_valid(path, "attempts", key) for key in (job.config_hash, ""))  # "": of an earlier version
     return list(read_json(path, "attempts")["attempts"]) if known else []
 
 

@@ -30,16 +30,17 @@ class Timings:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def kept_results(path: Path, selected: Selected | None) -> dict[str, Any]:
-    """The results of an earlier start; written again where the job or its artefacts have been moved since."""
+def kept_results(path: Path, selected: Selected | None, config: str) -> dict[str, Any]:
+    """The results of an earlier start; written again where the job or its artefacts have been moved since, or its config
+    has changed in what they do not depend on."""
     document = read_json(path, KIND)
+    now = {**document, "config": config}
     if selected and document["selection"]:
-        references = _references(selected, path.parent)
-        if any(document["selection"].get(name) != value for name, value in references.items()):
-            document["selection"] |= references
-            payload = {name: value for name, value in document.items() if name not in HEADER_FIELDS}
-            write_json(path, KIND, document["key"], payload)
-    return located(path.parent, document)
+        now["selection"] = {**document["selection"], **_references(selected, path.parent)}
+    if now != document:
+        payload = {name: value for name, value in now.items() if name not in HEADER_FIELDS}
+        write_json(path, KIND, document["key"], payload)
+    return located(path.parent, now)
 
 
 def _references(selected: Selected, run: Path) -> dict[str, Any]:

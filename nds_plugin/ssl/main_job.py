@@ -256,7 +256,7 @@ class MainJob:
         selected = pretrained.selected if pretrained else None
         if is_valid(path, RESULTS_KIND, key):
             logger.info("evaluation: kept %s", path)
-            return kept_results(path, selected)
+            return kept_results(path, selected, self.job.text)
         with self.timed("evaluate"):
             found = evaluate(weights, self.job.network, self.job.finetune, test, self.device)
         payload = {

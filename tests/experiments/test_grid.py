@@ -149,12 +149,16 @@ def test_the_time_of_an_attempt_whose_runner_was_killed_counts_until_its_last_wo
     assert read_json(one.folder / CELL, "cell")["seconds"] == pytest.approx(90, abs=5)
 
 
-def test_the_time_of_attempts_under_another_config_does_not_count(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("key", "counts"), [("another", False), ("", True)])
+def test_the_time_of_attempts_under_another_config_does_not_count(
+    key: str, counts: bool, tmp_path: Path
+) -> None:
+    """Those of earlier versions, which kept no hash, do."""
     one = job(tmp_path, "true")
     earlier = [{"started": "2026-01-01T00:00:00+00:00", "seconds": 500.0, "status": 1}]
-    write_json(one.folder / ATTEMPTS, "attempts", "another", {"attempts": earlier})
+    write_json(one.folder / ATTEMPTS, "attempts", key, {"attempts": earlier})
     run([one])
-    assert read_json(one.folder / CELL, "cell")["seconds"] < 100
+    assert (read_json(one.folder / CELL, "cell")["seconds"] > 500) == counts
 
 
 def test_a_cell_that_was_killed_says_by_what(tmp_path: Path) -> None:

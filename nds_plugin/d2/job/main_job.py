@@ -184,9 +184,8 @@ def _results(
     key = content_hash([RESULTS_KIND, finetune_key, tests, finetune_cfg.TEST.dump(), *also])
     if comm.all_gather(is_valid(path, RESULTS_KIND, key))[0]:
         logger.info("evaluation: kept %s", path)
-        return (
-            kept_results(path, pretrained.selected if pretrained else None) if comm.is_main_process() else {}
-        )
+        selected = pretrained.selected if pretrained else None
+        return kept_results(path, selected, cfg.dump()) if comm.is_main_process() else {}
     with timed("evaluate"):
         results = training.evaluate(finetune_cfg, weights)
     if not comm.is_main_process():

@@ -242,7 +242,7 @@ class MainJob:
         selected = pretrained.selected if pretrained else None
         if self.host.all_gather(is_valid(path, RESULTS_KIND, key))[0]:
             logger.info("evaluation: kept %s", path)
-            return kept_results(path, selected) if self.host.rank == 0 else {}
+            return kept_results(path, selected, self.job.text) if self.host.rank == 0 else {}
         with self.timed("evaluate"):
             results = {name: self._evaluate(cfg, weights, name) for name in self.nds.TARGET.TEST}
         if self.host.rank != 0:
