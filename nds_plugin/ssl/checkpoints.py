@@ -19,19 +19,18 @@ def write(folder: Path, iteration: int, state: Mapping[str, Any]) -> None:
     """Write a checkpoint, whole or not at all, and then remove those before the one before."""
     name = f"model_{iteration:07d}.pth"
     write_checkpoint(folder / name, state)
-    with atomic_write(folder / LAST, "w") as file:
-        file.write(name)
+    _name_last(folder, name)
     for old in _newest_first(folder)[_KEPT:]:
         old.unlink()
 
 
 def newest_whole(folder: Path, processes: Processes) -> Path:
-    """The one to go on from; the main process chooses.
+    """The one to go on from; the main process chooses, and removes the damaged ones after it.
 
     Raises:
         NDSError: none is whole.
     """
-    path, tried = agreed(processes, lambda: first_whole(_newest_first(folder)))
+    path, tried = agreed(processes, lambda: _choose(folder))
     if path is None:
         raise NDSError(
             f"{folder} has no whole checkpoint to resume at ({'; '.join(tried) or 'none'}): restore one, or start anew in "
@@ -47,9 +46,24 @@ def remove(folder: Path) -> None:
 
 
 def which_is_kept(folder: Path) -> str:
-    """The last one, as the end of an error says it; empty where there is none."""
-    last = folder / LAST
-    return f" {folder / last.read_text(encoding='utf-8').strip()} is kept." if last.is_file() else ""
+    """The newest, as the end of an error says it; empty where there is none."""
+    return "".join(f" {path} is kept." for path in _newest_first(folder)[:1])
+
+
+def _choose(folder: Path) -> tuple[Path | None, list[str]]:
+    """See :func:`first_whole`; a damaged one must not count as one of the two that are kept."""
+    paths = _newest_first(folder)
+    path, tried = first_whole(paths)
+    if path is not None and tried:
+        _name_last(folder, path.name)
+        for damaged in paths[: len(tried)]:
+            damaged.unlink()
+    return path, tried
+
+
+def _name_last(folder: Path, name: str) -> None:
+    with atomic_write(folder / LAST, "w") as file:
+        file.write(name)
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from nds_plugin.engine.processes import OneProcess
 from nds_plugin.errors import NDSError
 from nds_plugin.files.checkpoints import read_checkpoint, write_checkpoint
 from nds_plugin.job.training_folder import FINAL, FINISHED, LAST, STARTED
+from nds_plugin.ssl import checkpoints
 from nds_plugin.ssl.network import trunk
 from nds_plugin.ssl.pretrain import prepared
 from nds_plugin.ssl.settings import NetworkConfig, PretrainConfig
@@ -55,6 +56,25 @@ def test_a_training_goes_on_from_the_newest_of_two_checkpoints_that_is_whole(
     with pytest.raises(NDSError, match="no whole checkpoint to resume at") as caught:
         training(tmp_path).start(True)
     assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_checkpoint_does_not_take_the_place_of_a_whole_one(tmp_path: Path) -> None:
+    """Even if the next is not written where it was, since the period is another one now."""
+    names = [f"model_000{iteration}.pth" for iteration in (3000, 4000, 4500)]
+    for iteration in (3000, 4000):
+        checkpoints.write(tmp_path, iteration, {"iteration": iteration})
+    whole = (tmp_path / names[0]).read_bytes()
+    for name in names[:2]:
+        (tmp_path / name).write_bytes(b"cut short")
+    with pytest.raises(NDSError, match="no whole checkpoint to resume at"):
+        checkpoints.newest_whole(tmp_path, OneProcess())
+    assert {path.name for path in tmp_path.iterdir()} == {LAST, *names[:2]}
+    (tmp_path / names[0]).write_bytes(whole)
+    assert checkpoints.newest_whole(tmp_path, OneProcess()) == tmp_path / names[0]
+    assert (tmp_path / LAST).read_text() == names[0]
+    checkpoints.write(tmp_path, 4500, {"iteration": 4500})
+    assert {path.name for path in tmp_path.iterdir()} == {LAST, names[0], names[2]}
+    assert checkpoints.which_is_kept(tmp_path) == f" {tmp_path / names[2]} is kept."
 
 
 def test_weight_decay_and_momentum_are_those_of_the_config_and_not_of_the_checkpoint(folder: Path) -> None:
