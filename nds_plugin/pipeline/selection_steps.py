@@ -90,7 +90,8 @@ class SelectionSteps:
         folder: of the artefacts.
         device: where networks run.
         timed: ``timed(name)`` is a context that takes the time of a step.
-        check: the host's own refusal, called with the source's index before anything is trained.
+        check: the host's own refusal, called with the source's index, and how many images of it are
+            drawn at most, before anything is trained.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class SelectionSteps:
         *,
         device: torch.device = _CPU,
         timed: Callable[[str], Any] = contextlib.nullcontext,
-        check: Callable[[SourceIndex], None] | None = None,
+        check: Callable[[SourceIndex, int], None] | None = None,
     ) -> None:
         self.settings = settings
         self.host = host
@@ -145,13 +146,13 @@ class SelectionSteps:
 
     def _check_sizes(self, index: SourceIndex) -> None:
         """What only the index can tell, before experts are trained."""
-        config = self.settings.selection
+        config, most = self.settings.selection, len(index)
         if config.needs_budget:
-            resolve_budget(len(index), config.count, config.share)
+            most = resolve_budget(len(index), config.count, config.share)
         if Need.CLUSTERS in config.selector.needs:
             check_num_clusters(self.settings.partition.num_clusters, len(index))
         if self._check:
-            self._check(index)
+            self._check(index, most)
 
     @functools.cached_property
     def target(self) -> SourceIndex:

@@ -33,7 +33,6 @@ from nds_plugin.job.taking_turns import alone
 from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
 from nds_plugin.pipeline.work_folder import WorkFolder
 from nds_plugin.report.run_files import located
-from nds_plugin.selection.drawing import resolve_budget
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.ssl.classify import Labelled, check_counts, check_labels, evaluate, finetune
 from nds_plugin.ssl.config import JobConfig
@@ -206,12 +205,10 @@ class MainJob:
             export_for_detectron2(weights, folder / DETECTRON2)
         return _Pretrained(selected, weights, key, len(images.unreadable))
 
-    def _check_source(self, index: SourceIndex) -> None:
+    def _check_source(self, index: SourceIndex, most: int) -> None:
         """What only the source's index can tell, before experts are trained."""
-        config, draw = self.job.pretrain, self.job.settings().selection
-        check_packed(index.column("file_name"), config.size)
-        most = resolve_budget(len(index), draw.count, draw.share) if draw.needs_budget else len(index)
-        check_fills_batch(config, most)
+        check_packed(index.column("file_name"), self.job.pretrain.size)
+        check_fills_batch(self.job.pretrain, most)
 
     def _run(self, processes: Processes) -> Run:
         cfg = self.job.cfg

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +81,7 @@ def selection_steps(cfg: CN, timed: Timings) -> SelectionSteps:
         Path(cfg.NDS.WORK_DIR or Path(cfg.OUTPUT_DIR) / WORK),
         device=torch.device(cfg.MODEL.DEVICE),
         timed=timed,
-        check=functools.partial(check_source, cfg),
+        check=lambda index, _: check_source(cfg, index),
     )
 
 

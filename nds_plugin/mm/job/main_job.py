@@ -141,7 +141,7 @@ class MainJob:
             self.job.artefacts,
             device=torch.device(get_device()),
             timed=self.timed,
-            check=lambda _: check_source(self.job, self.host),
+            check=lambda *_: check_source(self.job, self.host),
         )
 
     def _pretrain(self) -> _Pretrained:
