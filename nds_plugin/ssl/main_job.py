@@ -45,6 +45,7 @@ from nds_plugin.ssl.pretrain import (
     check_fills_batch,
     check_pretraining,
     check_selected,
+    check_unreadable,
     decoded,
     pretrain,
     pretraining_key,
@@ -108,12 +109,9 @@ def check_targets(job: JobConfig, host: SSLHost) -> None:
         dataset = host.dataset(name)
         index = dataset.index()
         check_labels(index, name)
-        if isinstance(dataset, ClassFolder) and (missing := dataset.unreadable()):
-            path, why = next(iter(missing.items()))
-            raise NDSError(
-                f"{name}: {len(missing)} of {len(index) + len(missing)} images cannot be read, and none may be missing: repair "
-                f"them, or take them out; first: {path} ({why})."
-            )
+        if isinstance(dataset, ClassFolder):
+            missing = [f"{path} ({why})." for path, why in dataset.unreadable().items()]
+            check_unreadable(name, missing, len(index) + len(missing))
         if index.classes != first:
             raise NDSError(
                 f"the target's datasets {target.TRAIN[0]!r} and {name!r} have different classes ({len(first)} and "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,15 +169,24 @@ def decoded(
     path = work.artefact(name, KIND, key, ".json", make, is_out_of_date)
     # Of kept ones, too: less may be allowed than when they were decoded.
     unreadable = read_json(path, KIND)["unreadable"]
-    if len(unreadable) > int(max_unreadable * len(names)):
+    check_unreadable(what, list(unreadable.values()), len(names), max_unreadable)
+    return Decoded(path.with_suffix(".npy"), key, unreadable)
+
+
+def check_unreadable(what: str, told: Sequence[str], images: int, max_unreadable: float = 0.0) -> None:
+    """Refuse more images that cannot be read than a share of them.
+
+    Args:
+        told: of each of these, which it is and why.
+
+    Raises:
+        NDSError: there are more.
+    """
+    if len(told) > int(max_unreadable * images):
         allowed = f"more than NDS.LOADER.MAX_UNREADABLE allows ({max_unreadable:g})"
         if max_unreadable == 0:
             allowed = "and none may be missing: repair them, or take them out"
-        raise NDSError(
-            f"{what}: {len(unreadable)} of {len(names)} images cannot be read, {allowed}; first: "
-            f"{next(iter(unreadable.values()))}"
-        )
-    return Decoded(path.with_suffix(".npy"), key, unreadable)
+        raise NDSError(f"{what}: {len(told)} of {images} images cannot be read, {allowed}; first: {told[0]}")
 
 
 def pretraining_key(
