@@ -74,7 +74,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--keep-checkpoints",
         action="store_true",
-        help="keep all checkpoints of finished cells, not only the last of each training",
+        help="keep all checkpoints of finished cells (detectors), not only the last of each training",
     )
     parser.add_argument(
         "--dry-run",

@@ -78,11 +78,23 @@ class SSLWork(Work):
     Attributes:
         method: of pretraining.
         pretrain_adds, finetune_adds: multiply-adds of the network for one image.
+        weights: files of weights that it leaves.
     """
 
     method: str = ""
     pretrain_adds: float = 1.0
     finetune_adds: float = 1.0
+    weights: int = 1
+
+    @property
+    def kept_bytes(self) -> int:
+        """Weights alone; no checkpoint is left."""
+        return self.parameters * 4 * self.weights
+
+    @property
+    def running_bytes(self) -> int:
+        """Those of one training at a time: each removes its checkpoints at its end."""
+        return self.checkpoint_bytes * self.finetune.checkpoints
 
     @property
     def pretrain_hours(self) -> float:
@@ -285,6 +297,7 @@ def planned_work(cfg: JobConfig, test_images: int, train_images: int, trains: bo
         method=cfg.pretrain.method,
         pretrain_adds=multiply_adds(cfg.network, cfg.pretrain.size),
         finetune_adds=multiply_adds(cfg.network, cfg.finetune.size),
+        weights=1 + cfg.pretrains + trains,  # the classifier, detectron2.pth, and a trunk that others link to
     )
 
 
@@ -293,4 +306,4 @@ def _told(speed: Speed) -> str:
 
 
 def _stage(config: Any) -> Stage:
-    return Stage(config.iterations, config.batch_size, 1)  # the last checkpoint alone is kept
+    return Stage(config.iterations, config.batch_size, 2)  # while it runs

@@ -128,6 +128,17 @@ def test_a_plan_counts_the_scoring_of_all_images_of_the_target() -> None:
     assert planned.work.scored == 2_040 * 4 * (nds.PARTITION.NUM_CLUSTERS + 1)  # and the shared network
 
 
+def test_a_plan_counts_two_checkpoints_while_a_cell_runs_and_weights_alone_after_it() -> None:
+    for name, trains, files in (
+        ("moco_pets_nds_20", True, 3),
+        ("moco_pets_nds_20", False, 2),
+        ("pets_none", False, 1),
+    ):
+        work = planned_work(KIND.row_config(find_row(name)), 1, 1, trains)
+        assert work.running_bytes == 2 * work.checkpoint_bytes
+        assert work.kept_bytes == files * 4 * work.parameters
+
+
 # Neural Data Server, supplementary material (CVPR 2020), Tables 1 and 2 as they are printed there.
 PRINTED = {
     "1": """\
