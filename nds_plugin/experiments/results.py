@@ -127,6 +127,8 @@ def _whole_times(document: Mapping[str, Any]) -> dict[str, float | None]:
 class OtherDataError(NDSError):
     """A cell of other data than those that it would stand beside."""
 
+    code = "other-data"
+
 
 def check_one_source(details: Iterable[Mapping[str, Any]]) -> None:
     """Refuse cells that were drawn from different data; those that do not say from which are taken as they are.
