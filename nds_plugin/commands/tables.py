@@ -125,9 +125,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_page(args.page)
     failed = {} if args.collect else work(reproduction, args)
     reproduction.collect()
+    if args.collect and args.results and not results.is_file():
+        raise NDSError(
+            f"--results {results}: no such file, and {output} has no finished cell to keep in one."
+        )
     tables = reproduction.tables(failed)
-    for table in tables.values():
-        print(text(table))
+    chosen = {cell.row.client for cell in reproduction.cells}
+    for name, table in tables.items():
+        if table.missing < table.cells or name in chosen or grid.kind != "detector":
+            print(text(table))
     for path in reproduction.write(tables):
         logger.info("wrote %s", path)
     if args.page:

@@ -67,9 +67,11 @@ def find_coco_file(name: str) -> CocoFile | None:
 
 
 def no_data(name: str) -> NDSError:
-    """The error for a dataset below NDS_DATA where that is not set."""
+    """The error for a dataset below NDS_DATA where that is not set, or holds none."""
+    data = os.getenv(DATA)
+    state = f"{data} and holds none" if data else "not set"
     return NDSError(
-        f"dataset {name!r} lies under NDS_DATA, which is not set: point it at the folder that holds "
+        f"dataset {name!r} lies under NDS_DATA, which is {state}: point it at the folder that holds "
         "detection/NAME/images and detection/NAME/train.json (docs/datasets.md)."
     )
 

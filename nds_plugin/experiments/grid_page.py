@@ -15,6 +15,7 @@ from nds_plugin.report.table_formats import as_sections
 
 def write_grid_page(
     path: str | os.PathLike[str],
+    title: str,
     tables: Mapping[str, ResultTable],
     curves: Sequence[Path],
     counts: tuple[int, int],
@@ -26,6 +27,7 @@ def write_grid_page(
 
     Args:
         path: of the HTML page.
+        title: of the grid.
         tables: of each client.
         curves: pictures of AP against budget.
         counts: of all cells, and of those that are missing.
@@ -34,9 +36,6 @@ def write_grid_page(
         seed: of the images in the cluster sheet.
     """
     whole, missing = counts
-    title = " / ".join(
-        dict.fromkeys(table.title.partition(": ")[2] or table.title for table in tables.values())
-    )
     parts = selection_parts(run, Path(path), seed) if run else {}
     shown = f" What is shown of a single run is of {cell}." if run else ""
     page = {

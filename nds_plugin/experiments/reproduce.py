@@ -201,9 +201,11 @@ class Reproduction:
         current, others = self._kept()
         check_one_source(entry["detail"] for entry in current)
         if others:
-            logger.info(
-                "%d cells in %s are of other configs and not in the tables.", len(others), self.results.path
-            )
+            logger.log(
+                logging.INFO if current else logging.WARNING,
+                "%d cells in %s are of other configs (overrides, another table) and not in the tables.",
+                len(others), self.results.path,
+            )  # fmt: skip
         broken = {cell: (failed or {})[cell.name] for cell in self.cells if cell.name in (failed or {})}
         tables = self.kind.tables(self.grid, current, self.seeds, broken)
         pairs = zip(self._overrides[::2], self._overrides[1::2])
@@ -247,7 +249,7 @@ class Reproduction:
         cells = self.grid.cells(self.seeds)
         counts = len(cells), len(self._missing(cells))
         page = self.output / "report.html"
-        paths.append(write_grid_page(page, tables, curves, counts, *self._shown_run()))
+        paths.append(write_grid_page(page, self.grid.title, tables, curves, counts, *self._shown_run()))
         return paths
 
     def _shown_run(self) -> tuple[str, dict[str, Any] | None]:

@@ -218,7 +218,7 @@ class _Runner:
         for running in self._running:
             _signal_group(running.process, signal.SIGTERM)
         if self._running:
-            logger.info("waiting for %d cells to end; Ctrl-C again kills them.", len(self._running))
+            logger.info("ending what runs (%d); Ctrl-C again kills it.", len(self._running))
         told = min(self._signals, 1)
         while self._signals == told and any(running.process.poll() is None for running in self._running):
             time.sleep(_POLL)

@@ -174,7 +174,7 @@ def find_row(name: str, table: str | None = None) -> Row:
             "row of a table",
             name,
             {row.name for grid in grids for row in grid.rows},
-            "nds tables --table 1, 4, mini or another --dry-run",
+            f"nds tables --table {table or '4 (or another)'} --dry-run",
         )
     if len(found) > 1:
         raise NDSError(f"--show {name}: tables {' and '.join(found)} have such a row: say which by --table.")

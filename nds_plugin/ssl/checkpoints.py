@@ -25,18 +25,27 @@ def write(folder: Path, iteration: int, state: Mapping[str, Any]) -> None:
 
 
 def newest_whole(folder: Path, processes: Processes) -> Path:
-    """The one to go on from; the main process chooses, and removes the damaged ones after it.
+    """The one to go on from; the main process chooses.
 
     Raises:
         NDSError: none is whole.
     """
-    path, tried = agreed(processes, lambda: _choose(folder))
+    path, tried = agreed(processes, lambda: first_whole(_newest_first(folder)))
     if path is None:
         raise NDSError(
             f"{folder} has no whole checkpoint to resume at ({'; '.join(tried) or 'none'}): restore one, or start anew in "
             "another OUTPUT_DIR."
         )
     return path
+
+
+def remove_newer(folder: Path, path: Path) -> None:
+    """Remove the damaged ones after that which is gone on from: they must not count among the two that are kept."""
+    paths = _newest_first(folder)
+    if damaged := paths[: paths.index(path)]:
+        _name_last(folder, path.name)
+        for other in damaged:
+            other.unlink()
 
 
 def remove(folder: Path) -> None:
@@ -48,17 +57,6 @@ def remove(folder: Path) -> None:
 def which_is_kept(folder: Path) -> str:
     """The newest, as the end of an error says it; empty where there is none."""
     return "".join(f" {path} is kept." for path in _newest_first(folder)[:1])
-
-
-def _choose(folder: Path) -> tuple[Path | None, list[str]]:
-    """See :func:`first_whole`; a damaged one must not count as one of the two that are kept."""
-    paths = _newest_first(folder)
-    path, tried = first_whole(paths)
-    if path is not None and tried:
-        _name_last(folder, path.name)
-        for damaged in paths[: len(tried)]:
-            damaged.unlink()
-    return path, tried
 
 
 def _name_last(folder: Path, name: str) -> None:

@@ -111,6 +111,7 @@ class Training:
         if self.scaler.is_enabled() and state["scaler"]:  # empty where no scaler was needed until then
             self.scaler.load_state_dict(state["scaler"])
         if self.processes.rank == 0:
+            checkpoints.remove_newer(self.folder, path)
             metrics.cut(self.folder, state["iteration"])
         logger.info("%s: going on after iteration %d.", self.folder.name, state["iteration"])
         return int(state["iteration"])

@@ -266,6 +266,12 @@ def test_the_cells_of_the_docs_are_nobodys_own_unless_they_are_named(
     assert "0 cells to run, 3 finished." in capsys.readouterr().out
 
 
+def test_nothing_is_collected_from_a_file_that_is_not_there(tmp_path: Path) -> None:
+    arguments = ["--table", "mini", "--collect", "--output", str(tmp_path), "--results", "nothing.json"]
+    with pytest.raises(NDSError, match=r"--results nothing\.json: no such file"):
+        tables_main(arguments)
+
+
 def test_no_plan_is_made_for_no_places(tmp_path: Path) -> None:
     with pytest.raises(NDSError, match="--jobs must be 1 or more, got 0"):
         Reproduction(GRIDS["mini"], tmp_path, tmp_path / "cells.json").plan(jobs=0)

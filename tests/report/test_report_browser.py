@@ -137,7 +137,7 @@ def pages(runs: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFact
         "one": write_runs_report({"nds": runs["nds"]}, root / "one.html"),
         "two": write_runs_report(runs, root / "two.html"),
         "grid": write_grid_page(
-            root / "grid.html", {"city": table}, [curve], (4, 1), "nds_20/seed0", runs["nds"]
+            root / "grid.html", table.title, {"city": table}, [curve], (4, 1), "nds_20/seed0", runs["nds"]
         ),
     }
 

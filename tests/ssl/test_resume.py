@@ -70,7 +70,10 @@ def test_a_damaged_checkpoint_does_not_take_the_place_of_a_whole_one(tmp_path: P
         checkpoints.newest_whole(tmp_path, OneProcess())
     assert {path.name for path in tmp_path.iterdir()} == {LAST, *names[:2]}
     (tmp_path / names[0]).write_bytes(whole)
-    assert checkpoints.newest_whole(tmp_path, OneProcess()) == tmp_path / names[0]
+    found = checkpoints.newest_whole(tmp_path, OneProcess())
+    assert found == tmp_path / names[0]
+    assert (tmp_path / names[1]).is_file()  # a config that does not fit is refused first, and changes nothing
+    checkpoints.remove_newer(tmp_path, found)
     assert (tmp_path / LAST).read_text() == names[0]
     checkpoints.write(tmp_path, 4500, {"iteration": 4500})
     assert {path.name for path in tmp_path.iterdir()} == {LAST, names[0], names[2]}

@@ -19,7 +19,7 @@ from nds_plugin.d2.data.known_datasets import register_coco
 from nds_plugin.d2.data.list_dataset import ListDataset
 from nds_plugin.d2.data.store_source import CocoDataset, StoreSource, copy_metadata, missing_file
 from nds_plugin.datasets.image_subset import check_draw, check_subset, subset_rows
-from nds_plugin.datasets.known_files import DATA, DATA_PREFIX, no_data
+from nds_plugin.datasets.known_files import DATA_PREFIX, no_data
 from nds_plugin.datasets.store_index import main_classes
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.source.index import ImageRecord, SourceIndex
@@ -35,7 +35,8 @@ def check_registered(names: Sequence[str]) -> None:
     """Raise the error that lists the known names if a dataset is not registered."""
     for name in [names] if isinstance(names, str) else names:
         if name not in DatasetCatalog:
-            if name.startswith(f"{DATA_PREFIX}_") and not os.getenv(DATA):
+            of_data = f"{DATA_PREFIX}_"
+            if name.startswith(of_data) and not any(n.startswith(of_data) for n in DatasetCatalog.list()):
                 raise no_data(name)
             raise unknown_name("dataset", name, DatasetCatalog.list(), "nds datasets --list")
 
