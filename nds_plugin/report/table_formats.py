@@ -169,11 +169,12 @@ def as_sections(table: ResultTable, title: str) -> list[dict[str, Any]]:
         text = _difference_caption().rstrip(":") + "."
         sections.append((f"{title}: difference to uniform", text, _differences(table, METRICS)))
     # Budget and method in one cell, which stays in view where a narrow screen scrolls the table.
-    names = [f"{budget_label(row.budget)} {_method(table, row)}".removeprefix("0 ") for row in table.rows]
-    changed = [name for name, row in zip(names, table.rows) if row.differences]
+    shown = _shown(table)
+    names = [f"{budget_label(row.budget)} {_method(table, row)}".removeprefix("0 ") for row in shown]
+    changed = [name for name, row in zip(names, shown) if row.differences]
     return [
         {"title": heading, "text": text, "header": ["", *header[2:]],
-         "rows": [[name, *line[2:]] for name, line in zip(labels, body)]}
+         "rows": [[name, *line[2:]] for name, line in zip(labels, body, strict=True)]}
         for (heading, text, (header, body)), labels in zip(sections, (names, changed))
     ]  # fmt: skip
 

@@ -19,7 +19,15 @@ from nds_plugin.experiments.spec import GRIDS
 from nds_plugin.report.paper import paper_table
 from nds_plugin.report.result_table import ResultTable, TableRow, build_table
 from nds_plugin.report.statistics import Estimate, estimate, paired_difference, seeds_needed, t_quantile
-from nds_plugin.report.table_formats import FORMATS, comma_separated, latex, markdown, paper_form, text
+from nds_plugin.report.table_formats import (
+    FORMATS,
+    as_sections,
+    comma_separated,
+    latex,
+    markdown,
+    paper_form,
+    text,
+)
 from nds_plugin.selection.selectors import SELECTORS
 
 # Neural Data Server, supplementary material (CVPR 2020), Tables 4 and 5 as they are printed there.
@@ -216,6 +224,20 @@ def test_missing_and_failed_cells_are_marked() -> None:
         line.startswith("100 %") for line in shown.splitlines()
     )  # of which there is nothing to show
     assert "2/3" in next(line for line in shown.splitlines() if " NDS " in line)
+
+
+def test_the_rows_of_a_page_are_called_by_their_own_names_where_others_are_not_begun() -> None:
+    cells = [
+        cell(selector, 0.2, seed, ap) for selector, ap in (("uniform", 1.0), ("nds", 2.0)) for seed in (0, 1)
+    ]
+    rows = [(selector, budget) for budget in (0.1, 0.2) for selector in ("uniform", "nds")]
+    table = build_table(rows, cells, title="T", source="source", categories=("car",), seeds=(0, 1))
+    values, differences = as_sections(table, "client")
+    assert [(row[0], row[2].split()[0]) for row in values["rows"]] == [
+        ("20 % Uniform Sampling", "1.0"),
+        ("20 % NDS", "2.0"),
+    ]
+    assert [row[0] for row in differences["rows"]] == ["20 % NDS"]
 
 
 def test_selectors_that_look_at_the_target_are_marked() -> None:
