@@ -205,7 +205,8 @@ def test_a_dry_run_tells_what_would_be_forgotten_and_what_goes_with_it(store: Pa
     newest, *others = Store(store).ids()
     use(store, others[-1])
     assert Store(store).current_id() == newest
-    command = ("serve", "prune", "--store", store, "--keep", 1, "--forget-days", 1e-7)
+    some_microseconds = 1e-10
+    command = ("serve", "prune", "--store", store, "--keep", 1, "--forget-days", some_microseconds)
     told = user.runs(*command, "--dry-run")
     assert told.splitlines() == [
         "would delete 1 searches and 1 tokens", f"would remove 3 sets: {', '.join(others)}",
