@@ -130,11 +130,13 @@ def expert_work(nds: Any, needs: Need) -> tuple[int, int]:
     Args:
         nds: the settings, ``cfg.NDS``.
     """
-    experts = nds.PARTITION.NUM_CLUSTERS if Need.EXPERTS in needs else 0
+    # Experts of a folder are of any number; as many as here is a guess.
+    experts = nds.PARTITION.NUM_CLUSTERS if needs & (Need.EXPERTS | Need.DESCRIPTION) else 0
     if nds.EXPERTS.KIND == HEAD:  # on one frozen network: no step of training
         return int(experts > 0), 0
     shared = nds.EXPERTS.SHARED_STEPS
-    return experts + int(experts > 0 and shared > 0), shared * bool(needs) + experts * nds.EXPERTS.STEPS
+    trained = 0 if nds.SNDS.EXPERTS and Need.DESCRIPTION in needs else experts
+    return experts + int(experts > 0 and shared > 0), shared * bool(needs) + trained * nds.EXPERTS.STEPS
 
 
 def looks_at_client(row: Row) -> bool:

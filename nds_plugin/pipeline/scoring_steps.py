@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from nds_plugin.experts.train_heads import heads_key, train_heads
 from nds_plugin.files.artifacts import atomic_write, content_hash
 from nds_plugin.pipeline.scores_text import warn_if_indistinct
 from nds_plugin.pipeline.source_steps import SourceSteps
+from nds_plugin.pipeline.work_folder import WorkFolder
 from nds_plugin.selection.selectors import Need
 from nds_plugin.selection.selectors.gate_network import score_gate, train_gate
 from nds_plugin.selection.selectors.gate_set import CENTROIDS, Gate
@@ -148,11 +150,25 @@ class ScoringSteps:
         engine = self.settings.engine
         return scoring_shards(self.source.executor.alone(), path, engine.whole_batches)
 
+    def _describing_experts(self) -> ExpertSet:
+        """The experts of a folder, or those of datasets of their own, made here with a partition of their own."""
+        described = self.settings.described
+        if described.experts:
+            return ExpertSet.load(described.experts)
+        logger.info("experts that describe the source: of %s", ", ".join(described.datasets))
+        settings = dataclasses.replace(self.settings, sources=described.datasets)
+        work = WorkFolder(self.work.folder, self.host, self.work.timed)
+        source = SourceSteps(settings, self.host, work, self.device)
+        index = source.index()
+        if settings.by_objects:
+            index = source.objects(index)
+        return ScoringSteps(source).experts(index, source.partition(index))
+
     def _similarities(
         self, index: SourceIndex, partition: Partition, client: SourceIndex, target: str
     ) -> Scores:
         """How alike the client and each cluster are to experts of another source, which describe the clusters."""
-        experts, config = ExpertSet.load(self.settings.described.experts), self.settings.scoring
+        experts, config = self._describing_experts(), self.settings.scoring
         key = content_hash([DESCRIPTION_KIND, experts.hash, partition.hash, *config.identity().values()])
 
         def make(path: Path) -> None:

@@ -128,7 +128,7 @@ class SelectionSteps:
         """All that comes before the draw: what the selector knows of clusters or single images."""
         if self.settings.selector.needs and self.host.rank == 0:
             self.source.check_networks()
-            if Need.DESCRIPTION in self.settings.selector.needs:
+            if self.settings.described.experts:
                 ExpertSet.load(self.settings.described.experts)
         index = self.source.index()
         self._check_sizes(index)

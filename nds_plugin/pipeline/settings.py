@@ -38,7 +38,7 @@ class PipelineSettings:
         target: which of the client's images a gate or an image selector looks at.
         objects: which objects stand for an image, with ``unit="object"``.
         gate: its training.
-        described: by which experts the source is described.
+        described: by which experts the source is described, or what they are trained on.
         engine: where the passes over the source run.
         annotated_only: leave out the source's images without an annotated object.
         loader: which share of the source's image files may be missing.
@@ -98,10 +98,12 @@ class PipelineSettings:
         return self.experts if isinstance(self.experts, HeadConfig) else None
 
     def _check_networks(self) -> None:
-        if Need.DESCRIPTION in self.selector.needs and not self.described.experts:
+        if Need.DESCRIPTION in self.selector.needs and not (
+            self.described.experts or self.described.datasets
+        ):
             raise NDSError(
-                "NDS.SNDS.EXPERTS is empty: name the folder of the experts that describe the source; experts of any "
-                "other source do."
+                "NDS.SNDS.EXPERTS is empty: name the folder of the experts that describe the source (experts of any "
+                "other source do), or by NDS.SNDS.DATASETS the datasets to train them on."
             )
         experts = self.experts
         if isinstance(experts, HeadConfig):

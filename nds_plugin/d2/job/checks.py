@@ -63,7 +63,8 @@ def check_config(cfg: CN, processes: int | None = None) -> None:
         )
     if not cfg.DATASETS.TRAIN or not cfg.DATASETS.TEST:
         raise NDSError("DATASETS.TRAIN and DATASETS.TEST must name the target's training and test datasets.")
-    check_registered([*nds.SOURCE.DATASETS, *nds.TARGET.DATASETS, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    sources = (*nds.SOURCE.DATASETS, *nds.SNDS.DATASETS)
+    check_registered([*sources, *nds.TARGET.DATASETS, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     twice = {name for name in cfg.DATASETS.TEST if cfg.DATASETS.TEST.count(name) > 1}
     if twice:
         raise NDSError(f"DATASETS.TEST names {few(sorted(twice), 3)} more than once: results are by name.")

@@ -47,7 +47,8 @@ def check_config(job: JobConfig, host: FilesHost) -> None:
         raise NDSError(
             "nds.target must name the target's training and test datasets: nds.target=dict(train=[...], test=[...])."
         )
-    for name in (*nds.SOURCE.DATASETS, *nds.TARGET.DATASETS, *nds.TARGET.TRAIN, *nds.TARGET.TEST):
+    sources = (*nds.SOURCE.DATASETS, *nds.SNDS.DATASETS)
+    for name in (*sources, *nds.TARGET.DATASETS, *nds.TARGET.TRAIN, *nds.TARGET.TEST):
         host.dataset(name)
         _check_own_files(name, nds.DATASETS.get(name))
     _check_stage(job.cfg, "")

@@ -28,6 +28,18 @@ class DescribedBy(Settings):
     experts: str = setting(
         "", "folder of the experts that describe the source; they may be of any other", decides=False
     )
+    datasets: tuple[str, ...] = setting(
+        (),
+        "instead of such a folder, datasets that the job trains these experts on, by EXPERTS and PARTITION",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.experts and self.datasets:
+            raise NDSError(
+                "NDS.SNDS.EXPERTS names experts that are there, and NDS.SNDS.DATASETS what others would be trained on: leave one "
+                "of the two empty."
+            )
 
 
 @SELECTORS.register

@@ -162,8 +162,34 @@ def test_a_source_is_drawn_from_by_experts_of_another(work: Path) -> None:
     assert len(by_objects.selection) == len(first.selection)
 
 
+@pytest.mark.parametrize("unit", ["image", "object"])
+def test_the_job_trains_the_experts_that_describe_its_source(unit: str, work: Path, tmp_path: Path) -> None:
+    """As if they had been trained by a job on those datasets, and named by their folder."""
+    known = ("NDS.SOURCE.DATASETS", "('tiny_street_train',)", "NDS.UNIT", unit)
+    folder = selected(work, *known).paths["experts"]
+    snds = ("NDS.SELECTOR", "snds", "NDS.UNIT", unit)
+    by_folder = selected(work, *snds, "NDS.SNDS.EXPERTS", folder)
+    by_datasets = (*snds, "NDS.SNDS.DATASETS", "('tiny_street_train',)")
+    found = selected(tmp_path, *by_datasets)
+    assert [path.name for path in tmp_path.glob("experts-*")] == [Path(folder).name]
+    assert found.selection.table.equals(by_folder.selection.table)
+    assert found.partition.hash == by_folder.partition.hash
+    assert {Path(path).parent for path in found.paths.values()} == {tmp_path}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert selected(tmp_path, *by_datasets).path == found.path
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
+
 BAD = {
     "snds without experts": (["NDS.SELECTOR", "snds"], "NDS.SNDS.EXPERTS is empty"),
+    "snds by both": (
+        ["NDS.SELECTOR", "snds", "NDS.SNDS.EXPERTS", "x", "NDS.SNDS.DATASETS", "('tiny_street_train',)"],
+        "leave one of the two empty",
+    ),
+    "experts of no dataset": (
+        ["NDS.SELECTOR", "snds", "NDS.SNDS.DATASETS", "('tiny_strett_train',)"],
+        "tiny_strett_train",
+    ),
     "similarity": (["NDS.SELECTOR", "snds", "NDS.SNDS.SIMILARITY", "x"], "unknown NDS.SNDS.SIMILARITY 'x'"),
     "selector": (["NDS.SELECTOR", "kn"], r"unknown NDS.SELECTOR 'kn'.*'knn'.*Known: .*gate.*none"),
     "unit": (["NDS.UNIT", "box"], "unknown NDS.UNIT 'box'.*Known: image, object"),
