@@ -43,7 +43,9 @@ class Part:
     @property
     def experts(self) -> Any:
         """Trained on these sources alone."""
-        return self.steps.scoring.experts(self.index, self.partition)
+        from nds_plugin.pipeline.expert_steps import train_source_experts
+
+        return train_source_experts(self.steps.source, self.index, self.partition)
 
 
 def steps_of(

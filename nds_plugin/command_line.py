@@ -32,7 +32,10 @@ def run(main: Callable[[], None]) -> None:
         main()
         sys.stdout.flush()
     except KeyboardInterrupt:
-        print("stopped; the same command goes on where it stopped.", file=sys.stderr)
+        print(
+            "stopped; the same command goes on from what is kept: finished steps and the last checkpoint.",
+            file=sys.stderr,
+        )
         raise SystemExit(128 + signal.SIGINT) from None
     except BrokenPipeError:  # whoever read the output has seen enough: "... | head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

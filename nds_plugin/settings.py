@@ -29,6 +29,7 @@ class Setting:
         name, default: of the field.
         help: what it means, without a full stop.
         choices: what it may be; empty where a range says that.
+        names: whether a list holds names, and not numbers.
         least, most: smallest and largest value, both allowed.
         above, below: bounds that are not allowed themselves.
         none: what a config and a command line, which have no None, write for it; None where None is
@@ -42,6 +43,7 @@ class Setting:
     default: Any = None
     help: str = ""
     choices: tuple[str, ...] = ()
+    names: bool = False
     least: float | None = None
     most: float | None = None
     above: float | None = None
@@ -97,7 +99,8 @@ class Setting:
             return
         if not self._has_type(value) or not self._in_range(value):
             words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-            expected = self.range if self._has_type(value) and self.range else words.get(self.kind, "a list")
+            a_list = "a list of names" if self.names else "a list"
+            expected = self.range if self._has_type(value) and self.range else words.get(self.kind, a_list)
             of = " of " if self.least is not None else " "
             also = of + self.range if expected == words.get(self.kind) and self.range else ""
             raise NDSError(f"{called} must be {expected}{also}, got {value!r}.")
@@ -109,6 +112,8 @@ class Setting:
             return isinstance(value, numbers.Integral)
         if self.kind is float:
             return isinstance(value, numbers.Real) and math.isfinite(value)
+        if self.names:
+            return isinstance(value, tuple) and all(isinstance(name, str) for name in value)
         return isinstance(value, self.kind)
 
     def _in_range(self, value: Any) -> bool:

@@ -9,7 +9,7 @@ selector. At CPU size, on a synthetic sample that the package draws:
     nds train --config nds_sample.yaml OUTPUT_DIR output/sample
 
 The results go to OUTPUT_DIR, which is output/<config>/<selector> by default. Steps that are done and
-still valid are skipped, and an interrupted run goes on where it stopped. Any key of the config can be
+still valid are skipped, and an interrupted run goes on from its last checkpoint. Any key of the config can be
 changed at the end of the command by KEY VALUE (docs/configuration.md lists them).
 """
 

@@ -12,7 +12,7 @@ At CPU size, on the embedded synthetic sample:
 
     nds train-mm nds_sample.py --work-dir output/sample
 
-Steps that are done and still valid are skipped; an interrupted run goes on where it stopped. Messages call
+Steps that are done and still valid are skipped; an interrupted run goes on from its last checkpoint. Messages call
 the key nds.budget.images of a config NDS.BUDGET.IMAGES.
 """
 

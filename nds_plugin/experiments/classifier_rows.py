@@ -24,6 +24,7 @@ from nds_plugin.experiments.rows import Cell, Grid, Row, differing, failed_of
 from nds_plugin.experiments.ssl_grids import targets_of
 from nds_plugin.files.artifacts import content_hash, plain
 from nds_plugin.images.networks import choose_device
+from nds_plugin.pipeline.settings_from_cfg import source_datasets
 from nds_plugin.report.measures import ACCURACIES
 from nds_plugin.report.paper import paper_table
 from nds_plugin.report.result_table import ResultTable, build_table
@@ -261,8 +262,9 @@ def deciding_settings(job: JobConfig) -> dict[str, Any]:
     found = {f"NDS.{key}": nds[key] for key in keys if key in nds and key not in _NOT_OF_THE_ROW}
     if selector is not None:
         found["PRETRAIN"] = job.pretrain.identity()
-    named = {**nds.TARGET, **nds.SOURCE} if selector is not None else nds.TARGET
-    used = {name for names in named.values() for name in names}
+    used = {*nds.TARGET.TRAIN, *nds.TARGET.TEST, *nds.TARGET.DATASETS}
+    if selector is not None:
+        used |= {*source_datasets(nds)}
     found["FOLDERS"] = {name: folder for name, folder in job.cfg.FOLDERS.items() if name in used}
     found |= {
         "MODEL": job.network.identity(),
@@ -282,15 +284,16 @@ def planned_work(cfg: JobConfig, test_images: int, train_images: int, trains: bo
     """
     nds = cfg.nds
     needs = SELECTORS[nds.SELECTOR].needs if cfg.pretrains else Need.NOTHING
-    networks, steps = expert_work(nds, needs)
+    experts = expert_work(nds, needs)
     with torch.device("meta"):
         network = SmallImageResNet(cfg.network, 1)
     return SSLWork(
         pretrain=_stage(cfg.pretrain) if trains else None,
         finetune=_stage(cfg.finetune),
         test_images=test_images,
-        expert_crops=steps * nds.EXPERTS.BATCH_SIZE,
-        scored=(nds.SCORING.MAX_IMAGES or train_images) * 4 * networks,
+        expert_crops=experts.steps * nds.EXPERTS.BATCH_SIZE,
+        describing_crops=experts.describing_steps * nds.EXPERTS.BATCH_SIZE,
+        scored=(nds.SCORING.MAX_IMAGES or train_images) * 4 * experts.networks,
         parameters=sum(p.numel() for p in network.parameters()),
         states=2,
         on_gpu=cfg.cfg.DEVICE != "cpu",

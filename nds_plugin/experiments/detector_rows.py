@@ -147,15 +147,16 @@ def planned_work(
     nds = cfg.NDS
     pretrains = nds.SELECTOR != NO_PRETRAINING
     needs = SELECTORS[nds.SELECTOR].needs if pretrains else Need.NOTHING
-    networks, steps = expert_work(nds, needs)
+    experts = expert_work(nds, needs)
     looks = bool(needs)  # at features of a shared network
     target = nds.SCORING.MAX_IMAGES or nds.TARGET.NUM_IMAGES or _TARGET_IMAGES
     return Work(
         pretrain=_stage(merged(cfg, nds.PRETRAIN)) if pretrains and trains else None,
         finetune=_stage(cfg),
         test_images=test_images * (2 if pretrains and nds.EVALUATE_PRETRAINED else 1),
-        expert_crops=steps * nds.EXPERTS.BATCH_SIZE,
-        scored=target * (4 * networks or int(looks)),
+        expert_crops=experts.steps * nds.EXPERTS.BATCH_SIZE,
+        describing_crops=experts.describing_steps * nds.EXPERTS.BATCH_SIZE,
+        scored=target * (4 * experts.networks or int(looks)),
         parameters=parameters,
         states=2 if nds.OPTIMIZER == "SGD" else 3,
         on_gpu=cfg.MODEL.DEVICE != "cpu",

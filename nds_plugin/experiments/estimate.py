@@ -55,6 +55,7 @@ class Work:
         states: numbers kept per parameter in a checkpoint (weight, momentum, ...).
         on_gpu: else on one core.
         core_images: images a second that one core trains on or tests.
+        describing_crops: as expert_crops, of experts that describe the source and are trained on datasets of their own.
     """
 
     pretrain: Stage | None
@@ -66,6 +67,7 @@ class Work:
     states: int
     on_gpu: bool
     core_images: float = CORE_IMAGES
+    describing_crops: int = 0
 
     @property
     def pretrain_hours(self) -> float:
@@ -94,8 +96,15 @@ class Work:
     @property
     def expert_hours(self) -> float:
         """Of training shared network and experts, once."""
-        rate = EXPERT_INPUT if self.on_gpu else CPU_EXPERT_INPUT
-        return self.expert_crops * ROTATIONS * rate / 3600
+        return self._training_hours(self.expert_crops)
+
+    @property
+    def describing_hours(self) -> float:
+        """Of training the experts that describe the source, and their shared network, once."""
+        return self._training_hours(self.describing_crops)
+
+    def _training_hours(self, crops: int) -> float:
+        return crops * ROTATIONS * (EXPERT_INPUT if self.on_gpu else CPU_EXPERT_INPUT) / 3600
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -124,19 +133,36 @@ class PlannedRow:
     finished: int
 
 
-def expert_work(nds: Any, needs: Need) -> tuple[int, int]:
-    """Networks that see the client's images, and steps of training, of a selector with these needs.
+@dataclass(frozen=True)
+class ExpertWork:
+    """What a selector asks of experts.
 
-    Args:
-        nds: the settings, ``cfg.NDS``.
+    Attributes:
+        networks: that see the client's images.
+        steps: of training, on the source: the shared network and the experts.
+        describing_steps: on datasets of their own, of experts that describe the source. What they then do on its images is not
+            counted.
     """
-    # Experts of a folder are of any number; as many as here is a guess.
-    experts = nds.PARTITION.NUM_CLUSTERS if needs & (Need.EXPERTS | Need.DESCRIPTION) else 0
+
+    networks: int
+    steps: int
+    describing_steps: int = 0
+
+
+def expert_work(nds: Any, needs: Need) -> ExpertWork:
+    """What a selector with these needs asks of experts; ``nds`` is ``cfg.NDS``."""
+    describing = Need.DESCRIPTION in needs
+    # Experts of a folder may be of any number: as many as here is a guess.
+    experts = nds.PARTITION.NUM_CLUSTERS if describing or Need.EXPERTS in needs else 0
     if nds.EXPERTS.KIND == HEAD:  # on one frozen network: no step of training
-        return int(experts > 0), 0
-    shared = nds.EXPERTS.SHARED_STEPS
-    trained = 0 if nds.SNDS.EXPERTS and Need.DESCRIPTION in needs else experts
-    return experts + int(experts > 0 and shared > 0), shared * bool(needs) + trained * nds.EXPERTS.STEPS
+        return ExpertWork(int(experts > 0), 0)
+    shared, named = nds.EXPERTS.SHARED_STEPS, bool(nds.PARTITION.NETWORK or nds.PARTITION.WEIGHTS)
+    own = Need.EXPERTS in needs
+    return ExpertWork(
+        experts + int(experts > 0 and shared > 0),
+        shared * (own or (bool(needs) and not named)) + experts * nds.EXPERTS.STEPS * own,
+        (shared + experts * nds.EXPERTS.STEPS) * (describing and not nds.SNDS.EXPERTS),
+    )
 
 
 def looks_at_client(row: Row) -> bool:
@@ -201,7 +227,11 @@ def plan_text(
     ]
     table = tabulate(body, header, disable_numparse=True, colalign=("left", *["right"] * 7))
     # Rows of one source share them.
-    experts = expert_sets * max((row.work.expert_hours for row in rows if row.to_run), default=0.0)
+    todo = [row.work for row in rows if row.to_run]
+    experts = expert_sets * (
+        max((work.expert_hours for work in todo), default=0.0)
+        + max((work.describing_hours for work in todo), default=0.0)
+    )
     times = "once" if expert_sets == 1 else f"once a seed ({expert_sets})"
     runs = sum(row.work.hours * row.to_run for row in rows)
     lines = [

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from nds_plugin.experts.description import Description
 from nds_plugin.experts.expert_set import ExpertSet
-from nds_plugin.experts.scores import METRICS
+from nds_plugin.experts.scores import INDISTINCT, METRICS
 from nds_plugin.experts.scoring import score_groups
 from nds_plugin.experts.scoring_shards import ScoringShards
 from nds_plugin.experts.settings import ScoringConfig
@@ -44,6 +45,7 @@ def describe_source(
     """
     partition.check_matches(index)
     vectors: dict[str, list[list[float]]] = {}
+    errors: dict[str, list[list[float]]] = {}
     images = []
     clusters = range(partition.num_clusters)
     groups = [SourceIndex(take_rows(index.table, partition.members(k)), index.classes) for k in clusters]
@@ -53,8 +55,23 @@ def describe_source(
         for metric in METRICS:
             if metric in scores.details:
                 vectors.setdefault(metric, []).append(scores.details[metric]["z"])
+                errors.setdefault(metric, []).append(scores.details[metric]["stderr"])
         images.append(scores.images)
         logger.info(
             "cluster %d: described by %d experts on %d images", cluster, len(scores.clusters), scores.images
         )
+    for metric, found_errors in errors.items():
+        _warn_if_alike(metric, vectors[metric], found_errors)
     return Description(experts.hash, experts.clusters, partition.hash, images, vectors)
+
+
+def _warn_if_alike(metric: str, vectors: list[list[float]], errors: list[list[float]]) -> None:
+    """Say so where most experts tell the clusters hardly apart: similarities to them then follow chance."""
+    spread = np.std(vectors, axis=0, ddof=1) if len(vectors) > 1 else np.full(len(vectors[0]), np.inf)
+    noisy = int((spread <= INDISTINCT * np.mean(errors, axis=0)).sum())
+    if 2 * noisy > len(vectors[0]):
+        logger.warning(
+            "by %s, the numbers of %d of %d experts differ between the clusters hardly more than by their errors: the "
+            "description tells the clusters hardly apart. Describe more images of each (--max-images, NDS.SCORING.MAX_IMAGES).",
+            metric, noisy, len(vectors[0]),
+        )  # fmt: skip

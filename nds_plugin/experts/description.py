@@ -60,7 +60,16 @@ class Description:
         return np.asarray(self.vectors[metric], dtype=np.float64)
 
     def save(self, path: str | os.PathLike[str], key: str | None = None) -> None:
-        """Write it as JSON."""
+        """Write it as JSON.
+
+        Raises:
+            NDSError: a number is not finite.
+        """
+        for metric, rows in self.vectors.items():
+            if not np.isfinite(rows).all():
+                raise NDSError(
+                    f"the description's {metric} is not finite: an expert gives no number on some cluster; train the experts again."
+                )
         write_json(path, KIND, key if key is not None else self.hash, asdict(self))
 
     @classmethod

@@ -17,6 +17,7 @@ from nds_plugin.images.cost import Cost, keep_seconds, with_seconds
 
 KIND = "scores"
 METRICS = ("accuracy", "log_likelihood", "relative_accuracy", "relative_log_likelihood")  # of experts
+INDISTINCT = 1.5  # numbers whose deviation is at most so many of their errors differ by chance; our choice
 # Of other scorers, each of which has but one.
 GATE_METRIC, SHARE_METRIC, SIMILARITY_METRIC = "posterior", "share", "similarity"
 # What a score of a metric may be, where that is bounded; a likelihood is at most 1.
@@ -91,9 +92,9 @@ class Scores:
         """The scores differ hardly more than by their errors, so that a draw by them follows chance.
 
         By the standard deviation over the experts, not their range: the range of pure noise grows with K
-        (2.8 standard errors of 8 experts, 4.5 of 50). The factor 1.5 is our choice.
+        (2.8 standard errors of 8 experts, 4.5 of 50).
         """
-        return len(self.z) > 1 and float(np.std(self.z, ddof=1)) <= 1.5 * float(np.mean(self.stderr))
+        return len(self.z) > 1 and float(np.std(self.z, ddof=1)) <= INDISTINCT * float(np.mean(self.stderr))
 
     def save(self, path: str | os.PathLike[str], key: str | None = None) -> None:
         """Write the scores as JSON, the same bytes for the same inputs; the time that they took goes beside them.

@@ -154,7 +154,9 @@ class ScoringConfig(Settings):
 
     # Not decisive: all metrics are kept in ``Scores.details``.
     metric: str = setting("log_likelihood", "which score is taken for z", choices=METRICS, decides=False)
-    max_images: int | None = setting(None, "score only so many images, a random draw", least=1, none=0)
+    max_images: int | None = setting(
+        None, "score only so many images, a random draw; describing: of each cluster", least=1, none=0
+    )
     seed: int = setting(0, "seed of that draw, and of the folds of the supervised task", least=0, config="")
     precision: str = setting("auto", _PRECISION_HELP, choices=PRECISIONS, config="")
     num_workers: int = setting(2, "processes that read images", least=0, decides=False, config="")

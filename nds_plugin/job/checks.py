@@ -53,6 +53,16 @@ def check_settings(nds: Any, spell: Spell = str) -> None:
         raise NDSError(f"{iters} must be whole numbers of 1 or more, got {list(nds.RESCORE.ITERS)}.")
 
 
+def warn_of_seen_tests(sources: Sequence[str], tests: Sequence[str], key: str) -> None:
+    """Say where a dataset that is tested on is one of those that are selected from; ``key`` is the setting of the tests."""
+    seen = [name for name in tests if name in sources]
+    if seen:
+        logger.warning(
+            "%s names %s, which is selected from, too: the network may be tested on images that it was trained on.",
+            key, few(seen, 3),
+        )  # fmt: skip
+
+
 def check_same_classes(name: str, classes: Sequence[str], trained_on: str, expected: Sequence[str]) -> None:
     """See that a dataset of the target has the classes of the one that is trained on.
 

@@ -1,10 +1,8 @@
-"""The steps between partition and draw: experts, gate or description, and what they say of the client."""
+"""The steps between partition and draw: what experts, a gate or a description say of the client."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,18 +12,14 @@ from nds_plugin.experts.describing import describe_source
 from nds_plugin.experts.description import KIND as DESCRIPTION_KIND
 from nds_plugin.experts.description import Description
 from nds_plugin.experts.expert_set import ExpertSet
-from nds_plugin.experts.manifest import SHARED
 from nds_plugin.experts.scores import KIND as SCORES_KIND
 from nds_plugin.experts.scores import Scores
 from nds_plugin.experts.scoring import score_experts
 from nds_plugin.experts.scoring_shards import ScoringShards, remove_shards, scoring_shards
-from nds_plugin.experts.settings import HeadConfig
-from nds_plugin.experts.train_experts import experts_key, is_complete, train_cluster_experts, write_manifest
-from nds_plugin.experts.train_heads import heads_key, train_heads
-from nds_plugin.files.artifacts import atomic_write, content_hash
+from nds_plugin.files.artifacts import content_hash
+from nds_plugin.pipeline.expert_steps import DescribingExperts, train_source_experts
 from nds_plugin.pipeline.scores_text import warn_if_indistinct
 from nds_plugin.pipeline.source_steps import SourceSteps
-from nds_plugin.pipeline.work_folder import WorkFolder
 from nds_plugin.selection.selectors import Need
 from nds_plugin.selection.selectors.gate_network import score_gate, train_gate
 from nds_plugin.selection.selectors.gate_set import CENTROIDS, Gate
@@ -47,45 +41,7 @@ class ScoringSteps:
         self.source = source
         self.settings, self.host = source.settings, source.host
         self.work, self.device = source.work, source.device
-
-    def experts(self, index: SourceIndex, partition: Partition) -> ExpertSet:
-        """The experts of the source's clusters."""
-        config = self.settings.experts
-        if isinstance(config, HeadConfig):
-            logger.info("experts: heads on %s", config.network or config.weights)
-            return self._heads(index, partition, config)
-        key = experts_key(index, partition, config)
-        folder = self.work.folder / f"experts-{key[:10]}"
-        self.work.paths["experts"] = str(folder)
-        # Decided before anybody writes, so that all processes take the same way.
-        complete = self.host.all_gather(is_complete(folder, key))[0]
-        if complete:
-            logger.info("experts: kept %s", folder)
-            return ExpertSet.load(folder)
-        if config.shared_steps:
-            shared = self.source.shared(index) / SHARED
-            if self.host.rank == 0 and not (folder / SHARED).exists():
-                with open(shared, "rb") as source, atomic_write(folder / SHARED) as target:
-                    shutil.copyfileobj(source, target)
-        self.host.barrier()
-        with self.work.timed("experts"):
-            train_cluster_experts(index, partition, config, folder, executor=self.source.executor)
-            if self.host.rank == 0:
-                write_manifest(index, partition, config, folder)
-            self.host.barrier()
-        return ExpertSet.load(folder)
-
-    def _heads(self, index: SourceIndex, partition: Partition, config: HeadConfig) -> ExpertSet:
-        """Head experts: one pass of features and small fits."""
-        network = self.source.named(config)
-        key = agreed(self.host, lambda: heads_key(index, partition, network, config))
-        folder = self.work.folder / f"experts-{key[:10]}"
-        self.work.paths["experts"] = str(folder)
-        with self.work.timed("experts"):
-            return train_heads(
-                index, partition, network, config, folder,
-                executor=self.source.executor, shard_size=self.settings.engine.whole_batches,
-            )  # fmt: skip
+        self.describing = DescribingExperts(source)
 
     def _gate(self, index: SourceIndex, partition: Partition) -> Gate:
         """The gate, or the centroids in its form."""
@@ -119,7 +75,7 @@ class ScoringSteps:
             return Scores.load(self.work.artefact("scores", SCORES_KIND, key, ".json", make_gate_scores))
         if Need.DESCRIPTION in self.settings.selector.needs:
             return self._similarities(index, partition, client, target)
-        return self._expert_scores(self.experts(index, partition), client, target)
+        return self._expert_scores(train_source_experts(self.source, index, partition), client, target)
 
     def _expert_scores(self, experts: ExpertSet, client: SourceIndex, target: str) -> Scores:
         """z of some experts on the client's images, of which ``target`` is the hash."""
@@ -150,25 +106,11 @@ class ScoringSteps:
         engine = self.settings.engine
         return scoring_shards(self.source.executor.alone(), path, engine.whole_batches)
 
-    def _describing_experts(self) -> ExpertSet:
-        """The experts of a folder, or those of datasets of their own, made here with a partition of their own."""
-        described = self.settings.described
-        if described.experts:
-            return ExpertSet.load(described.experts)
-        logger.info("experts that describe the source: of %s", ", ".join(described.datasets))
-        settings = dataclasses.replace(self.settings, sources=described.datasets)
-        work = WorkFolder(self.work.folder, self.host, self.work.timed)
-        source = SourceSteps(settings, self.host, work, self.device)
-        index = source.index()
-        if settings.by_objects:
-            index = source.objects(index)
-        return ScoringSteps(source).experts(index, source.partition(index))
-
     def _similarities(
         self, index: SourceIndex, partition: Partition, client: SourceIndex, target: str
     ) -> Scores:
         """How alike the client and each cluster are to experts of another source, which describe the clusters."""
-        experts, config = self._describing_experts(), self.settings.scoring
+        experts, config = self.describing.load(), self.settings.scoring
         key = content_hash([DESCRIPTION_KIND, experts.hash, partition.hash, *config.identity().values()])
 
         def make(path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nds_plugin.engine.config import EngineConfig
-from nds_plugin.errors import NDSError, unknown_name
+from nds_plugin.errors import NDSError, few, unknown_name
 from nds_plugin.experts.settings import ExpertConfig, HeadConfig, ScoringConfig
 from nds_plugin.images.named_network import NamedNetwork
 from nds_plugin.selection.config import LoaderConfig, SelectionConfig
@@ -67,6 +67,10 @@ class PipelineSettings:
             raise NDSError(
                 "NDS.SOURCE.DATASETS is empty: name at least one registered dataset to select from."
             )
+        for key, names in (("SOURCE", self.sources), ("SNDS", self.described.datasets)):
+            twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+            if twice:
+                raise NDSError(f"NDS.{key}.DATASETS names {few(twice, 3)} more than once.")
         if self.unit not in UNITS:
             raise unknown_name("NDS.UNIT", self.unit, UNITS)
         if self.selection.needs_budget:
@@ -102,10 +106,15 @@ class PipelineSettings:
             self.described.experts or self.described.datasets
         ):
             raise NDSError(
-                "NDS.SNDS.EXPERTS is empty: name the folder of the experts that describe the source (experts of any "
-                "other source do), or by NDS.SNDS.DATASETS the datasets to train them on."
+                "NDS.SNDS.EXPERTS and NDS.SNDS.DATASETS are both empty: name the folder of the experts that describe the "
+                "source (experts of any other source do), or the datasets to train them on."
             )
         experts = self.experts
+        if self.described.datasets and (experts.task, self.partition.method) == ("supervised", "superclass"):
+            raise NDSError(
+                "NDS.EXPERTS.TASK supervised cannot describe the clusters of NDS.PARTITION.METHOD superclass, whose images have "
+                "one class each: take another task or method."
+            )
         if isinstance(experts, HeadConfig):
             experts.check_file("NDS.EXPERTS")
         elif not self.partition.is_named and not experts.shared_steps:

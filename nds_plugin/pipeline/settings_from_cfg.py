@@ -60,6 +60,24 @@ def pipeline_settings(cfg: Any, targets: Sequence[str]) -> PipelineSettings:
     )
 
 
+def source_datasets(nds: Any) -> tuple[str, ...]:
+    """Names of all datasets that the steps read beside the client's, each once.
+
+    Args:
+        nds: ``cfg.NDS``; its selector may be one that no registry knows.
+
+    Raises:
+        NDSError: something that is no name.
+    """
+    lists = {"SOURCE": nds.SOURCE.DATASETS}
+    if nds.SELECTOR in SELECTORS and Need.DESCRIPTION in SELECTORS[nds.SELECTOR].needs:
+        lists["SNDS"] = nds.SNDS.DATASETS
+    for key, names in lists.items():
+        if not all(isinstance(name, str) for name in names):
+            raise NDSError(f"NDS.{key}.DATASETS must be a list of names, got {list(names)!r}.")
+    return tuple(dict.fromkeys(name for names in lists.values() for name in names))
+
+
 def expert_config(cfg: Any) -> ExpertConfig | HeadConfig:
     """The experts of ``NDS.EXPERTS.KIND``.
 

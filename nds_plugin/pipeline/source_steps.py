@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,13 @@ class SourceSteps:
         self.device = device
         self._loaded: dict[tuple[str, str], FeatureNetwork] = {}
 
+    def of(self, datasets: tuple[str, ...], prefix: str) -> SourceSteps:
+        """The same steps for other datasets; results tell of them under names with a prefix."""
+        settings = dataclasses.replace(self.settings, sources=datasets)
+        other = SourceSteps(settings, self.host, self.work.beside(prefix), self.device)
+        other._loaded = self._loaded
+        return other
+
     @functools.cached_property
     def executor(self) -> Executor:
         """Who does the passes over the source; a cluster is joined at the first step that asks."""
@@ -99,7 +106,7 @@ class SourceSteps:
     def objects(self, images: SourceIndex) -> SourceIndex:
         """Crops of the annotated objects of the source's images."""
         config = self.settings.objects
-        decisive = {name: value for name, value in asdict(config).items() if name != "pool"}
+        decisive = {name: value for name, value in dataclasses.asdict(config).items() if name != "pool"}
         key = agreed(self.host, lambda: content_hash(["objects", self._data(), images.hash, decisive]))
 
         def make(path: Path) -> None:

@@ -27,6 +27,13 @@ class WorkFolder:
         self.timed = timed
         self.paths: dict[str, str] = {}
         self.processes = processes
+        self._prefix = ""
+
+    def beside(self, prefix: str) -> WorkFolder:
+        """The same folder for steps that are run twice: their times and paths are told under names with this prefix."""
+        other = WorkFolder(self.folder, self.processes, lambda name: self.timed(prefix + name))
+        other.paths, other._prefix = self.paths, prefix
+        return other
 
     def artefact(
         self,
@@ -45,7 +52,7 @@ class WorkFolder:
             lacking: whether something beside a valid one is missing, so that it is made again.
             together: all processes call ``make``, and the main one writes.
         """
-        path, is_main = self._place(name, key, suffix), self.processes.rank == 0
+        path, is_main = self.place(name, key, suffix), self.processes.rank == 0
         if agreed(self.processes, lambda: is_valid(path, kind, key) and not lacking(path)):
             done = "kept"
         else:
@@ -60,14 +67,15 @@ class WorkFolder:
 
     def subfolder(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
         """The path of a folder whose ``make`` itself skips what is there; the main process calls it."""
-        path = self._place(name, key)
+        path = self.place(name, key)
         if self.processes.rank == 0:
             with self.timed(name):
                 make(path)
         self.processes.barrier()
         return path
 
-    def _place(self, name: str, key: str, suffix: str = "") -> Path:
+    def place(self, name: str, key: str, suffix: str = "") -> Path:
+        """The path of an artefact, which results tell; who fills it is the caller's business."""
         path = self.folder / f"{name}-{key[:10]}{suffix}"
-        self.paths[name] = str(path)
+        self.paths[self._prefix + name] = str(path)
         return path

@@ -200,8 +200,14 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.{DIGITS}f}"
 
 
-def _with_stderr(selection: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _errors(selection: Mapping[str, Any]) -> list[float] | None:
+    """Standard errors of z; None where none were estimated, as of similarities and of a single image."""
     errors = selection.get("stderr")
+    return list(errors) if errors and any(errors) else None
+
+
+def _with_stderr(selection: Mapping[str, Any]) -> list[dict[str, Any]]:
+    errors = _errors(selection)
     rows = selection.get("clusters", [])
     return [{**row, "stderr": errors[row["cluster"]]} if errors else dict(row) for row in rows]
 
@@ -223,13 +229,16 @@ def _score_pictures(selection: Mapping[str, Any], folder: Path, seed: int) -> li
         selection["weights"],
         folder / "weights.png",
         selection["z"],
-        selection["stderr"],
+        _errors(selection),
         metric=selection["metric"],
     )
     weights = {
         "path": str(bars),
         "title": "Scores and weights",
-        "caption": "z with its standard error, and w, which is " + _weights_from(selection),
+        "caption": (
+            "z with its standard error, and w, which is " if _errors(selection) else "z, and w, which is "
+        )
+        + _weights_from(selection),
     }
     index, partition = (selection["artefacts"][name] for name in ("index", "partition"))
     if not (os.path.exists(index) and os.path.exists(partition)):
@@ -242,12 +251,12 @@ def _score_pictures(selection: Mapping[str, Any], folder: Path, seed: int) -> li
         selection["weights"],
         folder / "clusters.png",
         seed=seed,
-        stderr=selection["stderr"],
+        stderr=_errors(selection),
     )
     return [
         {
             "path": str(sheet),
-            "title": "The clusters whose experts scored best",
+            "title": "The clusters that scored best",
             "caption": f"Nine random images each (seed {seed}), as Figures 2-4 of the paper show them.",
             "wide": True,
         },

@@ -61,9 +61,11 @@ def select(
 def check_scored(selector: Selector | type[Selector], scores: Scores | None, partition_hash: str) -> None:
     """Refuse scores of experts of another partition."""
     if needs_scores(selector) and scores and scores.partition not in ("", partition_hash):
+        what, do = "scores are of an expert set", "score the experts that were trained on this partition"
+        if scores.metric == SIMILARITY_METRIC:
+            what, do = "description is", "describe this partition"
         raise NDSError(
-            f"the scores are of an expert set of another partition: expected {partition_hash[:12]}, got "
-            f"{scores.partition[:12]}; score the experts that were trained on this partition."
+            f"the {what} of another partition: expected {partition_hash[:12]}, got {scores.partition[:12]}; {do}."
         )
 
 

@@ -30,7 +30,13 @@ NODES: dict[str, type[Settings]] = {
     "PRETRAIN": PretrainConfig,
     "FINETUNE": FinetuneConfig,
 }
-_NAMES = (("SOURCE", "DATASETS"), ("TARGET", "TRAIN"), ("TARGET", "TEST"), ("TARGET", "DATASETS"))
+_NAMES = (
+    ("SOURCE", "DATASETS"),
+    ("SNDS", "DATASETS"),
+    ("TARGET", "TRAIN"),
+    ("TARGET", "TEST"),
+    ("TARGET", "DATASETS"),
+)
 _SEEDS = 2**63  # torch takes twice as many; MoCo's second head takes the next one
 
 

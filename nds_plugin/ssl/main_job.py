@@ -25,12 +25,14 @@ from nds_plugin.files.artifacts import (
 )
 from nds_plugin.files.checkpoints import read_checkpoint, write_checkpoint
 from nds_plugin.images.networks import choose_device, resolve_precision
+from nds_plugin.job.checks import warn_of_seen_tests
 from nds_plugin.job.kept_pretraining import KeptPretraining
 from nds_plugin.job.results import KIND as RESULTS_KIND
 from nds_plugin.job.results import circumstances
 from nds_plugin.job.selection_summary import Timings, kept_results, selection_summary
 from nds_plugin.job.taking_turns import alone
 from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
+from nds_plugin.pipeline.settings_from_cfg import source_datasets
 from nds_plugin.pipeline.work_folder import WorkFolder
 from nds_plugin.report.run_files import located
 from nds_plugin.source.index import SourceIndex
@@ -77,7 +79,8 @@ def check_config(job: JobConfig, world_size: int) -> None:
     target = job.nds.TARGET
     if not target.TRAIN or not target.TEST:
         raise NDSError("NDS.TARGET must name the target's training and test datasets: TRAIN and TEST.")
-    for name in (*job.nds.SOURCE.DATASETS, *target.TRAIN, *target.TEST, *target.DATASETS):
+    sources = source_datasets(job.nds)
+    for name in (*sources, *target.TRAIN, *target.TEST, *target.DATASETS):
         host.dataset(name)
     device = choose_device(job.cfg.DEVICE)
     for node in ("PRETRAIN", "FINETUNE") if job.pretrains else ("FINETUNE",):
@@ -86,6 +89,7 @@ def check_config(job: JobConfig, world_size: int) -> None:
         except NDSError as error:
             raise NDSError(f"{node}.PRECISION: {error}") from None
     if job.pretrains:
+        warn_of_seen_tests(sources, target.TEST, "NDS.TARGET.TEST")
         check_pretraining(job.pretrain, world_size)
         job.settings()
     if job.network.weights:

@@ -5,8 +5,17 @@ from __future__ import annotations
 import pytest
 
 from nds_plugin.experiments.detector_rows import DetectorRows, planned_work
-from nds_plugin.experiments.estimate import PlannedRow, Stage, Work, plan_text, pretraining_rows
+from nds_plugin.experiments.estimate import (
+    ExpertWork,
+    PlannedRow,
+    Stage,
+    Work,
+    expert_work,
+    plan_text,
+    pretraining_rows,
+)
 from nds_plugin.experiments.spec import GRIDS, find_row
+from nds_plugin.selection.selectors import SELECTORS
 
 
 def test_the_plan_is_the_arithmetic_that_it_shows() -> None:
@@ -56,3 +65,27 @@ def test_a_plan_counts_the_last_checkpoint_beside_that_of_the_last_period() -> N
         words = ["SOLVER.MAX_ITER", length, "SOLVER.STEPS", "()", "SOLVER.CHECKPOINT_PERIOD", "40"]
         work = planned_work(DetectorRows().row_config(row, words), 1, 1, 1.0)
         assert work.finetune.checkpoints == checkpoints
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("nds",), ExpertWork(9, 1000 + 8 * 80)),
+        (("gate",), ExpertWork(0, 1000)),
+        (("gate", "NDS.PARTITION.NETWORK", "package:efficientnet-lite0"), ExpertWork(0, 0)),
+        (("uniform",), ExpertWork(0, 0)),
+        (("snds", "NDS.SNDS.DATASETS", "('known',)"), ExpertWork(9, 1000, 1000 + 8 * 80)),
+        (("snds", "NDS.SNDS.EXPERTS", "folder"), ExpertWork(9, 1000)),
+        (("nds", "NDS.EXPERTS.KIND", "head"), ExpertWork(1, 0)),
+        (("snds", "NDS.EXPERTS.KIND", "head"), ExpertWork(1, 0)),
+    ],
+)
+def test_what_a_selector_asks_of_experts(words: tuple[str, ...], expected: ExpertWork) -> None:
+    nds = DetectorRows().row_config(find_row("cityscapes_nds_20", "mini"), ["NDS.SELECTOR", *words]).NDS
+    assert expert_work(nds, SELECTORS[words[0]].needs) == expected
+
+
+def test_a_plan_counts_the_experts_of_the_source_and_those_that_describe_it() -> None:
+    work = Work(Stage(10, 8, 1), Stage(10, 8, 1), 10, 1_000_000, 10, 100, 3, True, describing_crops=500_000)
+    shown = plan_text("T", [PlannedRow("nds", work, 1, 0), PlannedRow("snds", work, 1, 0)], 1)
+    assert f"{1.5 * work.expert_hours:.1f} GPU h of experts" in shown

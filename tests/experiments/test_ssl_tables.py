@@ -61,6 +61,19 @@ def test_what_is_no_part_of_a_row_is_not_in_its_hash(tmp_path: Path) -> None:
             assert hashed(row, *change) != hashed(row)
     assert hashed(uniform, "NDS.PARTITION.NUM_CLUSTERS", "3") == hashed(uniform)
     assert hashed(nds, "NDS.PARTITION.NUM_CLUSTERS", "3") != hashed(nds)
+    folders = [f"FOLDERS.{name}.FOLDER" for name in KIND.row_config(nds).cfg.FOLDERS]
+    assert len({hashed(nds), *(hashed(nds, folder, "/elsewhere") for folder in folders)}) > 2
+    known = folders[0].split(".")[1]
+    snds = (
+        "NDS.SELECTOR",
+        "snds",
+        "NDS.SOURCE.DATASETS",
+        "()",
+        "NDS.SNDS.DATASETS",
+        f"('{known}',)",
+        folders[0],
+    )
+    assert hashed(nds, *snds, "/a") != hashed(nds, *snds, "/b")
     random = find_row("pets_none")
     assert hashed(random, "PRETRAIN.ITERATIONS", "300") == hashed(random)
 

@@ -55,6 +55,13 @@ def test_the_hashes_of_the_rows_are_those_of_the_cells_that_are_kept() -> None:
     assert found == json.loads((Path(__file__).parent / "row_hashes.json").read_text())
 
 
+def test_scalable_nds_knows_three_of_four_sources() -> None:
+    nds = row_config(find_row("cityscapes_snds_20", "mini_imagenet")).NDS
+    hidden = {f"nds_data_{name}_train" for name in ("camvid", "carla", "uwear", "food", "doors")}
+    assert {*nds.SOURCE.DATASETS} - {*nds.SNDS.DATASETS} == hidden
+    assert {*nds.SNDS.DATASETS} < {*nds.SOURCE.DATASETS}
+
+
 def test_a_row_of_several_tables_is_shown_of_the_one_that_is_named() -> None:
     assert find_row("full", "4") != find_row("full", "5")
     with pytest.raises(NDSError, match="tables 4 and 5 have such a row: say which by --table"):
@@ -189,7 +196,7 @@ def test_a_row_of_each_selector_of_the_mini_table_trains_two_iterations(tmp_path
 def test_rows_from_imagenet_weights_train_two_iterations(tmp_path: Path) -> None:
     """One of each client; dawn has boxes and no masks."""
     pytest.importorskip("timm", reason="timm is not installed: pip install nds_plugin[experts]")
-    names = ("cityscapes_nds_20", "ccp_modanet13_none", "dawn_histogram_20")
+    names = ("cityscapes_snds_20", "ccp_modanet13_none", "dawn_histogram_20")
     rows = [find_row(name, "mini_imagenet") for name in names]
     sources = row_config(rows[0]).NDS.SOURCE.DATASETS
     write_photographs(tmp_path, [name.removeprefix("nds_data_").removesuffix("_train") for name in sources])

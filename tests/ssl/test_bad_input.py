@@ -104,6 +104,8 @@ def test_a_source_of_another_size_is_refused_before_it_is_selected_from(
         (["NDS.SELECTOR", "best"], "NDS.SELECTOR"),
         (["NDS.LOADER.MAX_UNREADABLE", "1.5"], "NDS.LOADER.MAX_UNREADABLE must be 0 to 1, got 1.5"),
         (["NDS.SOURCE.DATASETS", "('nowhere',)"], "unknown dataset 'nowhere'"),
+        (["NDS.SELECTOR", "snds", "NDS.SNDS.DATASETS", "('nowhere',)"], "unknown dataset 'nowhere'"),
+        (["NDS.SNDS.DATASETS", "(5,)"], "NDS.SNDS.DATASETS must be a list of names of datasets, got 5"),
         (["NDS.TARGET.TEST", "()"], "TRAIN and TEST"),
         (["MODEL.DEPTH", "34"], "18 or 50"),
         (["MODEL.WEIGHTS", "nowhere.pth"], "no such file"),

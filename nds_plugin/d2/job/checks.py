@@ -36,9 +36,11 @@ from nds_plugin.job.checks import (
     check_same_classes,
     check_settings,
     check_shared_classes,
+    warn_of_seen_tests,
 )
 from nds_plugin.job.training_folder import has_begun
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
+from nds_plugin.pipeline.settings_from_cfg import source_datasets
 from nds_plugin.source.index import SourceIndex
 
 
@@ -63,7 +65,7 @@ def check_config(cfg: CN, processes: int | None = None) -> None:
         )
     if not cfg.DATASETS.TRAIN or not cfg.DATASETS.TEST:
         raise NDSError("DATASETS.TRAIN and DATASETS.TEST must name the target's training and test datasets.")
-    sources = (*nds.SOURCE.DATASETS, *nds.SNDS.DATASETS)
+    sources = source_datasets(nds)
     check_registered([*sources, *nds.TARGET.DATASETS, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     twice = {name for name in cfg.DATASETS.TEST if cfg.DATASETS.TEST.count(name) > 1}
     if twice:
@@ -71,6 +73,7 @@ def check_config(cfg: CN, processes: int | None = None) -> None:
     _check_device(cfg.MODEL.DEVICE)
     _check_stage(cfg, "", processes)
     if nds.SELECTOR != NO_PRETRAINING:
+        warn_of_seen_tests(sources, cfg.DATASETS.TEST, "DATASETS.TEST")
         _check_stage(merged(cfg, nds.PRETRAIN), "NDS.PRETRAIN.", processes)
     for folder in {cfg.OUTPUT_DIR, nds.WORK_DIR or cfg.OUTPUT_DIR}:
         check_writable(folder)
@@ -183,7 +186,7 @@ def check_source_files(cfg: CN) -> None:
     """
     if cfg.NDS.SELECTOR != NO_PRETRAINING:
         source = cfg.NDS.SOURCE
-        for name in source.DATASETS:
+        for name in source_datasets(cfg.NDS):
             dataset_fingerprint(name)
         space = selection_label_space(source.DATASETS, source.LABEL_MAPPING, partial=False)
         _check_heads(merged(cfg, cfg.NDS.PRETRAIN), space.partial, f"the sources {few(source.DATASETS, 3)}")

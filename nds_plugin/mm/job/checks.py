@@ -21,6 +21,7 @@ from nds_plugin.job.checks import (
     check_same_classes,
     check_settings,
     check_shared_classes,
+    warn_of_seen_tests,
 )
 from nds_plugin.mm.config.loading import JobConfig, merged
 from nds_plugin.mm.data.sampler import NDSInfiniteSampler
@@ -31,6 +32,7 @@ from nds_plugin.mm.job.transferable import check_transfer
 from nds_plugin.mm.model.mixed import NDSLoadAnnotations, NDSRoIHead
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
 from nds_plugin.pipeline.files_host import FilesHost
+from nds_plugin.pipeline.settings_from_cfg import source_datasets
 from nds_plugin.store.view import StoreView
 
 
@@ -47,12 +49,13 @@ def check_config(job: JobConfig, host: FilesHost) -> None:
         raise NDSError(
             "nds.target must name the target's training and test datasets: nds.target=dict(train=[...], test=[...])."
         )
-    sources = (*nds.SOURCE.DATASETS, *nds.SNDS.DATASETS)
+    sources = source_datasets(nds)
     for name in (*sources, *nds.TARGET.DATASETS, *nds.TARGET.TRAIN, *nds.TARGET.TEST):
         host.dataset(name)
         _check_own_files(name, nds.DATASETS.get(name))
     _check_stage(job.cfg, "")
     if nds.SELECTOR != NO_PRETRAINING:
+        warn_of_seen_tests(sources, nds.TARGET.TEST, "nds.target.test")
         _check_stage(merged(job.cfg, nds.PRETRAIN), "nds.pretrain.")
     for folder in {job.work_dir, job.artefacts}:
         check_writable(folder)

@@ -21,8 +21,8 @@ class Oracle(ImageSelector):
     An image's main class is the one with the largest area in it.
     """
 
-    sources: tuple[str, ...] = setting((), "source datasets of the client's own domain")
-    classes: tuple[str, ...] = setting((), "main classes of the client's own domain")
+    sources: tuple[str, ...] = setting((), "source datasets of the client's own domain", names=True)
+    classes: tuple[str, ...] = setting((), "main classes of the client's own domain", names=True)
     rest: float = setting(
         0.0,
         "probability of all other images together; a small one, such as 0.001, fills a budget beyond the domain",

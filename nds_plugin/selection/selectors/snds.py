@@ -30,16 +30,14 @@ class DescribedBy(Settings):
     )
     datasets: tuple[str, ...] = setting(
         (),
-        "instead of such a folder, datasets that the job trains these experts on, by EXPERTS and PARTITION",
+        "instead of a folder, datasets that the job trains such experts on, by NDS.PARTITION and NDS.EXPERTS",
+        names=True,
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.experts and self.datasets:
-            raise NDSError(
-                "NDS.SNDS.EXPERTS names experts that are there, and NDS.SNDS.DATASETS what others would be trained on: leave one "
-                "of the two empty."
-            )
+            raise NDSError("NDS.SNDS.EXPERTS and NDS.SNDS.DATASETS are both set: keep one of them.")
 
 
 @SELECTORS.register

@@ -253,6 +253,8 @@ def test_a_drawn_target_has_the_same_images_in_both_hosts(tiny_datasets: Path) -
 def test_an_unknown_dataset_is_refused_before_anything_is_read(config: Path, tmp_path: Path) -> None:
     with pytest.raises(NDSError, match="unknown dataset 'tiny_cty_train'. Did you mean 'tiny_city_train'"):
         job(config, tmp_path, **{"target.train": ["tiny_cty_train"]})
+    with pytest.raises(NDSError, match="unknown dataset 'tiny_rom_train'. Did you mean 'tiny_room_train'"):
+        job(config, tmp_path, **{"selector": "snds", "snds.datasets": ["tiny_rom_train"]})
 
 
 def test_two_processes_that_a_launcher_starts_train_together_and_one_does_not_take_their_weights(

@@ -85,6 +85,20 @@ def test_a_draw_of_each_cluster_describes_it_too(experts: ExpertSet, source: Sou
     assert found.images == [3, 3]
 
 
+def test_clusters_that_the_experts_hardly_tell_apart_are_warned_of(
+    experts: ExpertSet, source: Source, caplog: pytest.LogCaptureFixture
+) -> None:
+    index, _ = source
+    describe_source(experts, *source, FP32, progress=False)
+    assert "hardly apart" not in caplog.text
+    at_random = Partition(np.arange(len(index)) % 2, index.table, index.hash, method="kmeans", seed=0)
+    describe_source(experts, index, at_random, FP32, progress=False)
+    assert (
+        "by log_likelihood, the numbers of 2 of 2 experts differ between the clusters hardly more"
+        in caplog.text
+    )
+
+
 @pytest.mark.parametrize("similarity", ["cosine", "distance"])
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_client_draws_the_cluster_of_its_domain_from_a_source_that_no_expert_saw(
@@ -167,7 +181,7 @@ def test_what_does_not_belong_together_is_refused(
     with pytest.raises(NDSError, match="needs scores of experts, these are of metric similarity"):
         select(*source, SelectionConfig(NDS(), count=3), similar_scores(scores, description, "cosine"))
     other = replace(description, partition="d" * 64)
-    with pytest.raises(NDSError, match="of another partition"):
+    with pytest.raises(NDSError, match="the description is of another partition: .* describe this partition"):
         select(*source, SelectionConfig(ScalableNDS(), count=3), similar_scores(scores, other, "cosine"))
 
 
@@ -187,6 +201,8 @@ def test_a_file_of_other_shapes_is_refused(
     change: dict[str, Any], message: str, description: Description, tmp_path: Path
 ) -> None:
     path = tmp_path / "description.json"
+    with pytest.raises(NDSError, match="the description's accuracy is not finite"):
+        replace(description, vectors={"accuracy": [[0.1, 0.2], [0.3, float("nan")]]}).save(path)
     description.save(path)
     assert Description.load(path) == description
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))

@@ -174,17 +174,61 @@ def test_the_job_trains_the_experts_that_describe_its_source(unit: str, work: Pa
     assert [path.name for path in tmp_path.glob("experts-*")] == [Path(folder).name]
     assert found.selection.table.equals(by_folder.selection.table)
     assert found.partition.hash == by_folder.partition.hash
-    assert {Path(path).parent for path in found.paths.values()} == {tmp_path}
+    own = {name: Path(found.paths[name]).name for name in ("index", "partition", "description")}
+    assert own == {name: Path(by_folder.paths[name]).name for name in own}
+    assert Path(found.paths["describing_experts"]).name == Path(folder).name
+    assert found.paths["describing_index"] != found.paths["index"]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert selected(tmp_path, *by_datasets).path == found.path
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
 
 
+def test_experts_that_cannot_be_had_are_told_before_anything_is_trained(work: Path, tmp_path: Path) -> None:
+    with pytest.raises(NDSError, match="NDS.SNDS.EXPERTS: experts file not found: nowhere/manifest.json"):
+        selected(tmp_path, "NDS.SELECTOR", "snds", "NDS.SNDS.EXPERTS", "nowhere")
+    assert not list(tmp_path.glob("*-*"))
+    both = str(len(selected(work, "NDS.SELECTOR", "uniform").index))
+    by = ("NDS.SELECTOR", "snds", "NDS.SNDS.DATASETS", "('tiny_street_train',)")
+    with pytest.raises(
+        NDSError, match=rf"NDS.SNDS.DATASETS: cannot cut the \d+ images of .* into {both} clusters"
+    ):
+        selected(tmp_path, *by, "NDS.PARTITION.NUM_CLUSTERS", both)
+    assert {path.name.split("-")[0] for path in tmp_path.glob("*-*")} == {"index"}
+
+
+def test_a_source_that_is_tested_on_is_told(
+    tmp_path: Path, tiny_datasets: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_job(config(tmp_path))  # type: ignore[arg-type]
+    assert "selected from, too" not in caplog.text
+    check_job(config(tmp_path, "NDS.SELECTOR", "snds", "NDS.SNDS.DATASETS", "('tiny_city_val',)"))  # type: ignore[arg-type]
+    assert "DATASETS.TEST names tiny_city_val, which is selected from, too" in caplog.text
+
+
 BAD = {
-    "snds without experts": (["NDS.SELECTOR", "snds"], "NDS.SNDS.EXPERTS is empty"),
+    "snds without experts": (["NDS.SELECTOR", "snds"], "NDS.SNDS.EXPERTS and NDS.SNDS.DATASETS are both empty"),
+    "no name": (["NDS.SOURCE.DATASETS", "(1,)"], r"NDS.SOURCE.DATASETS must be a list of names, got \[1\]"),
+    "no name of the oracle": (
+        ["NDS.SELECTOR", "oracle", "NDS.ORACLE.CLASSES", "(1,)"], r"NDS.ORACLE.CLASSES must be a list of names, got \(1,\)",
+    ),
+    "a source twice": (
+        ["NDS.SOURCE.DATASETS", "('tiny_street_train', 'tiny_street_train')"],
+        "NDS.SOURCE.DATASETS names tiny_street_train more than once",
+    ),
+    "a dataset of experts twice": (
+        ["NDS.SELECTOR", "snds", "NDS.SNDS.DATASETS", "('tiny_street_train', 'tiny_street_train')"],
+        "NDS.SNDS.DATASETS names tiny_street_train more than once",
+    ),
+    "clusters of a class": (
+        [
+            *("NDS.SELECTOR", "snds", "NDS.SNDS.DATASETS", "('tiny_street_train',)"),
+            *("NDS.EXPERTS.TASK", "supervised", "NDS.PARTITION.METHOD", "superclass"),
+        ],
+        "TASK supervised cannot describe the clusters of NDS.PARTITION.METHOD superclass",
+    ),
     "snds by both": (
         ["NDS.SELECTOR", "snds", "NDS.SNDS.EXPERTS", "x", "NDS.SNDS.DATASETS", "('tiny_street_train',)"],
-        "leave one of the two empty",
+        "are both set: keep one",
     ),
     "experts of no dataset": (
         ["NDS.SELECTOR", "snds", "NDS.SNDS.DATASETS", "('tiny_strett_train',)"],
