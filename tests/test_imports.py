@@ -21,7 +21,7 @@ WITHOUT_TORCH = {
     "datasets": set(),
     "report": set(),
     "commands": set(),
-    "pipeline": {"scoring_steps", "source_steps", "selection_steps"},
+    "pipeline": {"expert_steps", "scoring_steps", "source_steps", "selection_steps"},
     "images": {
         "networks",
         "linear",

@@ -114,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from nds_plugin.mm.config.loading import load_config
     options = options_of(args.cfg_options)
     job = load_config(args.config, options, args.work_dir)  # MMDetection can be imported from here on
+    from nds_plugin.job.leaving import leave_processes
     from nds_plugin.mm.job.host import join_processes
     from nds_plugin.mm.job.main_job import MainJob
 
@@ -121,13 +122,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     main_job = MainJob(job, launcher=args.launcher, resume=args.resume)
     if args.eval_only is not None:
         report(main_job.evaluate_only(args.eval_only or None))
-        return
-    with only_job_in(job.work_dir, main_job.host):
-        document = main_job.run()
-        if document:
-            page = write_runs_report({document["selector"]: document}, job.work_dir / "report.html")
-            report({document["test"]: document["summary"], **document["other_tests"]})
-            logger.info("Report: %s", page)
+    else:
+        with only_job_in(job.work_dir, main_job.host):
+            document = main_job.run()
+            if document:
+                page = write_runs_report({document["selector"]: document}, job.work_dir / "report.html")
+                report({document["test"]: document["summary"], **document["other_tests"]})
+                logger.info("Report: %s", page)
+    leave_processes()
 
 
 if __name__ == "__main__":

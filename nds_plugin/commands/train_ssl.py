@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         import torch
 
         from nds_plugin.images.networks import choose_device
+        from nds_plugin.job.leaving import leave_processes
         from nds_plugin.report.runs import write_runs_report
         from nds_plugin.ssl.config import load_config
         from nds_plugin.ssl.host import SSLHost
@@ -93,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         page = write_runs_report({document["selector"]: document}, job.output / "report.html")
         logger.info("Report: %s", page)
+    leave_processes()
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from nds_plugin.command_line import users_mistake
 from nds_plugin.engine.orphans import adopt_orphans, end_with_parent
 from nds_plugin.engine.processes import TIMEOUT
 from nds_plugin.errors import NDSError
+from nds_plugin.job.leaving import leave_processes
 
 
 def check_processes(args: argparse.Namespace, device: str) -> int:
@@ -98,6 +99,7 @@ def _reporting(
             os._exit(1)
     try:
         work(args)
+        leave_processes()
     except Exception as error:
         message = users_mistake(error)
         if message is not None:

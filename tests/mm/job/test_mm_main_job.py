@@ -280,7 +280,7 @@ def test_two_processes_that_a_launcher_starts_train_together_and_one_does_not_ta
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     assert read_json(run / "results.json", RESULTS_KIND)["summary"]["AP_bb"] is not None
     theirs = read_json(run / "pretrain" / FINISHED, KIND)["key"]
     job(config, run).run()  # half as many images an iteration: another training
