@@ -33,7 +33,7 @@ def run(main: Callable[[], None]) -> None:
         sys.stdout.flush()
     except KeyboardInterrupt:
         print(
-            "stopped; the same command goes on from what is kept: finished steps and the last checkpoint.",
+            "stopped; the same command goes on from what it has kept.",
             file=sys.stderr,
         )
         raise SystemExit(128 + signal.SIGINT) from None

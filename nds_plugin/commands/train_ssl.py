@@ -9,7 +9,7 @@ on the photographs of NDS_DATA (docs/ssl.md):
     NDS_DATA=/path/to/data nds train-ssl nds_mini.yaml OUTPUT_DIR output/ssl
 
 The results go to OUTPUT_DIR. Steps that are done and still valid are skipped, and an interrupted run goes
-on where it stopped. Any key of the config can be changed at the end of the command by KEY VALUE. Instead of
+on from its last checkpoint. Any key of the config can be changed at the end of the command by KEY VALUE. Instead of
 --num-gpus, torchrun may start the processes.
 """
 

@@ -297,6 +297,12 @@ def _gpu_arithmetic(rows: Sequence[PlannedRow]) -> list[str]:
             f"  experts, once: {expert.expert_crops:,} crops x {ROTATIONS} rotations / 1,000 a second (assumed: ResNet-18 "
             f"at 224 pixels, no published figure) = {expert.expert_hours:.1f} GPU h"
         )
+    describing = max(rows, key=lambda r: r.work.describing_crops).work
+    if describing.describing_crops:
+        lines.append(
+            f"  experts that describe the source, once: {describing.describing_crops:,} crops, likewise = "
+            f"{describing.describing_hours:.1f} GPU h"
+        )
     return lines
 
 

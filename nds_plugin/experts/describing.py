@@ -60,18 +60,23 @@ def describe_source(
         logger.info(
             "cluster %d: described by %d experts on %d images", cluster, len(scores.clusters), scores.images
         )
-    for metric, found_errors in errors.items():
-        _warn_if_alike(metric, vectors[metric], found_errors)
+    if config.metric in vectors:
+        _warn_if_alike(config, vectors[config.metric], errors[config.metric])
     return Description(experts.hash, experts.clusters, partition.hash, images, vectors)
 
 
-def _warn_if_alike(metric: str, vectors: list[list[float]], errors: list[list[float]]) -> None:
+def _warn_if_alike(config: ScoringConfig, vectors: list[list[float]], errors: list[list[float]]) -> None:
     """Say so where most experts tell the clusters hardly apart: similarities to them then follow chance."""
     spread = np.std(vectors, axis=0, ddof=1) if len(vectors) > 1 else np.full(len(vectors[0]), np.inf)
     noisy = int((spread <= INDISTINCT * np.mean(errors, axis=0)).sum())
     if 2 * noisy > len(vectors[0]):
+        more = (
+            "Describe more images of each (--max-images, NDS.SCORING.MAX_IMAGES), or take"
+            if config.max_images
+            else "Take"
+        )
         logger.warning(
-            "by %s, the numbers of %d of %d experts differ between the clusters hardly more than by their errors: the "
-            "description tells the clusters hardly apart. Describe more images of each (--max-images, NDS.SCORING.MAX_IMAGES).",
-            metric, noisy, len(vectors[0]),
+            "by %s, the numbers of %d of %d experts differ between the clusters hardly more than by their errors: the description "
+            "tells the clusters hardly apart. %s experts of other sources, or fewer clusters.",
+            config.metric, noisy, len(vectors[0]), more,
         )  # fmt: skip

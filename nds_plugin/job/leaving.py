@@ -6,11 +6,10 @@ import torch.distributed as dist
 
 
 def leave_processes() -> None:
-    """Wait for the other processes of the job, and close what they talk over; nothing where there are no others.
+    """Close what this process and the others of a job talk over, once it has nothing more to say; nothing where it is alone.
 
-    A process that exits with it open, while others still talk, may be aborted, and the launcher then calls a job
-    that has done all of its work failed.
+    A process that exits with it open may be aborted, and the launcher then calls a job failed that has done all of
+    its work.
     """
     if dist.is_available() and dist.is_initialized():
-        dist.barrier()
         dist.destroy_process_group()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
+
+import numpy as np
 
 from nds_plugin.engine.processes import agreed
 from nds_plugin.errors import NDSError
@@ -14,7 +17,7 @@ from nds_plugin.experts.train_experts import experts_key, is_complete, train_clu
 from nds_plugin.experts.train_heads import heads_key, train_heads
 from nds_plugin.files.artifacts import atomic_write
 from nds_plugin.pipeline.source_steps import SourceSteps
-from nds_plugin.source.index import SourceIndex
+from nds_plugin.source.index import NO_LABEL, SourceIndex
 from nds_plugin.source.partition import Partition
 
 logger = logging.getLogger(__name__)
@@ -82,27 +85,61 @@ class DescribingExperts:
         self._by = source.settings.described
         self._own = source.of(self._by.datasets, "describing_") if self._by.datasets else None
 
+    @functools.cached_property
+    def _units(self) -> SourceIndex:
+        """The images of the datasets, or the objects of them."""
+        assert self._own is not None
+        try:
+            index = self._own.index()
+            return self._own.objects(index) if self._own.settings.by_objects else index
+        except NDSError as error:
+            raise NDSError(f"NDS.SNDS.DATASETS: {error}") from None
+
     def check(self) -> None:
         """Refuse datasets that no experts can be trained on, before anything is trained; the processes call it together.
 
         Raises:
-            NDSError: they cannot be read, or hold fewer images than clusters are asked for.
+            NDSError: they cannot be read, or hold fewer images (objects, classes) than clusters are asked for.
         """
         if self._own is None:
             return
-        images, clusters = len(self._own.index()), self._own.settings.partition.num_clusters
-        if images < clusters:
+        config = self._own.settings.partition
+        what, most = "objects" if self._own.settings.by_objects else "images", len(self._units)
+        if config.method == "superclass":
+            labels = np.unique(self._units.column("label"))
+            what, most = "classes", int((labels != NO_LABEL).sum())
+        if most < config.num_clusters:
             raise NDSError(
-                f"NDS.SNDS.DATASETS: cannot cut the {images} images of {', '.join(self._by.datasets)} into {clusters} clusters: "
-                "name more datasets, or lower NDS.PARTITION.NUM_CLUSTERS."
+                f"NDS.SNDS.DATASETS: cannot cut the {most} {what} of {', '.join(self._by.datasets)} into "
+                f"{config.num_clusters} clusters: name more datasets, or lower NDS.PARTITION.NUM_CLUSTERS."
             )
 
-    def load(self) -> ExpertSet:
-        """The experts; trained where they are not there."""
+    def load(self, index: SourceIndex, partition: Partition) -> ExpertSet:
+        """The experts; trained where they are not there.
+
+        Args:
+            index, partition: what they are to describe.
+
+        Raises:
+            NDSError: a cluster that experts of the supervised task cannot describe.
+        """
         if self._own is None:
-            return ExpertSet.load(self._by.experts)
+            found = ExpertSet.load(self._by.experts)
+            self._check_classes(found.task, index, partition)
+            return found
+        self._check_classes(self._own.settings.experts.task, index, partition)
         logger.info("experts that describe the source: trained on %s", ", ".join(self._by.datasets))
-        index = self._own.index()
-        if self._own.settings.by_objects:
-            index = self._own.objects(index)
-        return train_source_experts(self._own, index, self._own.partition(index))
+        return train_source_experts(self._own, self._units, self._own.partition(self._units))
+
+    def _check_classes(self, task: str, index: SourceIndex, partition: Partition) -> None:
+        """The supervised task is to tell the classes of a cluster apart."""
+        if task != "supervised":
+            return
+        labels = index.column("label")
+        for cluster in range(partition.num_clusters):
+            own = np.unique(labels[partition.members(cluster)])
+            if (own != NO_LABEL).sum() < 2:
+                raise NDSError(
+                    f"cluster {cluster} of the source has images of fewer than two classes, and experts of the supervised task cannot "
+                    "describe it: take experts of another task, or cut the source into fewer clusters (NDS.PARTITION)."
+                )

@@ -110,7 +110,7 @@ class ScoringSteps:
         self, index: SourceIndex, partition: Partition, client: SourceIndex, target: str
     ) -> Scores:
         """How alike the client and each cluster are to experts of another source, which describe the clusters."""
-        experts, config = self.describing.load(), self.settings.scoring
+        experts, config = self.describing.load(index, partition), self.settings.scoring
         key = content_hash([DESCRIPTION_KIND, experts.hash, partition.hash, *config.identity().values()])
 
         def make(path: Path) -> None:

@@ -157,7 +157,7 @@ class SelectionSteps:
         config, most = self.settings.selection, len(index)
         if config.needs_budget:
             most = resolve_budget(len(index), config.count, config.share)
-        if Need.CLUSTERS in config.selector.needs:
+        if Need.CLUSTERS in config.selector.needs and not self.settings.by_objects:
             check_num_clusters(self.settings.partition.num_clusters, len(index))
         if self._check:
             self._check(index, most)

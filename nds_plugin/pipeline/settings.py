@@ -110,11 +110,6 @@ class PipelineSettings:
                 "source (experts of any other source do), or the datasets to train them on."
             )
         experts = self.experts
-        if self.described.datasets and (experts.task, self.partition.method) == ("supervised", "superclass"):
-            raise NDSError(
-                "NDS.EXPERTS.TASK supervised cannot describe the clusters of NDS.PARTITION.METHOD superclass, whose images have "
-                "one class each: take another task or method."
-            )
         if isinstance(experts, HeadConfig):
             experts.check_file("NDS.EXPERTS")
         elif not self.partition.is_named and not experts.shared_steps:

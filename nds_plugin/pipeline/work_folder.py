@@ -62,7 +62,7 @@ class WorkFolder:
             self.processes.barrier()
             done = "wrote"
         if is_main:
-            logger.info("%s: %s %s", name, done, path)
+            logger.info("%s: %s %s", self._prefix + name, done, path)
         return path
 
     def subfolder(self, name: str, key: str, make: Callable[[Path], None]) -> Path:

@@ -79,8 +79,7 @@ def check_config(job: JobConfig, world_size: int) -> None:
     target = job.nds.TARGET
     if not target.TRAIN or not target.TEST:
         raise NDSError("NDS.TARGET must name the target's training and test datasets: TRAIN and TEST.")
-    sources = source_datasets(job.nds)
-    for name in (*sources, *target.TRAIN, *target.TEST, *target.DATASETS):
+    for name in (*source_datasets(job.nds), *target.TRAIN, *target.TEST, *target.DATASETS):
         host.dataset(name)
     device = choose_device(job.cfg.DEVICE)
     for node in ("PRETRAIN", "FINETUNE") if job.pretrains else ("FINETUNE",):
@@ -89,7 +88,7 @@ def check_config(job: JobConfig, world_size: int) -> None:
         except NDSError as error:
             raise NDSError(f"{node}.PRECISION: {error}") from None
     if job.pretrains:
-        warn_of_seen_tests(sources, target.TEST, "NDS.TARGET.TEST")
+        warn_of_seen_tests(job.nds.SOURCE.DATASETS, target.TEST, "NDS.TARGET.TEST")
         check_pretraining(job.pretrain, world_size)
         job.settings()
     if job.network.weights:

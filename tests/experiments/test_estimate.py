@@ -89,3 +89,4 @@ def test_a_plan_counts_the_experts_of_the_source_and_those_that_describe_it() ->
     work = Work(Stage(10, 8, 1), Stage(10, 8, 1), 10, 1_000_000, 10, 100, 3, True, describing_crops=500_000)
     shown = plan_text("T", [PlannedRow("nds", work, 1, 0), PlannedRow("snds", work, 1, 0)], 1)
     assert f"{1.5 * work.expert_hours:.1f} GPU h of experts" in shown
+    assert f"500,000 crops, likewise = {work.describing_hours:.1f} GPU h" in shown

@@ -350,7 +350,9 @@ def test_a_budget_of_one_seed_is_drawn_open_and_in_no_band(tmp_path: Path) -> No
         table = build_table(rows, entries, title="", source="source", categories=(), seeds=(0, 1, 2))
         picture = budget_curve(table, tmp_path / "curve.svg").read_text()
         colour = SELECTORS["nds"].colour
-        return len(re.findall('id="FillBetween', picture)), f"fill: #ffffff; stroke: {colour}" in picture
+        return len(
+            re.findall('id="(?:FillBetween)?PolyCollection', picture)
+        ), f"fill: #ffffff; stroke: {colour}" in picture
 
     assert drawn(cells) == (2, False)
     assert drawn([c for c in cells if (c["selector"], c["budget"]) != ("nds", 0.2) or not c["seed"]]) == (

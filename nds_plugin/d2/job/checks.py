@@ -65,15 +65,13 @@ def check_config(cfg: CN, processes: int | None = None) -> None:
         )
     if not cfg.DATASETS.TRAIN or not cfg.DATASETS.TEST:
         raise NDSError("DATASETS.TRAIN and DATASETS.TEST must name the target's training and test datasets.")
-    sources = source_datasets(nds)
-    check_registered([*sources, *nds.TARGET.DATASETS, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    check_registered([*source_datasets(nds), *nds.TARGET.DATASETS, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     twice = {name for name in cfg.DATASETS.TEST if cfg.DATASETS.TEST.count(name) > 1}
     if twice:
         raise NDSError(f"DATASETS.TEST names {few(sorted(twice), 3)} more than once: results are by name.")
     _check_device(cfg.MODEL.DEVICE)
     _check_stage(cfg, "", processes)
     if nds.SELECTOR != NO_PRETRAINING:
-        warn_of_seen_tests(sources, cfg.DATASETS.TEST, "DATASETS.TEST")
         _check_stage(merged(cfg, nds.PRETRAIN), "NDS.PRETRAIN.", processes)
     for folder in {cfg.OUTPUT_DIR, nds.WORK_DIR or cfg.OUTPUT_DIR}:
         check_writable(folder)
@@ -150,6 +148,8 @@ def check_target(cfg: CN) -> None:
             than NDS.TARGET.NUM_IMAGES.
     """
     finetune_cfg = finetune_config(cfg)
+    if cfg.NDS.SELECTOR != NO_PRETRAINING:
+        warn_of_seen_tests(cfg.NDS.SOURCE.DATASETS, cfg.DATASETS.TEST, "DATASETS.TEST")
     _check_heads(
         finetune_cfg,
         len(finetune_cfg.NDS.LABEL_SPACES) > 0,

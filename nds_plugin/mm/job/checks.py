@@ -21,7 +21,6 @@ from nds_plugin.job.checks import (
     check_same_classes,
     check_settings,
     check_shared_classes,
-    warn_of_seen_tests,
 )
 from nds_plugin.mm.config.loading import JobConfig, merged
 from nds_plugin.mm.data.sampler import NDSInfiniteSampler
@@ -49,13 +48,11 @@ def check_config(job: JobConfig, host: FilesHost) -> None:
         raise NDSError(
             "nds.target must name the target's training and test datasets: nds.target=dict(train=[...], test=[...])."
         )
-    sources = source_datasets(nds)
-    for name in (*sources, *nds.TARGET.DATASETS, *nds.TARGET.TRAIN, *nds.TARGET.TEST):
+    for name in (*source_datasets(nds), *nds.TARGET.DATASETS, *nds.TARGET.TRAIN, *nds.TARGET.TEST):
         host.dataset(name)
         _check_own_files(name, nds.DATASETS.get(name))
     _check_stage(job.cfg, "")
     if nds.SELECTOR != NO_PRETRAINING:
-        warn_of_seen_tests(sources, nds.TARGET.TEST, "nds.target.test")
         _check_stage(merged(job.cfg, nds.PRETRAIN), "nds.pretrain.")
     for folder in {job.work_dir, job.artefacts}:
         check_writable(folder)

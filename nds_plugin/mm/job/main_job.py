@@ -19,6 +19,7 @@ from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import KIND as SCORES_KIND
 from nds_plugin.files.artifacts import content_hash, is_valid, plain, read_json, write_json
 from nds_plugin.files.checkpoints import read_checkpoint
+from nds_plugin.job.checks import warn_of_seen_tests
 from nds_plugin.job.kept_pretraining import KeptPretraining, source_labels
 from nds_plugin.job.results import KIND as RESULTS_KIND
 from nds_plugin.job.results import summarise, write_results
@@ -129,6 +130,8 @@ class MainJob:
 
     def _checked(self) -> str:
         """On the main process: read what can be refused before training."""
+        if self.selecting:
+            warn_of_seen_tests(self.nds.SOURCE.DATASETS, self.nds.TARGET.TEST, "nds.target.test")
         check_target(self.job, self.host, self.targets)
         return ""
 

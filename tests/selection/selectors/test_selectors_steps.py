@@ -11,6 +11,7 @@ import pytest
 from nds_plugin.d2.config.nodes import load_config
 from nds_plugin.d2.data.drawn_dataset import register_selection
 from nds_plugin.d2.data.loader import build_nds_train_loader
+from nds_plugin.d2.job.checks import check_target
 from nds_plugin.d2.job.main_job import check_job, selection_steps
 from nds_plugin.d2.train.stages import training_key
 from nds_plugin.errors import NDSError
@@ -187,8 +188,12 @@ def test_experts_that_cannot_be_had_are_told_before_anything_is_trained(work: Pa
     with pytest.raises(NDSError, match="NDS.SNDS.EXPERTS: experts file not found: nowhere/manifest.json"):
         selected(tmp_path, "NDS.SELECTOR", "snds", "NDS.SNDS.EXPERTS", "nowhere")
     assert not list(tmp_path.glob("*-*"))
-    both = str(len(selected(work, "NDS.SELECTOR", "uniform").index))
     by = ("NDS.SELECTOR", "snds", "NDS.SNDS.DATASETS", "('tiny_street_train',)")
+    with pytest.raises(
+        NDSError, match=r"NDS.SNDS.DATASETS: cannot cut the \d classes of tiny_street_train into 5"
+    ):
+        selected(tmp_path, *by, "NDS.PARTITION.METHOD", "superclass", "NDS.PARTITION.NUM_CLUSTERS", "5")
+    both = str(len(selected(work, "NDS.SELECTOR", "uniform").index))
     with pytest.raises(
         NDSError, match=rf"NDS.SNDS.DATASETS: cannot cut the \d+ images of .* into {both} clusters"
     ):
@@ -196,12 +201,21 @@ def test_experts_that_cannot_be_had_are_told_before_anything_is_trained(work: Pa
     assert {path.name.split("-")[0] for path in tmp_path.glob("*-*")} == {"index"}
 
 
+def test_clusters_of_one_class_are_not_described_by_supervised_experts(work: Path) -> None:
+    before = {path.name for path in work.glob("experts-*")}
+    by = ("NDS.SELECTOR", "snds", "NDS.SNDS.DATASETS", "('tiny_street_train',)")
+    cut = ("NDS.PARTITION.METHOD", "superclass", "NDS.EXPERTS.TASK", "supervised")
+    with pytest.raises(NDSError, match=r"cluster \d of the source has images of fewer than two classes"):
+        selected(work, *by, *cut)
+    assert {path.name for path in work.glob("experts-*")} == before
+
+
 def test_a_source_that_is_tested_on_is_told(
-    tmp_path: Path, tiny_datasets: Path, caplog: pytest.LogCaptureFixture
+    tiny_datasets: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    check_job(config(tmp_path))  # type: ignore[arg-type]
+    check_target(config(tmp_path))  # type: ignore[arg-type]
     assert "selected from, too" not in caplog.text
-    check_job(config(tmp_path, "NDS.SELECTOR", "snds", "NDS.SNDS.DATASETS", "('tiny_city_val',)"))  # type: ignore[arg-type]
+    check_target(config(tmp_path, "NDS.SOURCE.DATASETS", "('tiny_room_train', 'tiny_city_val')"))  # type: ignore[arg-type]
     assert "DATASETS.TEST names tiny_city_val, which is selected from, too" in caplog.text
 
 
@@ -218,13 +232,6 @@ BAD = {
     "a dataset of experts twice": (
         ["NDS.SELECTOR", "snds", "NDS.SNDS.DATASETS", "('tiny_street_train', 'tiny_street_train')"],
         "NDS.SNDS.DATASETS names tiny_street_train more than once",
-    ),
-    "clusters of a class": (
-        [
-            *("NDS.SELECTOR", "snds", "NDS.SNDS.DATASETS", "('tiny_street_train',)"),
-            *("NDS.EXPERTS.TASK", "supervised", "NDS.PARTITION.METHOD", "superclass"),
-        ],
-        "TASK supervised cannot describe the clusters of NDS.PARTITION.METHOD superclass",
     ),
     "snds by both": (
         ["NDS.SELECTOR", "snds", "NDS.SNDS.EXPERTS", "x", "NDS.SNDS.DATASETS", "('tiny_street_train',)"],
