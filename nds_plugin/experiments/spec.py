@@ -94,8 +94,8 @@ _KNOWN = (
     *("nds_data_playing_cards_train", "nds_data_bccd_train", "nds_data_foosball_train"),
 )
 _IMAGENET: Mapping[str, Own] = {
-    **{"uniform": (), "nds": (), "snds": (("NDS.SNDS.DATASETS", _KNOWN),)},
-    **dict.fromkeys(("histogram", "gate", "knn", "domain_classifier"), ()),
+    **dict.fromkeys(("uniform", "nds", "snds", "histogram", "gate", "knn", "domain_classifier"), ()),
+    "snds": (("NDS.SNDS.DATASETS", _KNOWN),),
 }
 _IMAGENET_CLIENTS = {  # the classes of each, how many test images, the ending of its config, its oracle
     "cityscapes": (CITYSCAPES, 200, "", _CITYSCAPES_ORACLE),

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from nds_plugin.experts.description import Description
 from nds_plugin.experts.expert_set import ExpertSet
-from nds_plugin.experts.scores import INDISTINCT, METRICS
+from nds_plugin.experts.scores import METRICS, differ_by_chance
 from nds_plugin.experts.scoring import score_groups
 from nds_plugin.experts.scoring_shards import ScoringShards
 from nds_plugin.experts.settings import ScoringConfig
@@ -67,8 +67,7 @@ def describe_source(
 
 def _warn_if_alike(config: ScoringConfig, vectors: list[list[float]], errors: list[list[float]]) -> None:
     """Say so where most experts tell the clusters hardly apart: similarities to them then follow chance."""
-    spread = np.std(vectors, axis=0, ddof=1) if len(vectors) > 1 else np.full(len(vectors[0]), np.inf)
-    noisy = int((spread <= INDISTINCT * np.mean(errors, axis=0)).sum())
+    noisy = int(np.sum(differ_by_chance(vectors, errors)))
     if 2 * noisy > len(vectors[0]):
         more = (
             "Describe more images of each (--max-images, NDS.SCORING.MAX_IMAGES), or take"

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.files.artifacts import content_hash, read_json, write_json
@@ -17,7 +18,7 @@ from nds_plugin.images.cost import Cost, keep_seconds, with_seconds
 
 KIND = "scores"
 METRICS = ("accuracy", "log_likelihood", "relative_accuracy", "relative_log_likelihood")  # of experts
-INDISTINCT = 1.5  # numbers whose deviation is at most so many of their errors differ by chance; our choice
+_BY_CHANCE = 1.5  # deviation in standard errors; our choice
 # Of other scorers, each of which has but one.
 GATE_METRIC, SHARE_METRIC, SIMILARITY_METRIC = "posterior", "share", "similarity"
 # What a score of a metric may be, where that is bounded; a likelihood is at most 1.
@@ -45,6 +46,21 @@ def into_range(z: Sequence[float], metric: str) -> list[float]:
     """Numbers to which noise was added, cut to what scores of the metric may be."""
     least, most = _RANGES.get(metric, (-math.inf, math.inf))
     return [min(max(value, least), most) for value in z]
+
+
+def differ_by_chance(values: npt.ArrayLike, errors: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Whether values differ hardly more than by their standard errors; False for a single one.
+
+    By their standard deviation, not their range: the range of pure noise grows with their number
+    (2.8 standard errors of 8 values, 4.5 of 50).
+
+    Args:
+        values, errors: of the same shape; along the first axis they are compared.
+    """
+    table, noise = (np.asarray(numbers, dtype=np.float64) for numbers in (values, errors))
+    if len(table) < 2:
+        return np.zeros(table.shape[1:], dtype=bool)
+    return np.asarray(table.std(axis=0, ddof=1) <= _BY_CHANCE * noise.mean(axis=0))
 
 
 @dataclass(frozen=True)
@@ -89,12 +105,8 @@ class Scores:
 
     @property
     def indistinct(self) -> bool:
-        """The scores differ hardly more than by their errors, so that a draw by them follows chance.
-
-        By the standard deviation over the experts, not their range: the range of pure noise grows with K
-        (2.8 standard errors of 8 experts, 4.5 of 50).
-        """
-        return len(self.z) > 1 and float(np.std(self.z, ddof=1)) <= INDISTINCT * float(np.mean(self.stderr))
+        """The scores differ hardly more than by their errors, so that a draw by them follows chance."""
+        return bool(differ_by_chance(self.z, self.stderr))
 
     def save(self, path: str | os.PathLike[str], key: str | None = None) -> None:
         """Write the scores as JSON, the same bytes for the same inputs; the time that they took goes beside them.

@@ -95,7 +95,19 @@ class DescribingExperts:
         except NDSError as error:
             raise NDSError(f"NDS.SNDS.DATASETS: {error}") from None
 
-    def check(self) -> None:
+    def check_folder(self) -> None:
+        """Refuse a folder without experts, before any work; of one process.
+
+        Raises:
+            NDSError: it holds none that can be read.
+        """
+        if self._by.experts:
+            try:
+                ExpertSet.load(self._by.experts)
+            except NDSError as error:
+                raise NDSError(f"NDS.SNDS.EXPERTS: {error}") from None
+
+    def check_datasets(self) -> None:
         """Refuse datasets that no experts can be trained on, before anything is trained; the processes call it together.
 
         Raises:

@@ -20,7 +20,6 @@ import numpy.typing as npt
 import torch
 
 from nds_plugin.engine.processes import agreed
-from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import ExpertSet
 from nds_plugin.experts.scores import Scores
 from nds_plugin.experts.scoring import score_experts
@@ -129,12 +128,11 @@ class SelectionSteps:
         """All that comes before the draw: what the selector knows of clusters or single images."""
         if self.settings.selector.needs and self.host.rank == 0:
             self.source.check_networks()
-            if self.settings.described.experts:
-                self._check_described()
+            self.scoring.describing.check_folder()
         index = self.source.index()
         self._check_sizes(index)
         selector = self.settings.selector
-        self.scoring.describing.check()
+        self.scoring.describing.check_datasets()
         # Uniform and full draw every image alike, whatever the clusters: they need none.
         partition, scores, weights = Partition.whole(index), None, None
         if self.settings.by_objects:
@@ -145,12 +143,6 @@ class SelectionSteps:
             partition = self.source.partition(index)
             scores = self.scoring.scores(index, partition, self.target) if needs_scores(selector) else None
         return Weighed(index, partition, scores, weights)
-
-    def _check_described(self) -> None:
-        try:
-            ExpertSet.load(self.settings.described.experts)
-        except NDSError as error:
-            raise NDSError(f"NDS.SNDS.EXPERTS: {error}") from None
 
     def _check_sizes(self, index: SourceIndex) -> None:
         """What only the index can tell, before experts are trained."""

@@ -225,20 +225,18 @@ def _pictures(selection: Mapping[str, Any], path: Path, seed: int) -> list[dict[
 
 
 def _score_pictures(selection: Mapping[str, Any], folder: Path, seed: int) -> list[dict[str, Any]]:
+    errors = _errors(selection)
     bars = weight_bars(
         selection["weights"],
         folder / "weights.png",
         selection["z"],
-        _errors(selection),
+        errors,
         metric=selection["metric"],
     )
     weights = {
         "path": str(bars),
         "title": "Scores and weights",
-        "caption": (
-            "z with its standard error, and w, which is " if _errors(selection) else "z, and w, which is "
-        )
-        + _weights_from(selection),
+        "caption": f"z{' with its standard error' if errors else ''}, and w, which is {_weights_from(selection)}",
     }
     index, partition = (selection["artefacts"][name] for name in ("index", "partition"))
     if not (os.path.exists(index) and os.path.exists(partition)):
@@ -251,7 +249,7 @@ def _score_pictures(selection: Mapping[str, Any], folder: Path, seed: int) -> li
         selection["weights"],
         folder / "clusters.png",
         seed=seed,
-        stderr=_errors(selection),
+        stderr=errors,
     )
     return [
         {
