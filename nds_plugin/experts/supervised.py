@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nds_plugin.errors import NDSError
-from nds_plugin.images.linear import fit_linear, one_thread
+from nds_plugin.images.linear import fit_linear
 
 Array = npt.NDArray[np.float64]
 
@@ -37,9 +37,8 @@ def cross_validate(features: Array, labels: npt.NDArray[np.int64], folds: int, s
     result = np.zeros((len(labels), 2))
     for fold in np.unique(part):
         test = part == fold
-        with one_thread():
-            classifier = fit_linear(features[~test], targets[~test], len(classes))
-            log_p = classifier.log_posterior(features[test])
+        classifier = fit_linear(features[~test], targets[~test], len(classes))
+        log_p = classifier.log_posterior(features[test])
         rows = np.arange(int(test.sum()))
         result[test, 0] = log_p.argmax(axis=1) == targets[test]
         result[test, 1] = log_p[rows, targets[test]]

@@ -16,25 +16,6 @@ MAX_ITERATIONS = 100
 Array = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class LinearClassifier:
-    """Logits x W^T + b of raw features; the standardisation of training is part of W and b.
-
-    Attributes:
-        weight: shape (C, D).
-        bias: shape (C,).
-    """
-
-    weight: Array
-    bias: Array
-
-    def log_posterior(self, features: npt.NDArray[np.floating]) -> Array:
-        """Log-probabilities of the classes, shape (n, C), of features (n, D)."""
-        logits = np.asarray(features, dtype=np.float64) @ self.weight.T + self.bias
-        highest = logits.max(axis=1, keepdims=True)
-        return np.asarray(logits - highest - np.log(np.exp(logits - highest).sum(axis=1, keepdims=True)))
-
-
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Inside of the block one thread computes: the order of a sum over threads would change the last bits."""
@@ -49,6 +30,27 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@dataclass(frozen=True)
+class LinearClassifier:
+    """Logits x W^T + b of raw features; the standardisation of training is part of W and b.
+
+    Attributes:
+        weight: shape (C, D).
+        bias: shape (C,).
+    """
+
+    weight: Array
+    bias: Array
+
+    @one_thread()
+    def log_posterior(self, features: npt.NDArray[np.floating]) -> Array:
+        """Log-probabilities of the classes, shape (n, C), of features (n, D)."""
+        logits = np.asarray(features, dtype=np.float64) @ self.weight.T + self.bias
+        highest = logits.max(axis=1, keepdims=True)
+        return np.asarray(logits - highest - np.log(np.exp(logits - highest).sum(axis=1, keepdims=True)))
+
+
+@one_thread()
 def fit_linear(
     features: npt.NDArray[np.floating],
     targets: npt.NDArray[np.int64],
@@ -57,7 +59,7 @@ def fit_linear(
     l2: float = L2,
     balanced: bool = False,
 ) -> LinearClassifier:
-    """Fit by L-BFGS on standardised features; deterministic, whatever the order of the rows but for rounding.
+    """Fit by L-BFGS on standardised features: the same bits on any number of threads; the order of the rows changes the last ones.
 
     Args:
         features: shape (n, D).

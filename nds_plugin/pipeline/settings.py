@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from nds_plugin.engine.config import EngineConfig
 from nds_plugin.errors import NDSError, few, unknown_name
@@ -18,6 +20,20 @@ from nds_plugin.source.objects import UNITS, ObjectConfig
 from nds_plugin.source.partitioning import PartitionConfig
 
 OBJECT = "object"
+
+
+def check_dataset_names(names: Sequence[Any], key: str) -> None:
+    """Refuse a list of a config that does not name datasets, each once.
+
+    Raises:
+        NDSError: something in it that is no name, or a name twice; it says ``key``.
+    """
+    for name in names:
+        if not isinstance(name, str):
+            raise NDSError(f"{key} must be a list of names of datasets, got {name!r} in it.")
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise NDSError(f"{key} names {few(twice, 3)} more than once: name each dataset once.")
 
 
 @dataclass(frozen=True)
@@ -67,10 +83,8 @@ class PipelineSettings:
             raise NDSError(
                 "NDS.SOURCE.DATASETS is empty: name at least one registered dataset to select from."
             )
-        for key, names in (("SOURCE", self.sources), ("SNDS", self.described.datasets)):
-            twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-            if twice:
-                raise NDSError(f"NDS.{key}.DATASETS names {few(twice, 3)} more than once.")
+        check_dataset_names(self.sources, "NDS.SOURCE.DATASETS")
+        check_dataset_names(self.described.datasets, "NDS.SNDS.DATASETS")
         if self.unit not in UNITS:
             raise unknown_name("NDS.UNIT", self.unit, UNITS)
         if self.selection.needs_budget:

@@ -10,7 +10,7 @@ from nds_plugin.errors import NDSError
 from nds_plugin.experts.manifest import HEAD, NETWORK
 from nds_plugin.experts.settings import EXPERT_CONFIGS, ExpertConfig, ExpertKind, HeadConfig, ScoringConfig
 from nds_plugin.pipeline.config_nodes import read_settings
-from nds_plugin.pipeline.settings import OBJECT, PipelineSettings
+from nds_plugin.pipeline.settings import OBJECT, PipelineSettings, check_dataset_names
 from nds_plugin.selection.config import LoaderConfig, SelectionConfig
 from nds_plugin.selection.select import needs_scores
 from nds_plugin.selection.selectors import SELECTORS, Need, Selector
@@ -67,14 +67,13 @@ def source_datasets(nds: Any) -> tuple[str, ...]:
         nds: ``cfg.NDS``; its selector may be one that no registry knows.
 
     Raises:
-        NDSError: something that is no name.
+        NDSError: something that is no name, or a name twice in a list.
     """
     lists = {"SOURCE": nds.SOURCE.DATASETS}
     if nds.SELECTOR in SELECTORS and Need.DESCRIPTION in SELECTORS[nds.SELECTOR].needs:
         lists["SNDS"] = nds.SNDS.DATASETS
     for key, names in lists.items():
-        if not all(isinstance(name, str) for name in names):
-            raise NDSError(f"NDS.{key}.DATASETS must be a list of names, got {list(names)!r}.")
+        check_dataset_names(names, f"NDS.{key}.DATASETS")
     return tuple(dict.fromkeys(name for names in lists.values() for name in names))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import yaml
 
@@ -13,7 +13,7 @@ from nds_plugin.errors import NDSError, unknown_name
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING, Configs, default_output
 from nds_plugin.pipeline.config_nodes import add_settings_nodes
 from nds_plugin.pipeline.presets import preset
-from nds_plugin.pipeline.settings import PipelineSettings
+from nds_plugin.pipeline.settings import PipelineSettings, check_dataset_names
 from nds_plugin.pipeline.settings_from_cfg import pipeline_settings
 from nds_plugin.report.run_files import WORK
 from nds_plugin.selection.selectors import SELECTORS
@@ -163,22 +163,13 @@ def _checked(tree: Node) -> JobConfig:
     for name, told in tree.FOLDERS.items():
         check_folder(name, told)
     for node, key in _NAMES:
-        _check_names(tree.NDS[node][key], f"NDS.{node}.{key}")
+        check_dataset_names(tree.NDS[node][key], f"NDS.{node}.{key}")
     return JobConfig(
         tree,
         _node(NetworkConfig, tree, "MODEL"),
         _node(PretrainConfig, tree, "PRETRAIN"),
         _node(FinetuneConfig, tree, "FINETUNE"),
     )
-
-
-def _check_names(names: tuple[Any, ...], key: str) -> None:
-    for name in names:
-        if not isinstance(name, str):
-            raise NDSError(f"{key} must be a list of names of datasets, got {name!r} in it.")
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise NDSError(f"{key} names {twice!r} more than once: name each dataset once.")
 
 
 def _node(cls: type[S], tree: Node, node: str) -> S:

@@ -115,7 +115,10 @@ def test_a_source_of_another_size_is_refused_before_it_is_selected_from(
         (["FINETUNE.PRECISION", "fp16"], "FINETUNE.PRECISION: precision 'fp16' needs a GPU"),
         (["SEED", str(2**70)], "SEED must be 0 or more and below 2^63"),
         (["NDS.TARGET.TRAIN", "(5,)"], "NDS.TARGET.TRAIN must be a list of names of datasets, got 5"),
-        (["NDS.TARGET.TRAIN", "('target_train', 'target_train')"], "'target_train' more than once"),
+        (
+            ["NDS.TARGET.TRAIN", "('target_train', 'target_train')"],
+            "NDS.TARGET.TRAIN names target_train more than once",
+        ),
         (["NDS.SOURCE.DATASETS", "(['source'],)"], "NDS.SOURCE.DATASETS must be a list of names of datasets"),
         (["FOLDERS.source.TEST_EVERY", "'2'"], "FOLDERS.source.TEST_EVERY must be a whole number, got '2'"),
         (["FOLDERS.source.TEST_EVERY", "2.5"], "FOLDERS.source.TEST_EVERY must be a whole number, got 2.5"),

@@ -221,7 +221,7 @@ def test_a_source_that_is_tested_on_is_told(
 
 BAD = {
     "snds without experts": (["NDS.SELECTOR", "snds"], "NDS.SNDS.EXPERTS and NDS.SNDS.DATASETS are both empty"),
-    "no name": (["NDS.SOURCE.DATASETS", "(1,)"], r"NDS.SOURCE.DATASETS must be a list of names, got \[1\]"),
+    "no name": (["NDS.SOURCE.DATASETS", "(1,)"], "NDS.SOURCE.DATASETS must be a list of names of datasets, got 1 in it"),
     "no name of the oracle": (
         ["NDS.SELECTOR", "oracle", "NDS.ORACLE.CLASSES", "(1,)"], r"NDS.ORACLE.CLASSES must be a list of names, got \(1,\)",
     ),
