@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nds_plugin.command_line import documented_parser, run
+from nds_plugin.commands.select_only import add_select_only, check_selects
 from nds_plugin.errors import CommandLineError
 
 
@@ -40,7 +41,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--resume", action="store_true", help="go on from the checkpoints even if the config has changed"
     )
-    parser.add_argument(
+    part = parser.add_mutually_exclusive_group()
+    add_select_only(part)
+    part.add_argument(
         "--eval-only", action="store_true", help="test the trained detector, or MODEL.WEIGHTS, and stop"
     )
     parser.add_argument(
@@ -95,13 +98,16 @@ def prepared(args: argparse.Namespace) -> Iterator[Any]:
 def work(args: argparse.Namespace) -> None:
     """What every process of the job runs."""
     with prepared(args) as cfg:
-        from nds_plugin.d2.job.main_job import evaluate_only
+        from nds_plugin.d2.job.main_job import evaluate_only, select_only
         from nds_plugin.d2.job.main_job import run as run_main_job
         from nds_plugin.report.runs import write_runs_report
 
         if args.eval_only:
             weights = cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in args.opts else None
             report(evaluate_only(cfg, weights))
+            return
+        if args.select_only:
+            select_only(cfg)
             return
         document = run_main_job(cfg, resume=args.resume)
         if document:  # on the main process
@@ -129,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.config_file, ours = find_config(args.config_file)
     args.opts = [*ours, *args.opts]
     cfg = load_config(args.config_file, args.opts)
+    check_selects(args, cfg.NDS.SELECTOR)
     check_job(cfg, check_processes(args, cfg.MODEL.DEVICE))  # before any process is started
     launch(work, args)
 

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nds_plugin.command_line import documented_parser, run
+from nds_plugin.commands.select_only import add_select_only, check_selects
 from nds_plugin.errors import NDSError
 from nds_plugin.extras import needed_for
 from nds_plugin.job.taking_turns import only_job_in
@@ -48,7 +49,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--resume", action="store_true", help="go on from checkpoints even if the config has changed since"
     )
-    parser.add_argument(
+    part = parser.add_mutually_exclusive_group()
+    add_select_only(part)
+    part.add_argument(
         "--eval-only",
         nargs="?",
         const="",
@@ -114,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from nds_plugin.mm.config.loading import load_config
     options = options_of(args.cfg_options)
     job = load_config(args.config, options, args.work_dir)  # MMDetection can be imported from here on
+    check_selects(args, job.nds.SELECTOR)
     from nds_plugin.job.leaving import leave_processes
     from nds_plugin.mm.job.host import join_processes
     from nds_plugin.mm.job.main_job import MainJob
@@ -124,8 +128,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         report(main_job.evaluate_only(args.eval_only or None))
     else:
         with only_job_in(job.work_dir, main_job.host):
-            document = main_job.run()
-            if document:
+            if args.select_only:
+                main_job.select_only()
+            elif document := main_job.run():
                 page = write_runs_report({document["selector"]: document}, job.work_dir / "report.html")
                 report({document["test"]: document["summary"], **document["other_tests"]})
                 logger.info("Report: %s", page)

@@ -23,6 +23,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from nds_plugin.command_line import documented_parser, run
+from nds_plugin.commands.select_only import add_select_only, check_selects
 from nds_plugin.errors import CommandLineError, NDSError
 from nds_plugin.extras import needed_for
 from nds_plugin.job.taking_turns import only_job_in
@@ -42,6 +43,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--resume", action="store_true", help="go on from checkpoints even if the config has changed since"
     )
+    add_select_only(parser)
     parser.add_argument(
         "words", nargs="*", metavar="CONFIG | KEY VALUE", help="the config, then changes of its keys"
     )
@@ -66,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from nds_plugin.ssl.main_job import MainJob, check_config, check_targets
         from nds_plugin.ssl.processes import join_processes
     job = load_config(args.config, args.words)
+    check_selects(args, job.nds.SELECTOR)
     device = choose_device(job.cfg.DEVICE)
     if args.num_gpus < 1:
         raise NDSError(f"--num-gpus must be 1 or more, got {args.num_gpus}.")
@@ -85,15 +88,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     join_processes(device.type == "cuda")
     main_job = MainJob(job, resume=args.resume)
     with only_job_in(job.output, main_job.host):
-        document = main_job.run()
-    if document:
-        found = document["summary"]
-        logger.info(
-            "top-1 %.2f %%, mean per class %.2f %% on %d images: %s",
-            *(found["top1"], found["mean_per_class"], found["images"], job.output / "results.json"),
-        )
-        page = write_runs_report({document["selector"]: document}, job.output / "report.html")
-        logger.info("Report: %s", page)
+        if args.select_only:
+            main_job.select_only()
+        elif document := main_job.run():
+            found = document["summary"]
+            logger.info(
+                "top-1 %.2f %%, mean per class %.2f %% on %d images: %s",
+                *(found["top1"], found["mean_per_class"], found["images"], job.output / "results.json"),
+            )
+            page = write_runs_report({document["selector"]: document}, job.output / "report.html")
+            logger.info("Report: %s", page)
     leave_processes()
 
 
@@ -111,8 +115,8 @@ def start_processes(args: argparse.Namespace) -> None:
     """Become the launcher of so many processes of this command, without what this one keeps on a GPU."""
     from nds_plugin.ssl.launcher import command
 
-    resume = ["--resume"] if args.resume else []
-    words = ["--config", args.config, *resume, *args.words]
+    flags = [flag for flag in ("--resume", "--select-only") if getattr(args, flag[2:].replace("-", "_"))]
+    words = ["--config", args.config, *flags, *args.words]
     os.execv(sys.executable, command(args.num_gpus, "nds_plugin.commands.train_ssl", words))
 
 

@@ -98,14 +98,38 @@ def write_runs_report(
     scored = [run for run in runs.values() if run["selection"] and run["selection"]["z"]]
     main = (scored or list(runs.values()))[-1]
     page = {
-        "title": title or f"Pretraining data for {main['target'][0]}",
+        "title": title or _title(main),
         "subtitle": f"Tested on {tests[0]}; rows: {', '.join(runs)}.",
-        "synthetic": tests[0].startswith("nds_sample_"),
+        "synthetic": _is_synthetic(tests[0]),
         "results": {name: run["summary"] for name, run in runs.items()},
         "tables": before_finetuning(runs),
         **selection_parts(main, Path(path), seed),
     }
     return write_report(path, {name: value for name, value in page.items() if value})
+
+
+def write_selection_report(run: Mapping[str, Any], path: str | os.PathLike[str], seed: int = 0) -> Path:
+    """Write the page of a selection that nothing was trained on yet, with its pictures beside it.
+
+    Args:
+        run: what a results document holds of it: ``target``, ``selection``, ``times``, ``versions``, ``machine``, ``config``.
+        path, seed: see :func:`write_runs_report`.
+    """
+    page = {
+        "title": _title(run),
+        "subtitle": f"Selected by {run['selection']['selector']}. Nothing was trained on it yet.",
+        "synthetic": _is_synthetic(run["target"][0]),
+        **selection_parts(run, Path(path), seed),
+    }
+    return write_report(path, {name: value for name, value in page.items() if value})
+
+
+def _title(run: Mapping[str, Any]) -> str:
+    return f"Pretraining data for {run['target'][0]}"
+
+
+def _is_synthetic(dataset: str) -> bool:
+    return dataset.startswith("nds_sample_")
 
 
 def selection_parts(run: Mapping[str, Any], path: Path, seed: int) -> dict[str, Any]:

@@ -29,8 +29,8 @@ from nds_plugin.job.checks import warn_of_seen_tests
 from nds_plugin.job.kept_pretraining import KeptPretraining
 from nds_plugin.job.results import KIND as RESULTS_KIND
 from nds_plugin.job.results import circumstances
+from nds_plugin.job.selecting import run_selection, select_only
 from nds_plugin.job.selection_summary import Timings, kept_results, selection_summary
-from nds_plugin.job.taking_turns import alone
 from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
 from nds_plugin.pipeline.settings_from_cfg import source_datasets
 from nds_plugin.pipeline.work_folder import WorkFolder
@@ -177,22 +177,32 @@ class MainJob:
         self.host.barrier()
         return document
 
+    def select_only(self) -> None:
+        """``--select-only``: select, and write the page of it."""
+        if self.host.rank == 0:
+            self._target()
+        self.host.barrier()
+        select_only(self._steps(), self.timed, self.job.output, self.job.text)
+
+    def _steps(self) -> SelectionSteps:
+        """The selecting half."""
+        return SelectionSteps(
+            self.job.settings(),
+            self.host,
+            self.job.artefacts,
+            device=self.device,
+            timed=self.timed,
+            check=self._check_source,
+        )
+
     def _initial(self) -> str:
         """Hash of the weights that all starts from, empty for random ones."""
         return file_hash(self.job.network.weights) if self.job.network.weights else ""
 
     def _pretrain(self) -> _Pretrained:
         job, folder = self.job, self.job.output / "pretrain"
-        steps = SelectionSteps(
-            job.settings(),
-            self.host,
-            job.artefacts,
-            device=self.device,
-            timed=self.timed,
-            check=self._check_source,
-        )
-        with alone(steps.folder, self.host) if steps.settings.selector.needs else contextlib.nullcontext():
-            selected = steps.run()
+        steps = self._steps()
+        selected = run_selection(steps)
         seed = job.cfg.SEED
         most = self.nds.LOADER.MAX_UNREADABLE
         images = selected_images(selected, job.pretrain.size, self.work, seed, most)

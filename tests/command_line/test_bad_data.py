@@ -138,6 +138,11 @@ def test_a_bad_flag_is_refused(case: str, data: Path, user: User) -> None:
     assert re.search(message, line), line
 
 
+def test_select_only_of_a_job_that_selects_nothing_is_refused(data: Path, user: User) -> None:
+    line = user.fails("train_net", *_arguments(data, "NDS.SELECTOR", "none", flags=("--select-only",)))
+    assert re.search("--select-only: the selector is none, which selects nothing", line), line
+
+
 FILES: dict[str, tuple[bytes, str]] = {
     "key mistyped": (b"NDS:\n  TEMPERATUR: 0.1\n", "unknown config key NDS.TEMPERATUR. Did you mean 'NDS.TEMPERATURE'"),
     "not YAML": (b"NDS: [\n", "mine.yaml is not plain YAML: .*line 2"),

@@ -14,6 +14,7 @@ import pytest
 import torch
 from ssl_jobs import write_folders
 
+from nds_plugin.commands import train_ssl
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import read_json
 from nds_plugin.files.checkpoints import read_checkpoint
@@ -92,6 +93,17 @@ def test_a_second_start_keeps_everything(finished: tuple[Path, dict], config: Pa
     before = times(output)
     assert run(config, output)["summary"] == document["summary"]
     assert times(output) == before
+
+
+def test_select_only_shows_the_draw_of_the_whole_job_and_trains_nothing(
+    finished: tuple[Path, dict], config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    work = ["NDS.WORK_DIR", str(finished[0] / "nds")]
+    with caplog.at_level("INFO", logger="nds_plugin"):
+        train_ssl.main(["--select-only", str(config), "OUTPUT_DIR", str(tmp_path), *work])
+    assert Path(finished[1]["selection"]["path"]).name in caplog.text
+    assert "Where the draw comes from" in (tmp_path / "selection.html").read_text()
+    assert not {"pretrain", "finetune", "results.json", "report.html"} & {p.name for p in tmp_path.iterdir()}
 
 
 def test_another_learning_rate_of_the_classifier_keeps_the_pretraining(

@@ -33,8 +33,9 @@ from nds_plugin.files.artifacts import content_hash, is_valid, read_json
 from nds_plugin.job.kept_pretraining import KeptPretraining, source_labels
 from nds_plugin.job.results import KIND as RESULTS_KIND
 from nds_plugin.job.results import summarise, write_results
+from nds_plugin.job.selecting import run_selection
+from nds_plugin.job.selecting import select_only as only_select
 from nds_plugin.job.selection_summary import Timings, kept_results, selection_summary
-from nds_plugin.job.taking_turns import alone
 from nds_plugin.job.training_folder import FINAL
 from nds_plugin.job.transfer_report import kept_report
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
@@ -102,9 +103,8 @@ def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
         The results document (see ``results.json``) on the main process, {} on the others.
     """
     check_job(cfg)
+    _check_data(cfg)
     if comm.is_main_process():
-        check_target(cfg)
-        check_source_files(cfg)
         check_weights(cfg)  # last, since it may download them
     timed = Timings()
     pretrained = _pretrain(cfg, timed, resume) if cfg.NDS.SELECTOR != NO_PRETRAINING else None
@@ -122,12 +122,29 @@ def run(cfg: CN, *, resume: bool = False) -> dict[str, Any]:
     return _results(cfg, finetune_cfg, weights, finetune_key, pretrained, timed)
 
 
+def select_only(cfg: CN) -> None:
+    """``--select-only``: select, and write the page of it; every process of the job calls it.
+
+    Args:
+        cfg: see :func:`run`; its selector selects.
+    """
+    check_job(cfg)
+    _check_data(cfg)
+    timed = Timings()
+    only_select(selection_steps(cfg, timed), timed, Path(cfg.OUTPUT_DIR), cfg.dump(), FRAMEWORKS)
+
+
+def _check_data(cfg: CN) -> None:
+    """On the main process: read what can be refused before training."""
+    if comm.is_main_process():
+        check_target(cfg)
+        check_source_files(cfg)
+
+
 def _pretrain(cfg: CN, timed: Timings, resume: bool) -> _Pretrained:
     """Select, pretrain and, where it is asked for, test the pretrained detector on the target."""
     steps = selection_steps(cfg, timed)
-    # A selector that needs nothing trains nothing which another job might train, too.
-    with alone(steps.folder, steps.host) if steps.settings.selector.needs else contextlib.nullcontext():
-        selected = steps.run()
+    selected = run_selection(steps)
     pretrain_cfg = training.pretrain_config(cfg, selected)
     hooks = [Rescore(cfg.NDS.RESCORE.ITERS, steps.rescore)] if cfg.NDS.RESCORE.ITERS else []
     source = cfg.NDS.SOURCE

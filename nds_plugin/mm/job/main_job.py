@@ -23,10 +23,10 @@ from nds_plugin.job.checks import warn_of_seen_tests
 from nds_plugin.job.kept_pretraining import KeptPretraining, source_labels
 from nds_plugin.job.results import KIND as RESULTS_KIND
 from nds_plugin.job.results import summarise, write_results
+from nds_plugin.job.selecting import run_selection, select_only
 from nds_plugin.job.selection_summary import Timings, kept_results, selection_summary
 from nds_plugin.job.shared_classes import KIND as PRETRAINED_KIND
 from nds_plugin.job.shared_classes import over_shared, renamed_classes, shared_classes
-from nds_plugin.job.taking_turns import alone
 from nds_plugin.job.training_folder import FINAL
 from nds_plugin.job.transfer import checkpoint_classes
 from nds_plugin.job.transfer_report import kept_report
@@ -128,6 +128,11 @@ class MainJob:
         weights = self._train(cfg, key, classes, start)
         return self._results(cfg, weights, key, pretrained)
 
+    def select_only(self) -> None:
+        """``--select-only``: select, and write the page of it."""
+        agreed(self.host, self._checked)
+        select_only(self.steps(), self.timed, self.job.work_dir, self.job.text, FRAMEWORKS)
+
     def _checked(self) -> str:
         """On the main process: read what can be refused before training."""
         if self.selecting:
@@ -150,9 +155,7 @@ class MainJob:
     def _pretrain(self) -> _Pretrained:
         """Select, pretrain and, where it is asked for, test the pretrained detector on the target."""
         steps = self.steps()
-        # A selector that needs nothing trains nothing which another job might train, too.
-        with alone(steps.folder, self.host) if steps.settings.selector.needs else contextlib.nullcontext():
-            selected = steps.run()
+        selected = run_selection(steps)
         space = label_space(self.job, self.host)
         cfg = pretrain_config(self.job, selected.path, selected.selection.sources, space)
         iters = self.nds.RESCORE.ITERS

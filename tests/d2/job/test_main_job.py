@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -55,9 +56,9 @@ def data(tmp_path_factory: pytest.TempPathFactory, tiny_datasets: Path) -> Path:
     return root
 
 
-def _command(output: Path, *extra: str, processes: int = 1) -> list[str]:
+def _command(output: Path, *extra: str, processes: int = 1, flags: Sequence[str] = ()) -> list[str]:
     tool = [sys.executable, "-W", "ignore", str(ROOT / "tools/train_net.py"), "--config", "nds_sample.yaml"]
-    arguments = ["--num-gpus", str(processes), "--dist-url", "auto"]
+    arguments = [*flags, "--num-gpus", str(processes), "--dist-url", "auto"]
     own = ["OUTPUT_DIR", str(output), "NDS.WORK_DIR", str(output.parent / "nds")]
     return [*tool, *arguments, *SMALL, *own, *extra]
 
@@ -66,9 +67,9 @@ def _environment(data: Path) -> dict[str, str]:
     return {**os.environ, "NDS_DATA": str(data), "OMP_NUM_THREADS": "1"}
 
 
-def _run(data: Path, output: Path, *extra: str, processes: int = 1) -> str:
+def _run(data: Path, output: Path, *extra: str, processes: int = 1, flags: Sequence[str] = ()) -> str:
     done = subprocess.run(
-        _command(output, *extra, processes=processes),
+        _command(output, *extra, processes=processes, flags=flags),
         env=_environment(data),
         capture_output=True,
         text=True,
@@ -245,10 +246,17 @@ def test_the_drawn_shares_are_in_the_metrics(unbroken: Path) -> None:
 
 
 def test_eval_only_evaluates_the_fine_tuned_weights(data: Path, unbroken: Path) -> None:
-    tool = _command(unbroken)
-    tool.insert(tool.index("--num-gpus"), "--eval-only")
-    done = subprocess.run(
-        tool, env=_environment(data), capture_output=True, text=True, timeout=300, check=True
-    )
-    assert "nds_data_city_val" in done.stdout
-    assert "box AP" in done.stdout
+    said = _run(data, unbroken, flags=["--eval-only"])
+    assert "nds_data_city_val" in said
+    assert "box AP" in said
+
+
+def test_select_only_shows_the_draw_of_the_whole_job_and_trains_nothing(data: Path, unbroken: Path) -> None:
+    output = unbroken.parent / "looked_at"
+    said = _run(data, output, flags=["--select-only"], processes=2)
+    drawn = json.loads((unbroken / "results.json").read_text())["selection"]
+    assert Path(drawn["path"]).name in said
+    page = (output / "selection.html").read_text()
+    assert "The clusters that scored best" in page
+    assert "nds_data_street_train" in page
+    assert not {"pretrain", "finetune", "results.json", "report.html"} & {p.name for p in output.iterdir()}

@@ -105,6 +105,18 @@ def test_a_second_start_keeps_everything(finished: tuple[MainJob, dict], config:
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
+def test_select_only_shows_the_draw_of_the_whole_job_and_trains_nothing(
+    finished: tuple[MainJob, dict], config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    main_job, document = finished
+    options = ["--cfg-options", "nds.selector=nds", f"nds.work_dir={main_job.job.artefacts}"]
+    with caplog.at_level("INFO", logger="nds_plugin"):
+        train_mm.main([str(config), "--select-only", "--work-dir", str(tmp_path), *options])
+    assert Path(document["selection"]["path"]).name in caplog.text
+    assert "The clusters that scored best" in (tmp_path / "selection.html").read_text()
+    assert not {"pretrain", "finetune", "results.json", "report.html"} & {p.name for p in tmp_path.iterdir()}
+
+
 def test_fine_tuning_starts_from_the_pretrained_weights_by_class_name(
     finished: tuple[MainJob, dict], config: Path
 ) -> None:
