@@ -25,7 +25,7 @@ def run_selection(steps: SelectionSteps) -> Selected:
         return steps.run()
 
 
-def select_only(
+def select_and_show(
     steps: SelectionSteps, timed: Timings, output: Path, config: str, frameworks: Sequence[str] = ()
 ) -> None:
     """Select, and write what was drawn as a page; the processes of the job call it together.

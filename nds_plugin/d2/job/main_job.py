@@ -33,8 +33,7 @@ from nds_plugin.files.artifacts import content_hash, is_valid, read_json
 from nds_plugin.job.kept_pretraining import KeptPretraining, source_labels
 from nds_plugin.job.results import KIND as RESULTS_KIND
 from nds_plugin.job.results import summarise, write_results
-from nds_plugin.job.selecting import run_selection
-from nds_plugin.job.selecting import select_only as only_select
+from nds_plugin.job.selecting import run_selection, select_and_show
 from nds_plugin.job.selection_summary import Timings, kept_results, selection_summary
 from nds_plugin.job.training_folder import FINAL
 from nds_plugin.job.transfer_report import kept_report
@@ -131,7 +130,7 @@ def select_only(cfg: CN) -> None:
     check_job(cfg)
     _check_data(cfg)
     timed = Timings()
-    only_select(selection_steps(cfg, timed), timed, Path(cfg.OUTPUT_DIR), cfg.dump(), FRAMEWORKS)
+    select_and_show(selection_steps(cfg, timed), timed, Path(cfg.OUTPUT_DIR), cfg.dump(), FRAMEWORKS)
 
 
 def _check_data(cfg: CN) -> None:
