@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nds_plugin.command_line import documented_parser, run
-from nds_plugin.commands.select_only import add_select_only, check_selects
+from nds_plugin.commands.select_only import add_select_only
 from nds_plugin.errors import CommandLineError
 
 
@@ -41,9 +41,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--resume", action="store_true", help="go on from the checkpoints even if the config has changed"
     )
-    part = parser.add_mutually_exclusive_group()
-    add_select_only(part)
-    part.add_argument(
+    stops_early = parser.add_mutually_exclusive_group()
+    add_select_only(stops_early)
+    stops_early.add_argument(
         "--eval-only", action="store_true", help="test the trained detector, or MODEL.WEIGHTS, and stop"
     )
     parser.add_argument(
@@ -131,11 +131,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nds_plugin.d2.config.lookup import find_config
     from nds_plugin.d2.job.launching import check_processes, launch
     from nds_plugin.d2.job.main_job import check_job
+    from nds_plugin.job.selecting import check_selects
 
     args.config_file, ours = find_config(args.config_file)
     args.opts = [*ours, *args.opts]
     cfg = load_config(args.config_file, args.opts)
-    check_selects(args, cfg.NDS.SELECTOR)
+    if args.select_only:
+        check_selects(cfg.NDS.SELECTOR)
     check_job(cfg, check_processes(args, cfg.MODEL.DEVICE))  # before any process is started
     launch(work, args)
 

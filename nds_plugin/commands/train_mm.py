@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nds_plugin.command_line import documented_parser, run
-from nds_plugin.commands.select_only import add_select_only, check_selects
+from nds_plugin.commands.select_only import add_select_only
 from nds_plugin.errors import NDSError
 from nds_plugin.extras import needed_for
 from nds_plugin.job.taking_turns import only_job_in
@@ -49,9 +49,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--resume", action="store_true", help="go on from checkpoints even if the config has changed since"
     )
-    part = parser.add_mutually_exclusive_group()
-    add_select_only(part)
-    part.add_argument(
+    stops_early = parser.add_mutually_exclusive_group()
+    add_select_only(stops_early)
+    stops_early.add_argument(
         "--eval-only",
         nargs="?",
         const="",
@@ -117,7 +117,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         from nds_plugin.mm.config.loading import load_config
     options = options_of(args.cfg_options)
     job = load_config(args.config, options, args.work_dir)  # MMDetection can be imported from here on
-    check_selects(args, job.nds.SELECTOR)
     from nds_plugin.job.leaving import leave_processes
     from nds_plugin.mm.job.host import join_processes
     from nds_plugin.mm.job.main_job import MainJob

@@ -23,7 +23,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from nds_plugin.command_line import documented_parser, run
-from nds_plugin.commands.select_only import add_select_only, check_selects
+from nds_plugin.commands.select_only import add_select_only
 from nds_plugin.errors import CommandLineError, NDSError
 from nds_plugin.extras import needed_for
 from nds_plugin.job.taking_turns import only_job_in
@@ -62,13 +62,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         from nds_plugin.images.networks import choose_device
         from nds_plugin.job.leaving import leave_processes
+        from nds_plugin.job.selecting import check_selects
         from nds_plugin.report.runs import write_runs_report
         from nds_plugin.ssl.config import load_config
         from nds_plugin.ssl.host import SSLHost
         from nds_plugin.ssl.main_job import MainJob, check_config, check_targets
         from nds_plugin.ssl.processes import join_processes
     job = load_config(args.config, args.words)
-    check_selects(args, job.nds.SELECTOR)
+    if args.select_only:
+        check_selects(job.nds.SELECTOR)
     device = choose_device(job.cfg.DEVICE)
     if args.num_gpus < 1:
         raise NDSError(f"--num-gpus must be 1 or more, got {args.num_gpus}.")
@@ -115,7 +117,7 @@ def start_processes(args: argparse.Namespace) -> None:
     """Become the launcher of so many processes of this command, without what this one keeps on a GPU."""
     from nds_plugin.ssl.launcher import command
 
-    flags = [flag for flag in ("--resume", "--select-only") if getattr(args, flag[2:].replace("-", "_"))]
+    flags = [*(["--resume"] if args.resume else []), *(["--select-only"] if args.select_only else [])]
     words = ["--config", args.config, *flags, *args.words]
     os.execv(sys.executable, command(args.num_gpus, "nds_plugin.commands.train_ssl", words))
 

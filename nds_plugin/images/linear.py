@@ -17,8 +17,8 @@ Array = npt.NDArray[np.float64]
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Inside of the block one thread computes: the order of a sum over threads would change the last bits."""
+def _one_thread() -> Iterator[None]:
+    """One thread computes meanwhile: the order of a sum over threads would change the last bits."""
     from threadpoolctl import threadpool_limits
 
     threads = torch.get_num_threads()
@@ -42,7 +42,7 @@ class LinearClassifier:
     weight: Array
     bias: Array
 
-    @one_thread()
+    @_one_thread()
     def log_posterior(self, features: npt.NDArray[np.floating]) -> Array:
         """Log-probabilities of the classes, shape (n, C), of features (n, D)."""
         logits = np.asarray(features, dtype=np.float64) @ self.weight.T + self.bias
@@ -50,7 +50,7 @@ class LinearClassifier:
         return np.asarray(logits - highest - np.log(np.exp(logits - highest).sum(axis=1, keepdims=True)))
 
 
-@one_thread()
+@_one_thread()
 def fit_linear(
     features: npt.NDArray[np.floating],
     targets: npt.NDArray[np.int64],
@@ -59,7 +59,9 @@ def fit_linear(
     l2: float = L2,
     balanced: bool = False,
 ) -> LinearClassifier:
-    """Fit by L-BFGS on standardised features: the same bits on any number of threads; the order of the rows changes the last ones.
+    """Fit by L-BFGS on standardised features.
+
+    The same bits on any number of threads; another order of the rows may change the last ones.
 
     Args:
         features: shape (n, D).

@@ -30,7 +30,7 @@ def pipeline_settings(cfg: Any, targets: Sequence[str]) -> PipelineSettings:
     Args:
         cfg: Detectron2's config with ``cfg.NDS``, or what another host has of it: ``cfg.NDS`` and of
             ``cfg.DATALOADER`` NUM_WORKERS and FILTER_EMPTY_ANNOTATIONS.
-        targets: names of the datasets of the client's images.
+        targets: names of the datasets of the client's images; one that training takes twice is scored once.
 
     Raises:
         NDSError: names or numbers that are out of range.
@@ -40,7 +40,7 @@ def pipeline_settings(cfg: Any, targets: Sequence[str]) -> PipelineSettings:
     needs = selection.selector.needs
     return PipelineSettings(
         sources=tuple(nds.SOURCE.DATASETS),
-        targets=tuple(targets),
+        targets=tuple(dict.fromkeys(targets)),
         selection=selection,
         unit=nds.UNIT,
         partition=read_settings(PartitionConfig, nds, "PARTITION") if needs else PartitionConfig(),

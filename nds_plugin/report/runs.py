@@ -109,15 +109,15 @@ def write_runs_report(
 
 
 def write_selection_report(run: Mapping[str, Any], path: str | os.PathLike[str], seed: int = 0) -> Path:
-    """Write the page of a selection that nothing was trained on yet, with its pictures beside it.
+    """Write the page of a selection alone, with its pictures beside it.
 
     Args:
-        run: what a results document holds of it: ``target``, ``selection``, ``times``, ``versions``, ``machine``, ``config``.
+        run: of a results document what is known before training: ``target``, ``selection``, ``times``, ``versions``, ``machine``, ``config``.
         path, seed: see :func:`write_runs_report`.
     """
     page = {
         "title": _title(run),
-        "subtitle": f"Selected by {run['selection']['selector']}. Nothing was trained on it yet.",
+        "subtitle": f"Selected by {run['selection']['selector']}; --select-only wrote this page, and trained nothing on the draw.",
         "synthetic": _is_synthetic(run["target"][0]),
         **selection_parts(run, Path(path), seed),
     }
@@ -143,7 +143,7 @@ def selection_parts(run: Mapping[str, Any], path: Path, seed: int) -> dict[str, 
     selection = run["selection"] or {}
     if selection and "training_seed" in run:  # of a classifier
         selection = {**selection, "training_seed": run["training_seed"]}
-    kept = ("selector", "mode", "images", "budget", "seed", "training_seed", "metric", "gate_draw", *_softmax_keys(selection),
+    kept = ("selector", "unit", "mode", "images", "budget", "seed", "training_seed", "metric", "gate_draw", *_softmax_keys(selection),
             "effective_clusters", "effective_sample_size", "target_images")  # fmt: skip
     return {
         "pictures": _pictures(selection, path, seed) if selection else [],

@@ -29,7 +29,7 @@ from nds_plugin.job.checks import warn_of_seen_tests
 from nds_plugin.job.kept_pretraining import KeptPretraining
 from nds_plugin.job.results import KIND as RESULTS_KIND
 from nds_plugin.job.results import circumstances
-from nds_plugin.job.selecting import run_selection, select_and_show
+from nds_plugin.job.selecting import check_selects, run_selection, write_draw
 from nds_plugin.job.selection_summary import Timings, kept_results, selection_summary
 from nds_plugin.pipeline.selection_steps import Selected, SelectionSteps
 from nds_plugin.pipeline.settings_from_cfg import source_datasets
@@ -179,10 +179,11 @@ class MainJob:
 
     def select_only(self) -> None:
         """``--select-only``: select, and write the page of it."""
+        check_selects(self.nds.SELECTOR)
         if self.host.rank == 0:
-            self._target()
+            check_targets(self.job, self.host)
         self.host.barrier()
-        select_and_show(self._steps(), self.timed, self.job.output, self.job.text)
+        write_draw(self._steps(), self.timed, self.job.output, self.nds.TARGET.TRAIN, self.job.text)
 
     def _steps(self) -> SelectionSteps:
         """The selecting half."""

@@ -127,6 +127,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], str]] = {
     "no process": (("--num-gpus", "0"), "--num-gpus must be 1 or more, got 0"),
     "wrong type": (("--num-gpus", "two"), "command line: argument --num-gpus: invalid int value: 'two'"),
     "no such machine": (("--machine-rank", "1"), "--machine-rank must be 0 to 0 on 1 machines, got 1"),
+    "two ends": (("--select-only", "--eval-only"), "argument --eval-only: not allowed with argument --select-only"),
     "nothing to evaluate": (("--eval-only",), "--eval-only: no weights at .*model_final.pth: train first"),
 }  # fmt: skip
 

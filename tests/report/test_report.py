@@ -18,7 +18,7 @@ from nds_plugin.datasets.sample import generate as sample
 from nds_plugin.errors import NDSError
 from nds_plugin.report import canvas, embed, figures, mosaic
 from nds_plugin.report.html import render, write_report
-from nds_plugin.report.runs import results_table, selection_parts
+from nds_plugin.report.runs import results_table, selection_parts, write_selection_report
 from nds_plugin.source.index import ImageRecord, SourceIndex
 from nds_plugin.source.partition import Partition
 
@@ -358,6 +358,24 @@ def test_weights_that_held_until_the_experts_were_scored_again_are_told_so(tmp_p
     run = {"selection": selection, "times": {}, "versions": {}, "machine": {}, "config": ""}
     facts = selection_parts(run, tmp_path / "r.html", 0)["selection"]
     assert facts["scored again after iterations"].startswith("30, 60; z, w and shares")
+
+
+def test_the_page_of_a_draw_shows_it_without_results(tmp_path: Path) -> None:
+    """Here that of a selector without scores, which has no clusters to show."""
+    sources = [{"source": "street", "index_share": 0.5, "draw_share": 1.0}]
+    selection = {"selector": "knn", "unit": "object", "z": None, "sources": sources, "rescored_after": [30]}
+    run = {
+        "target": ["city"], "selection": selection, "times": {"index": 1.0}, "versions": {}, "machine": {}, "config": "a: 1",
+    }  # fmt: skip
+    page = write_selection_report(run, tmp_path / "selection.html").read_text()
+    assert "<h1>Pretraining data for city</h1>" in page
+    assert "Selected by knn" in page
+    assert "<dt>unit</dt><dd>object</dd>" in page
+    assert "scored again after iterations" in page
+    assert "Where the draw comes from" in page
+    assert "Results on the target" not in page
+    assert "The clusters that scored best" not in page
+    assert "Synthetic data" not in page
 
 
 def test_runs_of_classifiers_are_compared_by_their_accuracy(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nds_plugin.commands.train_ssl import parse_arguments
+from nds_plugin.commands.train_ssl import parse_arguments, start_processes
 from nds_plugin.errors import NDSError
 
 
@@ -24,6 +24,14 @@ def test_options_may_stand_anywhere(line: str) -> None:
     args = parse_arguments(line.split())
     assert (args.config, args.num_gpus, args.resume) == ("x.yaml", 8, False)
     assert args.words == ["SEED", "1", "MODEL.WIDTH", "-1"]
+
+
+def test_the_processes_that_are_started_get_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda _, words: started.append(words))
+    for flags in ([], ["--resume"], ["--select-only"], ["--resume", "--select-only"]):
+        start_processes(parse_arguments(["x.yaml", *flags, "--num-gpus", "2", "SEED", "1"]))
+        assert started[-1][-len(flags) - 4 :] == ["--config", "x.yaml", *flags, "SEED", "1"]
 
 
 @pytest.mark.parametrize(

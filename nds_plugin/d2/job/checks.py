@@ -40,6 +40,7 @@ from nds_plugin.job.checks import (
 )
 from nds_plugin.job.training_folder import has_begun
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
+from nds_plugin.pipeline.settings import check_dataset_names
 from nds_plugin.pipeline.settings_from_cfg import source_datasets
 from nds_plugin.source.index import SourceIndex
 
@@ -65,10 +66,9 @@ def check_config(cfg: CN, processes: int | None = None) -> None:
         )
     if not cfg.DATASETS.TRAIN or not cfg.DATASETS.TEST:
         raise NDSError("DATASETS.TRAIN and DATASETS.TEST must name the target's training and test datasets.")
+    check_dataset_names(nds.TARGET.DATASETS, "NDS.TARGET.DATASETS")
+    check_dataset_names(cfg.DATASETS.TEST, "DATASETS.TEST")
     check_registered([*source_datasets(nds), *nds.TARGET.DATASETS, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
-    twice = {name for name in cfg.DATASETS.TEST if cfg.DATASETS.TEST.count(name) > 1}
-    if twice:
-        raise NDSError(f"DATASETS.TEST names {few(sorted(twice), 3)} more than once: results are by name.")
     _check_device(cfg.MODEL.DEVICE)
     _check_stage(cfg, "", processes)
     if nds.SELECTOR != NO_PRETRAINING:

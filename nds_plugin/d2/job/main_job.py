@@ -33,7 +33,7 @@ from nds_plugin.files.artifacts import content_hash, is_valid, read_json
 from nds_plugin.job.kept_pretraining import KeptPretraining, source_labels
 from nds_plugin.job.results import KIND as RESULTS_KIND
 from nds_plugin.job.results import summarise, write_results
-from nds_plugin.job.selecting import run_selection, select_and_show
+from nds_plugin.job.selecting import check_selects, run_selection, write_draw
 from nds_plugin.job.selection_summary import Timings, kept_results, selection_summary
 from nds_plugin.job.training_folder import FINAL
 from nds_plugin.job.transfer_report import kept_report
@@ -125,12 +125,24 @@ def select_only(cfg: CN) -> None:
     """``--select-only``: select, and write the page of it; every process of the job calls it.
 
     Args:
-        cfg: see :func:`run`; its selector selects.
+        cfg: see :func:`run`.
+
+    Raises:
+        NDSError: the selector is none.
     """
+    check_selects(cfg.NDS.SELECTOR)
     check_job(cfg)
     _check_data(cfg)
     timed = Timings()
-    select_and_show(selection_steps(cfg, timed), timed, Path(cfg.OUTPUT_DIR), cfg.dump(), FRAMEWORKS)
+    write_draw(
+        selection_steps(cfg, timed),
+        timed,
+        Path(cfg.OUTPUT_DIR),
+        training.finetune_datasets(cfg),
+        cfg.dump(),
+        rescored=cfg.NDS.RESCORE.ITERS,
+        frameworks=FRAMEWORKS,
+    )
 
 
 def _check_data(cfg: CN) -> None:

@@ -31,6 +31,7 @@ from nds_plugin.mm.job.transferable import check_transfer
 from nds_plugin.mm.model.mixed import NDSLoadAnnotations, NDSRoIHead
 from nds_plugin.pipeline.config_lookup import NO_PRETRAINING
 from nds_plugin.pipeline.files_host import FilesHost
+from nds_plugin.pipeline.settings import check_dataset_names
 from nds_plugin.pipeline.settings_from_cfg import source_datasets
 from nds_plugin.store.view import StoreView
 
@@ -48,6 +49,8 @@ def check_config(job: JobConfig, host: FilesHost) -> None:
         raise NDSError(
             "nds.target must name the target's training and test datasets: nds.target=dict(train=[...], test=[...])."
         )
+    for key in ("TRAIN", "TEST", "DATASETS"):
+        check_dataset_names(nds.TARGET[key], f"nds.target.{key.lower()}")
     for name in (*source_datasets(nds), *nds.TARGET.DATASETS, *nds.TARGET.TRAIN, *nds.TARGET.TEST):
         host.dataset(name)
         _check_own_files(name, nds.DATASETS.get(name))

@@ -23,7 +23,7 @@ from nds_plugin.job.checks import warn_of_seen_tests
 from nds_plugin.job.kept_pretraining import KeptPretraining, source_labels
 from nds_plugin.job.results import KIND as RESULTS_KIND
 from nds_plugin.job.results import summarise, write_results
-from nds_plugin.job.selecting import run_selection, select_and_show
+from nds_plugin.job.selecting import check_selects, run_selection, write_draw
 from nds_plugin.job.selection_summary import Timings, kept_results, selection_summary
 from nds_plugin.job.shared_classes import KIND as PRETRAINED_KIND
 from nds_plugin.job.shared_classes import over_shared, renamed_classes, shared_classes
@@ -130,8 +130,17 @@ class MainJob:
 
     def select_only(self) -> None:
         """``--select-only``: select, and write the page of it."""
+        check_selects(self.nds.SELECTOR)
         agreed(self.host, self._checked)
-        select_and_show(self.steps(), self.timed, self.job.work_dir, self.job.text, FRAMEWORKS)
+        write_draw(
+            self.steps(),
+            self.timed,
+            self.job.work_dir,
+            self.targets,
+            self.job.text,
+            rescored=self.nds.RESCORE.ITERS,
+            frameworks=FRAMEWORKS,
+        )
 
     def _checked(self) -> str:
         """On the main process: read what can be refused before training."""

@@ -30,6 +30,17 @@ def test_more_images_than_the_target_has_are_refused_at_the_start(config: Path, 
     assert not list(tmp_path.rglob("*.parquet")), "nothing was made"
 
 
+def test_a_list_that_names_a_dataset_twice_is_refused(config: Path, tmp_path: Path) -> None:
+    for key in ("train", "test", "datasets"):
+        with pytest.raises(NDSError, match=f"nds.target.{key} names tiny_city_val more than once"):
+            job(config, tmp_path, {f"nds.target.{key}": ["tiny_city_val", "tiny_city_val"]})
+
+
+def test_select_only_needs_a_selector(config: Path, tmp_path: Path) -> None:
+    with pytest.raises(NDSError, match="--select-only: the selector is none, which selects nothing"):
+        job(config, tmp_path, {"nds.selector": "none"}).select_only()
+
+
 def test_missing_images_that_are_to_be_scored_are_told_at_the_start(
     config: Path, tiny_datasets: Path, tmp_path: Path
 ) -> None:
