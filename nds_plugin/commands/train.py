@@ -57,10 +57,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dist-url", default="auto", help="for several machines: tcp://HOST:PORT of machine 0"
     )
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="keys of the config with new values"
-    )
-    args = parser.parse_args(argv)
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys of the config with new values")
+    args = parser.parse_scattered(argv, "opts")
     if not args.config_file:
         raise CommandLineError(
             f"command line: name a config by --config, such as --config nds_sample.yaml; {parser.prog} --help tells more."

@@ -4,7 +4,7 @@
 
 A config is a file of yours or the name of one in configs/ssl/, which are installed with the package.
 uniform_moco_pets.yaml is nds_moco_pets.yaml with NDS.SELECTOR uniform, and so for each selector. At CPU size,
-on the photographs of NDS_DATA (docs/ssl.md):
+on the photographs of NDS_DATA and Downsampled ImageNet below DETECTRON2_DATASETS (docs/ssl.md):
 
     NDS_DATA=/path/to/data nds train-ssl nds_mini.yaml OUTPUT_DIR output/ssl
 

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.ticker import PercentFormatter
 
 from nds_plugin.errors import NDSError
 from nds_plugin.report.canvas import AMBER, BLUE, DPI, GREY, GRID, MUTED, new_figure, save_figure, styled
-from nds_plugin.report.mosaic import CELL, GAP, cluster_images, mosaic_of
+from nds_plugin.report.mosaic import CELL, GAP, cluster_images, drawn_images, mosaic_of
 from nds_plugin.source.census import Census
 
 if TYPE_CHECKING:
+    from nds_plugin.selection.selection import Selection
     from nds_plugin.source.index import SourceIndex
     from nds_plugin.source.partition import Partition
 
@@ -77,6 +79,30 @@ def cluster_sheet(
         axes.set_title(_sheet_title(k, census, z, w, stderr), fontsize=9, linespacing=1.4)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.5 / figure.get_figheight())
     figure.subplots_adjust(wspace=0.05, hspace=0.55 / panel[1])
+    return save_figure(figure, path)
+
+
+@styled
+def draw_sheet(
+    index: SourceIndex, selection: Selection, path: str | os.PathLike[str], images: int = 24, seed: int = 0
+) -> Path:
+    """Random images of a draw; of a stream, drawn by their probabilities.
+
+    Args:
+        index: that the selection was drawn from.
+        images: how many; fewer where the draw has not as many.
+        seed: of the choice of images.
+
+    Raises:
+        NDSError: a count below 1, an index of other sources, or the folder cannot be written.
+    """
+    _at_least_one("images", images)
+    chosen = drawn_images(index, selection, images, seed)
+    sheet = mosaic_of(index, chosen, min(8, len(chosen)), len(chosen))
+    figure = new_figure(sheet.shape[1] / DPI, sheet.shape[0] / DPI)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(sheet)
+    axes.set_axis_off()
     return save_figure(figure, path)
 
 
@@ -159,7 +185,7 @@ def share_bars(sources: Sequence[Mapping[str, Any]], path: str | os.PathLike[str
     _bar_axes(axes, "")
     _name_bars(axes, places, [str(row["source"]) for row in rows])
     axes.set_xlim(0, max(drawn.max(), index.max(), 1e-9) * 1.12)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     # Above the bars, which may fill the axes.
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=8)
     figure.tight_layout()

@@ -1,4 +1,4 @@
-"""Mosaics of random images of a cluster."""
+"""Mosaics of random images of a cluster or of a draw."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from nds_plugin.images.reading import ImageError, load_image
 
 if TYPE_CHECKING:
+    from nds_plugin.selection.selection import Selection
     from nds_plugin.source.index import SourceIndex
     from nds_plugin.source.partition import Partition
 
@@ -30,6 +31,16 @@ def cluster_images(partition: Partition, cluster: int, images: int, seed: int) -
     members = np.flatnonzero(partition.cluster == cluster)
     rng = np.random.Generator(np.random.PCG64([seed, cluster]))
     return [int(i) for i in rng.permutation(members)[:images]]
+
+
+def drawn_images(index: SourceIndex, selection: Selection, images: int, seed: int) -> list[int]:
+    """Positions in the index of random images of a draw, each once; of a stream, by their probabilities."""
+    rows = selection.rows_of(index.column("source"), index.column("image_id"))
+    places = np.flatnonzero(rows >= 0)
+    p = selection.column("p").to_numpy()[rows[places]] if selection.mode == "stream" else np.ones(len(places))
+    places, p = places[p > 0], p[p > 0]
+    rng = np.random.Generator(np.random.PCG64(seed))
+    return [int(i) for i in rng.choice(places, min(images, len(places)), replace=False, p=p / p.sum())]
 
 
 def mosaic_of(index: SourceIndex, positions: Sequence[int], side: int, images: int) -> npt.NDArray[np.uint8]:

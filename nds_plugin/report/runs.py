@@ -12,11 +12,12 @@ from tabulate import tabulate
 
 from nds_plugin.errors import NDSError
 from nds_plugin.files.artifacts import read_json
-from nds_plugin.report.figures import cluster_sheet, share_bars, weight_bars
+from nds_plugin.report.figures import cluster_sheet, draw_sheet, share_bars, weight_bars
 from nds_plugin.report.html import write_report
 from nds_plugin.report.measures import CLASSIFIER, Rows, measures_of
 from nds_plugin.report.run_files import located
 from nds_plugin.report.sections import DIGITS
+from nds_plugin.selection.selection import Selection
 from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.selection.selectors.base import Softmax
 from nds_plugin.settings import settings_of
@@ -119,6 +120,10 @@ def write_selection_report(run: Mapping[str, Any], path: str | os.PathLike[str],
         "title": _title(run),
         "subtitle": f"Selected by {run['selection']['selector']}; --select-only wrote this page, and trained nothing on the draw.",
         "synthetic": _is_synthetic(run["target"][0]),
+        "notes": [
+            f"The selection is {run['selection']['path']}. The same command without --select-only takes it and trains.",
+            "Choosing does not always win: train on as many images of the selector uniform, too, and compare.",
+        ],
         **selection_parts(run, Path(path), seed),
     }
     return write_report(path, {name: value for name, value in page.items() if value})
@@ -143,14 +148,12 @@ def selection_parts(run: Mapping[str, Any], path: Path, seed: int) -> dict[str, 
     selection = run["selection"] or {}
     if selection and "training_seed" in run:  # of a classifier
         selection = {**selection, "training_seed": run["training_seed"]}
-    kept = ("selector", "unit", "mode", "images", "budget", "seed", "training_seed", "metric", "gate_draw", *_softmax_keys(selection),
-            "effective_clusters", "effective_sample_size", "target_images")  # fmt: skip
     return {
         "pictures": _pictures(selection, path, seed) if selection else [],
         # Where nothing is scored, the clusters are the sources, which have a table of their own.
         "clusters": _with_stderr(selection) if selection.get("z") else [],
         "selection": {
-            **{name: selection[name] for name in kept if selection.get(name) is not None},
+            **_facts(selection),
             **_cost(selection.get("cost") or {}),
             **_rescored(selection.get("rescored_after") or []),
         },
@@ -161,6 +164,26 @@ def selection_parts(run: Mapping[str, Any], path: Path, seed: int) -> dict[str, 
         "versions": {**run["versions"], **{k: _listed(v) for k, v in run["machine"].items()}},
         "config": run["config"],
     }
+
+
+def _facts(selection: Mapping[str, Any]) -> dict[str, Any]:
+    """How the draw was made, and its effective numbers; what a selector has not is left out."""
+    unit = (selection.get("details") or {}).get("unit")
+    stream = selection.get("mode") == "stream"
+    kept = {
+        **dict.fromkeys(("selector", "mode", "images")),
+        **({"images": "images with a weight"} if stream else {"budget": None}),
+        **dict.fromkeys(("seed", "training_seed", "metric", "gate_draw", *_softmax_keys(selection))),
+        # Where nothing is scored, the clusters are the sources.
+        **({"effective_clusters": None} if selection.get("z") else {}),
+        "effective_sample_size": None,
+        "target_images": f"target_{unit}s" if unit else None,
+    }
+    found = {
+        label or name: selection[name] for name, label in kept.items() if selection.get(name) is not None
+    }
+    told = {"unit": unit} if unit else {}
+    return {**found, **told, **({"looks at": "the client's images"} if selection.get("sees_target") else {})}
 
 
 def _weights_from(selection: Mapping[str, Any]) -> str:
@@ -245,7 +268,27 @@ def _pictures(selection: Mapping[str, Any], path: Path, seed: int) -> list[dict[
             "caption": "Share of each source dataset in the draw, beside what a uniform draw would take.",
         }
     ]
-    return [*_score_pictures(selection, folder, seed), *pictures] if selection["z"] else pictures
+    return [
+        *_draw_picture(selection, folder, seed),
+        *(_score_pictures(selection, folder, seed) if selection["z"] else []),
+        *pictures,
+    ]
+
+
+def _draw_picture(selection: Mapping[str, Any], folder: Path, seed: int) -> list[dict[str, Any]]:
+    """Some images of the draw."""
+    index, drawn = (selection.get("artefacts", {}).get(name, "") for name in ("index", "selection"))
+    if not (os.path.exists(index) and os.path.exists(drawn)):
+        return []
+    sheet = draw_sheet(SourceIndex.load(index), Selection.load(drawn), folder / "draw.png", seed=seed)
+    return [
+        {
+            "path": str(sheet),
+            "title": "Some images of the draw",
+            "caption": f"At random (seed {seed}).",
+            "wide": True,
+        }
+    ]
 
 
 def _score_pictures(selection: Mapping[str, Any], folder: Path, seed: int) -> list[dict[str, Any]]:
@@ -260,7 +303,8 @@ def _score_pictures(selection: Mapping[str, Any], folder: Path, seed: int) -> li
     weights = {
         "path": str(bars),
         "title": "Scores and weights",
-        "caption": f"z{' with its standard error' if errors else ''}, and w, which is {_weights_from(selection)}",
+        "caption": f"z, the score of a cluster on the client's images{', with its standard error' if errors else ''}; w, its weight in the draw, "
+        f"which is {_weights_from(selection)}",
     }
     index, partition = (selection["artefacts"][name] for name in ("index", "partition"))
     if not (os.path.exists(index) and os.path.exists(partition)):

@@ -140,8 +140,26 @@ def clusters(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str
             for row in rows
         ]
         headers = ["cluster", "main sources", "images", "z", "w", "share of the draw"]
-        body += _table(headers, lines, left=1)
+        body += _table(headers, lines, left=1) + _used_up(rows, facts)
     return _section("Selection", body)
+
+
+def _used_up(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
+    """Why the share of a cluster may stay below its w."""
+    drawn = facts.get("images", 0) if facts.get("mode") == "subset" else 0
+    used = [
+        row
+        for row in rows
+        if row.get("share") and row["share"] < row["w"] and row["share"] * drawn > 0.9 * row["images"]
+    ]
+    if not used:
+        return ""
+    names = ", ".join(str(row["cluster"]) for row in used)
+    which = f"cluster {names} is" if len(used) == 1 else f"clusters {names} are"
+    return (
+        f"<p>{which.capitalize()} used up: the draw takes more than nine tenths of the images, so the share of the draw stays "
+        "below w, and the rest comes from other clusters.</p>"
+    )
 
 
 def _score(row: Mapping[str, Any]) -> str:

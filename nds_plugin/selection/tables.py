@@ -35,7 +35,8 @@ def cluster_rows(
     sizes = census.sizes
     rows = []
     for k in np.argsort(-weights, kind="stable").tolist():
-        order = [i for i in np.argsort(-counts[k], kind="stable")[:3] if counts[k, i]]
+        most = np.argsort(-counts[k], kind="stable")[:3]
+        order = [i for i in most if counts[k, i] and (i == most[0] or counts[k, i] >= 0.005 * sizes[k])]
         rows.append(
             {
                 "cluster": k,

@@ -21,6 +21,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from nds_plugin import command_line
+from nds_plugin.commands.train import parse_arguments
 from nds_plugin.d2.data.known_datasets import register_coco_folder
 from nds_plugin.d2.job.launching import launch
 from nds_plugin.errors import NDSError
@@ -137,6 +138,15 @@ def test_a_bad_flag_is_refused(case: str, data: Path, user: User) -> None:
     flags, message = FLAGS[case]
     line = user.fails("train_net", *_arguments(data, flags=flags))
     assert re.search(message, line), line
+
+
+def test_options_of_the_main_job_may_stand_after_the_changes_of_keys() -> None:
+    line = "--config x.yaml SEED 1 --select-only SOLVER.BASE_LR -1 --num-gpus 2"
+    args = parse_arguments(line.split())
+    assert (args.config_file, args.select_only, args.num_gpus) == ("x.yaml", True, 2)
+    assert args.opts == ["SEED", "1", "SOLVER.BASE_LR", "-1"]
+    with pytest.raises(NDSError, match=r"unrecognized arguments: --selct-only.*Did you mean '--select-only'"):
+        parse_arguments([*line.split(), "--selct-only"])
 
 
 def test_select_only_of_a_job_that_selects_nothing_is_refused(data: Path, user: User) -> None:

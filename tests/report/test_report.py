@@ -16,9 +16,13 @@ from PIL import Image
 
 from nds_plugin.datasets.sample import generate as sample
 from nds_plugin.errors import NDSError
-from nds_plugin.report import canvas, embed, figures, mosaic
+from nds_plugin.report import canvas, embed, figures, mosaic, sections
 from nds_plugin.report.html import render, write_report
 from nds_plugin.report.runs import results_table, selection_parts, write_selection_report
+from nds_plugin.selection.config import SelectionConfig
+from nds_plugin.selection.select import select
+from nds_plugin.selection.selectors.base import Evidence, weigh_images
+from nds_plugin.selection.selectors.oracle import Oracle
 from nds_plugin.source.index import ImageRecord, SourceIndex
 from nds_plugin.source.partition import Partition
 
@@ -119,6 +123,33 @@ def test_images_of_a_cluster_are_its_own_seeded_and_do_not_repeat(partition: Par
     assert set(partition.cluster[chosen].tolist()) == {1}
     assert len(mosaic.cluster_images(partition, 3, 9, seed=0)) == 6
     assert 5 not in mosaic.cluster_images(partition, 0, 99, seed=0)
+
+
+@pytest.mark.parametrize("mode", ["subset", "stream"])
+def test_images_of_a_draw_are_drawn_ones(
+    mode: str, index: SourceIndex, partition: Partition, tmp_path: Path
+) -> None:
+    config = SelectionConfig(selector=Oracle(sources=("room",)), mode=mode, count=8)
+    selection = select(index, partition, config, None, weigh_images(config.selector, Evidence(index)))
+    chosen = mosaic.drawn_images(index, selection, 5, seed=0)
+    assert len(set(chosen)) == 5
+    assert {index[i].source for i in chosen} == {"room"}
+    drawn = set(selection.column("image_id").to_pylist())
+    assert {index[i].image_id for i in chosen} <= drawn
+    most = mosaic.drawn_images(index, selection, 99, seed=0)
+    assert sorted(index[i].image_id for i in most) == sorted(drawn)
+    assert figures.draw_sheet(index, selection, tmp_path / "draw.png", images=5).is_file()
+
+
+def test_a_cluster_that_is_used_up_is_named() -> None:
+    rows = [
+        {"cluster": 4, "images": 200, "w": 0.9, "share": 0.66},
+        {"cluster": 1, "images": 400, "w": 0.1, "share": 0.34},
+    ]
+    said = sections.clusters(rows, {"mode": "subset", "images": 300})
+    assert "Cluster 4 is used up" in said
+    assert "used up" not in sections.clusters(rows, {"mode": "subset", "images": 150})
+    assert "used up" not in sections.clusters(rows, {"mode": "stream", "images": 300})
 
 
 @pytest.mark.slow
@@ -363,14 +394,21 @@ def test_weights_that_held_until_the_experts_were_scored_again_are_told_so(tmp_p
 def test_the_page_of_a_draw_shows_it_without_results(tmp_path: Path) -> None:
     """Here that of a selector without scores, which has no clusters to show."""
     sources = [{"source": "street", "index_share": 0.5, "draw_share": 1.0}]
-    selection = {"selector": "knn", "unit": "object", "z": None, "sources": sources, "rescored_after": [30]}
+    selection = {
+        "selector": "knn", "details": {"unit": "object"}, "target_images": 9, "sees_target": True, "path": "nds/drawn.parquet",
+        "mode": "stream", "budget": 5, "images": 5, "z": None, "sources": sources, "rescored_after": [30],
+    }  # fmt: skip
     run = {
         "target": ["city"], "selection": selection, "times": {"index": 1.0}, "versions": {}, "machine": {}, "config": "a: 1",
     }  # fmt: skip
     page = write_selection_report(run, tmp_path / "selection.html").read_text()
     assert "<h1>Pretraining data for city</h1>" in page
     assert "Selected by knn" in page
-    assert "<dt>unit</dt><dd>object</dd>" in page
+    assert "nds/drawn.parquet" in page
+    facts = re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", page)
+    assert {("unit", "object"), ("target objects", "9"), ("images with a weight", "5")} <= set(facts)
+    assert ("looks at", "the client&#x27;s images") in facts
+    assert "budget" not in dict(facts)
     assert "scored again after iterations" in page
     assert "Where the draw comes from" in page
     assert "Results on the target" not in page

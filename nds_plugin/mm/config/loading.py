@@ -74,7 +74,7 @@ def load_config(name: str, options: Mapping[str, Any] | None = None, work_dir: s
     use_torchvision_operators()
     require_mmdet()
     path, selector = CONFIGS.find(name)
-    where = f"config {path}"
+    where = f"config {path}{' with --cfg-options' if options else ''}"
     try:
         cfg = Config.fromfile(path)
         if selector is not None:
