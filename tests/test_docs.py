@@ -13,6 +13,7 @@ import yaml
 
 from nds_plugin.commands.nds import VERBS, command
 from nds_plugin.engine.config import EngineConfig
+from nds_plugin.report.statistics import paired_difference
 from nds_plugin.settings import settings_of
 
 ROOT = Path(__file__).parents[1]
@@ -167,6 +168,11 @@ FIRST_RESULTS = {
     "| NDS, 40 %": [("nds", 0.4)],
     "| picked by hand": [("oracle", 0.2)],
 }
+PAIRED = {
+    "NDS": ("nds", 0.2), "histogram": ("histogram", 0.2), "gate": ("gate", 0.2), "Scalable NDS": ("snds", 0.2),
+    "uniform 20 %": ("uniform", 0.2), "uniform 40 %": ("uniform", 0.4),
+}  # fmt: skip
+MINUS = "\N{MINUS SIGN}"
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/benchmark_imagenet.md"])
@@ -174,17 +180,24 @@ def test_the_first_results_are_those_of_the_benchmark(page: str) -> None:
     hashes = json.loads((ROOT / "tests/experiments/row_hashes.json").read_text(encoding="utf-8"))
     current = set(hashes["mini_imagenet"].values())
     results = json.loads((ROOT / "docs/benchmark_imagenet.json").read_text(encoding="utf-8"))
-    ap: dict[tuple[str, str, float], list[float]] = defaultdict(list)
+    ap: dict[tuple[str, str, float], dict[int, float]] = defaultdict(dict)
     for cell in results["cells"]:
         kind = "" if cell["config_hash"] in current else " with networks"
-        ap[cell["client"], cell["selector"] + kind, cell["budget"]].append(cell["AP_bb"])
+        ap[cell["client"], cell["selector"] + kind, cell["budget"]][cell["seed"]] = cell["AP_bb"]
     text = (ROOT / page).read_text(encoding="utf-8").replace("*", "")
     rows = text[text.index("| box AP after fine-tuning") :].split("\n\n")[0].splitlines()[2:]
     for line in rows:
-        if " \N{MINUS SIGN} " in line.split("|")[1]:
-            continue
-        methods = next(methods for start, methods in FIRST_RESULTS.items() if line.startswith(start))
-        for client, told in zip(("cityscapes", "dawn", "ccp_modanet13"), line.split("|")[2:-1]):
-            seeds = [ap[(client, *method)] for method in methods]
-            measured = [f"{statistics.fmean(s):.2f} ± {statistics.stdev(s):.2f}" for s in seeds]
-            assert told.strip() == ", ".join(measured), f"{client}: {line}"
+        name, *told = (cell.strip() for cell in line.split("|")[1:-1])
+        for client, cell in zip(("cityscapes", "dawn", "ccp_modanet13"), told):
+            if name.endswith(", paired"):
+                ours, theirs = (
+                    ap[(client, *PAIRED[part])] for part in name.removesuffix(", paired").split(f" {MINUS} ")
+                )
+                found = paired_difference(ours, theirs)
+                low, high = (f"{bound:+.2f}" for bound in (found.low, found.high))
+                measured = [f"{found.mean:+.2f} [{low}, {high}]".replace("-", MINUS)]
+            else:
+                methods = next(methods for start, methods in FIRST_RESULTS.items() if line.startswith(start))
+                runs = [ap[(client, *method)].values() for method in methods]
+                measured = [f"{statistics.fmean(r):.2f} ± {statistics.stdev(r):.2f}" for r in runs]
+            assert cell == ", ".join(measured), f"{client}: {line}"
