@@ -170,20 +170,21 @@ def _facts(selection: Mapping[str, Any]) -> dict[str, Any]:
     """How the draw was made, and its effective numbers; what a selector has not is left out."""
     unit = (selection.get("details") or {}).get("unit")
     stream = selection.get("mode") == "stream"
-    kept = {
-        **dict.fromkeys(("selector", "mode", "images")),
-        **({"images": "images with a weight"} if stream else {"budget": None}),
-        **dict.fromkeys(("seed", "training_seed", "metric", "gate_draw", *_softmax_keys(selection))),
+    given = ("seed", "training_seed", "metric", "gate_draw", *_softmax_keys(selection))
+    facts = {
+        "selector": selection.get("selector"),
+        "mode": selection.get("mode"),
+        "images with a weight" if stream else "images": selection.get("images"),
+        "budget": None if stream else selection.get("budget"),
+        **{name: selection.get(name) for name in given},
         # Where nothing is scored, the clusters are the sources.
-        **({"effective_clusters": None} if selection.get("z") else {}),
-        "effective_sample_size": None,
-        "target_images": f"target_{unit}s" if unit else None,
+        "effective_clusters": selection.get("effective_clusters") if selection.get("z") else None,
+        "effective_sample_size": selection.get("effective_sample_size"),
+        f"target_{unit}s" if unit else "target_images": selection.get("target_images"),
+        "unit": unit,
+        "looks at": "the client's images" if selection.get("sees_target") else None,
     }
-    found = {
-        label or name: selection[name] for name, label in kept.items() if selection.get(name) is not None
-    }
-    told = {"unit": unit} if unit else {}
-    return {**found, **told, **({"looks at": "the client's images"} if selection.get("sees_target") else {})}
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _weights_from(selection: Mapping[str, Any]) -> str:
@@ -268,19 +269,23 @@ def _pictures(selection: Mapping[str, Any], path: Path, seed: int) -> list[dict[
             "caption": "Share of each source dataset in the draw, beside what a uniform draw would take.",
         }
     ]
+    place = selection.get("artefacts", {}).get("index", "")
+    index = SourceIndex.load(place) if os.path.exists(place) else None
     return [
-        *_draw_picture(selection, folder, seed),
-        *(_score_pictures(selection, folder, seed) if selection["z"] else []),
+        *_draw_picture(selection, index, folder, seed),
+        *(_score_pictures(selection, index, folder, seed) if selection["z"] else []),
         *pictures,
     ]
 
 
-def _draw_picture(selection: Mapping[str, Any], folder: Path, seed: int) -> list[dict[str, Any]]:
+def _draw_picture(
+    selection: Mapping[str, Any], index: SourceIndex | None, folder: Path, seed: int
+) -> list[dict[str, Any]]:
     """Some images of the draw."""
-    index, drawn = (selection.get("artefacts", {}).get(name, "") for name in ("index", "selection"))
-    if not (os.path.exists(index) and os.path.exists(drawn)):
+    drawn = selection.get("artefacts", {}).get("selection", "")
+    if index is None or not os.path.exists(drawn):
         return []
-    sheet = draw_sheet(SourceIndex.load(index), Selection.load(drawn), folder / "draw.png", seed=seed)
+    sheet = draw_sheet(index, Selection.load(drawn), folder / "draw.png", seed=seed)
     return [
         {
             "path": str(sheet),
@@ -291,7 +296,9 @@ def _draw_picture(selection: Mapping[str, Any], folder: Path, seed: int) -> list
     ]
 
 
-def _score_pictures(selection: Mapping[str, Any], folder: Path, seed: int) -> list[dict[str, Any]]:
+def _score_pictures(
+    selection: Mapping[str, Any], index: SourceIndex | None, folder: Path, seed: int
+) -> list[dict[str, Any]]:
     errors = _errors(selection)
     bars = weight_bars(
         selection["weights"],
@@ -306,12 +313,12 @@ def _score_pictures(selection: Mapping[str, Any], folder: Path, seed: int) -> li
         "caption": f"z, the score of a cluster on the client's images{', with its standard error' if errors else ''}; w, its weight in the draw, "
         f"which is {_weights_from(selection)}",
     }
-    index, partition = (selection["artefacts"][name] for name in ("index", "partition"))
-    if not (os.path.exists(index) and os.path.exists(partition)):
-        logger.warning("the page shows no images of the clusters: %s and %s are not there.", index, partition)
+    place, partition = (selection["artefacts"][name] for name in ("index", "partition"))
+    if index is None or not os.path.exists(partition):
+        logger.warning("the page shows no images of the clusters: %s and %s are not there.", place, partition)
         return [weights]
     sheet = cluster_sheet(
-        SourceIndex.load(index),
+        index,
         Partition.load(partition),
         selection["z"],
         selection["weights"],
