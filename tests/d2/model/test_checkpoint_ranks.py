@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nds_plugin.d2.model.checkpoint import AtomicCheckpointer
 from nds_plugin.errors import NDSError
+from nds_plugin.job.leaving import leave_processes
 
 
 def worker(folder: str) -> None:
@@ -43,6 +44,7 @@ def worker(folder: str) -> None:
         failure = str(error)
     report = {"resumed": resumed, "failure": failure, "writer": comm.is_main_process()}
     Path(folder, f"rank{comm.get_rank()}.json").write_text(json.dumps(report))
+    leave_processes()
 
 
 @pytest.mark.slow
