@@ -16,22 +16,22 @@ logger = logging.getLogger(__name__)
 
 
 def log_selection(selection: Selection, index: SourceIndex, partition: Partition) -> None:
-    """Log what will be drawn: a row per cluster, a row per source, and the effective numbers."""
+    """Log what will be drawn: a row per source, the effective sample size, and a row per cluster where these are scored."""
+    # Where nothing is scored, the clusters are the sources.
+    scored = selection.info["z"] is not None
+    tables = [tabulate(source_shares(selection, index), headers="keys", floatfmt=".3f")]
     numbers = effective_numbers(selection)
-    clusters = tabulate(cluster_table(selection, index, partition), headers="keys", floatfmt=".4f")
-    shares = tabulate(source_shares(selection, index), headers="keys", floatfmt=".3f")
-    seen = ", which looks at the client's images" if selection.info["sees_target"] else ""
+    facts = [f"{len(selection)} images", f"mode {selection.mode}"]
+    if scored:
+        tables.insert(0, tabulate(cluster_table(selection, index, partition), headers="keys", floatfmt=".4f"))
+        facts.append(f"{numbers['effective_clusters']:.1f} effective clusters of {len(selection.weights)}")
+    facts.append(f"effective sample size {numbers['effective_sample_size']:.0f}")
+    cost = Cost.from_dict(selection.info["cost"])
     logger.info(
-        "Selection by %s%s: %d images, mode %s, %.1f effective clusters of %d, effective sample size %.0f; the "
-        "client's cost: %s.\n%s\n\n%s",
+        "Selection by %s%s: %s%s.\n%s",
         selection.info["selector"],
-        seen,
-        len(selection),
-        selection.mode,
-        numbers["effective_clusters"],
-        len(selection.weights),
-        numbers["effective_sample_size"],
-        Cost.from_dict(selection.info["cost"]),
-        clusters,
-        shares,
+        ", which looks at the client's images" if selection.info["sees_target"] else "",
+        ", ".join(facts),
+        f"; the client's cost: {cost}" if cost.images else "",
+        "\n\n".join(tables),
     )

@@ -11,6 +11,7 @@ import pytest
 
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.scores import Scores
+from nds_plugin.pipeline.selection_log import log_selection
 from nds_plugin.selection.config import SelectionConfig
 from nds_plugin.selection.select import select
 from nds_plugin.selection.selection import Selection
@@ -178,3 +179,18 @@ def test_selection_runs_without_torch() -> None:
         "import nds_plugin.selection.selection, nds_plugin.selection.streams, nds_plugin.datasets.coco.split, nds_plugin.command_line\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_the_log_tells_of_clusters_and_of_a_cost_only_where_there_are_any(
+    index: SourceIndex, partition: Partition, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    log_selection(
+        select(index, partition, SelectionConfig(count=20), _scores([0.9, 0.5, 0.4])), index, partition
+    )
+    whole = Partition.whole(index)
+    log_selection(select(index, whole, SelectionConfig(Uniform(), count=20)), index, whole)
+    scored, uniform = caplog.messages
+    assert "effective clusters of 3, effective sample size" in scored and "cluster  sources" in scored
+    assert "Selection by uniform: 20 images, mode subset, effective sample size 60.\n" in uniform
+    assert "cluster" not in uniform and "index_share" in uniform
