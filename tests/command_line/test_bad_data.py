@@ -77,6 +77,8 @@ CONFIG: dict[str, tuple[list[str], str]] = {
     "key mistyped": (["NDS.BUGDET.SHARE", "0.5"], "unknown config key NDS.BUGDET.SHARE. Did you mean 'NDS.BUDGET.SHARE'"),
     "key mistyped in pretraining": (["NDS.PRETRAIN.SOLVER.MAX_ITERS", "5"], "unknown config key NDS.PRETRAIN.SOLVER.MAX_ITERS. Did you mean 'SOLVER.MAX_ITER'"),
     "wrong type": (["NDS.TEMPERATURE", "warm"], "NDS.TEMPERATURE must be a number, got text"),
+    "text for a tuple": (["NDS.SOURCE.DATASETS", "street"], r"NDS.SOURCE.DATASETS must be a tuple, got text \(write \('a',\) for a\)."),
+    "a value for a node": (["NDS.SOURCE", "('street',)"], r"NDS.SOURCE holds keys of its own \(DATASETS, LABEL_MAPPING\), got a tuple."),
     "wrong type in pretraining": (["NDS.PRETRAIN.SOLVER.GAMMA", "low"], "NDS.PRETRAIN.SOLVER.GAMMA must be a number"),
     "key without value": (["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' at the end is not a pair"),
     "no budget": (["NDS.BUDGET.SHARE", "0.0"], "budget as a number of images or as a share .*: got 0 images and a share of 0"),

@@ -148,6 +148,16 @@ def _check_files(path: str, cfg: CN, above: tuple[str, ...] = ()) -> None:
             _check_files(os.path.join(os.path.dirname(path), located), cfg, (*above, path))
 
 
+_NODE = "a node of keys"
+_TYPES = {  # as yacs names them
+    "detectron2.config.config.CfgNode": _NODE,
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "tuple": "a tuple",
+}
+
+
 def _refused(where: str, error: Exception, cfg: CN) -> NDSError:
     """The error of a config that yacs did not accept, with the nearest keys of a mistyped one."""
     text = _one_line(error)
@@ -159,18 +169,17 @@ def _refused(where: str, error: Exception, cfg: CN) -> NDSError:
         r"Type mismatch \(<class '(.+?)'> vs\. <class '(.+?)'>\) with values .* for config key: (\S+)", text
     )
     if mismatch:
-        expected, got, key = mismatch.groups()
-        names = {
-            "detectron2.config.config.CfgNode": "a node of keys",
-            "str": "text",
-            "int": "a whole number",
-            "float": "a number",
-            "tuple": "a tuple, as \"('a', 'b')\"",
+        expected, got, key = (_TYPES.get(name, name) for name in mismatch.groups())
+        hint = {
+            ("a number", "a whole number"): " (write 1.0 for 1)",
+            ("a tuple", "text"): " (write ('a',) for a)",
         }
-        return NDSError(
-            f"{where}: {key} must be {names.get(expected, expected)}, got {names.get(got, got)}"
-            f"{' (write 1.0 for 1)' if (expected, got) == ('float', 'int') else ''}."
-        )
+        if expected == _NODE:
+            node = cfg
+            for name in key.split("."):
+                node = node[name]
+            return NDSError(f"{where}: {key} holds keys of its own ({', '.join(node)}), got {got}.")
+        return NDSError(f"{where}: {key} must be {expected}, got {got}{hint.get((expected, got), '')}.")
     return NDSError(f"{where}: {text}")
 
 
