@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import os
 import pickle
 import pickletools
@@ -16,13 +17,15 @@ import numpy as np
 import pytest
 
 from nds_plugin.errors import NDSError
+from nds_plugin.service import set_limits
 from nds_plugin.service.fastadapt.scores import (
-    MAX_BYTES,
     convert,
     expert_name,
     read_percentages,
     to_percentages,
 )
+from nds_plugin.service.server.settings import Limits
+from nds_plugin.service.set_limits import MAX_BODY, MAX_EXPERTS
 
 HASH = "0123456789abcdef" * 4
 OTHER = "f" * 64
@@ -122,12 +125,29 @@ def _hostile(tmp_path: Path) -> dict[str, bytes]:
         "a long length": b"\x80\x04\x8b" + struct.pack("<I", 1 << 30) + b"\x01.",
         "deep nesting": deep,
         "tuples that grow": grown,
-        "many marks": b"\x80\x04" + b"(t" * 30_000 + b".",
-        "too many bytes": pickle.dumps({"a" * MAX_BYTES: 1.0}),
+        "many marks": b"\x80\x04" + b"(t" * 250_000 + b".",
+        "too many bytes": pickle.dumps({"a" * MAX_BODY: 1.0}),
         "dtype of another kind": b"\x80\x02cnumpy\ndtype\nX\x01\x00\x00\x00O\x85R.",
         "a scalar of 1 byte": b"\x80\x02cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nX\x02\x00\x00\x00f8\x85R"
         b"c_codecs\nencode\nX\x01\x00\x00\x00aX\x06\x00\x00\x00latin1\x86R\x86R.",
     }
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_scores_of_the_largest_set_are_read_and_searched_by(protocol: int) -> None:
+    """As the authors' client pickles numpy's numbers; as JSON, they fit into the body of a search."""
+    many = {name: np.float64(value % 100 + 1 / 3) for value, name in enumerate(_z(MAX_EXPERTS))}
+    found = convert(pickle.dumps(many, protocol), HASH, range(MAX_EXPERTS))
+    body = json.dumps(
+        {"scores": {"clusters": found["clusters"], "z": [-z * 1e-5 for z in found["z"]]}}, indent=1
+    )
+    assert len(found["z"]) == MAX_EXPERTS
+    assert len(body) < Limits().body_bytes == MAX_BODY
+
+
+def test_the_page_reads_as_large_a_pickle() -> None:
+    script = Path(set_limits.__file__).with_name("page") / "scores.js"
+    assert f"const MAX_PICKLE = {MAX_BODY // 1024} * 1024;" in script.read_text()
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ import httpx
 import pytest
 from service_demo import copied, running
 
+from nds_plugin.service.set_limits import MAX_BODY
+
 pytestmark = pytest.mark.slow
 
 FREE = ("--requests-per-minute", "0", "--heavy-per-minute", "0")
@@ -60,7 +62,7 @@ def zip_bomb() -> bytes:
     return sink.getvalue()
 
 
-DEEP = b"[" * 30_000 + b"]" * 30_000
+DEEP = b"[" * 250_000 + b"]" * 250_000
 BODIES = {
     "nothing": b"",
     "text": b"hello",
@@ -68,16 +70,17 @@ BODIES = {
     "not utf-8": b'{"title": "\xff\xfe"}',
     "utf-16": '{"budget": 1}'.encode("utf-16"),
     "deep list": DEEP,
-    "deep dict": b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+    "deep dict": b'{"a":' * 80_000 + b"1" + b"}" * 80_000,
     "a list": b"[1, 2, 3]",
     "null": b"null",
     "a number": b"1e999",
-    "an endless number": b"9" * 60_000,
+    "an endless number": b"9" * 500_000,
     "pickle": pickle.dumps({"z": [1.0]}),
     "gzip": gzip.compress(b"0" * 10_000_000),
     "zip bomb": zip_bomb(),
     "10 MB": b'{"title": "' + b"a" * 10_000_000 + b'"}',
-    "64 KiB and one": b" " * (64 * 1024) + b"{",
+    "one byte too many": b" " * MAX_BODY + b"{",
+    "clusters without end": b'{"scores": {"clusters": [' + b"-1," * 160_000 + b"-1]}}",
     "repeated": b'{"budget": 1}{"budget": 2}',
 }
 

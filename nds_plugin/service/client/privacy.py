@@ -20,6 +20,7 @@ import numpy as np
 from nds_plugin.errors import NDSError, unknown_name
 
 STEPS = ("gaussian", "laplace", "round")
+FIXED_TASKS = ("rotation",)  # whose classifiers learn nothing from the client's images
 DELTA = 1e-5  # of the statement about Gaussian noise
 _FURTHER = "each other noise on these scores is a further release, and the epsilons add up"
 _MAX_DECIMALS = 12
@@ -91,25 +92,33 @@ def apply_privacy(z: Sequence[float], steps: Sequence[Step], key: bytes) -> list
     return [float(value) + 0.0 for value in values]
 
 
-def statement(steps: Sequence[Step], clusters: int, images: int, metric: str) -> str:
+def statement(steps: Sequence[Step], clusters: int, images: int, metric: str, task: str) -> str:
     """What the noise guarantees, in a sentence.
 
     Exchanging one of n images moves an accuracy by at most 1/n, and a relative one by 2/n; K scores move by
-    K times that in the L1 norm and sqrt(K) times in the L2 norm. The guarantees are those of the Laplace
-    mechanism and of the classical Gaussian mechanism (Dwork and Roth, 2014, sections 3.3 and A.1).
+    K times that in the L1 norm and sqrt(K) times in the L2 norm. Scores that are rounded to D decimals before the
+    noise may lie another 10^-D apart. The guarantees are those of the Laplace mechanism and of the classical Gaussian
+    mechanism (Dwork and Roth, 2014, sections 3.3 and A.1).
 
     Args:
         images: scored images; 0 if unknown.
-        metric: of the scores.
+        metric, task: of the scores.
     """
-    noise = next((step for step in steps if step.is_noise), None)
-    if noise is None:
+    place = next((place for place, step in enumerate(steps) if step.is_noise), None)
+    if place is None:
         return "no noise: no guarantee, only fewer digits" if steps else "none: the exact scores"
     if "accuracy" not in metric:
         return f"noise without a guarantee: one image may move {metric} without bound"
+    if task not in FIXED_TASKS:
+        return (
+            f"noise without a guarantee: experts of the task {task} learn from your images, so that one image may "
+            "change how all others are classified"
+        )
     if images < 1:
         return "noise; what it guarantees depends on the number of scored images, which is not known"
+    noise = steps[place]
     moved = (2.0 if metric.startswith("relative") else 1.0) / images
+    moved += sum(10.0**-step.amount for step in steps[:place])
     if noise.name == "laplace":
         epsilon = clusters * moved / noise.amount
         return f"differentially private for one image of {images}: epsilon {epsilon:.3g}; {_FURTHER}"

@@ -16,7 +16,7 @@ from nds_plugin.selection.selectors import SELECTORS
 from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.service.client.folders import secret
 from nds_plugin.service.client.http import Service, listed, printable
-from nds_plugin.service.client.privacy import Step, apply_privacy, statement
+from nds_plugin.service.client.privacy import FIXED_TASKS, Step, apply_privacy, statement
 from nds_plugin.service.searchable import NORMALISATION, TEMPERATURE
 from nds_plugin.settings import settings_of
 
@@ -97,13 +97,14 @@ def disclosure(body: dict[str, Any], scores: Scores | None, options: SearchOptio
         f"and a token that tells your searches from others'. {len(json.dumps(body))} bytes in all: no image and no "
         "file name.",
     ]
-    if body["scores"] is not None and not options.privacy:
-        lines.append(
-            "Exact accuracies are multiples of 1/(4n), which can tell the number n of your images; noise hides it "
-            "(--privacy laplace:0.01)."
-            if body["scores"]["metric"] == "accuracy"
-            else "For a guarantee score with --metric accuracy, and give --privacy laplace:0.01."
-        )
+    if body["scores"] is not None and scores is not None and not options.privacy:
+        if scores.metric == "accuracy":
+            lines.append(
+                "Exact accuracies are multiples of 1/(4n), which can tell the number n of your images; noise hides it "
+                "(--privacy laplace:0.01)."
+            )
+        elif scores.task in FIXED_TASKS:
+            lines.append("For a guarantee score with --metric accuracy, and give --privacy laplace:0.01.")
     return "\n".join(lines)
 
 
@@ -111,7 +112,7 @@ def _about_scores(body: dict[str, Any], scores: Scores | None, options: SearchOp
     if body["scores"] is None or scores is None:
         return ["  scores       none"]
     z = body["scores"]["z"]
-    promise = statement(options.privacy, len(z), scores.images, scores.metric)
+    promise = statement(options.privacy, len(z), scores.images, scores.metric, scores.task)
     return [
         f"  scores       {scores.metric}, {len(z)} numbers, one per expert: {' '.join(f'{value:.6g}' for value in z)}",
         f"  privacy      {', '.join(map(str, options.privacy)) or 'none'} ({promise})",

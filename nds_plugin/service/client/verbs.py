@@ -40,6 +40,7 @@ from nds_plugin.service.client.search import (
     send,
 )
 from nds_plugin.service.fastadapt import scores as fastadapt
+from nds_plugin.service.set_limits import MAX_BODY
 
 logger = logging.getLogger(__name__)
 _ENDINGS = {".parquet": "parquet", ".json": "json", ".yaml": "d2", ".yml": "d2"}
@@ -127,7 +128,7 @@ def convert(args: argparse.Namespace) -> None:
 def _read_pickle(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read(fastadapt.MAX_BYTES + 1)
+            return file.read(MAX_BODY + 1)
     except OSError as error:
         raise NDSError(f"cannot read {path}: {error.strerror}.") from None
 

@@ -15,9 +15,8 @@ from typing import Any
 
 from nds_plugin.errors import NDSError, few
 from nds_plugin.files.pickles import read_numbers
-from nds_plugin.service.set_limits import MAX_EXPERTS
+from nds_plugin.service.set_limits import MAX_BODY, MAX_EXPERTS
 
-MAX_BYTES = 64 * 1024
 HASH_DIGITS = 16
 _NAME = re.compile(r"nds_([0-9a-f]{16})_expert_([0-9]{4,6})\.pth")
 
@@ -36,7 +35,7 @@ def convert(data: bytes, expert_hash: str, clusters: Sequence[int]) -> dict[str,
     """The content of a ``z.pickle`` as scores of a known set of experts.
 
     Args:
-        data: the file's bytes, at most ``MAX_BYTES``.
+        data: the file's bytes, at most ``MAX_BODY``.
         expert_hash: hash of the expert set that the scores must be of.
         clusters: the set's clusters.
 
@@ -64,8 +63,8 @@ def read_percentages(data: bytes) -> dict[str, float]:
     Raises:
         NDSError: too large, not a pickle of that one shape, or an accuracy outside 0 to 100.
     """
-    if len(data) > MAX_BYTES:
-        raise NDSError(f"z.pickle is of {len(data)} bytes or more, at most {MAX_BYTES} are read.")
+    if len(data) > MAX_BODY:
+        raise NDSError(f"z.pickle is of {len(data)} bytes or more, at most {MAX_BODY} are read.")
     content = read_numbers(data, "z.pickle")
     if not isinstance(content, dict) or not content:
         raise NDSError(

@@ -2,7 +2,7 @@
 
 /** Above this a file is no scores file; scores.json of 4,096 experts is under it. */
 export const MAX_FILE = 4 * 1024 * 1024;
-const MAX_PICKLE = 64 * 1024;
+const MAX_PICKLE = 512 * 1024; // set_limits.py: MAX_BODY
 
 export class ScoresError extends Error {}
 
@@ -70,7 +70,7 @@ export async function readFile(file, set, convert) {
   });
   // Pickles of protocol 2 and later begin with 0x80, which no JSON does; dicts of protocol 0 with "(".
   if (![0x80, 0x28].includes(new Uint8Array(bytes)[0])) return readScores(new TextDecoder().decode(bytes), set);
-  if (file.size > MAX_PICKLE) throw new ScoresError(`${file.name} is larger than the 64 KiB that a z.pickle may have.`);
+  if (file.size > MAX_PICKLE) throw new ScoresError(`${file.name} is larger than the 512 KiB that a z.pickle may have.`);
   const { clusters, z, metric } = await convert(set.id, bytes);
   return { clusters, z, metric, images: null };
 }

@@ -42,7 +42,7 @@ CURRENT_KIND = "current set"
 SETS, CURRENT, SET_FILE = "sets", "current.json", "set.json"
 INDEX, PARTITION, ROWS, EXPERTS = "index.parquet", "partition.parquet", "rows.arrow", "experts"
 DESCRIPTION = "description.json"
-MAX_CLUSTERS = MAX_EXPERTS  # their scores fit into the largest body that is read
+MAX_CLUSTERS = MAX_EXPERTS
 SET_ID = re.compile(r"[0-9a-f]{16}")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nds_plugin.errors import NDSError
+from nds_plugin.service.set_limits import MAX_BODY
 
 ADMIN_TOKEN = "NDS_ADMIN_TOKEN"
 MIN_ADMIN_TOKEN = 16
@@ -31,7 +32,7 @@ class Limits:
         searches_per_token: searches that are kept of one token.
     """
 
-    body_bytes: int = 64 * 1024
+    body_bytes: int = MAX_BODY
     requests_per_minute: int = 600
     burst: int = 120
     heavy_per_minute: int = 120

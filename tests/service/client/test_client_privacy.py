@@ -64,24 +64,38 @@ def test_the_noise_has_the_spread_that_was_asked_for(text: str, spread: float) -
 def test_the_laplace_guarantee_holds_for_the_worst_exchange_of_one_image() -> None:
     # One image of n moves every accuracy by 1/n: the density changes by exp(1/(n b)) per score at most.
     n, b, k = 200, 0.05, 8
-    assert f"epsilon {k / n / b:.3g}" in statement(parse_privacy(f"laplace:{b}"), k, n, "accuracy")
+    assert f"epsilon {k / n / b:.3g}" in statement(
+        parse_privacy(f"laplace:{b}"), k, n, "accuracy", "rotation"
+    )
     assert f"epsilon {2 * k / n / b:.3g}" in statement(
-        parse_privacy(f"laplace:{b}"), k, n, "relative_accuracy"
+        parse_privacy(f"laplace:{b}"), k, n, "relative_accuracy", "rotation"
+    )
+    # 0.2499 and 0.2509, 1/n apart, are 0.1 apart after round:1.
+    rounded = parse_privacy(f"round:1,laplace:{b}")
+    assert f"epsilon {k * (1 / n + 0.1) / b:.3g}" in statement(rounded, k, n, "accuracy", "rotation")
+    assert statement(parse_privacy(f"laplace:{b},round:1"), k, n, "accuracy", "rotation") == statement(
+        parse_privacy(f"laplace:{b}"), k, n, "accuracy", "rotation"
     )
 
 
 def test_the_gaussian_guarantee_is_given_only_where_its_theorem_holds() -> None:
-    assert "epsilon 0.969, delta 1e-05" in statement(parse_privacy("gaussian:0.05"), 100, 1000, "accuracy")
+    assert "epsilon 0.969, delta 1e-05" in statement(
+        parse_privacy("gaussian:0.05"), 100, 1000, "accuracy", "rotation"
+    )
     assert "too little noise for a guarantee" in statement(
-        parse_privacy("gaussian:0.01"), 100, 1000, "accuracy"
+        parse_privacy("gaussian:0.01"), 100, 1000, "accuracy", "rotation"
     )
 
 
 def test_no_guarantee_is_made_up() -> None:
-    assert "no guarantee" in statement(parse_privacy("round:2"), 8, 100, "accuracy")
-    assert "without a guarantee" in statement(parse_privacy("laplace:1"), 8, 100, "log_likelihood")
-    assert "not known" in statement(parse_privacy("laplace:1"), 8, 0, "accuracy")
-    assert "exact scores" in statement((), 8, 100, "accuracy")
+    assert "no guarantee" in statement(parse_privacy("round:2"), 8, 100, "accuracy", "rotation")
+    assert "without a guarantee" in statement(
+        parse_privacy("laplace:1"), 8, 100, "log_likelihood", "rotation"
+    )
+    assert "not known" in statement(parse_privacy("laplace:1"), 8, 0, "accuracy", "rotation")
+    learns = statement(parse_privacy("laplace:1"), 8, 100, "accuracy", "supervised")
+    assert "experts of the task supervised learn from your images" in learns
+    assert "exact scores" in statement((), 8, 100, "accuracy", "rotation")
 
 
 @pytest.mark.parametrize(
