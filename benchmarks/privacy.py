@@ -119,9 +119,8 @@ def cell(client: Client, setting: str, found: npt.NDArray[np.float64]) -> str:
     """Mean, standard deviation and epsilon, for people."""
     if len(found) == 1:
         return f"{found[0]:.3f}"
-    promise = re.search(
-        r"epsilon [0-9.e+]+", statement(parse_privacy(setting), len(client.z), client.images, "accuracy")
-    )
+    told = statement(parse_privacy(setting), len(client.z), client.images, "accuracy", "rotation")
+    promise = re.search(r"epsilon [0-9.e+]+", told)
     guarantee = f" ({promise[0]})" if promise and "too little" not in promise.string else ""
     return f"{found.mean():.3f} +- {found.std():.3f}{guarantee}"
 

@@ -15,7 +15,9 @@ A client scores a gate by `nds gate score` with one forward pass an image, where
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 from nds_plugin.command_line import (
     add_device_arguments,
@@ -70,8 +72,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     index, partition = SourceIndex.load(args.index), Partition.load(args.partition)
     partition.check_matches(index)
     network = load_named(named)
+    kept = Path(args.output) / "features"  # until the gate is written; a stopped run goes on from them
     values, readable = extract_features(
-        index, network, args.crop_size, device=choose_device(args.device), num_workers=args.num_workers
+        index,
+        network,
+        args.crop_size,
+        device=choose_device(args.device),
+        num_workers=args.num_workers,
+        cache_dir=kept,
     )
     gate = train_gate(
         index,
@@ -82,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         None if by_centroids else config,
         args.output,
     )
+    shutil.rmtree(kept, ignore_errors=True)
     accuracy, images = gate.manifest["train_accuracy"], gate.manifest["images"]
     print(f"{gate.num_clusters} clusters, {images} images, training accuracy {accuracy:.3f}")
     print(f"gate {gate.hash[:12]} in {args.output}")

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shutil
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 from nds_plugin.command_line import (
     add_device_arguments,
@@ -74,10 +75,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     index = SourceIndex.load(args.index)
     partition = _partition(args, index) if Need.CLUSTERS in selector.needs else None
     looks = selector.needs & (Need.FEATURES | Need.TARGET)
-    evidence = _evidence(args, index) if looks else Evidence(index)
+    evidence = _evidence(args, index, _features(output)) if looks else Evidence(index)
     weights = weigh_images(selector, dataclasses.replace(evidence, partition=partition))
     weights.save(output, content_hash([KIND, index.hash, selector.identity(), weights.hash]))
+    shutil.rmtree(_features(output), ignore_errors=True)
     print(f"{int((weights.p > 0).sum())} of {len(index)} images can be drawn; {weights.cost}; wrote {output}")
+
+
+def _features(output: Path) -> Path:
+    """Where the features of the source are until the weights are written; a stopped run goes on from them."""
+    return output.with_suffix(".features")
 
 
 def _partition(args: argparse.Namespace, index: SourceIndex) -> Partition:
@@ -89,7 +96,7 @@ def _partition(args: argparse.Namespace, index: SourceIndex) -> Partition:
     return partition
 
 
-def _evidence(args: argparse.Namespace, index: Any) -> Any:
+def _evidence(args: argparse.Namespace, index: SourceIndex, kept: Path) -> Evidence:
     from nds_plugin.images.backbones import load_named
     from nds_plugin.images.networks import choose_device
     from nds_plugin.selection.selectors.target import target_features
@@ -106,7 +113,7 @@ def _evidence(args: argparse.Namespace, index: Any) -> Any:
         network, target_from_arguments(args, files_host()), args.crop_size, config, device
     )
     values, readable = extract_features(
-        index, network, args.crop_size, device=device, num_workers=args.num_workers
+        index, network, args.crop_size, device=device, num_workers=args.num_workers, cache_dir=kept
     )
     return Evidence(index, Features(values, readable), target)
 

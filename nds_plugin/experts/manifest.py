@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nds_plugin.errors import NDSError
-from nds_plugin.files.artifacts import content_hash, read_json
+from nds_plugin.files.artifacts import check_own_hash, content_hash, read_json
 from nds_plugin.files.safetensors_header import check_heads_file, check_resnet18_file, check_weights_file
 from nds_plugin.images.crop_geometry import resize_size
 from nds_plugin.images.input_form import IMAGENET, InputForm
@@ -112,8 +112,7 @@ def check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
             f"{path}: crops of {manifest['crop_size']} from {manifest['resize_size']} pixels, this release "
             f"takes them from {resize_size(manifest['crop_size'])}: train the experts again."
         )
-    if manifest["hash"] != set_hash(manifest):
-        raise NDSError(f"{path}: its hash is not that of its content; it was changed by hand: make it again.")
+    check_own_hash(path, manifest, set_hash)
 
 
 def _check_task(manifest: Mapping[str, Any], kind: str, path: Path) -> None:

@@ -20,7 +20,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -158,6 +158,20 @@ def content_hash(content: Any) -> str:
     """SHA-256 of a JSON-able value, independent of the order of dict keys."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_own_hash(path: Path, manifest: Mapping[str, Any], own: Callable[[Mapping[str, Any]], str]) -> None:
+    """Refuse a manifest whose ``hash`` is not that of what it says.
+
+    Raises:
+        NDSError: likewise.
+    """
+    try:
+        right = manifest["hash"] == own(manifest)
+    except ValueError:  # NaN and infinities, which none of ours holds
+        right = False
+    if not right:
+        raise NDSError(f"{path}: its hash is not that of its content; it was changed by hand: make it again.")
 
 
 def array_hash(array: Any) -> str:

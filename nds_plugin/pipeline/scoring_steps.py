@@ -21,8 +21,8 @@ from nds_plugin.pipeline.expert_steps import DescribingExperts, train_source_exp
 from nds_plugin.pipeline.scores_text import warn_if_indistinct
 from nds_plugin.pipeline.source_steps import SourceSteps
 from nds_plugin.selection.selectors import Need
-from nds_plugin.selection.selectors.gate_network import score_gate, train_gate
-from nds_plugin.selection.selectors.gate_set import CENTROIDS, Gate
+from nds_plugin.selection.selectors.gate_network import gate_key, score_gate, train_gate
+from nds_plugin.selection.selectors.gate_set import CENTROIDS, Gate, gate_is_complete
 from nds_plugin.selection.selectors.snds import ScalableNDS, similar_scores
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.partition import Partition
@@ -50,11 +50,19 @@ class ScoringSteps:
         made_by = config.identity() if config else CENTROIDS
         key = content_hash(["gate", self.source.features_key(index), partition.hash, made_by])
 
-        def make(folder: Path) -> None:
-            network, features = self.source.feature_network(index), self.source.features(index)
-            train_gate(index, partition, network, features, self.settings.experts.crop_size, config, folder)
+        crop_size = self.settings.experts.crop_size
 
-        return Gate.load(self.work.subfolder("centroids" if by_centroids else "gate", key, make))
+        def complete(folder: Path) -> bool:
+            network = self.source.feature_network(index)
+            return gate_is_complete(folder, gate_key(index, partition, network, crop_size, config))
+
+        def make(folder: Path) -> None:
+            self.source.make_features(index)
+            if self.host.rank == 0:
+                network, features = self.source.feature_network(index), self.source.features(index)
+                train_gate(index, partition, network, features, crop_size, config, folder)
+
+        return Gate.load(self.work.subfolder("centroids" if by_centroids else "gate", key, make, complete))
 
     def scores(self, index: SourceIndex, partition: Partition, client: SourceIndex) -> Scores:
         """Scores of the source's clusters, by what the selector needs.

@@ -200,10 +200,14 @@ class SelectionSteps:
         key = content_hash([WEIGHTS_KIND, selector.name, selector.identity(), index.hash, looked_at])
 
         def make(path: Path) -> None:
-            evidence = self.evidence(index) if looks else Evidence(index)
-            weigh_images(selector, dataclasses.replace(evidence, partition=partition)).save(path, key)
+            if looks:
+                self.source.make_features(index)
+            if self.host.rank == 0:
+                evidence = self.evidence(index) if looks else Evidence(index)
+                weigh_images(selector, dataclasses.replace(evidence, partition=partition)).save(path, key)
 
-        return ImageWeights.load(self.work.artefact("image_weights", WEIGHTS_KIND, key, ".parquet", make))
+        made = self.work.artefact("image_weights", WEIGHTS_KIND, key, ".parquet", make, together=True)
+        return ImageWeights.load(made)
 
     def evidence(self, index: SourceIndex) -> Evidence:
         """Features of both sides for an image selector; of one process, the network must be there."""

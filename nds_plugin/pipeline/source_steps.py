@@ -27,8 +27,9 @@ from nds_plugin.pipeline.host import Host
 from nds_plugin.pipeline.settings import PipelineSettings
 from nds_plugin.pipeline.units import image_index, object_index
 from nds_plugin.pipeline.work_folder import WorkFolder
-from nds_plugin.selection.selectors.base import Features
+from nds_plugin.selection.selectors.base import Features, Need
 from nds_plugin.source.extraction import Extraction
+from nds_plugin.source.feature_shards import FeatureShards
 from nds_plugin.source.features import feature_shards, network_hash
 from nds_plugin.source.folder import check_files
 from nds_plugin.source.index import KIND as INDEX_KIND
@@ -166,6 +167,10 @@ class SourceSteps:
         if self.settings.feature_network is None:
             self.shared(index)
 
+    def make_features(self, index: SourceIndex) -> None:
+        """Make what :meth:`features` loads; all processes together, after :meth:`prepare_features`."""
+        self._feature_shards(index, self.executor)
+
     def feature_network(self, index: SourceIndex) -> FeatureNetwork:
         """The network of the features, of one process; the shared one must be there."""
         if self.settings.feature_network:
@@ -175,11 +180,13 @@ class SourceSteps:
 
     def features(self, index: SourceIndex) -> Features:
         """Features of the rows of an index, kept in shards; of one process."""
-        size, executor = self.settings.engine.whole_batches, self.executor.alone()
-        shards = feature_shards(
+        return Features(*self._feature_shards(index, self.executor.alone()).load())
+
+    def _feature_shards(self, index: SourceIndex, executor: Executor) -> FeatureShards:
+        size = self.settings.engine.whole_batches
+        return feature_shards(
             index, self._extraction(index), self._features_folder(index), size, executor=executor
         )
-        return Features(*shards.load())
 
     def _extraction(self, index: SourceIndex) -> Extraction:
         """How features are computed."""
@@ -223,6 +230,7 @@ class SourceSteps:
             path.with_suffix(""),
             self._features_folder(index),
             self.settings.engine.whole_batches,
+            all_features=Need.FEATURES in self.settings.selector.needs,
         )
 
     def _data(self) -> list[list[str]]:

@@ -52,8 +52,29 @@ class WorkFolder:
             lacking: whether something beside a valid one is missing, so that it is made again.
             together: all processes call ``make``, and the main one writes.
         """
-        path, is_main = self.place(name, key, suffix), self.processes.rank == 0
-        if agreed(self.processes, lambda: is_valid(path, kind, key) and not lacking(path)):
+        path = self.place(name, key, suffix)
+        self._make(name, path, lambda: is_valid(path, kind, key) and not lacking(path), make, together)
+        return path
+
+    def subfolder(
+        self, name: str, key: str, make: Callable[[Path], None], complete: Callable[[Path], bool]
+    ) -> Path:
+        """The path of an artefact that is a folder; all processes call ``make`` where it is not complete, and the main
+        one writes."""
+        path = self.place(name, key)
+        self._make(name, path, lambda: complete(path), make, together=True)
+        return path
+
+    def _make(
+        self,
+        name: str,
+        path: Path,
+        is_there: Callable[[], bool],
+        make: Callable[[Path], None],
+        together: bool,
+    ) -> None:
+        is_main = self.processes.rank == 0
+        if agreed(self.processes, is_there):
             done = "kept"
         else:
             if together or is_main:
@@ -63,16 +84,6 @@ class WorkFolder:
             done = "wrote"
         if is_main:
             logger.info("%s: %s %s", self._prefix + name, done, path)
-        return path
-
-    def subfolder(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
-        """The path of a folder whose ``make`` itself skips what is there; the main process calls it."""
-        path = self.place(name, key)
-        if self.processes.rank == 0:
-            with self.timed(name):
-                make(path)
-        self.processes.barrier()
-        return path
 
     def place(self, name: str, key: str, suffix: str = "") -> Path:
         """The path of an artefact, which results tell; who fills it is the caller's business."""

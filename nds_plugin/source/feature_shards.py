@@ -58,13 +58,13 @@ class FeatureShards:
                 found[start:stop] = self.part(number)[rows[start:stop] - number * self.size]
         return found
 
-    def load(self) -> tuple[Features, npt.NDArray[np.bool_]]:
-        """All features, zeros for an unreadable image, and whether each image could be read."""
-        readable = self.readable()
-        features = np.empty((len(readable), self.part(0).shape[1]), np.float32)
-        for number, part in enumerate(self.parts()):
-            rows = slice(number * self.size, number * self.size + len(part))
-            features[rows] = np.where(readable[rows, None], part, 0)
+    def load(self, rows: npt.NDArray[np.int64] | None = None) -> tuple[Features, npt.NDArray[np.bool_]]:
+        """Features, zeros for an unreadable image, and whether each could be read; of all images, or of some rows, ascending."""
+        if rows is None:
+            rows = np.arange(sum(len(part) for part in self.parts()))
+        features = self.take(rows)
+        readable = _readable(features)
+        features[~readable] = 0
         return features, readable
 
 

@@ -60,8 +60,10 @@ class TwoPasses:
         executor: who does it.
         folder: of the passes' files: ``centroids.safetensors``, and ``part-00000.parquet`` and so on with
             source, image_id, cluster and distance to the centroid of every image.
-        features: folder of the sample's features.
+        features: folder of features: of every image, or of the sample in a folder ``sample`` below it.
         shard_size: images in a shard.
+        all_features: whether a later step wants the features of every image, so that they are computed once, before
+            the clusters; the partition is the same.
     """
 
     config: PartitionConfig
@@ -70,6 +72,7 @@ class TwoPasses:
     folder: Path
     features: Path
     shard_size: int
+    all_features: bool = False
 
     def run(self, index: SourceIndex, key: str) -> Partition:
         """Cut a source; all processes of a job call it.
@@ -84,13 +87,18 @@ class TwoPasses:
         """
         check_num_clusters(self.config.num_clusters, len(index))
         rows = sample_rows(len(index), self.config)
-        whole = len(rows) == len(index)
-        sample = index if whole else SourceIndex(take_rows(index.table, rows), index.classes)
-        embedded = feature_shards(sample, self.how, self.features, self.shard_size, executor=self.executor)
+        fitted = len(rows) == len(index)
+        sample = index if fitted else SourceIndex(take_rows(index.table, rows), index.classes)
+        whole = fitted or self.all_features
+        if whole:
+            images, folder = index, self.features
+        else:
+            images, folder, rows = sample, self.features / "sample", np.arange(len(sample))
+        embedded = feature_shards(images, self.how, folder, self.shard_size, executor=self.executor)
         # Of what is there now: an image may have been repaired since a run that was killed.
-        of_sample = content_hash([key, array_hash(embedded.readable())])
-        centroids = self._fit(sample, embedded, of_sample)
-        self._assign(index, centroids, embedded if whole else None, of_sample)
+        of_sample = content_hash([key, array_hash(embedded.readable()[rows])])
+        centroids = self._fit(sample, embedded, rows, of_sample)
+        self._assign(index, centroids, embedded if whole else None, fitted, of_sample)
         found = np.concatenate([_column(path, "cluster") for path in self._files("assigned", len(index))])
         readable = found >= 0
         check_readable(readable)
@@ -107,10 +115,12 @@ class TwoPasses:
         for path in set(self.folder.glob("part-*.parquet")) - set(self._files("", images)):
             path.unlink()
 
-    def _fit(self, sample: SourceIndex, embedded: FeatureShards, key: str) -> Path:
-        """The first pass, by one process: centroids of the sample, in a file."""
+    def _fit(
+        self, sample: SourceIndex, embedded: FeatureShards, rows: npt.NDArray[np.int64], key: str
+    ) -> Path:
+        """The first pass, by one process: centroids of the sample, whose features are in these rows, in a file."""
         path = self.folder / _CENTROIDS
-        shard = Shard("centroids", path, (sample, embedded, key))
+        shard = Shard("centroids", path, (sample, embedded, rows, key))
         self.executor.map(
             Pass("centroids", _fit, lambda s: has_key(s.path, key), self.config, on_gpu=False), [shard]
         )
@@ -121,8 +131,15 @@ class TwoPasses:
         folder = self.folder / name
         return [folder / part_name(i) for i in range(-(-images // self.shard_size))]
 
-    def _assign(self, index: SourceIndex, centroids: Path, embedded: FeatureShards | None, key: str) -> None:
-        """The second pass: a file of the nearest centroids for each shard of the index."""
+    def _assign(
+        self, index: SourceIndex, centroids: Path, embedded: FeatureShards | None, fitted: bool, key: str
+    ) -> None:
+        """The second pass: a file of the nearest centroids for each shard of the index.
+
+        Args:
+            embedded: features of the index, where they are there already.
+            fitted: whether the centroids are of the whole index, and know the cluster of each image.
+        """
         key = content_hash([ASSIGNED_KIND, key, self.shard_size, self.config.keep_features])
         counted = CountedReadable(len(index), UNREADABLE_OF_SOURCE)
 
@@ -130,7 +147,7 @@ class TwoPasses:
             for number, path in enumerate(self._files("assigned", len(index))):
                 start = number * self.shard_size
                 images = copied_slice(index.table.select(_OF_IMAGES), start, self.shard_size)
-                argument = _Slice(number, start, images, embedded, key)
+                argument = _Slice(number, start, images, embedded, fitted, key)
                 yield Shard(f"images {start} to {start + len(images) - 1}", path, argument, len(images))
 
         def finished(shard: Shard[_Slice]) -> None:
@@ -169,12 +186,13 @@ _OF_IMAGES = ["source", "image_id", "file_name", "label"]
 
 @dataclass(frozen=True)
 class _Slice:
-    """A shard of the index; ``embedded`` are its images' features where the sample is the whole source."""
+    """A shard of the index; see ``TwoPasses._assign``."""
 
     number: int
     start: int
     images: pa.Table
     embedded: FeatureShards | None
+    fitted: bool
     key: str
 
 
@@ -185,18 +203,20 @@ class _Assigning:
     keep_features: bool
 
 
-def _fit(config: PartitionConfig, argument: tuple[SourceIndex, FeatureShards, str], path: Path) -> None:
-    sample, embedded, key = argument
-    fit_centroids(sample, *embedded.load(), config).save(path, key)
+def _fit(
+    config: PartitionConfig,
+    argument: tuple[SourceIndex, FeatureShards, npt.NDArray[np.int64], str],
+    path: Path,
+) -> None:
+    sample, embedded, rows, key = argument
+    fit_centroids(sample, *embedded.load(rows), config).save(path, key)
 
 
 def _assign(shared: _Assigning, part: _Slice, path: Path) -> None:
     centroids, labels = Centroids.load(shared.centroids), None
-    if part.embedded is not None:
-        features = part.embedded.part(part.number)
+    features = _embed(shared.how, part) if part.embedded is None else part.embedded.part(part.number)
+    if part.fitted:
         labels = centroids.labels[part.start : part.start + len(features)]
-    else:
-        features = _embed(shared.how, part)
     number, distance = centroids.assign(features, part.images.column("label").to_numpy(), labels)
     table = part.images.select(["source", "image_id"])
     table = table.append_column("cluster", pa.array(number, pa.int32()))

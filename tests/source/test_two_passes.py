@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -158,6 +159,41 @@ def test_features_are_kept_where_they_are_asked_for(
     kept = column.values.to_numpy().reshape(COUNT, -1)
     assert kept.dtype == np.float16
     assert np.allclose(kept[features[1]], features[0][features[1]], atol=1e-3)
+
+
+def test_features_that_a_later_step_wants_are_computed_once_for_the_same_partition(
+    index: SourceIndex,
+    features: tuple[np.ndarray, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = passes(tmp_path / "expected", SAMPLED).run(index, "key")
+    seen: list[str] = []
+    run = two_passes.Extractor.run
+
+    def counted(self: two_passes.Extractor, files: list[str], *rest: Any) -> Any:
+        seen.extend(files)
+        return run(self, files, *rest)
+
+    monkeypatch.setattr(two_passes.Extractor, "run", counted)
+    how = replace(passes(tmp_path / "found", SAMPLED), all_features=True)
+    found = how.run(index, "key")
+    later = feature_shards(index, how.how, how.features, how.shard_size)
+    assert sorted(seen) == sorted(index.column("file_name"))
+    for made, name in ((expected, "expected"), (found, "found")):
+        made.save(tmp_path / f"{name}.parquet", "key")
+    assert (tmp_path / "found.parquet").read_bytes() == (tmp_path / "expected.parquet").read_bytes()
+    for ours, theirs in zip(later.load(), features):
+        assert (ours == theirs).all()
+
+
+def test_a_partition_of_a_sample_leaves_the_features_of_the_whole_where_they_are(
+    index: SourceIndex, tmp_path: Path
+) -> None:
+    sampled = passes(tmp_path, SAMPLED)
+    whole = feature_shards(index, sampled.how, sampled.features, sampled.shard_size)
+    sampled.run(index, "key")
+    assert all(path.is_file() for path in whole.paths)
 
 
 def test_a_folder_that_is_not_there_is_refused_and_not_taken_for_broken_images(tmp_path: Path) -> None:

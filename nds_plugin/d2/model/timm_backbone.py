@@ -119,7 +119,9 @@ def _frozen_norms(module: nn.Module) -> nn.Module:
 
 
 def _freeze(body: nn.Module, info: Any, freeze_at: int) -> None:
-    """Stop the learning of all that leads to the map of stride 2 ** freeze_at."""
+    """Stop the learning of all that leads to the map of stride 2 ** freeze_at; of nothing at 0."""
+    if freeze_at < 1:  # a network may have a map of stride 1
+        return
     stages = [
         name
         for name, stride in zip(info.module_name(), info.reduction())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,14 @@ import torch
 
 from nds_plugin.errors import NDSError
 from nds_plugin.experts.expert_set import read_network, write_network
-from nds_plugin.files.artifacts import content_hash, file_hash, is_valid, read_json, write_json
+from nds_plugin.files.artifacts import (
+    check_own_hash,
+    content_hash,
+    file_hash,
+    is_valid,
+    read_json,
+    write_json,
+)
 from nds_plugin.images.backbones import FeatureNetwork, restore
 from nds_plugin.images.crop_geometry import resize_size
 from nds_plugin.images.input_form import IMAGENET, MSRA
@@ -71,10 +79,9 @@ class Gate:
                 raise NDSError(
                     f"{path}: field {name!r} should be of type {kind.__name__}: make the gate again."
                 )
-        if manifest["hash"] != gate_hash(manifest) or set(manifest["files"]) != {NETWORK, CLASSIFIER}:
-            raise NDSError(
-                f"{path}: its hash is not that of its content; it was changed by hand: make it again."
-            )
+        check_own_hash(path, manifest, gate_hash)
+        if set(manifest["files"]) != {NETWORK, CLASSIFIER}:
+            raise NDSError(f"{path}: expected the files {NETWORK} and {CLASSIFIER}: make the gate again.")
         if manifest["resize_size"] != resize_size(manifest["crop_size"]):
             raise NDSError(f"{path}: crops of another release of nds_plugin: make the gate again.")
         missing = [name for name in (NETWORK, CLASSIFIER) if not (directory / name).is_file()]
@@ -114,7 +121,7 @@ class Gate:
         )
 
 
-def gate_hash(manifest: dict[str, Any]) -> str:
+def gate_hash(manifest: Mapping[str, Any]) -> str:
     """Hash of a gate: of its files' hashes and of all that decides how they are used."""
     form = "msra" if "msra" in manifest else "input"
     used = ("files", "arch", form, "crop_size", "resize_size", "clusters", "config")

