@@ -1,5 +1,5 @@
 # Tables 4-5's target: COCO selected for Cityscapes, 23K images.
-#   torchrun --nproc_per_node 8 tools/train_mmdet.py nds_cityscapes.py --launcher pytorch
+#   torchrun --nproc_per_node 8 -m nds_plugin.commands.train_mm nds_cityscapes.py --launcher pytorch
 # Data: $DETECTRON2_DATASETS/{coco,cityscapes} as in docs/datasets.md.
 # Not yet run at this size by us.
 _base_ = "./_base_/full_size.py"
@@ -20,6 +20,7 @@ test_pipeline = [
 train_dataloader = dict(batch_size=1, dataset=dict(pipeline=train_pipeline))
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 train_cfg = dict(max_iters=24000)
+auto_scale_lr = dict(base_batch_size=8)
 optim_wrapper = dict(
     type="OptimWrapper", optimizer=dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=0.0001)
 )

@@ -1,5 +1,5 @@
 # COCO selected for a small fashion dataset: miniModaNet, 1,000 + 1,000 images of ModaNet (13 classes).
-#   torchrun --nproc_per_node 8 tools/train_mmdet.py nds_modanet.py --launcher pytorch
+#   torchrun --nproc_per_node 8 -m nds_plugin.commands.train_mm nds_modanet.py --launcher pytorch
 # Data: $DETECTRON2_DATASETS/modanet/{images,annotations/modanet2018_instances_train.json}.
 _base_ = "./_base_/full_size.py"
 
@@ -19,6 +19,7 @@ test_pipeline = [
 train_dataloader = dict(batch_size=1, dataset=dict(pipeline=train_pipeline))
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 train_cfg = dict(max_iters=3000)
+auto_scale_lr = dict(base_batch_size=8)
 optim_wrapper = dict(
     type="OptimWrapper", optimizer=dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=0.0001)
 )

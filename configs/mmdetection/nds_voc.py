@@ -1,5 +1,5 @@
 # COCO selected for PASCAL VOC 2007 (boxes only), 23K images.
-#   torchrun --nproc_per_node 8 tools/train_mmdet.py nds_voc.py --launcher pytorch
+#   torchrun --nproc_per_node 8 -m nds_plugin.commands.train_mm nds_voc.py --launcher pytorch
 # Data: $DETECTRON2_DATASETS/{coco,VOC2007} as in docs/datasets.md. Pretraining has a mask head, fine-tuning none.
 _base_ = "./_base_/full_size.py"
 

@@ -6,7 +6,7 @@ A config is a file of yours or the name of one in configs/mmdetection/, which ar
 package; uniform_cityscapes.py is nds_cityscapes.py with nds.selector=uniform, and so for each
 selector. On several GPUs:
 
-    torchrun --nproc_per_node 8 tools/train_mmdet.py nds_cityscapes.py --launcher pytorch
+    torchrun --nproc_per_node 8 -m nds_plugin.commands.train_mm nds_cityscapes.py --launcher pytorch
 
 At CPU size, on the embedded synthetic sample:
 

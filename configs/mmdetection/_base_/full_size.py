@@ -18,7 +18,9 @@ test_pipeline = [
     dict(type="Resize", scale=(1333, 800), keep_ratio=True),
     dict(type="PackDetInputs"),
 ]
-# Which images, nds says. batch_size is that of one process: eight of them for the schedules here.
+# Which images, nds says. batch_size is that of one process; the schedules here are for eight processes, and the
+# job warns of another number by base_batch_size.
+auto_scale_lr = dict(enable=False, base_batch_size=16)
 train_dataloader = dict(
     batch_size=2, num_workers=2, persistent_workers=True, dataset=dict(pipeline=train_pipeline)
 )
@@ -43,6 +45,7 @@ nds = dict(
     # 1x is 90,000 iterations x 16 = 1.44 M images, 12.2 epochs of COCO. The same 12.2 epochs of a budget of
     # 23,000 images: 23,000 x 12.2 / 16 = 17,500 iterations, with the steps at 2/3 and 8/9 of it as in 1x.
     pretrain=dict(
+        auto_scale_lr=dict(base_batch_size=16),
         train_dataloader=dict(batch_size=2, dataset=dict(pipeline=train_pipeline)),
         train_cfg=dict(max_iters=17500),
         optim_wrapper=dict(

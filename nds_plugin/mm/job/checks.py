@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ from nds_plugin.pipeline.settings import check_dataset_names
 from nds_plugin.pipeline.settings_from_cfg import source_datasets
 from nds_plugin.store.view import StoreView
 
+logger = logging.getLogger(__name__)
+
 
 def check_config(job: JobConfig, host: FilesHost) -> None:
     """Refuse at once what would otherwise fail after hours; reads no annotations.
@@ -54,9 +57,13 @@ def check_config(job: JobConfig, host: FilesHost) -> None:
     for name in (*source_datasets(nds), *nds.TARGET.DATASETS, *nds.TARGET.TRAIN, *nds.TARGET.TEST):
         host.dataset(name)
         _check_own_files(name, nds.DATASETS.get(name))
-    _check_stage(job.cfg, "")
+    stages = {"": job.cfg}
     if nds.SELECTOR != NO_PRETRAINING:
-        _check_stage(merged(job.cfg, nds.PRETRAIN), "nds.pretrain.")
+        stages["nds.pretrain."] = merged(job.cfg, nds.PRETRAIN)
+    for prefix, cfg in stages.items():
+        _check_stage(cfg, prefix)
+        if host.rank == 0:
+            _warn_of_batch(cfg, prefix, host.world_size)
     for folder in {job.work_dir, job.artefacts}:
         check_writable(folder)
 
@@ -100,6 +107,19 @@ def _check_stage(cfg: Config, prefix: str) -> None:
     path = cfg.get("load_from")
     if path and "://" not in path and (broken := why_broken(path)):
         raise NDSError(f"{prefix}load_from: {broken}")
+
+
+def _warn_of_batch(cfg: Config, prefix: str, processes: int) -> None:
+    """Say so where an iteration does not take the images that the learning rate and the schedule are for."""
+    scaled, each = cfg.get("auto_scale_lr") or {}, cfg.train_dataloader.batch_size
+    wanted = scaled.get("base_batch_size")
+    if wanted and wanted != each * processes and not scaled.get("enable"):
+        logger.warning(
+            "%strain_dataloader: an iteration takes %d images (%d a process, processes: %d), but learning rate and schedule "
+            "are for %d (auto_scale_lr.base_batch_size): train on as many processes, or multiply "
+            "%soptim_wrapper.optimizer.lr by %.4g, and divide max_iters and the schedule's iterations by it.",
+            prefix, each * processes, each, processes, wanted, prefix, each * processes / wanted,
+        )  # fmt: skip
 
 
 def _check_sampler(given: Any, key: str) -> None:

@@ -137,6 +137,40 @@ def test_what_cannot_work_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, []),
+        ({"auto_scale_lr.base_batch_size": 2}, []),
+        ({"auto_scale_lr": {"enable": True, "base_batch_size": 16}}, []),
+        (
+            {"auto_scale_lr.base_batch_size": 16, "nds.pretrain.train_dataloader.batch_size": 16},
+            ["train_dataloader: an iteration takes 2 images (2 a process, processes: 1), but learning rate and schedule are for 16"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_batch_that_the_schedule_is_not_for_is_told(
+    config: Path,
+    tmp_path: Path,
+    options: dict[str, object],
+    told: list[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    MainJob(load_config(str(config), options, str(tmp_path)))
+    found = [line for line in caplog.messages if "auto_scale_lr" in line]
+    assert [line.partition(" (auto_scale_lr")[0] for line in found] == told
+
+
+def test_schedules_of_full_size_are_for_their_batches_on_eight_processes() -> None:
+    for name in ("cityscapes", "voc", "modanet"):
+        job = load_config(f"nds_{name}.py")
+        for cfg in (job.cfg, merged(job.cfg, job.nds.PRETRAIN)):
+            assert cfg.auto_scale_lr == {
+                "enable": False,
+                "base_batch_size": 8 * cfg.train_dataloader.batch_size,
+            }
+
+
 def test_a_detector_without_roi_head_is_refused_with_what_it_can_do(config: Path, tmp_path: Path) -> None:
     options = {"model": {"_delete_": True, "type": "RetinaNet"}}
     with pytest.raises(NDSError, match="model RetinaNet has no roi_head"):
