@@ -28,9 +28,9 @@ PROVIDER_PORT := 8001
 SERVICE_DOMAINS := street room meadow harbour desert shelf
 
 # MMDetection, without a compiler: OpenMMLab's own line in the environment, the line that is maintained in a folder
-# of its own (both have the same import names). Each without its needs, which ask for GUIs and old versions.
+# of its own (both have the same import names). Each without its needs, which ask for GUIs and old versions; the extra
+# mmdetection has them.
 MMDET := mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7
-MMDET_NEEDS := addict yapf rich terminaltables opencv-python-headless six platformdirs
 ONEDL := build/onedl
 ONEDL_MMDET := onedl-mmengine==0.10.12 onedl-mmcv==2.3.6 onedl-mmdetection==3.5.1 imaug
 ONEDL_NEEDS := scikit-image imageio
@@ -51,7 +51,6 @@ $(VENV)/.installed: setup.py pyproject.toml Makefile
 	# Its loss alone, which MoCo's is held against.
 	$(PYTHON) -m pip install --quiet --no-deps lightly
 	$(PYTHON) -m pip install --quiet --no-deps $(MMDET)
-	$(PYTHON) -m pip install --quiet $(MMDET_NEEDS)
 	touch $@
 
 # The second line; pip's build isolation stays on, since it is what builds mmcv without compiled operators.

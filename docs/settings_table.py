@@ -66,6 +66,7 @@ def table(found: Iterable[tuple[str, Setting]]) -> str:
         default = to_plain(item, item.default)
         shown = f"`{default or chr(34) * 2}`" if isinstance(default, str) else str(default)
         range_ = ", ".join(f"`{c}`" for c in item.choices) or item.range
+        range_ += f", or {item.none}" if item.none is not None else ""
         also = f"; {item.none}: all" if item.none is not None else ""
         lines.append(f"| `{key}` | {shown} | {SYMBOLS.get(key, '')} | {range_} | {item.help}{also} |")
     return "\n".join(lines)

@@ -38,12 +38,12 @@ _COMMANDS = {
     "httpx": _EXTRA.format("client"),
     **dict.fromkeys(("fvcore", "iopath", "yacs", "omegaconf"), _EXTRA.format("detectron2")),
     "detectron2": "python -m pip install --no-build-isolation --no-deps 'git+https://github.com/facebookresearch/detectron2.git'",
-    # Not an extra: mmcv with compiled operators is chosen by torch and CUDA (docs/mmdetection.md).
+    # Not of the extra itself: mmcv with compiled operators is chosen by torch and CUDA (docs/mmdetection.md).
     **dict.fromkeys(
         ("mmdet", "mmcv", "mmengine"),
-        "python -m pip install --no-deps mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7, then python -m pip install "
-        "addict yapf rich terminaltables opencv-python-headless six platformdirs",
+        f"{_EXTRA.format('mmdetection')}, then python -m pip install --no-deps mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7",
     ),
+    **dict.fromkeys(("addict", "cv2", "rich", "terminaltables", "yapf"), _EXTRA.format("mmdetection")),
     "ray": _EXTRA.format("ray"),
     "shapely": _EXTRA.format("cityscapes"),
     "cityscapesscripts": "python -m pip install --no-deps cityscapesscripts",
