@@ -209,8 +209,7 @@ class Study:
             check_job(cfg)
             if from_features:
                 index = steps.source.index()
-                steps.source.prepare_features(index)
-                self._kept[key] = steps.evidence(index)
+                self._kept[key] = steps.evidence(index, steps.source.features(index))
             else:
                 self._kept[key] = steps.weigh()
         if not from_features:

@@ -15,7 +15,6 @@ A client scores a gate by `nds gate score` with one forward pass an image, where
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from nds_plugin.images.networks import choose_device
     from nds_plugin.selection.selectors.base import Features
     from nds_plugin.selection.selectors.gate_network import train_gate
+    from nds_plugin.source.feature_shards import remove_shards
     from nds_plugin.source.features import extract_features
     from nds_plugin.source.index import SourceIndex
     from nds_plugin.source.partition import Partition
@@ -72,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     index, partition = SourceIndex.load(args.index), Partition.load(args.partition)
     partition.check_matches(index)
     network = load_named(named)
-    kept = Path(args.output) / "features"  # until the gate is written; a stopped run goes on from them
+    kept = (
+        Path(args.output) / "features-of-gate"
+    )  # until the gate is written; a stopped run goes on from them
     values, readable = extract_features(
         index,
         network,
@@ -90,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         None if by_centroids else config,
         args.output,
     )
-    shutil.rmtree(kept, ignore_errors=True)
+    remove_shards(kept)
     accuracy, images = gate.manifest["train_accuracy"], gate.manifest["images"]
     print(f"{gate.num_clusters} clusters, {images} images, training accuracy {accuracy:.3f}")
     print(f"gate {gate.hash[:12]} in {args.output}")

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,13 +77,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     evidence = _evidence(args, index, _features(output)) if looks else Evidence(index)
     weights = weigh_images(selector, dataclasses.replace(evidence, partition=partition))
     weights.save(output, content_hash([KIND, index.hash, selector.identity(), weights.hash]))
-    shutil.rmtree(_features(output), ignore_errors=True)
+    if looks:
+        _forget(_features(output))
     print(f"{int((weights.p > 0).sum())} of {len(index)} images can be drawn; {weights.cost}; wrote {output}")
 
 
 def _features(output: Path) -> Path:
     """Where the features of the source are until the weights are written; a stopped run goes on from them."""
     return output.with_suffix(".features")
+
+
+def _forget(features: Path) -> None:
+    from nds_plugin.source.feature_shards import remove_shards
+
+    remove_shards(features)
 
 
 def _partition(args: argparse.Namespace, index: SourceIndex) -> Partition:

@@ -21,6 +21,7 @@ from nds_plugin.pipeline.expert_steps import DescribingExperts, train_source_exp
 from nds_plugin.pipeline.scores_text import warn_if_indistinct
 from nds_plugin.pipeline.source_steps import SourceSteps
 from nds_plugin.selection.selectors import Need
+from nds_plugin.selection.selectors.base import Features
 from nds_plugin.selection.selectors.gate_network import gate_key, score_gate, train_gate
 from nds_plugin.selection.selectors.gate_set import CENTROIDS, Gate, gate_is_complete
 from nds_plugin.selection.selectors.snds import ScalableNDS, similar_scores
@@ -57,9 +58,9 @@ class ScoringSteps:
             return gate_is_complete(folder, gate_key(index, partition, network, crop_size, config))
 
         def make(folder: Path) -> None:
-            self.source.make_features(index)
+            shards = self.source.features(index)
             if self.host.rank == 0:
-                network, features = self.source.feature_network(index), self.source.features(index)
+                network, features = self.source.feature_network(index), Features(*shards.load())
                 train_gate(index, partition, network, features, crop_size, config, folder)
 
         return Gate.load(self.work.subfolder("centroids" if by_centroids else "gate", key, make, complete))

@@ -38,9 +38,10 @@ from nds_plugin.selection.select import needs_scores, select, selector_weights
 from nds_plugin.selection.selection import KIND as SELECTION_KIND
 from nds_plugin.selection.selection import Selection
 from nds_plugin.selection.selectors import ImageSelector, Need
-from nds_plugin.selection.selectors.base import Evidence, weigh_images
+from nds_plugin.selection.selectors.base import Evidence, Features, weigh_images
 from nds_plugin.selection.selectors.target import target_features
 from nds_plugin.selection.weights import image_probabilities
+from nds_plugin.source.feature_shards import FeatureShards
 from nds_plugin.source.index import SourceIndex
 from nds_plugin.source.objects import parents, pool_objects
 from nds_plugin.source.partition import Partition
@@ -194,26 +195,24 @@ class SelectionSteps:
         if looks:
             seen = agreed(self.host, lambda: self.target.hash)
             looked_at = [self.source.features_key(index), seen, *self.settings.target.identity().values()]
-            self.source.prepare_features(index)
         partition = self.source.partition(index) if Need.CLUSTERS in selector.needs else None
         looked_at += [partition.hash] if partition else []
         key = content_hash([WEIGHTS_KIND, selector.name, selector.identity(), index.hash, looked_at])
 
         def make(path: Path) -> None:
-            if looks:
-                self.source.make_features(index)
+            shards = self.source.features(index) if looks else None
             if self.host.rank == 0:
-                evidence = self.evidence(index) if looks else Evidence(index)
+                evidence = self.evidence(index, shards) if shards else Evidence(index)
                 weigh_images(selector, dataclasses.replace(evidence, partition=partition)).save(path, key)
 
         made = self.work.artefact("image_weights", WEIGHTS_KIND, key, ".parquet", make, together=True)
         return ImageWeights.load(made)
 
-    def evidence(self, index: SourceIndex) -> Evidence:
-        """Features of both sides for an image selector; of one process, the network must be there."""
+    def evidence(self, index: SourceIndex, shards: FeatureShards) -> Evidence:
+        """Features of both sides for an image selector, of one process; ``shards`` are the source's."""
         network, crop = self.source.feature_network(index), self.settings.experts.crop_size
         seen = target_features(network, self.target, crop, self.settings.target, self.device)
-        return Evidence(index, self.source.features(index), seen)
+        return Evidence(index, Features(*shards.load()), seen)
 
     def rescore(self, iteration: int) -> npt.NDArray[np.float64]:
         """w from scores on the target's images as they are now, another draw of them each time."""

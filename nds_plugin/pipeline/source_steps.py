@@ -27,7 +27,7 @@ from nds_plugin.pipeline.host import Host
 from nds_plugin.pipeline.settings import PipelineSettings
 from nds_plugin.pipeline.units import image_index, object_index
 from nds_plugin.pipeline.work_folder import WorkFolder
-from nds_plugin.selection.selectors.base import Features, Need
+from nds_plugin.selection.selectors.base import Need
 from nds_plugin.source.extraction import Extraction
 from nds_plugin.source.feature_shards import FeatureShards
 from nds_plugin.source.features import feature_shards, network_hash
@@ -167,10 +167,6 @@ class SourceSteps:
         if self.settings.feature_network is None:
             self.shared(index)
 
-    def make_features(self, index: SourceIndex) -> None:
-        """Make what :meth:`features` loads; all processes together, after :meth:`prepare_features`."""
-        self._feature_shards(index, self.executor)
-
     def feature_network(self, index: SourceIndex) -> FeatureNetwork:
         """The network of the features, of one process; the shared one must be there."""
         if self.settings.feature_network:
@@ -178,15 +174,11 @@ class SourceSteps:
         state = load_network(self._shared_folder(index) / SHARED).state_dict()
         return load_feature_network(None, shared_state=state)
 
-    def features(self, index: SourceIndex) -> Features:
-        """Features of the rows of an index, kept in shards; of one process."""
-        return Features(*self._feature_shards(index, self.executor.alone()).load())
-
-    def _feature_shards(self, index: SourceIndex, executor: Executor) -> FeatureShards:
-        size = self.settings.engine.whole_batches
-        return feature_shards(
-            index, self._extraction(index), self._features_folder(index), size, executor=executor
-        )
+    def features(self, index: SourceIndex) -> FeatureShards:
+        """Features of the rows of an index, in kept shards; all processes together."""
+        self.prepare_features(index)
+        size, folder = self.settings.engine.whole_batches, self._features_folder(index)
+        return feature_shards(index, self._extraction(index), folder, size, executor=self.executor)
 
     def _extraction(self, index: SourceIndex) -> Extraction:
         """How features are computed."""

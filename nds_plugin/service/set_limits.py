@@ -11,9 +11,8 @@ from nds_plugin.experts.settings import HeadConfig
 from nds_plugin.settings import named
 
 MAX_EXPERTS, MAX_CLASSES = 4096, 100_000
-MAX_BODY = (
-    128 * MAX_EXPERTS
-)  # bytes of a request: a score of each expert, as JSON or as a pickle of numpy's numbers
+# Bytes of a request: a score of each expert, as JSON or as a pickle of numpy's numbers.
+MAX_BODY = 128 * MAX_EXPERTS
 MAX_MANIFEST, MAX_EXPERT = 32 << 20, 256 << 20  # bytes of a file
 CROP_SIZES = range(int(named(HeadConfig, "crop_size").least or 1), 1025)
 

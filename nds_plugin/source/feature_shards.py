@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import logging
@@ -144,6 +145,14 @@ def make_feature_shards(
     return FeatureShards(files, size)
 
 
+def remove_shards(folder: Path) -> None:
+    """Remove files of features, and their folder if nothing else is in it."""
+    for path in _shards_in(folder):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def why_unreadable(path: str) -> str:
     """The error of an image that cannot be read; empty if it now can."""
     try:
@@ -190,9 +199,12 @@ def _readable(features: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 def _sweep(folder: Path, key: str) -> None:
     """Remove the files of other inputs."""
-    if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        if _SHARD_NAME.match(path.name) and not path.name.startswith(key[:16]):
+    for path in _shards_in(folder):
+        if not path.name.startswith(key[:16]):
             logger.info("removing %s: it is of other images, another network or crop", path)
             path.unlink(missing_ok=True)
+
+
+def _shards_in(folder: Path) -> list[Path]:
+    found = folder.iterdir() if folder.is_dir() else ()
+    return [path for path in found if _SHARD_NAME.match(path.name)]

@@ -41,6 +41,7 @@ train_dataloader = dict(
     batch_size=8, num_workers=1, persistent_workers=True, dataset=dict(pipeline=train_pipeline)
 )
 test_dataloader = dict(batch_size=8, num_workers=1, dataset=dict(pipeline=test_pipeline))
+auto_scale_lr = dict(base_batch_size=8)  # one process
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=200))
 optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=0.001, weight_decay=0.01))
 nds = dict(
@@ -50,6 +51,7 @@ nds = dict(
     experts=dict(shared_steps=150, steps=60, batch_size=16, base_lr=0.02),
     loader=dict(max_unreadable=0.02),
     pretrain=dict(
+        auto_scale_lr=dict(base_batch_size=8),
         train_dataloader=dict(batch_size=8, dataset=dict(pipeline=train_pipeline)),
         optim_wrapper=dict(
             _delete_=True, type="OptimWrapper", optimizer=dict(type="AdamW", lr=0.001, weight_decay=0.01)

@@ -13,7 +13,7 @@ from detectron2.config import CfgNode as CN
 from nds_plugin.d2.config.lookup import find_config
 from nds_plugin.d2.config.presets import apply_preset
 from nds_plugin.d2.config.timm_nodes import add_timm_config
-from nds_plugin.errors import NDSError, did_you_mean
+from nds_plugin.errors import NDSError, did_you_mean, few
 from nds_plugin.pipeline.config_lookup import default_output, read_document
 from nds_plugin.pipeline.config_nodes import add_settings_nodes
 from nds_plugin.selection.selectors.nds import NDS
@@ -178,7 +178,7 @@ def _refused(where: str, error: Exception, cfg: CN) -> NDSError:
             node = cfg
             for name in key.split("."):
                 node = node[name]
-            return NDSError(f"{where}: {key} holds keys of its own ({', '.join(node)}), got {got}.")
+            return NDSError(f"{where}: {key} holds keys of its own ({few(list(node), 8)}), got {got}.")
         return NDSError(f"{where}: {key} must be {expected}, got {got}{hint.get((expected, got), '')}.")
     return NDSError(f"{where}: {text}")
 

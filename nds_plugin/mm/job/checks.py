@@ -57,15 +57,18 @@ def check_config(job: JobConfig, host: FilesHost) -> None:
     for name in (*source_datasets(nds), *nds.TARGET.DATASETS, *nds.TARGET.TRAIN, *nds.TARGET.TEST):
         host.dataset(name)
         _check_own_files(name, nds.DATASETS.get(name))
-    stages = {"": job.cfg}
-    if nds.SELECTOR != NO_PRETRAINING:
-        stages["nds.pretrain."] = merged(job.cfg, nds.PRETRAIN)
-    for prefix, cfg in stages.items():
+    for prefix, cfg in _stages(job).items():
         _check_stage(cfg, prefix)
-        if host.rank == 0:
-            _warn_of_batch(cfg, prefix, host.world_size)
     for folder in {job.work_dir, job.artefacts}:
         check_writable(folder)
+
+
+def _stages(job: JobConfig) -> dict[str, Config]:
+    """The configs of the trainings, by what their keys begin with."""
+    stages = {"": job.cfg}
+    if job.nds.SELECTOR != NO_PRETRAINING:
+        stages["nds.pretrain."] = merged(job.cfg, job.nds.PRETRAIN)
+    return stages
 
 
 def _check_own_files(name: str, files: Mapping[str, str] | None) -> None:
@@ -109,17 +112,19 @@ def _check_stage(cfg: Config, prefix: str) -> None:
         raise NDSError(f"{prefix}load_from: {broken}")
 
 
-def _warn_of_batch(cfg: Config, prefix: str, processes: int) -> None:
+def warn_of_batches(job: JobConfig, processes: int) -> None:
     """Say so where an iteration does not take the images that the learning rate and the schedule are for."""
-    scaled, each = cfg.get("auto_scale_lr") or {}, cfg.train_dataloader.batch_size
-    wanted = scaled.get("base_batch_size")
-    if wanted and wanted != each * processes and not scaled.get("enable"):
-        logger.warning(
-            "%strain_dataloader: an iteration takes %d images (%d a process, processes: %d), but learning rate and schedule "
-            "are for %d (auto_scale_lr.base_batch_size): train on as many processes, or multiply "
-            "%soptim_wrapper.optimizer.lr by %.4g, and divide max_iters and the schedule's iterations by it.",
-            prefix, each * processes, each, processes, wanted, prefix, each * processes / wanted,
-        )  # fmt: skip
+    for prefix, cfg in _stages(job).items():
+        scaled, each = cfg.get("auto_scale_lr") or {}, cfg.train_dataloader.batch_size
+        wanted, taken = scaled.get("base_batch_size"), each * processes
+        if wanted and wanted != taken and not scaled.get("enable"):
+            logger.warning(
+                "%strain_dataloader: an iteration takes %d images (%d a process, processes: %d), but learning rate and schedule "
+                "are for %d (auto_scale_lr.base_batch_size): train on as many processes, or multiply "
+                "%soptim_wrapper.optimizer.lr by %.4g, divide max_iters and the schedule's iterations by it, and set "
+                "%sauto_scale_lr.base_batch_size to %d.",
+                prefix, taken, each, processes, wanted, prefix, taken / wanted, prefix, taken,
+            )  # fmt: skip
 
 
 def _check_sampler(given: Any, key: str) -> None:

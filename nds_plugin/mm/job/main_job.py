@@ -31,7 +31,7 @@ from nds_plugin.job.training_folder import FINAL
 from nds_plugin.job.transfer import checkpoint_classes
 from nds_plugin.job.transfer_report import kept_report
 from nds_plugin.mm.config.loading import JobConfig
-from nds_plugin.mm.job.checks import check_config, check_source, check_target, label_space
+from nds_plugin.mm.job.checks import check_config, check_source, check_target, label_space, warn_of_batches
 from nds_plugin.mm.job.evaluation import (
     DetectionResults,
     coco_results,
@@ -108,6 +108,8 @@ class MainJob:
             The results document (see ``results.json``) on the main process, {} on the others.
         """
         agreed(self.host, self._checked)
+        if self.host.rank == 0:
+            warn_of_batches(self.job, self.host.world_size)
         pretrained = self._pretrain() if self.settings else None
         classes = stored(self.host, self.targets[0]).classes()
         cfg = finetune_config(self.job, classes)

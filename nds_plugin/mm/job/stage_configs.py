@@ -138,6 +138,8 @@ def training_key(cfg: Config, inputs: Sequence[Any]) -> str:
         found["sync_bn"] = cfg.sync_bn
     # Which images, the inputs say; the paths of files do not matter.
     found["custom_hooks"] = [h for h in found["custom_hooks"] or [] if h.get("type") != "NDSDrawHook"]
+    if not (found["auto_scale_lr"] or {}).get("enable"):
+        found["auto_scale_lr"] = None  # it only says what the learning rate is for
     found["loader"] = {key: plain(cfg.train_dataloader.get(key)) for key in _OF_LOADER if key != "sampler"}
     found["loader"]["batch_size"] *= get_world_size()  # what an iteration takes, on all processes
     tested = found["model"].pop("test_cfg", None) or {}

@@ -99,8 +99,9 @@ def disclosure(body: dict[str, Any], scores: Scores | None, options: SearchOptio
     ]
     if body["scores"] is not None and scores is not None and not options.privacy:
         if scores.metric == "accuracy":
+            unit = "1/(4n)" if scores.task in FIXED_TASKS else "1/n"
             lines.append(
-                "Exact accuracies are multiples of 1/(4n), which can tell the number n of your images; noise hides it "
+                f"Exact accuracies are multiples of {unit}, which can tell the number n of your images; noise hides it "
                 "(--privacy laplace:0.01)."
             )
         elif scores.task in FIXED_TASKS:

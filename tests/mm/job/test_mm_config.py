@@ -17,6 +17,7 @@ from mm_jobs import write_config
 from nds_plugin.commands import train_mm
 from nds_plugin.errors import NDSError
 from nds_plugin.mm.config.loading import CONFIGS, load_config, merged
+from nds_plugin.mm.job.checks import warn_of_batches
 from nds_plugin.mm.job.main_job import MainJob
 from nds_plugin.mm.job.stage_configs import training_key
 
@@ -156,19 +157,21 @@ def test_a_batch_that_the_schedule_is_not_for_is_told(
     told: list[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    MainJob(load_config(str(config), options, str(tmp_path)))
+    warn_of_batches(load_config(str(config), options, str(tmp_path)), 1)
     found = [line for line in caplog.messages if "auto_scale_lr" in line]
     assert [line.partition(" (auto_scale_lr")[0] for line in found] == told
 
 
-def test_schedules_of_full_size_are_for_their_batches_on_eight_processes() -> None:
-    for name in ("cityscapes", "voc", "modanet"):
-        job = load_config(f"nds_{name}.py")
-        for cfg in (job.cfg, merged(job.cfg, job.nds.PRETRAIN)):
-            assert cfg.auto_scale_lr == {
-                "enable": False,
-                "base_batch_size": 8 * cfg.train_dataloader.batch_size,
-            }
+@pytest.mark.parametrize(
+    ("name", "processes"), [("cityscapes", 8), ("voc", 8), ("modanet", 8), ("sample", 1), ("mini", 1)]
+)
+def test_schedules_are_for_the_batches_of_so_many_processes(
+    name: str, processes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_batches(load_config(f"nds_{name}.py"), processes)
+    assert not caplog.messages
+    warn_of_batches(load_config(f"nds_{name}.py"), 2 * processes)
+    assert len(caplog.messages) == 2
 
 
 def test_a_detector_without_roi_head_is_refused_with_what_it_can_do(config: Path, tmp_path: Path) -> None:
@@ -216,6 +219,8 @@ def test_what_decides_the_weights_is_in_the_key(config: Path) -> None:
     tested = {"model.test_cfg.rpn.max_per_img": 3}
     assert key(tested) == key({})
     assert key({"sync_bn": "torch"}) != key({})
+    assert key({"auto_scale_lr": {"enable": False, "base_batch_size": 16}}) == key({})
+    assert key({"auto_scale_lr": {"enable": True, "base_batch_size": 16}}) != key({})
     own = load_config(str(config)).cfg.model.train_cfg
     without = {"model.train_cfg": {"_delete_": True, "rpn": own.rpn, "rcnn": own.rcnn}}
     assert key({**without, **tested}) != key(without)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from nds_plugin.selection.select import select, selector_weights
 from nds_plugin.selection.selectors.base import Features, TargetConfig
 from nds_plugin.selection.selectors.gate import GateConfig, GateSelector
 from nds_plugin.selection.selectors.gate_network import score_gate, train_gate
-from nds_plugin.selection.selectors.gate_set import Gate
+from nds_plugin.selection.selectors.gate_set import Gate, gate_hash
 from nds_plugin.selection.selectors.nds import NDS
 from nds_plugin.source.features import extract_features
 from nds_plugin.source.index import SourceIndex
@@ -191,7 +192,15 @@ def _not_finite(folder: Path) -> None:
     path.write_text(text)
 
 
+def _unlisted(folder: Path) -> None:
+    """A file is not listed, and the hash fits."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["files"]["classifier.safetensors"]
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "hash": gate_hash(manifest)}))
+
+
 SPOILT = {
+    "a file not listed": (_unlisted, "expected the files network.safetensors and classifier.safetensors"),
     "network cut short": (_cut, "network.safetensors is not a complete safetensors file"),
     "classifier changed": (_flip, "classifier.safetensors is not the file that the manifest names"),
     "manifest edited": (_edit, "manifest.json: its hash is not that of its content"),

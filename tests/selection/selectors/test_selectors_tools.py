@@ -84,7 +84,12 @@ def test_weighed_images_are_drawn_without_a_partition_and_the_look_is_told(
     ("name", "step", "options", "kept"),
     [
         ("weigh_images", "nds_plugin.commands.weigh.weigh_images", ("--selector", "knn"), "made.features"),
-        ("train_gate", "nds_plugin.selection.selectors.gate_network.train_gate", (), "made.parquet/features"),
+        (
+            "train_gate",
+            "nds_plugin.selection.selectors.gate_network.train_gate",
+            (),
+            "made.parquet/features-of-gate",
+        ),
     ],
 )
 def test_a_stopped_run_goes_on_from_its_features(
@@ -105,11 +110,12 @@ def test_a_stopped_run_goes_on_from_its_features(
         with pytest.raises(KeyboardInterrupt):
             start(stopped, name, *arguments, *small)
     assert list((tmp_path / kept).glob("*.npy"))
+    (tmp_path / kept / "mine.npy").touch()
     with monkeypatch.context() as again:
         again.setattr("nds_plugin.source.feature_shards._extract", Mock(side_effect=AssertionError))
         start(again, name, *arguments, *small)
     assert (tmp_path / "made.parquet").exists()
-    assert not (tmp_path / kept).exists()
+    assert [path.name for path in (tmp_path / kept).iterdir()] == ["mine.npy"]
 
 
 def test_an_oracle_needs_no_network(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

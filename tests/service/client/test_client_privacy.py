@@ -177,6 +177,36 @@ def test_exact_accuracies_come_with_the_warning_that_they_may_tell_the_number_of
         assert ("multiples of 1/(4n)" in shown) is warned
 
 
+@pytest.mark.parametrize(
+    ("task", "metric", "privacy", "told"),
+    [
+        ("rotation", "accuracy", "", "multiples of 1/(4n)"),
+        ("supervised", "accuracy", "", "multiples of 1/n,"),
+        ("rotation", "log_likelihood", "", "For a guarantee score with --metric accuracy"),
+        ("supervised", "accuracy", "laplace:0.1", "experts of the task supervised learn from your images"),
+        ("rotation", "accuracy", "laplace:0.1", "differentially private for one image of 37"),
+    ],
+)
+def test_what_is_said_before_sending_fits_the_task(
+    task: str, metric: str, privacy: str, told: str, home: Path
+) -> None:
+    z = [-0.5, -0.25] if metric == "log_likelihood" else [0.5, 0.75]
+    scores = dataclasses.replace(_scores(), task=task, metric=metric, z=z, details={})
+    options = SearchOptions(budget=10, privacy=parse_privacy(privacy))
+    shown = disclosure(make_request(scores, "e" * 64, options), scores, options, "http://127.0.0.1")
+    assert told in shown
+    assert ("For a guarantee" in shown) is ("For a guarantee" in told)
+
+
+def test_a_supervised_set_is_promised_no_guarantee_by_another_metric(home: Path) -> None:
+    scores = dataclasses.replace(
+        _scores(), task="supervised", metric="log_likelihood", z=[-0.5, -0.25], details={}
+    )
+    options = SearchOptions(budget=10)
+    shown = disclosure(make_request(scores, "e" * 64, options), scores, options, "http://127.0.0.1")
+    assert "guarantee" not in shown
+
+
 def test_tokens_are_asked_for_once_and_kept_private(home: Path) -> None:
     tokens = Tokens()
     assert tokens.get("http://a") is None
