@@ -156,7 +156,8 @@ FIRST_RESULTS = {
     "| NDS with network experts": [("nds with networks", 0.2)],
     "| no pretraining": [("none", 0)],
     "| uniform, 20 and 40 %": [("uniform", 0.2), ("uniform", 0.4)],
-    "| uniform, 20 % of": [("uniform", 0.2)],
+    "| uniform, 10 % of": [("uniform", 0.1)],
+    "| uniform, 20 %": [("uniform", 0.2)],
     "| uniform, 40 %": [("uniform", 0.4)],
     "| NDS with": [("nds", 0.2)],
     "| histogram, 20 %": [("histogram", 0.2)],
@@ -165,11 +166,12 @@ FIRST_RESULTS = {
     "| Scalable NDS, 20 %": [("snds", 0.2)],
     "| nearest neighbours, 20 %": [("knn", 0.2)],
     "| domain classifier, 20 %": [("domain_classifier", 0.2)],
+    "| NDS, 10 %": [("nds", 0.1)],
     "| NDS, 40 %": [("nds", 0.4)],
     "| picked by hand": [("oracle", 0.2)],
 }
 PAIRED = {
-    "NDS": ("nds", 0.2), "histogram": ("histogram", 0.2), "gate": ("gate", 0.2), "Scalable NDS": ("snds", 0.2),
+    "NDS 10 %": ("nds", 0.1), "uniform 10 %": ("uniform", 0.1), "NDS": ("nds", 0.2), "histogram": ("histogram", 0.2), "gate": ("gate", 0.2), "Scalable NDS": ("snds", 0.2),
     "uniform 20 %": ("uniform", 0.2), "uniform 40 %": ("uniform", 0.4),
 }  # fmt: skip
 MINUS = "\N{MINUS SIGN}"
