@@ -63,7 +63,8 @@ class TwoPasses:
         features: folder of features: of every image, or of the sample in a folder ``sample`` below it.
         shard_size: images in a shard.
         all_features: whether a later step wants the features of every image, so that they are computed once, before
-            the clusters; the partition is the same.
+            the clusters. The partition is the same if an image has the same features in any place of a batch, as it
+            has on a CPU (not tried on a GPU).
     """
 
     config: PartitionConfig
