@@ -72,9 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     index, partition = SourceIndex.load(args.index), Partition.load(args.partition)
     partition.check_matches(index)
     network = load_named(named)
-    kept = (
-        Path(args.output) / "features-of-gate"
-    )  # until the gate is written; a stopped run goes on from them
+    # Until the gate is written; a stopped run goes on from them.
+    kept = Path(args.output) / "features-of-gate"
     values, readable = extract_features(
         index,
         network,

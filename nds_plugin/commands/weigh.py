@@ -74,23 +74,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     index = SourceIndex.load(args.index)
     partition = _partition(args, index) if Need.CLUSTERS in selector.needs else None
     looks = selector.needs & (Need.FEATURES | Need.TARGET)
-    evidence = _evidence(args, index, _features(output)) if looks else Evidence(index)
+    kept = output.with_suffix(".features")  # until the weights are written; a stopped run goes on from them
+    evidence = _evidence(args, index, kept) if looks else Evidence(index)
     weights = weigh_images(selector, dataclasses.replace(evidence, partition=partition))
     weights.save(output, content_hash([KIND, index.hash, selector.identity(), weights.hash]))
     if looks:
-        _forget(_features(output))
+        from nds_plugin.source.feature_shards import remove_shards
+
+        remove_shards(kept)
     print(f"{int((weights.p > 0).sum())} of {len(index)} images can be drawn; {weights.cost}; wrote {output}")
-
-
-def _features(output: Path) -> Path:
-    """Where the features of the source are until the weights are written; a stopped run goes on from them."""
-    return output.with_suffix(".features")
-
-
-def _forget(features: Path) -> None:
-    from nds_plugin.source.feature_shards import remove_shards
-
-    remove_shards(features)
 
 
 def _partition(args: argparse.Namespace, index: SourceIndex) -> Partition:

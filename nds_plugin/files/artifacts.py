@@ -161,10 +161,10 @@ def content_hash(content: Any) -> str:
 
 
 def check_own_hash(path: Path, manifest: Mapping[str, Any], own: Callable[[Mapping[str, Any]], str]) -> None:
-    """Refuse a manifest whose ``hash`` is not that of what it says.
+    """Refuse a manifest whose ``hash`` is not that of its content, which ``own`` computes.
 
     Raises:
-        NDSError: likewise.
+        NDSError: it is another one, or a number in the content is not finite.
     """
     try:
         right = manifest["hash"] == own(manifest)

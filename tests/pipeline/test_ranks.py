@@ -30,8 +30,8 @@ TINY = [
 ]
 
 
-class Ranks:
-    """Ranks that wait for each other, each a thread of this process."""
+class WaitingRanks:
+    """Ranks that wait for each other, each a thread of this process; those of support/ranks.py do not wait."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -69,7 +69,7 @@ def run(folder: Path, selector: str, count: int) -> None:
         "nds_sample.yaml",
         [*TINY, "NDS.SELECTOR", selector, "OUTPUT_DIR", str(folder), "NDS.WORK_DIR", str(folder)],
     )
-    ranks = Ranks(count)
+    ranks = WaitingRanks(count)
 
     def one(rank: int) -> None:
         steps = selection_steps(cfg, Timings())
